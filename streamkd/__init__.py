@@ -1,0 +1,55 @@
+"""streamkd: knowledge distillation of image classifiers from directories of images.
+
+    import streamkd as kd
+
+    images  = kd.scan("photos/train")
+    teacher = kd.load_teacher("teacher.keras")
+    store   = kd.teach(images, teacher, "teacher.h5")
+    stream  = kd.join(images, store, image_size=(160, 160), batch_size=128, seed=1)
+    distiller = kd.Distiller(student, optimizer="adamw", temperature=4.0, label_weight=0.1)
+    history = distiller.fit(stream, epochs=30, validation=kd.scan("photos/val"), run="runs/first")
+    report  = kd.evaluate(distiller.student, kd.scan("photos/val"), store=None)
+    kd.export(distiller.student, "student-final.keras")
+
+Names are imported when they are first used, so that `import streamkd` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Distiller": "streamkd.training.distiller",
+    "ImageOptions": "streamkd.options",
+    "Keys": "streamkd.keys",
+    "LogitStore": "streamkd.store.reader",
+    "Manifest": "streamkd.images.manifest",
+    "Stream": "streamkd.stream.stream",
+    "StreamkdError": "streamkd.errors",
+    "Teacher": "streamkd.teachers.teacher",
+    "evaluate": "streamkd.results.evaluation",
+    "export": "streamkd.results.export",
+    "join": "streamkd.stream.join",
+    "load_teacher": "streamkd.teachers.loading",
+    "open_store": "streamkd.store.reader",
+    "scan": "streamkd.images.manifest",
+    "teach": "streamkd.teachers.teaching",
+    "verify": "streamkd.stream.verification",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'streamkd' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,226 @@
+"""What each command does: flags in, one dict out, and the exit code.
+
+Heavy libraries are imported where they are needed, so that `--help` and every refusal that needs
+none of them answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from streamkd.cli import flags
+
+Answer = tuple[dict[str, Any], int]
+# Lists in JSON output are cut here; a count stands beside each.
+LONGEST_LIST = 100
+
+
+def scan(args: argparse.Namespace) -> Answer:
+    """Lists the images; with --check, opens every one."""
+    names = flags.read_class_names(args.class_names)
+    manifest = flags.scan_images(args, class_names=names)
+    answer: dict[str, Any] = {
+        "num_images": manifest.num_images,
+        "class_names": manifest.class_names,
+        "class_counts": manifest.class_counts,
+        "fingerprint": manifest.fingerprint,
+    }
+    if args.out:
+        flags.check_out(args.out, what="manifest")
+        manifest.write(args.out)
+        answer["manifest"] = args.out
+    if not args.check:
+        return answer, 0
+    from streamkd.images.checking import check_images
+
+    report = check_images(manifest, progress=not args.quiet)
+    answer |= {
+        "num_bytes": report.num_bytes,
+        "formats": report.formats,
+        "num_bad": len(report.bad),
+        "bad": report.bad[:LONGEST_LIST],
+    }
+    return answer, 1 if report.bad else 0
+
+
+def teach(args: argparse.Namespace) -> Answer:
+    """Asks the teacher about every image, once."""
+    flags.check_out(args.out, what="store")
+    names = flags.read_class_names(args.class_names)
+    manifest = flags.scan_images(args)
+    _check_exists(args.teacher, "teacher")
+
+    from streamkd.teachers.loading import load_teacher
+    from streamkd.teachers.teaching import teach as run_teach
+
+    teacher = load_teacher(
+        args.teacher,
+        preprocess=args.preprocess,
+        output=args.teacher_output,
+        drop_output=args.drop_output,
+        trust=args.trust,
+    )
+    store = run_teach(
+        manifest,
+        teacher,
+        args.out,
+        batch_size=args.batch_size,
+        codec=args.codec,
+        class_names=names,
+        progress=not args.quiet,
+        **flags.pixels(args),
+    )
+    return store.describe(), 0
+
+
+def verify(args: argparse.Namespace) -> Answer:
+    """Says whether a store is sound."""
+    images = None
+    if args.images is not None:
+        from streamkd.images.manifest import scan as scan_directory
+
+        images = scan_directory(args.images)
+    from streamkd.stream.verification import verify as run_verify
+
+    report = run_verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
+    answer = {
+        "sound": report.sound,
+        "rows_checked": report.rows_checked,
+        "rows_done": report.rows_done,
+        "rows_total": report.rows_total,
+        "num_problems": report.num_problems,
+        "problems": report.problems[:LONGEST_LIST],
+    }
+    return answer, 0 if report.sound else 1
+
+
+def inspect(args: argparse.Namespace) -> Answer:
+    """Says what a store holds."""
+    from streamkd.store.reader import open_store
+
+    return open_store(args.store).describe(), 0
+
+
+def train(args: argparse.Namespace) -> Answer:
+    """Distils the student."""
+    flags.check_out(args.out, what="run")
+    split = args.validation_split is not None
+    manifest = flags.scan_images(args, subset="training" if split else None)
+    validation = flags.scan_images(args, args.validation) if args.validation else None
+    if split and validation is None:
+        validation = flags.scan_images(args, subset="validation")
+
+    from streamkd.store.reader import open_store
+
+    store = open_store(args.store) if args.store else None
+
+    from streamkd.stream.join import join
+    from streamkd.training.distiller import Distiller
+    from streamkd.training.students import load_student
+
+    stream = join(
+        manifest,
+        store,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        missing=args.missing,
+        progress=not args.quiet,
+        **flags.pixels(args),
+    )
+    _set_seed(args.seed)
+    student = load_student(
+        args.student,
+        num_classes=stream.num_classes,
+        image_size=stream.options.image_size,
+        num_channels=stream.options.num_channels,
+        trust=args.trust,
+    )
+    distiller = Distiller(
+        student,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        temperature=args.temperature,
+        label_weight=args.label_weight,
+        student_preprocess=args.student_preprocess,
+        jit=args.jit == "on",
+    )
+    history = distiller.fit(
+        stream,
+        epochs=args.epochs,
+        validation=validation,
+        run=args.out,
+        resume=args.resume,
+        progress=not args.quiet,
+    )
+    last = history.last
+    names = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
+    answer = {"epochs": len(history.epochs), "steps": last.get("step")}
+    return {**answer, **{name: last.get(name) for name in names}, "run": history.run}, 0
+
+
+def evaluate(args: argparse.Namespace) -> Answer:
+    """Says how good a model is on some images."""
+    manifest = flags.scan_images(args)
+    _check_exists(args.model, "model")
+    from streamkd.results.evaluation import evaluate as run_evaluate
+
+    report = run_evaluate(
+        args.model,
+        manifest,
+        store=args.store,
+        class_names=flags.read_class_names(args.class_names),
+        batch_size=args.batch_size,
+        trust=args.trust,
+        progress=not args.quiet,
+        **flags.pixels(args),
+    )
+    return report, 0
+
+
+def export(args: argparse.Namespace) -> Answer:
+    """Writes a student as an ordinary model."""
+    _check_exists(args.model, "model")
+    flags.check_out(args.out, what="model")
+    images = None
+    if args.images is not None:
+        from streamkd.images.manifest import scan as scan_directory
+
+        images = scan_directory(args.images)
+    from streamkd.results.export import export as run_export
+
+    report = run_export(
+        args.model,
+        args.out,
+        format=args.format,
+        images=images,
+        image_size=args.image_size,
+        trust=args.trust,
+        progress=not args.quiet,
+    )
+    return report, 0 if report["parity"] else 1
+
+
+def demo(args: argparse.Namespace) -> Answer:
+    """Runs a whole distillation on real handwritten digits."""
+    flags.check_out(args.out, what="run")
+    from streamkd.cli.demo import run_demo
+
+    return run_demo(Path(args.out), seed=args.seed, progress=not args.quiet), 0
+
+
+def _check_exists(path: str, what: str) -> None:
+    """Refuses a model that is not there before TensorFlow is imported."""
+    from streamkd.errors import StudentError, TeacherError
+
+    if not Path(path).exists():
+        refusal = TeacherError if what == "teacher" else StudentError
+        raise refusal(f"There is no {what} at {path}.\nGive the path of a saved `.keras` file.")
+
+
+def _set_seed(seed: int) -> None:
+    """Makes the student's first weights repeatable."""
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(seed)

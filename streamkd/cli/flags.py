@@ -1,0 +1,155 @@
+"""Flags: one name and one meaning in every command that has them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from streamkd.errors import ImagesNotFoundError, OptionError
+from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS, parse_image_size
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are streamkd's, so that `--json` can answer them too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Reads HEIGHTxWIDTH; argparse shows the message of an ArgumentTypeError."""
+    try:
+        return parse_image_size(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Adds IMAGES and Keras' directory arguments."""
+    parser.add_argument(
+        "images", metavar="IMAGES", help="a directory with one folder a class, or a manifest file"
+    )
+    group = parser.add_argument_group("directory, as in Keras' image_dataset_from_directory")
+    group.add_argument(
+        "--labels",
+        choices=("inferred", "none"),
+        default="inferred",
+        help="take the folder as the class, or list every image without a label",
+    )
+    group.add_argument(
+        "--follow-links", action="store_true", help="enter folders that are symbolic links"
+    )
+    group.add_argument(
+        "--validation-split", type=float, metavar="SHARE", help="share that validation gets"
+    )
+    group.add_argument("--subset", choices=("training", "validation"), help="which side of it")
+    group.add_argument(
+        "--seed", type=int, default=0, help="of the split and of the order (default 0)"
+    )
+
+
+def add_pixels(parser: argparse.ArgumentParser, default_color: str | None = None) -> None:
+    """Adds what turns files into pixels."""
+    group = parser.add_argument_group("pixels")
+    group.add_argument(
+        "--image-size", type=image_size, metavar="HEIGHTxWIDTH", help="what the model is shown"
+    )
+    group.add_argument("--color-mode", choices=tuple(COLOR_CHANNELS), default=default_color)
+    group.add_argument("--interpolation", choices=INTERPOLATIONS)
+    group.add_argument("--crop-to-aspect-ratio", action="store_const", const=True)
+    group.add_argument("--pad-to-aspect-ratio", action="store_const", const=True)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command has."""
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on standard output, also on failure"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="load a model file that runs code on loading"
+    )
+
+
+def pixels(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the pixel flags that were given, as keyword arguments."""
+    names = (
+        "image_size",
+        "color_mode",
+        "interpolation",
+        "crop_to_aspect_ratio",
+        "pad_to_aspect_ratio",
+    )
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def read_class_names(path: str | None) -> list[str] | None:
+    """Returns the names in a file, one a line; empty lines are left out."""
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImagesNotFoundError(
+            f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"--class-names {path!r} holds {twice!r} twice; every class once.")
+    return names
+
+
+def scan_images(args: argparse.Namespace, source: str | None = None, **changes: Any) -> Any:
+    """Returns the manifest that the directory flags describe."""
+    from streamkd.images.manifest import scan
+    from streamkd.progress import image_progress
+
+    subset = changes.get("subset", args.subset)
+    split = args.validation_split if subset else None
+    if args.validation_split is not None and not subset:
+        raise OptionError(
+            "--validation-split needs --subset.\nAdd `--subset training` or `--subset validation`."
+        )
+    with image_progress(None, 0, "listing", not args.quiet and sys.stderr.isatty()) as bar:
+        return scan(
+            source or args.images,
+            labels=None if args.labels == "none" else "inferred",
+            class_names=changes.get("class_names"),
+            follow_links=args.follow_links,
+            validation_split=split,
+            subset=subset,
+            seed=args.seed,
+            progress=bar.update,
+        )
+
+
+def check_out(path: str, *, what: str) -> None:
+    """Refuses an output path that cannot be written, before anything heavy is imported."""
+    import os
+
+    from streamkd.errors import OutputError
+
+    target = Path(path)
+    folder = target.parent
+    if target.is_dir() and what == "store":
+        raise OutputError(f"--out {path} is a directory.\nGive the path of a file, such as S.h5.")
+    if target.exists() and what == "run" and not target.is_dir():
+        raise OutputError(f"--out {path} is a file.\nGive the path of a run directory.")
+    while not folder.exists() and what == "run":
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"There is no directory {folder} to write {target.name} into.\n"
+            f"Make it: `mkdir -p {folder}`."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"The directory {folder} cannot be written to.\nGive another `--out`, or yourself the "
+            f"right: `chmod u+w {folder}`."
+        )

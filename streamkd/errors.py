@@ -1,0 +1,156 @@
+"""What streamkd refuses, and why: one class for each kind of refusal.
+
+Every refusal is a `StreamkdError`; most also inherit the builtin that a caller would catch:
+
+    StreamkdError
+    ├── OptionError (ValueError)             a flag or argument that cannot be
+    ├── MissingExtraError (ImportError)      an optional library is not installed
+    ├── ImagesNotFoundError (FileNotFoundError)   no such directory, or no images in it
+    ├── BadImageError (ValueError)           a file that cannot be decoded
+    ├── ChangedImageError (ValueError)       a file whose bytes are not those the teacher saw
+    ├── ClassNamesError (ValueError)         the classes of two sides disagree
+    ├── MissingLogitsError (LookupError)     an image, or a view of it, without stored logits
+    ├── StoreError (ValueError)              not a logit store, damaged, or of another kind
+    │   ├── UnfinishedStoreError             rows are still missing
+    │   └── OtherImagesError                 the store was made for other images
+    ├── StoreBusyError (BlockingIOError)     another process is writing this store
+    ├── TeacherError (ValueError)            a teacher that cannot be loaded or does not fit
+    ├── StudentError (ValueError)            a student that cannot be built or does not fit
+    ├── ResumeError (ValueError)             a run that was started with other data or options
+    ├── NonFiniteError (ArithmeticError)     a loss, gradient or logit that is not finite
+    ├── OutputError (OSError)                an output path that cannot be written
+    └── DiskFullError (OSError)              not enough room; says how much is needed
+
+A message says what does not fit, shows both sides, names the first offender, and ends with
+something to type. Exit code 2 on the command line; `code` names the kind in `--json` output.
+"""
+
+from __future__ import annotations
+
+
+class StreamkdError(Exception):
+    """A refusal that the user can do something about.
+
+    Attributes:
+      code: short name of the kind, stable, for programs (`--json`).
+      key: the key of the image it is about, as bytes, or None.
+    """
+
+    code = "refused"
+
+    def __init__(self, message: str, *, key: bytes | None = None):
+        super().__init__(message)
+        self.message = message
+        self.key = key
+
+    def __str__(self) -> str:
+        # OSError and LookupError would otherwise print their arguments as a tuple or a repr.
+        return self.message
+
+
+class OptionError(StreamkdError, ValueError):
+    """A flag or an argument that cannot be."""
+
+    code = "bad_option"
+
+
+class MissingExtraError(StreamkdError, ImportError):
+    """An optional library is not installed."""
+
+    code = "missing_extra"
+
+
+class ImagesNotFoundError(StreamkdError, FileNotFoundError):
+    """No such directory, or no images in it."""
+
+    code = "images_not_found"
+
+
+class BadImageError(StreamkdError, ValueError):
+    """A file that cannot be decoded as an image."""
+
+    code = "bad_image"
+
+
+class ChangedImageError(StreamkdError, ValueError):
+    """A file whose bytes are not those the teacher saw."""
+
+    code = "changed_image"
+
+
+class ClassNamesError(StreamkdError, ValueError):
+    """The class names of two sides disagree."""
+
+    code = "class_names"
+
+
+class MissingLogitsError(StreamkdError, LookupError):
+    """An image, or a view of it, without stored logits."""
+
+    code = "missing_logits"
+
+
+class StoreError(StreamkdError, ValueError):
+    """A file that is not a logit store, is damaged, or does not fit."""
+
+    code = "store"
+
+
+class UnfinishedStoreError(StoreError):
+    """A store in which rows are still missing."""
+
+    code = "unfinished_store"
+
+
+class OtherImagesError(StoreError):
+    """A store that was made for other images."""
+
+    code = "other_images"
+
+
+class StoreBusyError(StreamkdError, BlockingIOError):
+    """Another process is writing this store."""
+
+    code = "store_busy"
+
+
+class TeacherError(StreamkdError, ValueError):
+    """A teacher that cannot be loaded, or that does not fit."""
+
+    code = "teacher"
+
+
+class StudentError(StreamkdError, ValueError):
+    """A student that cannot be built, or that does not fit."""
+
+    code = "student"
+
+
+class ResumeError(StreamkdError, ValueError):
+    """A run that was started with other data or other options."""
+
+    code = "resume"
+
+
+class NonFiniteError(StreamkdError, ArithmeticError):
+    """A loss, a gradient or a logit that is not a finite number."""
+
+    code = "non_finite"
+
+
+class OutputError(StreamkdError, OSError):
+    """An output path that cannot be written."""
+
+    code = "cannot_write"
+
+
+class DiskFullError(StreamkdError, OSError):
+    """Not enough room on the disk."""
+
+    code = "disk_full"
+
+
+def readable_key(key: bytes) -> str:
+    """Returns `key` as one line of text for a message; bytes that are not UTF-8 are escaped."""
+    text = key.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

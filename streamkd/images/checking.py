@@ -1,0 +1,68 @@
+"""Opens every image of a manifest: formats, sizes, and which files are bad."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from streamkd.images.decode import why_bad
+from streamkd.images.manifest import Manifest, key_fields
+from streamkd.progress import image_progress
+
+NUM_READERS = 4
+MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"RIFF": "webp",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What was found.
+
+    Attributes:
+      num_bytes: of all files.
+      formats: number of files of each format, by content and not by name.
+      bad: one dict a file that cannot be decoded, with key and reason.
+    """
+
+    num_bytes: int
+    formats: dict[str, int]
+    bad: list[dict[str, Any]]
+
+
+def check_images(images: Manifest, *, progress: bool = True) -> CheckReport:
+    """Returns what opening and decoding every image found."""
+    num_bytes = 0
+    formats: collections.Counter[str] = collections.Counter()
+    bad = []
+    with (
+        ThreadPoolExecutor(NUM_READERS) as pool,
+        image_progress(len(images), 0, "checking", progress) as bar,
+    ):
+        paths = (images.path(index) for index in range(len(images)))
+        for index, (size, kind, reason) in enumerate(pool.map(_check, paths)):
+            num_bytes += size
+            formats[kind] += 1
+            if reason is not None:
+                bad.append({**key_fields(images.keys[index]), "reason": reason})
+            bar.update(1)
+    return CheckReport(num_bytes, dict(sorted(formats.items())), bad)
+
+
+def _check(path: bytes) -> tuple[int, str, str | None]:
+    """Returns size, format and what is wrong with one file."""
+    try:
+        size = os.stat(path).st_size
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError:
+        return 0, "unreadable", why_bad(path)
+    kinds = (kind for magic, kind in MAGIC.items() if head.startswith(magic))
+    return size, next(kinds, "other"), why_bad(path)

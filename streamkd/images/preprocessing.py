@@ -1,0 +1,138 @@
+"""What is done to pixels before a model sees them: a scale and an offset for each channel.
+
+    preprocessing = parse("MobileNetV2", num_channels=3)     # or 'none', 'scale', '127.5,127.5'
+    preprocessing(pixels)                                    # pixels: float32, 0 to 255
+    with_preprocessing(student, preprocessing)               # as the student's first layers
+
+Every preprocessing of a Keras application is of this form, with the channels reversed in some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import OptionError
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """outputs = channels * scale + offset, after reversing the channels where asked.
+
+    Attributes:
+      name: as given on the command line; saved with the teacher's logits.
+      scale, offset: one number a channel, in the order of the outputs.
+      reverse_channels: RGB becomes BGR first.
+    """
+
+    name: str
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    reverse_channels: bool = False
+
+    @property
+    def is_identity(self) -> bool:
+        plain = all(s == 1 for s in self.scale) and all(o == 0 for o in self.offset)
+        return plain and not self.reverse_channels
+
+    def __call__(self, images: Any) -> Any:
+        """Returns `images`, float32 `[batch, height, width, channels]`, as the model wants them."""
+        if self.is_identity:
+            return images
+        if self.reverse_channels:
+            images = images[..., ::-1]
+        return images * np.float32(self.scale) + np.float32(self.offset)
+
+
+def parse(text: str, num_channels: int) -> Preprocessing:
+    """Returns the preprocessing that `text` names.
+
+    Args:
+      text: 'none'; 'scale' (divides by 255); 'MEAN,STD' or one of each for every channel, on the
+        scale 0 to 255; or the name of a Keras application, such as 'ResNet50'.
+      num_channels: channels of the images.
+
+    Raises:
+      OptionError: none of these.
+    """
+    if text == "none":
+        return Preprocessing(text, (1.0,) * num_channels, (0.0,) * num_channels)
+    if text == "scale":
+        return Preprocessing(text, (1 / 255,) * num_channels, (0.0,) * num_channels)
+    if "," in text:
+        mean, std = _mean_and_std(text, num_channels)
+        scale = tuple(1 / s for s in std)
+        return Preprocessing(text, scale, tuple(-m / s for m, s in zip(mean, std, strict=True)))
+    return _of_application(text, num_channels)
+
+
+def _mean_and_std(text: str, num_channels: int) -> tuple[list[float], list[float]]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    half = len(numbers) // 2
+    if len(numbers) not in (2, 2 * num_channels) or any(s <= 0 for s in numbers[half:]):
+        raise OptionError(
+            f"--preprocess is {text!r}; write MEAN,STD (two numbers, or {num_channels} means and "
+            f"then {num_channels} positive standard deviations), on the scale 0 to 255."
+        )
+    repeat = num_channels // half if half == 1 else 1
+    return numbers[:half] * repeat, numbers[half:] * repeat
+
+
+def _of_application(name: str, num_channels: int) -> Preprocessing:
+    """Reads the scale and offset off a Keras application's own `preprocess_input`."""
+    function = _application_function(name)
+    if function is None:
+        raise OptionError(
+            f"--preprocess is {name!r}; choose none, scale, MEAN,STD or the name of a Keras "
+            "application such as ResNet50 or MobileNetV2."
+        )
+    if num_channels != 3:
+        raise OptionError(
+            f"--preprocess {name} is for RGB images, and these have {num_channels} channel(s); "
+            "use --color-mode rgb, or another --preprocess."
+        )
+    # The answer to black and to one pure colour at a time is the whole affine map.
+    black = np.asarray(function(np.zeros((1, 1, 1, 3), np.float32)))[0, 0, 0]
+    colors = np.asarray(function(255 * np.eye(3, dtype=np.float32).reshape(3, 1, 1, 3)))
+    matrix = (colors[:, 0, 0] - black) / 255  # [input channel, output channel]
+    reverse = abs(matrix[0, 2]) > abs(matrix[0, 0])
+    scale = np.diag(matrix[::-1] if reverse else matrix)
+    return Preprocessing(
+        name, tuple(map(float, scale)), tuple(map(float, black)), reverse_channels=bool(reverse)
+    )
+
+
+def _application_function(name: str) -> Any:
+    """Returns `preprocess_input` of the module that holds a Keras application of this name."""
+    import tf_keras.applications as applications
+
+    for module in pkgutil.iter_modules(applications.__path__):
+        home = importlib.import_module(f"{applications.__name__}.{module.name}")
+        if hasattr(home, name) and hasattr(home, "preprocess_input"):
+            return home.preprocess_input
+    return None
+
+
+def with_preprocessing(model: Any, preprocessing: Preprocessing, family: Any) -> Any:
+    """Returns a model that takes raw pixels and does the preprocessing in its first layers.
+
+    Args:
+      model: a Keras model with one image input.
+      preprocessing: what `model` expects to have been done.
+      family: the module `model` belongs to, `tf_keras` or `keras`.
+    """
+    if preprocessing.is_identity:
+        return model
+    inputs = family.Input(model.input_shape[1:], name="pixels")
+    pixels = inputs[..., ::-1] if preprocessing.reverse_channels else inputs
+    pixels = family.layers.Rescaling(
+        list(preprocessing.scale), list(preprocessing.offset), name="preprocessing"
+    )(pixels)
+    return family.Model(inputs, model(pixels), name=f"{model.name}_on_pixels")

@@ -1,0 +1,100 @@
+"""The thin adapter between the two Keras families, tf_keras and Keras 3.
+
+Everything that differs between the families and matters here passes through this module:
+
+    family = family_of(model)            # the module `tf_keras` or `keras`
+    model = load_model("teacher.keras")  # of whichever family wrote the file
+    family.optimizers.get("adamw")
+
+Both can live in one process. A file is told apart by the version written in it, never by trying.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from streamkd.errors import OptionError, StreamkdError, TeacherError
+
+TF_KERAS = "tf_keras"
+KERAS_3 = "keras"
+
+
+def import_family(name: str) -> ModuleType:
+    """Returns the module `tf_keras` or `keras`, imported now and not before."""
+    if name == KERAS_3 and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise OptionError(
+            f"Keras 3 is set to the backend {os.environ['KERAS_BACKEND']!r}, and streamkd trains "
+            "with TensorFlow. Set KERAS_BACKEND=tensorflow and run again."
+        )
+    return importlib.import_module(name)
+
+
+def family_name(model: Any) -> str | None:
+    """Returns 'tf_keras' or 'keras' for a Keras model or layer, None for anything else."""
+    for base in type(model).__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in (TF_KERAS, KERAS_3) and base.__name__ == "Layer":
+            return package
+    return None
+
+
+def family_of(model: Any) -> ModuleType:
+    """Returns the module that `model` belongs to: `tf_keras` or `keras`."""
+    name = family_name(model)
+    if name is None:
+        raise OptionError(
+            f"{type(model).__module__}.{type(model).__name__} is not a Keras model; "
+            "give a tf_keras or a Keras 3 model."
+        )
+    return import_family(name)
+
+
+def load_model(
+    path: str | os.PathLike, *, refusal: type[StreamkdError] = TeacherError, trust: bool = False
+) -> Any:
+    """Returns the model saved in `path`, loaded by the family that wrote it, uncompiled.
+
+    Args:
+      path: a `.keras` file.
+      refusal: the error class to raise where the file is refused.
+      trust: allow a model whose loading runs code of its own (Lambda layers).
+
+    Raises:
+      refusal: no such file, not a `.keras` file, weights only, damaged, or not trusted.
+    """
+    path = Path(path)
+    version = _saved_version(path, refusal)
+    family = import_family(KERAS_3 if int(version.split(".")[0]) >= 3 else TF_KERAS)
+    try:
+        return family.models.load_model(path, compile=False, safe_mode=not trust)
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        hint = "Save the model again with `model.save(...)`."
+        if "safe_mode" in str(error) or "Lambda" in str(error) or "lambda" in str(error):
+            hint = "It runs code on loading; add `--trust` if the file is your own."
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
+        raise refusal(f"{path} could not be loaded as a Keras model: {reason}\n{hint}") from error
+
+
+def _saved_version(path: Path, refusal: type[StreamkdError]) -> str:
+    """Returns the Keras version written in a `.keras` file."""
+    if not path.exists():
+        raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
+    if not zipfile.is_zipfile(path):
+        raise refusal(
+            f"{path} is not a `.keras` file (a zip with the model's parts).\n"
+            "Save the model with `model.save('model.keras')` and give that file."
+        )
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return str(json.loads(parts.read("metadata.json"))["keras_version"])
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise refusal(
+            f"{path} does not say which Keras wrote it: {error}.\n"
+            "Save the model with `model.save('model.keras')` and give that file."
+        ) from error

@@ -1,0 +1,1 @@
+"""Distillation losses, all in log space and float32."""

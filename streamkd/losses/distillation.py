@@ -1,0 +1,69 @@
+"""The losses of distillation, per example, in log space and float32.
+
+    distillation_loss(teacher_logits, student_logits, temperature=4.0)     # [batch]
+    label_loss(labels, label_shares, student_logits)                       # [batch]
+
+Log space matters: a probability that was clipped to 1e-7 has no gradient, so that a student that
+is confidently wrong would never hear of it.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from streamkd.options import check_positive
+
+
+def distillation_loss(
+    teacher_logits: tf.Tensor, student_logits: tf.Tensor, *, temperature: float
+) -> tf.Tensor:
+    """Returns how far the student is from the teacher, one number per example.
+
+    temperature² · KL(softmax(teacher / temperature) ‖ softmax(student / temperature)); the factor
+    keeps the size of the gradient the same at every temperature.
+
+    Args:
+      teacher_logits: `[batch, num_classes]`, before softmax, as read from the store.
+      student_logits: `[batch, num_classes]`, before softmax.
+      temperature: positive number; 1 leaves the logits as they are.
+
+    Returns:
+      float32 `[batch]`, in nats times temperature²; 0 where both distributions are equal.
+
+    Raises:
+      ValueError: the two shapes differ.
+      OptionError: `temperature` is not positive.
+
+    Source:
+      Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
+
+    Example:
+      >>> t, s = tf.constant([[4., 1., 0.]]), tf.constant([[2., 1., 0.]])
+      >>> print(round(float(distillation_loss(t, s, temperature=2.0)[0]), 3))
+      0.44
+    """
+    check_positive("temperature", temperature)
+    teacher_logits = tf.cast(teacher_logits, tf.float32)
+    student_logits = tf.cast(student_logits, tf.float32)
+    teacher_logits.shape.assert_is_compatible_with(student_logits.shape)
+    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)
+    student_log = tf.nn.log_softmax(student_logits / temperature)
+    divergence = tf.reduce_sum(tf.exp(teacher_log) * (teacher_log - student_log), axis=-1)
+    return divergence * temperature**2
+
+
+def label_loss(labels: tf.Tensor, label_shares: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy with the labels at temperature 1, one number per example.
+
+    Args:
+      labels: int32 `[batch, 2]`, the image's label and its mixing partner's; -1 is no label.
+      label_shares: float32 `[batch, 2]`, the share of each of them.
+      student_logits: `[batch, num_classes]`, before softmax.
+
+    Returns:
+      float32 `[batch]`, in nats; a label of -1 adds nothing.
+    """
+    student_log = tf.nn.log_softmax(tf.cast(student_logits, tf.float32))
+    known = labels >= 0
+    picked = tf.gather(student_log, tf.where(known, labels, 0), axis=1, batch_dims=1)
+    return -tf.reduce_sum(tf.where(known, label_shares * picked, 0.0), axis=1)

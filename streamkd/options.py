@@ -1,0 +1,120 @@
+"""Options that travel: checked once, saved in the store, the run and the export.
+
+    options = ImageOptions(image_size=(160, 160), interpolation="bilinear")
+    ImageOptions.from_dict(options.to_dict()) == options
+
+Field names are those of `image_dataset_from_directory`, with Keras' meaning, and those of the
+command line's flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from streamkd.errors import OptionError
+
+COLOR_CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
+INTERPOLATIONS = (
+    "bilinear",
+    "nearest",
+    "bicubic",
+    "area",
+    "lanczos3",
+    "lanczos5",
+    "gaussian",
+    "mitchellcubic",
+)
+# The decoder is part of a store's view specification: another one gives other pixels
+# (TensorFlow's default and Pillow's differ by up to 5 levels in a JPEG).
+DECODER = "tf.io.decode_image"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How the bytes of a file become pixels.
+
+    Attributes:
+      image_size: height and width in pixels.
+      color_mode: 'grayscale' (1 channel), 'rgb' (3) or 'rgba' (4).
+      interpolation: how pixels are resampled, as in `tf.image.resize`.
+      crop_to_aspect_ratio: take the largest central window of the target's shape.
+      pad_to_aspect_ratio: add black borders to reach the target's shape.
+
+    Raises:
+      OptionError: a value that is none of these.
+    """
+
+    image_size: tuple[int, int]
+    color_mode: str = "rgb"
+    interpolation: str = "bilinear"
+    crop_to_aspect_ratio: bool = False
+    pad_to_aspect_ratio: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        pair = isinstance(size, tuple | list) and len(size) == 2
+        if not pair or not all(isinstance(n, int) and n > 0 for n in size):
+            raise OptionError(
+                f"image_size is {size!r}; it must be (height, width) in pixels, such as (160, 160)."
+            )
+        object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+        check_choice("color_mode", self.color_mode, COLOR_CHANNELS)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.crop_to_aspect_ratio and self.pad_to_aspect_ratio:
+            raise OptionError(
+                "crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one of them."
+            )
+
+    @property
+    def num_channels(self) -> int:
+        return COLOR_CHANNELS[self.color_mode]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one image."""
+        return (*self.image_size, self.num_channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "image_size": list(self.image_size)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ImageOptions:
+        """Returns the options saved by `to_dict`; an unknown field is refused by name."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise OptionError(
+                f"The image specification has a field that this version does not know: "
+                f"{unknown[0]!r}. It was written by a newer streamkd; upgrade with "
+                "`pip install --upgrade streamkd`."
+            )
+        return cls(**{**values, "image_size": tuple(values["image_size"])})
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Refuses a `value` that is not one of `choices`."""
+    if value not in choices:
+        raise OptionError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuses a `value` that is not a positive finite number."""
+    if not 0 < value < float("inf"):
+        raise OptionError(f"{name} is {value!r}; it must be a positive number.")
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuses a `value` outside 0 to 1."""
+    if not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}; it must lie between 0 and 1.")
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Returns (height, width) for 'HEIGHTxWIDTH', as on the command line."""
+    height, cross, width = text.lower().partition("x")
+    if not cross or not height.isdigit() or not width.isdigit():
+        raise OptionError(
+            f"--image-size is {text!r}; write it as HEIGHTxWIDTH, for example 160x160."
+        )
+    return int(height), int(width)

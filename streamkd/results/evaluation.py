@@ -1,0 +1,230 @@
+"""Evaluates a model on images, beside the teacher where its stored logits are given.
+
+report = evaluate(student, scan("photos/val"))
+report["accuracy"], report["latency_ms"]
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd import keras_family
+from streamkd.errors import StudentError
+from streamkd.images.classes import renumber
+from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.options import ImageOptions
+from streamkd.progress import image_progress
+from streamkd.results import metrics
+from streamkd.store.reader import LogitStore, open_store
+from streamkd.stream.batches import evaluation_batches, named_errors
+from streamkd.stream.join import find_rows, image_options
+from streamkd.teachers import probing
+from streamkd.teachers.heads import logits_model
+from streamkd.training.run_directory import read_class_names
+
+NUM_LATENCY_RUNS = 50
+NUM_WARM_UP_RUNS = 5
+
+
+def evaluate(
+    model: Any,
+    images: Manifest,
+    *,
+    store: LogitStore | str | os.PathLike | None = None,
+    image_size: tuple[int, int] | None = None,
+    color_mode: str | None = None,
+    interpolation: str | None = None,
+    crop_to_aspect_ratio: bool | None = None,
+    pad_to_aspect_ratio: bool | None = None,
+    class_names: list[str] | None = None,
+    batch_size: int = 64,
+    trust: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Returns how good a model is on some images.
+
+    Args:
+      model: a Keras model, a `.keras` file or a run directory.
+      images: labelled or not; what needs labels is None without them.
+      store: the teacher's logits for these images, for agreement and KL.
+      image_size: by default what the model takes.
+      color_mode: by default what the model's channels ask for.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: by default as the store says, or
+        as in Keras' loader.
+      class_names: the model's classes in the order of its outputs; by default those of the run
+        directory, of the store, or of the images.
+      batch_size: images a batch.
+      trust: allow a model file that runs code on loading.
+      progress: show progress on standard error.
+
+    Returns:
+      A dict with num_images, accuracy, top5_accuracy, nll (nats), ece, agreement, kl_to_teacher
+      (nats, temperature 1), teacher_accuracy, num_errors, num_parameters and latency_ms (one
+      image at a time, median); None for what is not known.
+
+    Raises:
+      StreamkdError: the model, the images and the store do not fit.
+    """
+    if isinstance(model, str | os.PathLike):
+        class_names = class_names or read_class_names(model)
+        model = open_model(model, trust=trust)
+    if isinstance(store, str | os.PathLike):
+        store = open_store(store)
+    given = {
+        "interpolation": interpolation,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "pad_to_aspect_ratio": pad_to_aspect_ratio,
+    }
+    options = image_options(
+        store, image_size or model_image_size(model), color_mode or model_color_mode(model), given
+    )
+    rows = None
+    if store is not None:
+        images, rows = find_rows(images, store, "raise", progress)
+    answer = logits_function(model)
+    logits = answer_all(answer, images, options, batch_size, progress)
+    classes = class_names or (store.class_names if store is not None else None)
+    labels = _labels(images, classes, logits.shape[1])
+    report = _label_report(logits, labels)
+    report |= _teacher_report(logits, labels, store, rows)
+    report["num_parameters"] = int(model.count_params())
+    report["latency_ms"] = latency_ms(answer, options)
+    return report
+
+
+def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
+    """Returns the model of a `.keras` file or of a run directory."""
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "student.keras").exists():
+            raise StudentError(
+                f"{path} is a directory without student.keras, so it is no finished run.\n"
+                "Give a `.keras` file or the --out of `streamkd train`."
+            )
+        path = path / "student.keras"
+    return keras_family.load_model(path, refusal=StudentError, trust=trust)
+
+
+def logits_function(model: Any) -> Any:
+    """Returns a compiled function from images to logits, float32 `[batch, num_classes]`."""
+    logits = logits_model(model)
+
+    @tf.function(reduce_retracing=True)
+    def answer(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(logits.model(images, training=False), tf.float32)
+
+    if logits.inspected:
+        return answer
+
+    def probed(images: tf.Tensor) -> np.ndarray:
+        answers = answer(images).numpy()
+        return probing.to_logits(answers, probing.output_kind(answers))
+
+    return probed
+
+
+def answer_all(
+    answer: Any, images: Manifest, options: ImageOptions, batch_size: int, progress: bool
+) -> np.ndarray:
+    """Returns the logits of every image, float32 `[num_images, num_classes]`, in order."""
+    batch_size = min(batch_size, len(images))
+    batches = named_errors(
+        iter(evaluation_batches(images, options, batch_size)),
+        images,
+        options,
+        lambda n: np.arange(n * batch_size, min((n + 1) * batch_size, len(images))),
+    )
+    answers = []
+    with image_progress(len(images), 0, "evaluating", progress) as bar:
+        for pixels, _, weights in batches:
+            num_real = int(weights.numpy().sum())
+            answers.append(np.asarray(answer(pixels))[:num_real])
+            bar.update(num_real)
+    return np.concatenate(answers)
+
+
+def latency_ms(answer: Any, options: ImageOptions) -> float:
+    """Returns the median time of one image at a time, in milliseconds."""
+    image = tf.random.stateless_uniform((1, *options.shape), (1, 2), maxval=255.0)
+    times = []
+    for _ in range(NUM_WARM_UP_RUNS + NUM_LATENCY_RUNS):
+        started = time.perf_counter()
+        np.asarray(answer(image))
+        times.append(time.perf_counter() - started)
+    return round(1000 * float(np.median(times[NUM_WARM_UP_RUNS:])), 3)
+
+
+def _label_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    known = labels != UNLABELLED
+    names = ("accuracy", "top5_accuracy", "nll", "ece", "num_errors")
+    report: dict[str, Any] = {"num_images": len(logits), **dict.fromkeys(names)}
+    if not known.any():
+        return report
+    logits, labels = logits[known], labels[known]
+    report["accuracy"] = metrics.accuracy(logits, labels)
+    report["num_errors"] = int(np.sum(logits.argmax(axis=1) != labels))
+    report["nll"] = metrics.negative_log_likelihood(logits, labels)
+    report["ece"] = metrics.expected_calibration_error(logits, labels)
+    if logits.shape[1] > 5:
+        report["top5_accuracy"] = metrics.top_accuracy(logits, labels, 5)
+    return report
+
+
+def _teacher_report(
+    logits: np.ndarray, labels: np.ndarray, store: LogitStore | None, rows: np.ndarray | None
+) -> dict[str, Any]:
+    names = ("agreement", "kl_to_teacher", "teacher_accuracy")
+    report: dict[str, Any] = dict.fromkeys(names)
+    if store is None or rows is None:
+        return report
+    if logits.shape[1] != store.num_classes:
+        raise StudentError(
+            "The model's output disagrees with the store.\n"
+            f"  model: {logits.shape[1]} outputs\n"
+            f"  store: {store.num_classes} classes ({store.path})\n"
+            "Give the store the model was distilled from, or leave `--store` out."
+        )
+    teacher_logits = np.concatenate(
+        [store.gather(rows[start : start + 4096]) for start in range(0, len(rows), 4096)]
+    )
+    known = labels != UNLABELLED
+    report["agreement"] = metrics.agreement(logits, teacher_logits)
+    report["kl_to_teacher"] = metrics.divergence(teacher_logits, logits)
+    if known.any():
+        report["teacher_accuracy"] = metrics.accuracy(teacher_logits[known], labels[known])
+    return report
+
+
+def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np.ndarray:
+    """Returns the labels in the numbering of the model's outputs."""
+    classes = classes or images.class_names
+    if images.class_names is None:
+        return images.labels
+    if classes is not None and len(classes) != num_outputs:
+        raise StudentError(
+            f"The model has {num_outputs} outputs, and there are {len(classes)} classes.\n"
+            f"  images: {images!r}\n"
+            "Give the directory of the classes it was trained on, or the run directory instead of "
+            "the model file."
+        )
+    return renumber(images.labels, images.class_names, classes, "the model")
+
+
+def model_image_size(model: Any) -> tuple[int, int] | None:
+    shape = getattr(model, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 4 and shape[1] and shape[2]:
+        return int(shape[1]), int(shape[2])
+    return None
+
+
+def model_color_mode(model: Any) -> str | None:
+    shape = getattr(model, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 4:
+        return {1: "grayscale", 3: "rgb", 4: "rgba"}.get(shape[3])
+    return None

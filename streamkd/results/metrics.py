@@ -1,0 +1,55 @@
+"""Numbers that say how good some answers are; NumPy, float64, one row of logits an image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Fifteen bins of equal width, as in Guo et al. 2017 (arXiv:1706.04599), where the number is from.
+NUM_CALIBRATION_BINS = 15
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns log-probabilities, float64 `[num_images, num_classes]`."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of images whose largest logit is that of the label."""
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def top_accuracy(logits: np.ndarray, labels: np.ndarray, num_top: int) -> float:
+    """Returns the share of images whose label is among the `num_top` largest logits."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    return float(np.mean((logits > own).sum(axis=1) < num_top))
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean cross-entropy with the labels, in nats."""
+    return float(-np.take_along_axis(log_softmax(logits), labels[:, None], axis=1).mean())
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean gap between confidence and accuracy over `NUM_CALIBRATION_BINS` bins.
+
+    Source:
+      Guo, Pleiss, Sun and Weinberger, arXiv:1706.04599, equation 3.
+    """
+    confidence = np.exp(log_softmax(logits).max(axis=1))
+    correct = (logits.argmax(axis=1) == labels).astype(np.float64)
+    bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, confidence - correct, minlength=NUM_CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
+    """Returns the share of images for which both choose the same class."""
+    return float(np.mean(logits.argmax(axis=1) == teacher_logits.argmax(axis=1)))
+
+
+def divergence(teacher_logits: np.ndarray, logits: np.ndarray) -> float:
+    """Returns the mean KL(teacher ‖ student) at temperature 1, in nats."""
+    teacher_log, student_log = log_softmax(teacher_logits), log_softmax(logits)
+    return float((np.exp(teacher_log) * (teacher_log - student_log)).sum(axis=1).mean())

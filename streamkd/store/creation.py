@@ -1,0 +1,208 @@
+"""Creation: a store under its name is complete, with room on the disk for every row, or absent.
+
+Order of the steps: a hidden temporary file in the same directory; room for all of it; metadata,
+static datasets and userblock; fsync; its name, unless that is taken; fsync of the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from streamkd.errors import OptionError, StoreError, readable_key
+from streamkd.keys import Keys, hash_keys
+from streamkd.store import disk, skeleton, userblock
+from streamkd.store.layout import STATIC_DATASETS, StoreHeader, dataset_specs
+from streamkd.store.userblock import Userblock
+
+_NOTHING_LEFT = "Nothing was left behind. Free some room or choose another place, and try again."
+
+
+def create_store(
+    path: str | os.PathLike[str],
+    header: StoreHeader,
+    keys: Keys,
+    labels: np.ndarray,
+    class_names: Sequence[str] = (),
+) -> None:
+    """Creates a store without a row, ready for a `StoreWriter`.
+
+    Args:
+      path: must not exist yet.
+      header: what is known before the first row.
+      keys: one an image, sorted by their bytes, each once.
+      labels: int `[num_images]`, class numbers; -1 where there is none.
+      class_names: in order of their numbers; empty where classes have no names.
+
+    Raises:
+      OptionError: keys, labels and header do not fit together.
+      StoreError: `path` exists; it is left alone.
+      DiskFullError: no room for all rows; nothing is left behind.
+      OutputError: the directory cannot be written.
+    """
+    path = os.fspath(path)
+    static = _static_datasets(header, keys, np.asarray(labels), class_names)
+    if os.path.lexists(path):
+        raise _exists(path)
+    specs = dataset_specs(
+        header,
+        num_key_bytes=len(keys.data),
+        num_class_bytes=len(static["class_bytes"]),
+        num_class_names=len(class_names),
+    )
+    metadata = skeleton.build(header.to_attributes(), specs)
+    size = metadata.file_size
+    try:
+        with disk.refusals(path, ending=_NOTHING_LEFT, num_bytes=size):
+            with _temporary_file(path) as (descriptor, temporary):
+                disk.reserve(descriptor, size)
+                metadata.copy_to(descriptor)
+                for name, values in static.items():
+                    disk.write_at(descriptor, values, metadata.extents[name][0])
+                block = Userblock(
+                    file_size=size,
+                    datasets=specs,
+                    extents=metadata.extents,
+                    metadata_digest=metadata.metadata_digest(),
+                    static_digests={n: userblock.digest(v.data) for n, v in static.items()},
+                )
+                disk.write_at(descriptor, block.pack(), 0)
+                os.fsync(descriptor)
+                try:
+                    disk.rename_to_new(temporary, path)
+                except FileExistsError as error:
+                    raise _exists(path) from error
+            disk.sync_directory(os.path.dirname(path) or ".")
+    finally:
+        metadata.close()
+
+
+def encode_class_names(class_names: Sequence[str]) -> Keys:
+    """Returns class names as stored: UTF-8, bytes of a directory that are not UTF-8 as they are."""
+    return Keys.from_list(name.encode("utf-8", "surrogateescape") for name in class_names)
+
+
+def decode_class_names(names: Keys) -> list[str]:
+    """Returns what `encode_class_names` was given."""
+    return [name.decode("utf-8", "surrogateescape") for name in names]
+
+
+def check_keys(keys: Keys) -> None:
+    """Refuses keys that are not sorted and unique paths below a root."""
+    invalid = keys.first_invalid()
+    if invalid is not None:
+        index, fault = invalid
+        key = keys[index]
+        raise OptionError(
+            f"Key {index:,}, '{readable_key(key)}', {fault}.\n"
+            "A key is a path below the image directory; rename the file or leave it out.",
+            key=key,
+        )
+    wrong = keys.first_disorder()
+    if wrong is not None:
+        before, key = keys[wrong - 1], keys[wrong]
+        fault = "appears twice" if before == key else f"stands behind '{readable_key(before)}'"
+        raise OptionError(
+            f"Key {wrong:,}, '{readable_key(key)}', {fault}.\n"
+            "The keys of a store are sorted by their bytes, each once: "
+            "`keys.take(keys.sort_order())`.",
+            key=key,
+        )
+
+
+def _static_datasets(
+    header: StoreHeader, keys: Keys, labels: np.ndarray, class_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Returns the datasets that never change, as stored."""
+    if not len(keys) == len(labels) == header.num_images:
+        raise OptionError(
+            "Keys, labels and header of a store do not fit together.\n"
+            f"  keys: {len(keys):,}, labels: {len(labels):,}, num_images: {header.num_images:,}\n"
+            "Give one key and one label an image."
+        )
+    check_keys(keys)
+    _check_labels(keys, labels, len(class_names) or header.num_classes)
+    classes = encode_class_names(class_names)
+    hashes = hash_keys(keys)
+    order = np.argsort(hashes, kind="stable")
+    values = {
+        "key_bytes": (keys.data, "|u1"),
+        "key_offsets": (keys.offsets, "<u8"),
+        "key_hash": (hashes[order], "<u8"),
+        "key_row": (order, "<u8"),
+        "labels": (labels, "<i4"),
+        "class_bytes": (classes.data, "|u1"),
+        "class_offsets": (classes.offsets, "<u8"),
+    }
+    assert tuple(values) == STATIC_DATASETS
+    return {name: np.ascontiguousarray(array, dtype) for name, (array, dtype) in values.items()}
+
+
+def _check_labels(keys: Keys, labels: np.ndarray, num_classes: int) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise OptionError(
+            f"labels are {labels.dtype}{list(labels.shape)}; give one whole number an image."
+        )
+    wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
+    if len(wrong):
+        key = keys[int(wrong[0])]
+        raise OptionError(
+            f"The label of '{readable_key(key)}' is {labels[wrong[0]]}, and there are "
+            f"{num_classes:,} classes.\nA label is a class number from 0, or -1 where there is "
+            "none.",
+            key=key,
+        )
+
+
+@contextlib.contextmanager
+def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
+    """Yields descriptor and name of a new hidden file beside `path`; nothing of it stays.
+
+    It is locked while its maker lives, which also a process in another container sees; a process
+    number alone would not tell. Those that are not locked are of a maker that was killed.
+    """
+    directory, name = os.path.split(path)
+    pattern = os.path.join(glob.escape(directory), f".{glob.escape(name)}.*.tmp")
+    for stale in glob.glob(pattern, include_hidden=True):
+        _remove_stale(stale)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor, temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it has its final name
+            os.unlink(temporary)
+        os.close(descriptor)
+
+
+def _remove_stale(temporary: str) -> None:
+    """Removes a temporary file whose maker has ended."""
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES):
+            return
+        raise
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(temporary)
+    except OSError:
+        return  # its maker is at work, or someone else was faster
+    finally:
+        os.close(descriptor)
+
+
+def _exists(path: str) -> StoreError:
+    return StoreError(
+        f"{path} exists already; it was left as it is.\n"
+        "Give another path with `--out`, or move the old file away."
+    )

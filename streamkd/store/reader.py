@@ -1,0 +1,288 @@
+"""The reader: rows of a store by number, images by key, and nothing that was not written.
+
+    store = open_store("teacher.h5")
+    images = store.images_of_keys(manifest.keys)           # -1 where absent
+    store.gather(images * store.num_views)                 # float32 [N, num_classes], view 0
+
+HDF5 validates the file when it is opened and is closed at once. Rows come from the mapped file:
+25 times faster than the best indexing of h5py, without a lock, safe in threads and after `fork`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import MissingLogitsError, readable_key
+from streamkd.keys import Keys
+from streamkd.store import codecs, key_index
+from streamkd.store.creation import decode_class_names
+from streamkd.store.layout import DONE, NOT_DONE, StoreHeader
+from streamkd.store.opening import Io, StoreFile
+from streamkd.store.rows import check_rows, count_settled, read_summary, row_datasets
+from streamkd.store.userblock import damaged, digest
+
+_UNSEEN, _GOOD, _MIXED = 0, 1, 2
+_MAX_LISTED = 100
+
+
+def open_store(path: str | os.PathLike[str], io: Io = "mmap") -> LogitStore:
+    """Returns the store at `path`, for reading; an unfinished one as well.
+
+    Args:
+      path: of a store.
+      io: 'mmap', or 'pread' for network file systems on which mapping is unsafe; static data is
+        then read into memory when it is first needed, and a row costs about 3 µs more.
+
+    Raises:
+      StoreError: no such file, no store, or damaged; the message says which.
+    """
+    return LogitStore(path, io)
+
+
+class LogitStore:
+    """An open logit store. Safe in threads and after `fork`; pickled as its path.
+
+    Attributes:
+      path: as text.
+      header: what was known before the first row.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], io: Io = "mmap") -> None:
+        self._io = io
+        self._file = StoreFile(path, io=io)
+        self.path: str = self._file.path
+        self.header: StoreHeader = self._file.header
+        self._codec = codecs.get(self.header.codec)
+        self._row_datasets = row_datasets(self._file)
+        # One byte a block, not one bit: threads that check two blocks at once share no byte.
+        self._state = np.zeros(self.header.num_blocks, np.uint8)
+        self._keys: Keys | None = None
+        self._labels: np.ndarray | None = None
+        self._class_names: list[str] | None = None
+        self._index_is_sound = False
+        self._by_content: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        return f"LogitStore({self.path!r}, {self.num_images:,} images, {self.header.codec})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (self.path, self._io, digest(self._file.userblock.pack())))
+
+    @property
+    def num_images(self) -> int:
+        return self.header.num_images
+
+    @property
+    def num_views(self) -> int:
+        return self.header.num_views
+
+    @property
+    def num_classes(self) -> int:
+        return self.header.num_classes
+
+    @property
+    def rows_total(self) -> int:
+        return self.header.num_rows
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that are done or were refused; counted in the file, 1 byte a row."""
+        return count_settled(self._file)
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What is known only at the end; None while the store is unfinished."""
+        return read_summary(self._file)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row is there; from then on the file never changes."""
+        return self.summary is not None
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of all images, sorted; not copied where the file is mapped."""
+        if self._keys is None:
+            self._keys = self._file.read_keys()
+        return self._keys
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 `[num_images]`, -1 where there is none."""
+        if self._labels is None:
+            self._file.check_static("labels")
+            self._labels = self._file.read("labels")
+        return self._labels
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in order of their numbers; empty where they have no names."""
+        if self._class_names is None:
+            self._file.check_static("class_bytes", "class_offsets")
+            names = Keys(self._file.read("class_bytes"), self._file.read("class_offsets"))
+            self._class_names = decode_class_names(names)
+        return self._class_names
+
+    def images_of_keys(self, keys: Keys) -> np.ndarray:
+        """Returns int64 `[N]`, the image of each key; -1 where the store has no such key.
+
+        Raises:
+          DamagedStoreError: the index is damaged.
+        """
+        found = key_index.find(self._file, self.keys, keys)
+        if not self._index_is_sound and (found < 0).any():
+            # A hit is compared with the key itself. A miss is believed only if the index is as it
+            # was written: 1 s for 1 GB, against 2 µs a key for the look-ups.
+            self._file.check_static("key_bytes", "key_offsets", "key_hash", "key_row")
+            self._index_is_sound = True
+        return found
+
+    def images_of_content(self, content: np.ndarray) -> np.ndarray:
+        """Returns int64 `[N]`, the image whose file had these bytes; -1 where there is none.
+
+        Args:
+          content: uint64 `[N]`, digests. Of several images with the same bytes it is the first.
+
+        The index is made on first use, from the images that are done: 16 bytes an image.
+        """
+        if self._by_content is None:
+            self._by_content = self._index_content()
+        sorted_content, images = self._by_content
+        content = np.asarray(content, np.uint64)
+        if not len(images):
+            return np.full(content.shape, -1, np.int64)
+        place = np.minimum(np.searchsorted(sorted_content, content), len(images) - 1)
+        return np.where(sorted_content[place] == content, images[place], -1)
+
+    def content_of(self, images: np.ndarray) -> np.ndarray:
+        """Returns uint64 `[N]`, the digest of each file's bytes as the teacher saw them.
+
+        Raises:
+          MissingLogitsError: an image that the teacher has not seen yet.
+          DamagedStoreError: a row that is not as it was written.
+        """
+        images = self._in_range("image", images, self.num_images)
+        self._check(images * self.num_views, allow_refused=True)
+        return np.array(self._file.read_rows("content", images, ()))
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Returns float32 `[B, num_classes]`, the teacher's logits of `rows`, in that order.
+
+        The first time a block is touched its rows are compared with their checksums, once for
+        this reader: 1 to 3 µs a row, which on every read would be most of the cost.
+
+        Args:
+          rows: int `[B]`; `row = image * num_views + view`.
+
+        Raises:
+          MissingLogitsError: a row that is not done, naming its key and view.
+          DamagedStoreError: a row that is not as it was written, naming its key and view.
+          IndexError: a row that the store does not have.
+        """
+        rows = self._in_range("row", rows, self.rows_total)
+        self._check(rows, allow_refused=False)
+        stored = {
+            name: self._file.read_rows(name, rows, self._file.spec(name).shape[2:])
+            for name in self._row_datasets
+        }
+        return self._codec.decode(stored)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what the store holds, as `streamkd inspect --json` prints it."""
+        summary, names = self.summary or {}, self.class_names
+        return {
+            "num_images": self.num_images,
+            "num_views": self.num_views,
+            "num_classes": self.num_classes,
+            "rows_done": self.rows_done,
+            "rows_total": self.rows_total,
+            "codec": self.header.codec,
+            "teacher": self.header.teacher.get("name"),
+            "teacher_accuracy": summary.get("teacher_accuracy"),
+            "num_bytes": self._file.userblock.file_size,
+            "finished": self.finished,
+            "fingerprint": self.header.fingerprint,
+            "block_rows": self.header.block_rows,
+            "num_class_names": len(names),
+            "class_names": names[:_MAX_LISTED],
+            "images": self.header.images,
+            "views": self.header.views,
+            "decoder": self.header.decoder,
+            "versions": self.header.versions,
+        }
+
+    def _check(self, rows: np.ndarray, *, allow_refused: bool) -> None:
+        """Refuses rows that are not done or not as they were written."""
+        blocks = rows // self.header.block_rows
+        if (self._state[blocks] == _GOOD).all():
+            return
+        for block in np.unique(blocks[self._state[blocks] != _GOOD]).tolist():
+            first = block * self.header.images_per_block
+            stop = min(first + self.header.images_per_block, self.num_images)
+            done, good = check_rows(self._file, self.keys, first, stop)
+            good, done = good.reshape(-1), done.reshape(-1)
+            if (good & (done == DONE)).all():
+                self._state[block] = _GOOD
+                continue
+            inside = rows[blocks == block] - first * self.num_views
+            usable = good & ((done == DONE) | allow_refused)
+            wrong = np.flatnonzero(~usable[inside])
+            if len(wrong):
+                row = int(inside[wrong[0]])
+                raise self._refusal(row + first * self.num_views, int(done[row]), bool(good[row]))
+
+    def _refusal(self, row: int, done: int, good: bool) -> Exception:
+        """Returns the error for a row that cannot be had."""
+        image, view = divmod(row, self.num_views)
+        key = self.keys[image]
+        where = f"'{readable_key(key)}', view {view} (row {row:,})"
+        if done == NOT_DONE:
+            return MissingLogitsError(
+                f"The store {self.path} has no logits of {where} yet: "
+                f"{self.rows_done:,} of {self.rows_total:,} rows are done.\n"
+                "Run the same `streamkd teach` again to continue.",
+                key=key,
+            )
+        if good:
+            return MissingLogitsError(
+                f"The store {self.path} has no logits of {where}: the image could not be decoded "
+                "when the teacher was asked, and was skipped.\n"
+                "Leave it out of the training images: `--missing drop`.",
+                key=key,
+            )
+        error = damaged(self.path, f"the row of {where} does not have its checksum")
+        error.key = key
+        return error
+
+    def _index_content(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the digests of all images that are done, sorted, and their images."""
+        done = (self._file.read("done") == DONE).any(axis=1)
+        images = np.flatnonzero(done)
+        content = self._file.read("content")[images]
+        order = np.argsort(content, kind="stable")
+        return content[order], images[order]
+
+    def _in_range(self, what: str, numbers: np.ndarray, count: int) -> np.ndarray:
+        numbers = np.asarray(numbers)
+        if numbers.dtype.kind not in "iu" and numbers.size:
+            raise TypeError(f"{what} numbers are {numbers.dtype}; give whole numbers")
+        numbers = numbers.astype(np.int64, copy=False)
+        if numbers.ndim != 1:
+            raise ValueError(f"{what} numbers have shape {numbers.shape}; give one axis")
+        wrong = (numbers < 0) | (numbers >= count)
+        if wrong.any():
+            raise IndexError(
+                f"{what} {numbers[wrong][0]}; the store {self.path} has 0 to {count - 1:,}"
+            )
+        return numbers
+
+
+def _reopen(path: str, io: Io, userblock_digest: str) -> LogitStore:
+    """Returns the store that was pickled; another file in its place is refused."""
+    store = open_store(path, io)
+    if digest(store._file.userblock.pack()) != userblock_digest:
+        raise damaged(path, "it was replaced by another store since it was opened elsewhere")
+    return store

@@ -1,0 +1,138 @@
+"""Rows: their checksums and the summary, as both the writer and the reader compute them.
+
+The CRC-32 of a row covers, in this order: the hash of its key and the digest of its image's bytes
+(8 bytes each, little-endian), then the row's entry in each dataset of the codec.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import OptionError
+from streamkd.keys import Keys, hash_keys
+from streamkd.store import codecs
+from streamkd.store.layout import NOT_DONE, REFUSED, SUMMARY_BYTES
+from streamkd.store.opening import StoreFile
+from streamkd.store.userblock import damaged
+
+# Written last, when the text is on the disk: a torn summary reads as one not written.
+SUMMARY_HEAD_BYTES = 8
+
+
+def row_datasets(file: StoreFile) -> list[str]:
+    """Returns the datasets that hold the logits, in the order in which the CRC covers them."""
+    header = file.header
+    return list(codecs.get(header.codec).datasets(header.num_classes))
+
+
+def row_crc32(
+    key_hashes: np.ndarray, content: np.ndarray, stored: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Returns the checksum of each row, uint32 `[images, num_views]`.
+
+    Args:
+      key_hashes: uint64 `[images]`.
+      content: uint64 `[images]`.
+      stored: the codec's datasets of these images, each `[images, num_views, …]`.
+
+    The rows are laid side by side first, so that each is one call: 0.3 µs for 36 bytes, 1.2 µs
+    for 2 KB.
+    """
+    num_images, num_views = stored[0].shape[:2]
+    num_rows = num_images * num_views
+    heads = np.empty((num_images, num_views, 2), "<u8")
+    heads[..., 0] = key_hashes[:, None]
+    heads[..., 1] = content[:, None]
+    parts = [heads, *map(np.ascontiguousarray, stored)]
+    flat = [part.reshape(num_rows, -1).view(np.uint8) for part in parts]
+    joined = np.concatenate(flat, axis=1).reshape(-1).data
+    crc32, width = zlib.crc32, sum(part.shape[1] for part in flat)
+    sums = [crc32(joined[start : start + width]) for start in range(0, num_rows * width, width)]
+    return np.array(sums, np.uint32).reshape(num_images, num_views)
+
+
+def check_rows(file: StoreFile, keys: Keys, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `done` and whether the row is as it was written, for images `first` to `stop`.
+
+    Args:
+      file: the store.
+      keys: its keys.
+      first, stop: images.
+
+    Returns:
+      uint8 and bool, both `[images, num_views]`; a row that is not done is not as written.
+    """
+    # `done` is read before the rows: a writer at work sets it after them.
+    done = np.array(file.read("done", first, stop))
+    good = (done != NOT_DONE) & (done <= REFUSED)
+    if good.any():
+        sums = row_crc32(
+            hash_keys(keys.take(range(first, stop))),
+            file.read("content", first, stop),
+            [file.read(name, first, stop) for name in row_datasets(file)],
+        )
+        good &= sums == file.read("row_crc32", first, stop)
+    return done, good
+
+
+def images_at_a_time(file: StoreFile, num_bytes: int = 4 << 20) -> int:
+    """Returns how many images make up about `num_bytes`, in whole blocks."""
+    header = file.header
+    image_bytes = sum(file.entry_bytes(name) for name in row_datasets(file)) + 64
+    blocks = max(1, num_bytes // (image_bytes * header.images_per_block))
+    return blocks * header.images_per_block
+
+
+def count_settled(file: StoreFile) -> int:
+    """Returns how many rows are done or refused."""
+    step = max(1, (4 << 20) // file.header.num_views)
+    num_images = file.header.num_images
+    return sum(
+        int(np.count_nonzero(file.read("done", start, min(start + step, num_images))))
+        for start in range(0, num_images, step)
+    )
+
+
+def pack_summary(summary: dict[str, Any]) -> bytes:
+    """Returns the summary as stored: its length, its CRC-32, JSON, zeros."""
+    try:
+        text = json.dumps(summary, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"The summary of a store must be JSON: {error}.\n"
+            "Use texts, finite numbers, lists and dicts in it."
+        ) from error
+    if len(text) > SUMMARY_BYTES - SUMMARY_HEAD_BYTES:
+        raise OptionError(
+            f"The summary takes {len(text):,} bytes, and a store holds "
+            f"{SUMMARY_BYTES - SUMMARY_HEAD_BYTES:,}.\nLeave something out."
+        )
+    head = np.array([len(text), zlib.crc32(text)], "<u4").tobytes()
+    return (head + text).ljust(SUMMARY_BYTES, b"\0")
+
+
+def read_summary(file: StoreFile) -> dict[str, Any] | None:
+    """Returns the summary, or None where it has not been written yet.
+
+    Raises:
+      DamagedStoreError: it is neither.
+    """
+    packed = file.read("summary").tobytes()
+    if not packed[:SUMMARY_HEAD_BYTES].strip(b"\0"):
+        return None
+    length, checksum = np.frombuffer(packed[:SUMMARY_HEAD_BYTES], "<u4").tolist()
+    text = packed[SUMMARY_HEAD_BYTES : SUMMARY_HEAD_BYTES + length]
+    rest = packed[SUMMARY_HEAD_BYTES + length :]
+    if len(text) == length and zlib.crc32(text) == checksum and not rest.strip(b"\0"):
+        try:
+            summary = json.loads(text)
+        except (ValueError, RecursionError):
+            summary = None
+        if isinstance(summary, dict):
+            return summary
+    raise damaged(file.path, "its summary does not have its checksum")

@@ -1,0 +1,111 @@
+"""The skeleton: the HDF5 metadata of a store, made in memory and copied into place.
+
+    metadata = skeleton.build(header.to_attributes(), specs)
+    metadata.file_size                  # of the finished store
+    metadata.copy_to(descriptor)
+
+HDF5 itself never touches the file that becomes the store: on a full disk it ends the process with
+a segmentation fault. It writes into a sparse file in memory, whose few written kilobytes are
+copied once the store's own file has all its room.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from io import FileIO
+from typing import IO
+
+import h5py
+import numpy as np
+
+from streamkd.store import disk, userblock
+from streamkd.store.layout import DatasetSpec
+from streamkd.store.userblock import HDF5_SIGNATURE, USERBLOCK_BYTES
+
+# Every dataset starts a page of its own: a torn write to `done` can reach no static byte, and
+# rows are aligned for the memory map.
+_ALIGNMENT_BYTES = 4096
+
+
+class Skeleton:
+    """The metadata of a store that does not exist yet.
+
+    Attributes:
+      file_size: of the store, in bytes.
+      extents: first byte and number of bytes of each dataset.
+    """
+
+    def __init__(self, scratch: IO[bytes], extents: dict[str, tuple[int, int]]) -> None:
+        self._scratch = scratch
+        self.extents = extents
+        self.file_size = os.fstat(scratch.fileno()).st_size
+
+    def metadata_digest(self) -> str:
+        """Returns the digest of all bytes behind the userblock that lie in no dataset."""
+        return userblock.metadata_digest(self._read, self.file_size, self.extents)
+
+    def copy_to(self, descriptor: int) -> None:
+        """Writes the metadata to its place in a file of zeros."""
+        for start, end in userblock.metadata_ranges(self.file_size, self.extents):
+            disk.write_at(descriptor, self._read(start, end - start), start)
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._scratch.close()
+
+    def _read(self, offset: int, num_bytes: int) -> bytes:
+        return disk.read_at(self._scratch.fileno(), num_bytes, offset)
+
+
+def build(
+    attributes: Mapping[str, np.int64 | np.bytes_], specs: Mapping[str, DatasetSpec]
+) -> Skeleton:
+    """Returns the metadata of an HDF5 file with these root attributes and datasets."""
+    scratch = _scratch_file()
+    try:
+        file = _create_hdf5(scratch)
+        for name, value in attributes.items():
+            file.attrs.create(name, value)
+        extents = {name: _create_dataset(file.id, name, spec) for name, spec in specs.items()}
+        file.close()
+        head = disk.read_at(scratch.fileno(), 9, USERBLOCK_BYTES)
+        # Superblock 0 has no "open for writing" flag that a crash could leave behind.
+        assert head == HDF5_SIGNATURE + b"\0", f"HDF5 wrote another superblock: {head!r}"
+        return Skeleton(scratch, extents)
+    except BaseException:
+        scratch.close()
+        raise
+
+
+def _scratch_file() -> IO[bytes]:
+    """Returns an unnamed file; of its terabytes only what is written takes room."""
+    if hasattr(os, "memfd_create"):
+        return FileIO(os.memfd_create("streamkd"), "r+")
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _create_hdf5(scratch: IO[bytes]) -> h5py.File:
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_userblock(USERBLOCK_BYTES)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, scratch)
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
+    access.set_alignment(1, _ALIGNMENT_BYTES)
+    name = repr(scratch).encode("ascii", "replace")
+    return h5py.File(h5py.h5f.create(name, h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+
+
+def _create_dataset(file: h5py.h5f.FileID, name: str, spec: DatasetSpec) -> tuple[int, int]:
+    """Creates a dataset and returns its extent; nothing of it is written."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # or two equal stores would differ in their dates
+    kind = h5py.h5t.py_create(np.dtype(spec.dtype))
+    space = h5py.h5s.create_simple(spec.shape)
+    dataset = h5py.h5d.create(file, name.encode(), kind, space, dcpl=properties)
+    # An empty dataset has no place; HDF5 gives an offset that means nothing.
+    return (dataset.get_offset(), spec.num_bytes) if spec.num_bytes else (0, 0)

@@ -1,0 +1,201 @@
+"""Verification: whether a store is sound, without the teacher.
+
+    report = verify_store("teacher.h5")
+    report.sound, report.problems       # [{"key": b"cat/1.png", "view": 0, "reason": "…"}]
+
+Everything that has a digest or a checksum is compared with it. With `digests`, which the caller
+computes from the image files, every image is compared with what the teacher saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import OptionError
+from streamkd.keys import Keys, hash_keys
+from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS, DamagedStoreError
+from streamkd.store.opening import StoreFile
+from streamkd.store.rows import check_rows, count_settled, images_at_a_time, read_summary
+
+_MAX_LISTED = 100
+
+Digests = Callable[[Keys], tuple[np.ndarray, np.ndarray]]
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass
+class VerifyReport:
+    """What `verify_store` found.
+
+    Attributes:
+      rows_checked: rows compared with their checksums.
+      rows_done, rows_total: of the store; rows that were refused count as done.
+      num_problems: all of them.
+      problems: the first 100, as dicts: `key` (bytes or None), `view` (int or None), `reason`.
+    """
+
+    rows_checked: int = 0
+    rows_done: int = 0
+    rows_total: int = 0
+    num_problems: int = 0
+    problems: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the store is finished and nothing is wrong with it."""
+        return self.num_problems == 0
+
+    def add(self, reason: str, *, key: bytes | None = None, view: int | None = None) -> None:
+        """Counts a problem, and lists it if there are not too many."""
+        self.num_problems += 1
+        if len(self.problems) < _MAX_LISTED:
+            self.problems.append({"key": key, "view": view, "reason": reason})
+
+
+def verify_store(
+    path: str | os.PathLike[str],
+    *,
+    digests: Digests | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Returns whether a store is sound; an unfinished one is not.
+
+    Args:
+      path: of the store.
+      digests: given `Keys`, returns the digests of the files' bytes now, uint64 `[N]`, and bool
+        `[N]`, whether the file was found; asked in key order, some thousand keys at a time.
+      sample: check about this many rows, in blocks drawn by `seed`; by default all.
+      seed: of the sample.
+      progress: called with the rows checked so far and the rows to check.
+
+    Raises:
+      StoreError: no such file, or no store at all. A damaged store is an answer, not an error.
+    """
+    if sample is not None and sample < 1:
+        raise OptionError(f"--sample is {sample}; it must be a positive number of rows.")
+    report = VerifyReport()
+    try:
+        file = StoreFile(path)
+    except DamagedStoreError as error:
+        report.add(str(error))
+        return report
+    with file:
+        report.rows_total, report.rows_done = file.header.num_rows, count_settled(file)
+        keys = _check_static(file, report)
+        _check_summary(file, report)
+        if keys is not None:
+            _check_rows(file, keys, report, digests, _ranges(file, sample, seed), progress)
+    return report
+
+
+def _check_static(file: StoreFile, report: VerifyReport) -> Keys | None:
+    """Returns the keys if they can be relied on to name rows."""
+    for name in STATIC_DATASETS:
+        try:
+            file.check_static(name)
+        except DamagedStoreError as error:
+            report.add(str(error))
+    keys = file.read_keys()
+    for what, entries in (("key", keys), ("class", _class_names(file))):
+        offsets = entries.offsets
+        if offsets[0] or offsets[-1] != len(entries.data) or (offsets[1:] < offsets[:-1]).any():
+            report.add(f"the {what} offsets do not divide the {what} bytes")
+            return None
+    invalid, disorder = keys.first_invalid(), keys.first_disorder()
+    if invalid is not None:
+        report.add(f"the key {invalid[1]}", key=keys[invalid[0]])
+        return None  # a key that leads out of the directory must not reach `digests`
+    if disorder is not None:
+        report.add("the key is not behind the one before it", key=keys[disorder])
+    hashes = hash_keys(keys)
+    order = np.argsort(hashes, kind="stable")
+    if not np.array_equal(file.read("key_hash"), hashes[order]):
+        report.add("the key index does not hold the hashes of the keys")
+    elif not np.array_equal(file.read("key_row"), order.astype(np.uint64)):
+        report.add("the key index does not lead to the keys")
+    labels, num_classes = file.read("labels"), len(_class_names(file)) or file.header.num_classes
+    wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
+    if len(wrong):
+        report.add(f"label {labels[wrong[0]]} of {num_classes:,} classes", key=keys[wrong[0]])
+    return keys
+
+
+def _class_names(file: StoreFile) -> Keys:
+    return Keys(file.read("class_bytes"), file.read("class_offsets"))
+
+
+def _check_summary(file: StoreFile, report: VerifyReport) -> None:
+    """Reports a store that is unfinished, with how much is missing."""
+    try:
+        if read_summary(file) is None:
+            missing = report.rows_total - report.rows_done
+            report.add(
+                f"the store is unfinished: {missing:,} of {report.rows_total:,} rows are missing; "
+                "run the same `streamkd teach` again to continue"
+            )
+    except DamagedStoreError as error:
+        report.add(str(error))
+
+
+def _ranges(file: StoreFile, sample: int | None, seed: int) -> list[tuple[int, int]]:
+    """Returns the images to check, as pieces of some megabytes: all, or a sample of blocks."""
+    num_images, step = file.header.num_images, images_at_a_time(file)
+    if sample is not None and sample < file.header.num_rows:
+        step = file.header.images_per_block
+        wanted = -(-sample // file.header.block_rows)
+        drawn = np.random.default_rng(seed).choice(file.header.num_blocks, wanted, replace=False)
+        starts: Iterator[int] = iter((np.sort(drawn) * step).tolist())
+    else:
+        starts = iter(range(0, num_images, step))
+    return [(start, min(start + step, num_images)) for start in starts]
+
+
+def _check_rows(
+    file: StoreFile,
+    keys: Keys,
+    report: VerifyReport,
+    digests: Digests | None,
+    ranges: list[tuple[int, int]],
+    progress: Progress | None,
+) -> None:
+    """Reports rows that are not as they were written, and images that changed since."""
+    to_check = sum(stop - first for first, stop in ranges) * file.header.num_views
+    unfinished = not file.read("summary").any()  # then missing rows are one problem, not many
+    for first, stop in ranges:
+        done, good = check_rows(file, keys, first, stop)
+        bad = ~good & ((done != NOT_DONE) | (not unfinished))
+        for image, view in np.argwhere(bad):
+            report.add(_row_fault(int(done[image, view])), key=keys[first + image], view=int(view))
+        if digests is not None:
+            intact = np.flatnonzero(good.any(axis=1)) + first
+            _compare_images(report, digests, keys.take(intact), file.read("content")[intact])
+        report.rows_checked += int(np.count_nonzero(done))
+        if progress is not None:
+            progress(report.rows_checked, to_check)
+
+
+def _row_fault(done: int) -> str:
+    if done == NOT_DONE:
+        return "the row is missing in a store that says it is finished"
+    if done not in (DONE, REFUSED):
+        return f"`done` is {done}, which means nothing"
+    return "the row does not have its checksum"
+
+
+def _compare_images(
+    report: VerifyReport, digests: Digests, keys: Keys, content: np.ndarray
+) -> None:
+    """Reports images whose bytes are not those that the teacher saw."""
+    if not len(keys):
+        return
+    now, found = digests(keys)
+    for index in np.flatnonzero(~np.asarray(found, bool) | (now != content)).tolist():
+        changed = "the image was changed since the teacher saw it"
+        report.add(changed if found[index] else "the image has vanished", key=keys[index])

@@ -1,0 +1,1 @@
+"""Images and stored logits, joined by key, in any order, by the batch."""

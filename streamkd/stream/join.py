@@ -1,0 +1,224 @@
+"""The join: pairs images with stored logits by key, and refuses before the first batch.
+
+    stream = join(images, store, image_size=(160, 160), batch_size=128, seed=1)
+
+Checked here: class names agree by name, every image has its rows, and the teacher's accuracy on
+some joined rows is that of the teacher pass. Checked on every batch: the content digest of the
+bytes just read equals the stored one. An image whose key the store does not know is looked up by
+its content, so that renamed and moved files keep their logits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+
+import numpy as np
+
+from streamkd import options as options_module
+from streamkd.errors import MissingLogitsError, OptionError, UnfinishedStoreError, readable_key
+from streamkd.images.classes import renumber
+from streamkd.images.digest import digest_files
+from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.options import ImageOptions
+from streamkd.progress import image_progress
+from streamkd.store.reader import LogitStore, open_store
+from streamkd.stream.stream import Stream
+
+MISSING = ("raise", "drop")
+# Enough rows to see a wrong pairing at once, few enough to be read in a moment.
+ACCURACY_ROWS = 4096
+
+
+def join(
+    images: Manifest,
+    store: LogitStore | str | os.PathLike | None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    shuffle: bool = True,
+    color_mode: str | None = None,
+    interpolation: str | None = None,
+    crop_to_aspect_ratio: bool | None = None,
+    pad_to_aspect_ratio: bool | None = None,
+    missing: str = "raise",
+    progress: bool = True,
+) -> Stream:
+    """Returns the stream of images joined with their stored logits.
+
+    Args:
+      images: the transfer set.
+      store: a store, its path, or None for a stream of labels alone.
+      image_size: (height, width) that the student sees; by default what the teacher saw.
+      batch_size: images a batch; every batch has this size, straddling epochs.
+      seed: of the order, 0 to 2**32 - 1.
+      shuffle: False for the manifest's order.
+      color_mode: by default as the teacher saw them ('rgb' without a store).
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: part of what the teacher saw; with
+        a store they can only be repeated.
+      missing: 'raise' refuses images without logits, 'drop' leaves them out and warns.
+      progress: show progress where files have to be read to find renamed ones.
+
+    Raises:
+      ClassNamesError: a class of the images is not one of the teacher's.
+      MissingLogitsError: an image has no logits; the first is named.
+      UnfinishedStoreError: the teacher pass has not come to its end.
+      OptionError: options that do not fit.
+    """
+    options_module.check_choice("missing", missing, MISSING)
+    if isinstance(store, str | os.PathLike):
+        store = open_store(store)
+    given = {
+        "interpolation": interpolation,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "pad_to_aspect_ratio": pad_to_aspect_ratio,
+    }
+    options = image_options(store, image_size, color_mode, given)
+    if store is None:
+        rows, labels, class_names = _without_store(images)
+    else:
+        images, rows = find_rows(images, store, missing, progress)
+        class_names = store.class_names or None
+        labels = renumber(images.labels, images.class_names, class_names, "the store")
+        _check_accuracy(labels, rows, store)
+    _check_batch_size(batch_size, seed, len(images))
+    return Stream(
+        images,
+        store,
+        rows=rows,
+        labels=labels,
+        class_names=class_names,
+        num_classes=store.num_classes if store is not None else len(class_names or []),
+        options=options,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+    )
+
+
+def image_options(
+    store: LogitStore | None,
+    image_size: tuple[int, int] | None,
+    color_mode: str | None,
+    given: dict,
+) -> ImageOptions:
+    """Returns how the student's images are read: as the teacher's were, at the student's size."""
+    if store is None:
+        if image_size is None:
+            raise OptionError(
+                "A stream without a store needs to know the size of its images.\n"
+                "Add image_size=(height, width); on the command line --image-size HEIGHTxWIDTH."
+            )
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return ImageOptions(image_size=image_size, color_mode=color_mode or "rgb", **chosen)
+    taught = ImageOptions.from_dict(store.header.images)
+    for name, value in given.items():
+        if value is not None and value != getattr(taught, name):
+            raise OptionError(
+                f"{name} is {value!r}, and the teacher saw images made with "
+                f"{getattr(taught, name)!r} (store {store.path}).\n"
+                f"Leave {name} out: the student sees what the teacher saw."
+            )
+    return ImageOptions(
+        image_size=image_size or taught.image_size,
+        color_mode=color_mode or taught.color_mode,
+        interpolation=taught.interpolation,
+        crop_to_aspect_ratio=taught.crop_to_aspect_ratio,
+        pad_to_aspect_ratio=taught.pad_to_aspect_ratio,
+    )
+
+
+def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    if images.class_names is None:
+        raise OptionError(
+            "These images have neither labels nor logits, so that there is nothing to learn.\n"
+            "Give a store (`--store`), or images in one folder a class."
+        )
+    return np.full(len(images), -1, np.int64), images.labels, images.class_names
+
+
+def find_rows(
+    images: Manifest, store: LogitStore, missing: str, progress: bool
+) -> tuple[Manifest, np.ndarray]:
+    """Returns the images that have logits, and the row of each: by key, else by content.
+
+    Args and errors: as in `join`.
+
+    Returns:
+      the images, and int64 `[num_images]`, the row of each image's view 0.
+    """
+    if not store.finished:
+        raise UnfinishedStoreError(
+            f"The store {store.path} is unfinished: {store.rows_done:,} of {store.rows_total:,} "
+            "rows are done.\nRun the same `streamkd teach` command again; it goes on."
+        )
+    found = store.images_of_keys(images.keys)
+    unknown = np.flatnonzero(found < 0)
+    if len(unknown):
+        with image_progress(len(unknown), 0, "finding renamed files", progress) as bar:
+            contents, readable = digest_files(images.paths(unknown), progress=bar.update)
+        by_content = store.images_of_content(contents)
+        found[unknown] = np.where(readable, by_content, -1)
+    absent = np.flatnonzero(found < 0)
+    if len(absent) and missing == "raise":
+        _refuse_missing(images, store, absent)
+    if len(absent):
+        warnings.warn(
+            f"{len(absent):,} of {len(images):,} images have no logits and are left out; "
+            f"the first is {readable_key(images.keys[absent[0]])!r}.",
+            stacklevel=3,
+        )
+        kept = np.flatnonzero(found >= 0)
+        images, found = images.select(kept), found[kept]
+    return images, found * store.num_views
+
+
+def _refuse_missing(images: Manifest, store: LogitStore, absent: np.ndarray) -> None:
+    first = int(absent[0])
+    root = os.fsdecode(images.root)
+    raise MissingLogitsError(
+        f"{len(absent):,} of {len(images):,} images have no logits in the store.\n"
+        f"  images: {root} ({len(images):,} images, fingerprint {images.fingerprint[:8]})\n"
+        f"  store:  {store.path} ({store.num_images:,} images, fingerprint "
+        f"{store.header.fingerprint[:8]})\n"
+        f"  first without logits: {readable_key(images.keys[first])!r}, image {first}\n"
+        f"Teach a store of these images: `streamkd teach {root} --teacher … --out NEW.h5`; or "
+        "leave the images out: `--missing drop`.",
+        key=images.keys[first],
+    )
+
+
+def _check_accuracy(labels: np.ndarray, rows: np.ndarray, store: LogitStore) -> None:
+    """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
+
+    Five standard deviations and two points of tolerance: a part of the images, such as one side
+    of a split, may be a little easier or harder than the whole.
+    """
+    taught = store.summary.get("teacher_accuracy")
+    labelled = np.flatnonzero(labels != UNLABELLED)
+    if taught is None or not len(labelled):
+        return
+    picked = labelled[:: max(1, len(labelled) // ACCURACY_ROWS)][:ACCURACY_ROWS]
+    answers = store.gather(rows[picked]).argmax(axis=1)
+    joined = float(np.mean(answers == labels[picked]))
+    tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
+    if abs(joined - taught) > tolerance:
+        warnings.warn(
+            f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
+            f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
+            f"since? `streamkd verify {store.path} --images {{directory}}` compares.",
+            stacklevel=3,
+        )
+
+
+def _check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
+    options_module.check_positive("batch_size", batch_size)
+    if batch_size > num_images:
+        raise OptionError(
+            f"batch_size is {batch_size}, and there are {num_images} images.\n"
+            f"Give a batch size of at most {num_images}: `--batch-size {num_images}`."
+        )
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"seed is {seed!r}; it must lie between 0 and 4294967295.")

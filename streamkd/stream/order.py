@@ -1,0 +1,54 @@
+"""The order of the images: a batch is a pure function of seed and step.
+
+Epoch after epoch, the images are laid end to end, each epoch in an order of its own; batch `step`
+is the piece from `step * batch_size` on. So batches straddle epochs and keep one static shape,
+any step can be entered directly, and no shuffle buffer holds anything.
+
+The order within an epoch is a stateless bijection of 0 .. num_images - 1, TensorFlow's random index
+shuffle: a true global shuffle with no memory.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# `tf.random.experimental.index_shuffle` runs 4 rounds of its cipher on the seed as it is. With
+# seeds that differ by one, as epochs do, two orders of 60,000 images are then correlated (10 to 26
+# standard deviations from none). From 8 rounds on a hashed seed they are not; 12 cost no more.
+ROUNDS = 12
+
+
+def indices_of_batch(
+    step: tf.Tensor, *, num_images: int, batch_size: int, seed: int, shuffle: bool
+) -> tf.Tensor:
+    """Returns the images of one batch, int64 `[batch_size]`, for a step (int64 scalar).
+
+    Needs batch_size <= num_images, so that a batch lies in two epochs at most.
+    """
+    positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    within = positions % num_images
+    if not shuffle:
+        return within
+    first_epoch = positions[0] // num_images
+    seeds = tf.where(
+        (positions // num_images == first_epoch)[:, None],
+        _seed_of_epoch(seed, first_epoch),
+        _seed_of_epoch(seed, first_epoch + 1),
+    )
+    return tf.raw_ops.RandomIndexShuffle(
+        index=within,
+        seed=seeds,
+        max_index=tf.constant(num_images - 1, tf.int64),
+        rounds=ROUNDS,
+    )
+
+
+def _seed_of_epoch(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """Returns the three words that the shuffle takes, uint32 `[3]`: a hash of seed and epoch."""
+    words = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.stateless_uniform([3], words, minval=None, maxval=None, dtype=tf.uint32)
+
+
+def end_of_epoch(epoch: int, *, num_images: int, batch_size: int) -> int:
+    """Returns the first step after `epoch` epochs: every image was seen that often by then."""
+    return -(-epoch * num_images // batch_size)

@@ -1,0 +1,149 @@
+"""The stream: images and their stored logits, batch after batch, from any step on.
+
+    stream = join(images, store, image_size=(160, 160), batch_size=128, seed=1)
+    for pixels, targets, weights in stream.dataset():
+        targets["teacher_logits"]
+
+A batch is `(images, targets, sample_weight)` with
+  images          float32 `[batch, height, width, channels]`, 0 to 255
+  labels          int32   `[batch, 2]`, the image's and its mixing partner's; -1 is no label
+  label_shares    float32 `[batch, 2]`, how much of the label loss each of them gets
+  teacher_logits  float32 `[batch, num_classes]`; absent in a stream without a store
+  rows            int64   `[batch]`, rows of the store; -1 where there is none
+  sample_weight   float32 `[batch]`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd.images.decode import read_batch
+from streamkd.images.manifest import Manifest
+from streamkd.options import ImageOptions
+from streamkd.store.reader import LogitStore
+from streamkd.stream import batches, order
+
+
+class Stream:
+    """Joined images in an order that is a pure function of seed and step; made by `join`.
+
+    Attributes:
+      images: the manifest.
+      store: the logit store, or None in a stream of labels alone.
+      class_names: the classes in the order of the logits, or None.
+      num_classes: their number.
+      options: how files become pixels.
+      batch_size, seed, shuffle: as given to `join`.
+    """
+
+    def __init__(
+        self,
+        images: Manifest,
+        store: LogitStore | None,
+        *,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        class_names: list[str] | None,
+        num_classes: int,
+        options: ImageOptions,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
+        self.images = images
+        self.store = store
+        self.rows = rows
+        self.labels = labels
+        self.class_names = class_names
+        self.num_classes = num_classes
+        self.options = options
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    def end_of_epoch(self, epoch: int) -> int:
+        """Returns the number of steps after which every image was seen `epoch` times."""
+        return order.end_of_epoch(epoch, num_images=self.num_images, batch_size=self.batch_size)
+
+    def dataset(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
+        """Returns the batches of the steps `start` to `stop` (without end where None)."""
+        last = np.iinfo(np.int64).max if stop is None else stop
+        dataset = tf.data.Dataset.range(start, last).map(self._look_up)
+        return dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+            tf.data.AUTOTUNE
+        )
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+        """Yields the batches of `dataset`; a file that fails is named in the error.
+
+        Raises:
+          ChangedImageError: a file is not the one the teacher answered.
+          BadImageError: a file cannot be decoded.
+        """
+        return batches.named_errors(
+            iter(self.dataset(start, stop)),
+            self.images,
+            self.options,
+            lambda number: self.indices(start + number),
+        )
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the images of one step, int64 `[batch]`, as positions in the manifest."""
+        return self._indices(tf.constant(step, tf.int64)).numpy()
+
+    def _indices(self, step: tf.Tensor) -> tf.Tensor:
+        return order.indices_of_batch(
+            step,
+            num_images=self.num_images,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+        )
+
+    def _look_up(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what is known of a batch before any file is read."""
+        types = {"paths": tf.string, "labels": tf.int32, "rows": tf.int64}
+        if self.store is not None:
+            types |= {"contents": tf.uint64, "teacher_logits": tf.float32}
+        values = tf.numpy_function(self._gather, [self._indices(step)], list(types.values()))
+        found = dict(zip(types, values, strict=True))
+        for name, value in found.items():
+            width = [self.num_classes] if name == "teacher_logits" else []
+            value.set_shape([self.batch_size, *width])
+        return found
+
+    def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
+        rows = self.rows[indices]
+        paths = np.array(self.images.paths(indices), object)
+        found = [paths, self.labels[indices], rows]
+        if self.store is not None:
+            contents = self.store.content_of(rows // self.store.num_views)
+            found += [contents, self.store.gather(rows)]
+        return found
+
+    def _read(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        pixels, contents = read_batch(found["paths"], self.options)
+        if self.store is not None:
+            check = batches.check_contents(
+                self.images, found["paths"], contents, found["contents"], found["rows"]
+            )
+            with tf.control_dependencies([check]):
+                pixels = tf.identity(pixels)
+        labels = found["labels"]
+        whole = tf.ones([self.batch_size], tf.float32)
+        targets = {
+            "labels": tf.stack([labels, labels], axis=1),
+            "label_shares": tf.stack([whole, tf.zeros_like(whole)], axis=1),
+            "rows": found["rows"],
+        }
+        if self.store is not None:
+            targets["teacher_logits"] = found["teacher_logits"]
+        return pixels, targets, whole

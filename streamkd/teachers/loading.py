@@ -1,0 +1,58 @@
+"""Opens a teacher: a saved model, a model in memory, or any callable.
+
+teacher = load_teacher("teacher.keras", preprocess="ResNet50")
+teacher = load_teacher(model)
+teacher = load_teacher(lambda images: service.logits(images), name="mystery")
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from streamkd import keras_family
+from streamkd.errors import TeacherError
+from streamkd.teachers.teacher import Teacher
+
+
+def load_teacher(
+    source: Any,
+    *,
+    preprocess: str = "none",
+    output: str = "auto",
+    drop_output: int | None = None,
+    name: str | None = None,
+    trust: bool = False,
+) -> Teacher:
+    """Returns a `Teacher`.
+
+    Args:
+      source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
+        float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, or a
+        `Teacher`, which is returned as it is.
+      preprocess: what is done to pixels (0 to 255) first; see `streamkd.images.preprocessing`.
+      output: what it answers with: 'logits', 'probabilities', 'log-probabilities' or 'auto'.
+      drop_output: number of an output that is no class, such as background.
+      name: what to call it; by default the file's or the function's name.
+      trust: allow a file that runs code on loading.
+
+    Raises:
+      TeacherError: it cannot be loaded or is nothing of the kind.
+    """
+    if isinstance(source, Teacher):
+        return source
+    options = {"preprocess": preprocess, "output": output, "drop_output": drop_output}
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        model = keras_family.load_model(path, trust=trust)
+        return Teacher.from_model(model, name=name or path.name, **options)
+    if keras_family.family_name(source) is not None:
+        return Teacher.from_model(source, name=name or source.name, **options)
+    if callable(source):
+        own_name = getattr(source, "__qualname__", type(source).__qualname__)
+        return Teacher.from_callable(source, name=name or own_name, **options)
+    raise TeacherError(
+        f"A teacher cannot be made of {type(source).__name__}.\n"
+        "Give the path of a `.keras` file, a Keras model, or a callable: images -> logits."
+    )

@@ -1,0 +1,55 @@
+"""What a model answers with, judged by its answers: logits, probabilities or log-probabilities.
+
+Used where the layers cannot be inspected: callables and subclassed models. Only the shape of the
+numbers is judged; the user's word (`--teacher-output`) always goes before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamkd.errors import TeacherError
+
+KINDS = ("logits", "probabilities", "log-probabilities")
+# Rows of float32 probabilities sum to 1 within a few rounding steps; float16 needs more.
+SUM_TOLERANCE = 2e-3
+# The least probability whose logarithm is kept; that of float32 softmax outputs of 0.
+LEAST_PROBABILITY = 1e-7
+
+
+def output_kind(answers: np.ndarray) -> str:
+    """Returns one of `KINDS` for some answers, float32 `[batch, num_classes]`.
+
+    Raises:
+      TeacherError: the answers lie between 0 and 1 but do not sum to 1, which may be sigmoid
+        outputs or small logits; a guess would be wrong for one of the two.
+    """
+    answers = np.asarray(answers, np.float64)
+    if answers.size == 0:
+        return "logits"
+    if answers.min() >= 0 and answers.max() <= 1 + SUM_TOLERANCE:
+        if np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE):
+            return "probabilities"
+        raise TeacherError(
+            "The teacher's answers lie between 0 and 1 but do not sum to 1 "
+            f"(the first sums to {answers[0].sum():.3f}), so that they may be sigmoid outputs or "
+            "logits.\nSay which: `--teacher-output logits` or `--teacher-output probabilities`."
+        )
+    if answers.max() <= SUM_TOLERANCE and np.allclose(
+        np.exp(answers).sum(axis=1), 1, atol=SUM_TOLERANCE
+    ):
+        return "log-probabilities"
+    return "logits"
+
+
+def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
+    """Returns float32 logits `[batch, num_classes]` for answers of one of `KINDS`.
+
+    The logarithm of a probability is a logit up to a number that is the same for all classes,
+    and softmax ignores that number at every temperature; so nothing is lost but the digits that
+    the probability itself had lost.
+    """
+    answers = np.asarray(answers, np.float32)
+    if kind == "probabilities":
+        return np.log(np.maximum(answers, np.float32(LEAST_PROBABILITY)))
+    return answers

@@ -1,0 +1,169 @@
+"""The teacher: images in, logits out, and an identity that the store keeps.
+
+teacher = Teacher.from_model(model, name="teacher.keras")
+teacher = Teacher.from_callable(answer, name="mystery")
+logits = teacher(images)       # float32 [batch, height, width, channels], 0 to 255
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import TeacherError
+from streamkd.images import preprocessing as preprocessing_module
+from streamkd.images.preprocessing import Preprocessing
+from streamkd.options import check_choice
+from streamkd.teachers import heads, probing
+
+OUTPUTS = ("auto", *probing.KINDS)
+
+
+class Teacher:
+    """Anything that answers images with logits.
+
+    Attributes:
+      name: what the store and the messages call it.
+      output_kind: one of `probing.KINDS`, or 'auto' until the first answers have been seen.
+      num_outputs: number of outputs, or None where only the first answer tells.
+      image_size: (height, width) that it needs, or None where any will do.
+      num_channels: channels it needs, or None.
+      weights_digest: digest of its weights, or None for a callable.
+      dropped_output: number of an output that is no class, or None.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Any], Any],
+        *,
+        name: str,
+        output: str = "auto",
+        preprocess: str = "none",
+        removed: str | None = None,
+        num_outputs: int | None = None,
+        image_size: tuple[int, int] | None = None,
+        num_channels: int | None = None,
+        weights_digest: str | None = None,
+        drop_output: int | None = None,
+    ) -> None:
+        check_choice("--teacher-output", output, OUTPUTS)
+        self.answer = answer
+        self.name = name
+        self.output_kind = output
+        self.preprocess = preprocess
+        self.removed = removed
+        self.num_outputs = num_outputs
+        self.image_size = image_size
+        self.num_channels = num_channels
+        self.weights_digest = weights_digest
+        self.dropped_output = drop_output
+        self._preprocessing: Preprocessing | None = None
+
+    @classmethod
+    def from_model(cls, model: Any, *, name: str, **options: Any) -> Teacher:
+        """Returns a teacher that runs a Keras model without its last softmax or sigmoid."""
+        logits = heads.logits_model(model)
+        output = options.pop("output", "auto")
+        if output == "auto" and logits.inspected:
+            output = "logits"
+        shape = _shape_of(model, "input_shape")
+        outputs = _shape_of(model, "output_shape")
+        return cls(
+            _compiled(logits.model),
+            name=name,
+            output=output,
+            removed=logits.removed,
+            num_outputs=outputs[-1] if outputs and len(outputs) == 2 else None,
+            image_size=_image_size(shape),
+            num_channels=shape[3] if shape is not None and len(shape) == 4 else None,
+            weights_digest=digest_of_weights(model.weights),
+            **options,
+        )
+
+    @classmethod
+    def from_callable(cls, answer: Callable[[Any], Any], *, name: str, **options: Any) -> Teacher:
+        """Returns a teacher that calls `answer(images)`: float32 arrays in, an array out."""
+        return cls(lambda images: answer(np.asarray(images)), name=name, **options)
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Returns logits, float32 `[batch, num_classes]`, for pixels from 0 to 255.
+
+        Args:
+          images: float32 `[batch, height, width, channels]`.
+
+        Raises:
+          TeacherError: the answers are not one row of numbers an image.
+        """
+        if self._preprocessing is None:
+            self._preprocessing = preprocessing_module.parse(self.preprocess, images.shape[-1])
+        answers = np.asarray(self.answer(self._preprocessing(images)), np.float32)
+        if answers.ndim != 2 or len(answers) != len(images) or answers.shape[1] < 2:
+            raise TeacherError(
+                f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
+                f"{list(answers.shape)}.\nIt must answer with [batch, num_classes], one row an "
+                "image and at least two classes."
+            )
+        if self.output_kind == "auto":
+            self.output_kind = probing.output_kind(answers)
+        logits = probing.to_logits(answers, self.output_kind)
+        return logits if self.dropped_output is None else self._without_dropped(logits)
+
+    def _without_dropped(self, logits: np.ndarray) -> np.ndarray:
+        num_outputs = logits.shape[1]
+        if not 0 <= self.dropped_output < num_outputs:  # type: ignore[operator]
+            raise TeacherError(
+                f"--drop-output is {self.dropped_output}, and the teacher {self.name!r} has the "
+                f"outputs 0 to {num_outputs - 1}."
+            )
+        return np.delete(logits, self.dropped_output, axis=1)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what the store keeps of the teacher; equal for equal teachers."""
+        return {
+            "name": self.name,
+            "weights": self.weights_digest,
+            "output": self.output_kind,
+            "removed": self.removed,
+            "preprocess": self.preprocess,
+            "dropped_output": self.dropped_output,
+        }
+
+
+def digest_of_weights(weights: Any) -> str:
+    """Returns a digest of the shapes and values of a model's weights, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in weights:
+        values = np.ascontiguousarray(np.asarray(weight))
+        digest.update(f"{values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _compiled(model: Any) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def answer(images: Any) -> Any:
+        return tf.cast(model(images, training=False), tf.float32)
+
+    return answer
+
+
+def _shape_of(model: Any, attribute: str) -> tuple | None:
+    """Returns a model's input or output shape; None where it has none yet, or several."""
+    try:
+        shape = getattr(model, attribute, None)
+    except (AttributeError, RuntimeError, ValueError):
+        return None
+    return (
+        shape if isinstance(shape, tuple) and all(not isinstance(n, tuple) for n in shape) else None
+    )
+
+
+def _image_size(shape: tuple | None) -> tuple[int, int] | None:
+    if shape is None or len(shape) != 4 or shape[1] is None or shape[2] is None:
+        return None
+    return int(shape[1]), int(shape[2])

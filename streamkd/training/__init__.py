@@ -1,0 +1,1 @@
+"""The GradientTape loop: step, epochs, checkpoints, logs."""

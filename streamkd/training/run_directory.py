@@ -1,0 +1,103 @@
+"""The run directory: student.keras, metrics.csv, config.json and checkpoints/.
+
+config.json says what the run was made of; a resumed run is held against it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from streamkd.errors import OutputError, ResumeError
+from streamkd.training.checkpoint import write_atomically
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "loss",
+    "label_loss",
+    "distillation_loss",
+    "accuracy",
+    "agreement",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "images_per_second",
+)
+# Kept for the reader, and allowed to differ when a run goes on.
+INFORMATIVE = ("versions", "class_names")
+
+
+class RunDirectory:
+    """The files of one training run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.student = self.path / "student.keras"
+
+    def prepare(self) -> None:
+        """Makes the directory.
+
+        Raises:
+          OutputError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"The run directory {self.path} cannot be written: {error.strerror}.\n"
+                "Give another `--out`."
+            ) from error
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Refuses to go on with a run that was started with something else.
+
+        Raises:
+          ResumeError: names the first thing that differs, and both sides.
+        """
+        path = self.path / "config.json"
+        if not path.exists():
+            return
+        old = json.loads(path.read_text())
+        new = json.loads(json.dumps(config))
+        for name in sorted({*old, *new} - set(INFORMATIVE)):
+            if old.get(name) != new.get(name):
+                raise ResumeError(
+                    f"The run {self.path} was started with another {name}.\n"
+                    f"  run: {json.dumps(old.get(name))[:300]}\n"
+                    f"  now: {json.dumps(new.get(name))[:300]}\n"
+                    "Give what it was started with, start again with `--no-resume`, or give "
+                    "another `--out`."
+                )
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+
+    def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
+        """Writes metrics.csv, one line an epoch; numbers that are not known stay empty."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(epochs)
+        write_atomically(self.path / "metrics.csv", text.getvalue())
+
+    def save_student(self, student: Any) -> None:
+        """Writes student.keras whole, the user's own model with the weights of now."""
+        temporary = self.path / ".student.tmp.keras"
+        student.save(temporary)
+        temporary.replace(self.student)
+
+
+def read_class_names(model: str | Path) -> list[str] | None:
+    """Returns the classes of a run directory's student; None for a bare model file."""
+    path = Path(model) / "config.json"
+    if not path.exists():
+        return None
+    return json.loads(path.read_text()).get("class_names")

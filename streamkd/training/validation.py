@@ -1,0 +1,70 @@
+"""The student's accuracy and label loss on a validation directory, epoch after epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd.errors import OptionError
+from streamkd.images.classes import renumber
+from streamkd.images.manifest import Manifest
+from streamkd.losses.distillation import label_loss
+from streamkd.options import ImageOptions
+from streamkd.stream.batches import evaluation_batches, named_errors
+
+
+class Validation:
+    """Labelled images that the student is tried on after every epoch.
+
+    Args:
+      model: answers images with logits.
+      images: labelled images; their classes are matched by name.
+      class_names: the classes in the order of the logits.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        images: Manifest,
+        *,
+        class_names: list[str] | None,
+        options: ImageOptions,
+        batch_size: int,
+    ) -> None:
+        if images.class_names is None:
+            raise OptionError(
+                f"The validation images {images!r} have no labels.\n"
+                "Give a directory with one folder of images a class."
+            )
+        classes = class_names or images.class_names
+        labels = renumber(images.labels, images.class_names, classes, "the student")
+        self.images = images
+        self.options = options
+        self.batch_size = min(batch_size, len(images))
+        self.labels = tf.constant(labels)
+        self.batches = evaluation_batches(images, options, self.batch_size)
+        self._sums = tf.function(lambda *batch: _sums(model, self.labels, *batch))
+
+    def run(self) -> dict[str, float]:
+        """Returns `val_loss` (cross-entropy at temperature 1, in nats) and `val_accuracy`."""
+        total = np.zeros(3)
+        batches = named_errors(iter(self.batches), self.images, self.options, self._indices)
+        for images, indices, weights in batches:
+            total += self._sums(images, indices, weights).numpy()
+        return {"val_loss": total[0] / total[2], "val_accuracy": total[1] / total[2]}
+
+    def _indices(self, number: int) -> np.ndarray:
+        start = number * self.batch_size
+        return np.arange(start, min(start + self.batch_size, len(self.images)))
+
+
+def _sums(
+    model: Any, all_labels: tf.Tensor, images: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
+) -> tf.Tensor:
+    logits = tf.cast(model(images, training=False), tf.float32)
+    labels = tf.gather(all_labels, indices)
+    losses = label_loss(labels[:, None], tf.ones_like(weights)[:, None], logits)
+    correct = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
+    return tf.stack([tf.reduce_sum(weights * x) for x in (losses, correct, tf.ones_like(weights))])
