@@ -216,21 +216,21 @@ def kill_in_the_middle(real: Callable[..., Any], *args: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at_every_call(directory: Path, num_images: int) -> list[tuple[Path, list[int]]]:
-    """Teaches one store after the other, each killed one system call later than the one before.
+def kill_at_calls(directory: Path, num_images: int, step: int) -> list[tuple[Path, list[int]]]:
+    """Teaches one store after the other, each killed `step` system calls later than the last.
 
     Returns:
       For each kill the path, where a store may be, and the blocks that were acknowledged.
     """
     # In a process of its own: forking one that has threads, as a test run may, can hang.
-    arguments = [sys.executable, __file__, str(directory), str(num_images)]
+    arguments = [sys.executable, __file__, str(directory), str(num_images), str(step)]
     listing = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
     return [(Path(path), blocks) for path, blocks in map(json.loads, listing.splitlines())]
 
 
-def _kill_at_every_call(directory: Path, num_images: int) -> None:
+def _kill_at_calls(directory: Path, num_images: int, step: int) -> None:
     for fault in (kill, kill_in_the_middle):
-        for at in range(1, 1000):
+        for at in range(1, 1000, step):
             folder = directory / f"{fault.__name__}-{at}"
             folder.mkdir()
             child = os.fork()
@@ -256,4 +256,4 @@ def _teach_until_killed(folder: Path, num_images: int, disk: FaultyDisk) -> None
 
 
 if __name__ == "__main__":
-    _kill_at_every_call(Path(sys.argv[1]), int(sys.argv[2]))
+    _kill_at_calls(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -137,7 +137,9 @@ def test_a_row_that_is_not_done_is_refused_by_name(path):
     assert not store.finished and store.rows_done == 6 and store.summary is None
     assert len(store.gather(np.arange(6))) == 6
     key = helpers.keys_of(10)[3]
-    with pytest.raises(MissingLogitsError, match=r"class1/0003\\xff.png', view 1 .*6 of 20") as info:
+    with pytest.raises(
+        MissingLogitsError, match=r"class1/0003\\xff.png', view 1 .*6 of 20"
+    ) as info:
         store.gather(np.array([0, 7, 8]))
     assert info.value.key == key
     with pytest.raises(MissingLogitsError, match="view 0"):
@@ -178,7 +180,7 @@ def test_a_flipped_bit_in_a_row_is_an_error_for_that_row_alone(path, name, io):
     start, num_bytes = helpers.extents_of(path)[name]
     helpers.flip_bit(path, start + 7 * num_bytes // 12 + 2 * (name == "key_bytes"))
     store = open_store(path, io)
-    with pytest.raises((StoreError, MissingLogitsError), match=r"class2/0007\.png|class2/\d+\.png"):
+    with pytest.raises((StoreError, MissingLogitsError), match=r"class2/0007\.png|cmass2/0007"):
         store.gather(np.arange(12))
     others = np.delete(np.arange(12), [6, 7, 8])
     assert np.array_equal(store.gather(others), helpers.logits_of(others, 4))

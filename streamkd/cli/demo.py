@@ -29,9 +29,9 @@ from streamkd.training.distiller import Distiller
 
 NUM_TEST_PER_DIGIT = 100  # of 500
 IMAGE_SIZE = (28, 28)
-PIXELS = {"image_size": IMAGE_SIZE, "color_mode": "grayscale"}
-TEACHER = {"epochs": 30, "batch_size": 50, "learning_rate": 2e-3}
-STUDENT = {"epochs": 40, "batch_size": 50, "learning_rate": 2e-3}
+BATCH_SIZE = 50
+LEARNING_RATE = 2e-3
+TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 40
 TEMPERATURE = 4.0
 LABEL_WEIGHT = 0.1
 LABELS_ALONE, DISTILLED = "student-labels-alone", "student-distilled"
@@ -159,13 +159,15 @@ def untrained(directory: Path, name: str, seed: int) -> Any:
 
 
 def _train_teacher(directory: Path, train: Manifest, seed: int, progress: bool) -> None:
-    stream = join(train, None, batch_size=TEACHER["batch_size"], seed=seed, **PIXELS)
+    stream = join(
+        train, None, batch_size=BATCH_SIZE, seed=seed, image_size=IMAGE_SIZE, color_mode="grayscale"
+    )
     distiller = Distiller(
         untrained(directory, "teacher", seed),
-        learning_rate=TEACHER["learning_rate"],
+        learning_rate=LEARNING_RATE,
         label_weight=1.0,
     )
-    distiller.fit(stream, epochs=TEACHER["epochs"], run=directory / "teacher", progress=progress)
+    distiller.fit(stream, epochs=TEACHER_EPOCHS, run=directory / "teacher", progress=progress)
 
 
 def _train_student(
@@ -178,16 +180,16 @@ def _train_student(
     progress: bool,
 ) -> None:
     label_weight = 1.0 if name == LABELS_ALONE else LABEL_WEIGHT
-    stream = join(train, store, batch_size=STUDENT["batch_size"], seed=seed)
+    stream = join(train, store, batch_size=BATCH_SIZE, seed=seed)
     distiller = Distiller(
         untrained(directory, "student", seed),
-        learning_rate=STUDENT["learning_rate"],
+        learning_rate=LEARNING_RATE,
         temperature=TEMPERATURE,
         label_weight=label_weight,
     )
     distiller.fit(
         stream,
-        epochs=STUDENT["epochs"],
+        epochs=STUDENT_EPOCHS,
         validation=test,
         run=directory / name,
         progress=progress,
@@ -231,8 +233,8 @@ def commands_by_hand(directory: Path, seed: int) -> list[str]:
     return [
         f"streamkd scan {train}",
         f"streamkd train {train} --student {here}/teacher-untrained.keras --label-weight 1 "
-        f"--epochs {TEACHER['epochs']} --learning-rate {TEACHER['learning_rate']} "
-        f"--image-size 28x28 --color-mode grayscale {common} {TEACHER['batch_size']} "
+        f"--epochs {TEACHER_EPOCHS} --learning-rate {LEARNING_RATE} "
+        f"--image-size 28x28 --color-mode grayscale {common} {BATCH_SIZE} "
         f"--out {there}/teacher",
         f"streamkd teach {train} --teacher {there}/teacher/student.keras --color-mode grayscale "
         f"--out {there}/teacher.h5",
@@ -240,8 +242,8 @@ def commands_by_hand(directory: Path, seed: int) -> list[str]:
         f"streamkd train {train} --store {there}/teacher.h5 "
         f"--student {here}/student-untrained.keras --validation {test} "
         f"--temperature {TEMPERATURE:g} --label-weight {LABEL_WEIGHT:g} "
-        f"--epochs {STUDENT['epochs']} --learning-rate {STUDENT['learning_rate']} "
-        f"{common} {STUDENT['batch_size']} --out {there}/distilled",
+        f"--epochs {STUDENT_EPOCHS} --learning-rate {LEARNING_RATE} "
+        f"{common} {BATCH_SIZE} --out {there}/distilled",
         f"streamkd evaluate {there}/distilled {test}",
         f"streamkd export {there}/distilled --format keras --images {test} "
         f"--out {there}/student.keras",

@@ -67,9 +67,7 @@ def _scan(subparsers: Any) -> None:
     parser = _command(subparsers, commands.scan, "Lists images, classes and counts.")
     flags.add_directory(parser)
     parser.add_argument("--class-names", metavar="FILE", help="folders to take, one a line")
-    parser.add_argument(
-        "--check", action="store_true", help="open every file; 1 if any is bad"
-    )
+    parser.add_argument("--check", action="store_true", help="open every file; 1 if any is bad")
     parser.add_argument("--out", metavar="MANIFEST", help="write the list, to be used as IMAGES")
 
 
@@ -81,9 +79,7 @@ def _teach(subparsers: Any) -> None:
     flags.add_pixels(parser)
     flags.add_trust(parser)
     parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
-    parser.add_argument(
-        "--out", required=True, metavar="S.h5", help="the store; goes on if begun"
-    )
+    parser.add_argument("--out", required=True, metavar="S.h5", help="the store; goes on if begun")
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images a block; kept in the store (default 64)"
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -90,9 +91,11 @@ class Manifest:
 
     def paths(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """Returns the paths of several images."""
+        # One gather for all keys and slices of one bytes object: a fifth of the cost of `keys[i]`.
+        keys = self.keys.take(np.asarray(indices, np.int64))
+        data, ends = keys.data.tobytes(), keys.offsets.tolist()
         prefix = os.path.join(self.root, b"")
-        keys = self.keys
-        return [prefix + keys[index] for index in indices]
+        return [prefix + data[start:end] for start, end in itertools.pairwise(ends)]
 
     def select(self, indices: np.ndarray) -> Manifest:
         """Returns a manifest of some of the images, with the same classes."""

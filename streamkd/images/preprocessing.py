@@ -45,7 +45,7 @@ class Preprocessing:
             return images
         if self.reverse_channels:
             images = images[..., ::-1]
-        return images * np.float32(self.scale) + np.float32(self.offset)
+        return images * np.array(self.scale, np.float32) + np.array(self.offset, np.float32)
 
 
 def parse(text: str, num_channels: int) -> Preprocessing:

@@ -18,7 +18,7 @@ import numpy as np
 from streamkd.errors import OptionError, StoreError, readable_key
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import disk, skeleton, userblock
-from streamkd.store.layout import STATIC_DATASETS, StoreHeader, dataset_specs
+from streamkd.store.layout import STATIC_DATASETS, DatasetSpec, StoreHeader, dataset_specs
 from streamkd.store.userblock import Userblock
 
 _NOTHING_LEFT = "Nothing was left behind. Free some room or choose another place, and try again."
@@ -56,31 +56,45 @@ def create_store(
         num_class_bytes=len(static["class_bytes"]),
         num_class_names=len(class_names),
     )
-    metadata = skeleton.build(header.to_attributes(), specs)
-    size = metadata.file_size
-    try:
-        with disk.refusals(path, ending=_NOTHING_LEFT, num_bytes=size):
-            with _temporary_file(path) as (descriptor, temporary):
-                disk.reserve(descriptor, size)
-                metadata.copy_to(descriptor)
-                for name, values in static.items():
-                    disk.write_at(descriptor, values, metadata.extents[name][0])
-                block = Userblock(
-                    file_size=size,
-                    datasets=specs,
-                    extents=metadata.extents,
-                    metadata_digest=metadata.metadata_digest(),
-                    static_digests={n: userblock.digest(v.data) for n, v in static.items()},
-                )
-                disk.write_at(descriptor, block.pack(), 0)
-                os.fsync(descriptor)
-                try:
-                    disk.rename_to_new(temporary, path)
-                except FileExistsError as error:
-                    raise _exists(path) from error
+    attributes = header.to_attributes()
+    room = skeleton.room_for(attributes, specs)
+    with disk.refusals(path, ending=_NOTHING_LEFT, num_bytes=room):
+        with _temporary_file(path) as (descriptor, temporary):
+            # Before HDF5 writes anything: a limit on file sizes stops its file in memory as well.
+            disk.reserve(descriptor, room)
+            with contextlib.closing(skeleton.build(attributes, specs)) as metadata:
+                os.ftruncate(descriptor, metadata.file_size)
+                _write_static(descriptor, metadata, specs, static)
+            os.fsync(descriptor)
+            try:
+                disk.rename_to_new(temporary, path)
+            except FileExistsError as error:
+                raise _exists(path) from error
+        try:
             disk.sync_directory(os.path.dirname(path) or ".")
-    finally:
-        metadata.close()
+        except BaseException:
+            os.unlink(path)  # a name that a power cut may take back is not promised
+            raise
+
+
+def _write_static(
+    descriptor: int,
+    metadata: skeleton.Skeleton,
+    specs: dict[str, DatasetSpec],
+    static: dict[str, np.ndarray],
+) -> None:
+    """Writes all that is not zero in a store without rows."""
+    metadata.copy_to(descriptor)
+    for name, values in static.items():
+        disk.write_at(descriptor, values, metadata.extents[name][0])
+    block = Userblock(
+        file_size=metadata.file_size,
+        datasets=specs,
+        extents=metadata.extents,
+        metadata_digest=metadata.metadata_digest(),
+        static_digests={name: userblock.digest(values.data) for name, values in static.items()},
+    )
+    disk.write_at(descriptor, block.pack(), 0)
 
 
 def encode_class_names(class_names: Sequence[str]) -> Keys:

@@ -69,7 +69,10 @@ class LogitStore:
         return f"LogitStore({self.path!r}, {self.num_images:,} images, {self.header.codec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self.path, self._io, digest(self._file.userblock.pack())))
+        return (
+            _reopen,
+            (os.path.abspath(self.path), self._io, digest(self._file.userblock.pack())),
+        )
 
     @property
     def num_images(self) -> int:

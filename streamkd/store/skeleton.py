@@ -27,6 +27,8 @@ from streamkd.store.userblock import HDF5_SIGNATURE, USERBLOCK_BYTES
 # Every dataset starts a page of its own: a torn write to `done` can reach no static byte, and
 # rows are aligned for the memory map.
 _ALIGNMENT_BYTES = 4096
+# Userblock, superblock and root group, each rounded up to a page: some 70 KB in fact.
+_MAX_OTHER_BYTES = 256 << 10
 
 
 class Skeleton:
@@ -59,6 +61,14 @@ class Skeleton:
         return disk.read_at(self._scratch.fileno(), num_bytes, offset)
 
 
+def room_for(
+    attributes: Mapping[str, np.int64 | np.bytes_], specs: Mapping[str, DatasetSpec]
+) -> int:
+    """Returns a number of bytes that the store with these attributes and datasets fits into."""
+    data = sum(spec.num_bytes + 2 * _ALIGNMENT_BYTES for spec in specs.values())
+    return data + 2 * sum(value.nbytes for value in attributes.values()) + _MAX_OTHER_BYTES
+
+
 def build(
     attributes: Mapping[str, np.int64 | np.bytes_], specs: Mapping[str, DatasetSpec]
 ) -> Skeleton:
@@ -73,7 +83,9 @@ def build(
         head = disk.read_at(scratch.fileno(), 9, USERBLOCK_BYTES)
         # Superblock 0 has no "open for writing" flag that a crash could leave behind.
         assert head == HDF5_SIGNATURE + b"\0", f"HDF5 wrote another superblock: {head!r}"
-        return Skeleton(scratch, extents)
+        skeleton = Skeleton(scratch, extents)
+        assert skeleton.file_size <= room_for(attributes, specs), "HDF5 took more room than thought"
+        return skeleton
     except BaseException:
         scratch.close()
         raise

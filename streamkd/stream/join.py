@@ -76,6 +76,7 @@ def join(
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
     }
     options = image_options(store, image_size, color_mode, given)
+    class_names: list[str] | None
     if store is None:
         rows, labels, class_names = _without_store(images)
     else:
@@ -196,7 +197,7 @@ def _check_accuracy(labels: np.ndarray, rows: np.ndarray, store: LogitStore) -> 
     Five standard deviations and two points of tolerance: a part of the images, such as one side
     of a split, may be a little easier or harder than the whole.
     """
-    taught = store.summary.get("teacher_accuracy")
+    taught = (store.summary or {}).get("teacher_accuracy")
     labelled = np.flatnonzero(labels != UNLABELLED)
     if taught is None or not len(labelled):
         return

@@ -58,7 +58,7 @@ def _is_graph(model: Any) -> bool:
     if not names & {"Functional", "Sequential"}:
         return False
     outputs = getattr(model, "outputs", None)
-    return bool(outputs) and len(outputs) == 1
+    return outputs is not None and len(outputs) == 1
 
 
 def _ends_visibly(model: Any) -> bool:
@@ -119,7 +119,7 @@ def _linear_twin(layer: Any) -> Any:
     family = family_of(layer)
     matmul = _keras_3_matmul if family_name(layer) == KERAS_3 else _tf_matmul
 
-    class LinearTwin(family.layers.Layer):  # type: ignore[name-defined, misc]
+    class LinearTwin(family.layers.Layer):  # type: ignore[name-defined]
         """Kernel and bias of another layer, without its activation."""
 
         def __init__(self, original: Any, **kwargs: Any) -> None:

@@ -27,9 +27,9 @@ def output_kind(answers: np.ndarray) -> str:
     answers = np.asarray(answers, np.float64)
     if answers.size == 0:
         return "logits"
+    if are_probabilities(answers):
+        return "probabilities"
     if answers.min() >= 0 and answers.max() <= 1 + SUM_TOLERANCE:
-        if np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE):
-            return "probabilities"
         raise TeacherError(
             "The teacher's answers lie between 0 and 1 but do not sum to 1 "
             f"(the first sums to {answers[0].sum():.3f}), so that they may be sigmoid outputs or "
@@ -40,6 +40,12 @@ def output_kind(answers: np.ndarray) -> str:
     ):
         return "log-probabilities"
     return "logits"
+
+
+def are_probabilities(answers: np.ndarray) -> bool:
+    """Returns whether every row has no negative number and sums to 1."""
+    answers = np.asarray(answers, np.float64)
+    return bool(answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE))
 
 
 def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:

@@ -109,16 +109,18 @@ class Teacher:
         if self.output_kind == "auto":
             self.output_kind = probing.output_kind(answers)
         logits = probing.to_logits(answers, self.output_kind)
-        return logits if self.dropped_output is None else self._without_dropped(logits)
+        if self.dropped_output is None:
+            return logits
+        return self._without(logits, self.dropped_output)
 
-    def _without_dropped(self, logits: np.ndarray) -> np.ndarray:
+    def _without(self, logits: np.ndarray, dropped: int) -> np.ndarray:
         num_outputs = logits.shape[1]
-        if not 0 <= self.dropped_output < num_outputs:  # type: ignore[operator]
+        if not 0 <= dropped < num_outputs:
             raise TeacherError(
-                f"--drop-output is {self.dropped_output}, and the teacher {self.name!r} has the "
+                f"--drop-output is {dropped}, and the teacher {self.name!r} has the "
                 f"outputs 0 to {num_outputs - 1}."
             )
-        return np.delete(logits, self.dropped_output, axis=1)
+        return np.delete(logits, dropped, axis=1)
 
     def identity(self) -> dict[str, Any]:
         """Returns what the store keeps of the teacher; equal for equal teachers."""

@@ -158,7 +158,7 @@ class _Teaching:
         self._check_num_classes(logits.shape[1])
         header = StoreHeader(
             num_images=len(self.images),
-            num_views=PLAIN_VIEW["count"],
+            num_views=1,
             num_classes=logits.shape[1],
             codec=self.codec,
             block_rows=self.batch_size,
@@ -174,7 +174,7 @@ class _Teaching:
     def _read_blocks(self, blocks: np.ndarray) -> Iterator[tuple[int, tf.Tensor, np.ndarray]]:
         """Yields (block, pixels, content digests); a bad image is refused by name."""
 
-        def paths_of(block: np.int64) -> np.ndarray:
+        def paths_of(block: int) -> np.ndarray:
             return np.array(self.images.paths(self._images_of(block)), object)
 
         def read(block: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -25,7 +25,7 @@ from streamkd.progress import image_progress
 from streamkd.stream.batches import raise_named
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
-from streamkd.teachers.probing import output_kind
+from streamkd.teachers.probing import are_probabilities
 from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.optimizers import build_optimizer, learning_rate_of
 from streamkd.training.run_directory import RunDirectory
@@ -170,11 +170,7 @@ class Distiller:
                 f"{stream.num_classes} classes\n"
                 f"Give a student with {stream.num_classes} outputs."
             )
-        if (
-            not self._logits.inspected
-            and abs(float(answers.sum()) - 1) < 1e-3
-            and answers.min() >= 0
-        ):
+        if not self._logits.inspected and are_probabilities(answers):
             raise StudentError(
                 f"The student {self.student.name!r} answers with probabilities, and its layers "
                 "cannot be looked into (it is a subclassed model).\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ INFORMATIVE = ("versions", "class_names")
 class RunDirectory:
     """The files of one training run."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.keras"
@@ -95,7 +96,7 @@ class RunDirectory:
         temporary.replace(self.student)
 
 
-def read_class_names(model: str | Path) -> list[str] | None:
+def read_class_names(model: str | os.PathLike) -> list[str] | None:
     """Returns the classes of a run directory's student; None for a bare model file."""
     path = Path(model) / "config.json"
     if not path.exists():

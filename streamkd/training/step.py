@@ -100,8 +100,8 @@ class TrainingSteps:
             choices = tf.argmax(teacher_logits, axis=1, output_type=tf.int32)
             agreeing = tf.cast(answers == choices, tf.float32)
             losses += (1 - self.label_weight) * on_teacher
-        parts = (losses, weights, on_labels, labelled, on_teacher, taught)
-        parts += (labelled * correct, taught * agreeing)
+        counts = (labelled * correct, taught * agreeing)
+        parts = (losses, weights, on_labels, labelled, on_teacher, taught, *counts)
         return losses, tf.stack([tf.reduce_sum(part) for part in parts])
 
 

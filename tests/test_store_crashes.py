@@ -1,0 +1,120 @@
+"""Processes killed between, before and in the middle of writes; no acknowledged row is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import store_helpers as helpers
+
+from streamkd.errors import MissingLogitsError, StoreError
+from streamkd.store.reader import open_store
+from streamkd.store.writer import StoreWriter
+
+
+def rows_read(store):
+    """Returns the rows that the store gives out; each must be right."""
+    given = []
+    for row in range(store.rows_total):
+        try:
+            logits = store.gather(np.array([row]))
+        except (MissingLogitsError, StoreError):
+            continue
+        assert np.array_equal(logits, helpers.logits_of([row], store.num_classes))
+        given.append(row)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("num_images", "step", "num_kills"),
+    [
+        pytest.param(5, 4, 15, id="every fourth call"),
+        pytest.param(8, 1, 80, id="every call", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_killed_at_a_system_call_loses_no_acknowledged_row(
+    tmp_path, num_images, step, num_kills
+):
+    helpers.teach(tmp_path / "reference.h5", num_images)
+    reference = (tmp_path / "reference.h5").read_bytes()
+    (tmp_path / "killed").mkdir()
+    killed = helpers.kill_at_calls(tmp_path / "killed", num_images, step)
+    assert len(killed) >= num_kills
+    for path, acknowledged in killed:
+        if path.exists():
+            store = open_store(path)
+            assert {3 * block for block in acknowledged} <= set(rows_read(store))
+            with h5py.File(path, "r") as file:
+                assert file["done"].shape == (num_images, 1)
+        else:
+            assert not acknowledged
+            helpers.create(path, num_images)
+        helpers.fill(path)
+        assert path.read_bytes() == reference
+        assert set(os.listdir(path.parent)) <= {"s.h5", "acknowledged"}
+
+
+def test_rows_torn_by_a_power_cut_are_taught_again(tmp_path):
+    # Whatever subset of the last block's writes reached the disk: `done` alone, rows alone, a half.
+    helpers.teach(tmp_path / "reference.h5", 9)
+    reference = (tmp_path / "reference.h5").read_bytes()
+    helpers.create(tmp_path / "before.h5", 9)
+    helpers.fill(tmp_path / "before.h5", num_blocks=2)
+    before = (tmp_path / "before.h5").read_bytes()
+    helpers.fill(tmp_path / "before.h5", num_blocks=1)
+    after = (tmp_path / "before.h5").read_bytes()
+    changed = [i for i in range(len(before)) if before[i] != after[i]]
+    rng, path = random.Random(0), tmp_path / "torn.h5"
+    for _ in range(40):
+        torn = bytearray(before)
+        share = rng.random()
+        for offset in changed:
+            if rng.random() < share:
+                torn[offset] = after[offset]
+        path.write_bytes(torn)
+        assert set(range(6)) <= set(rows_read(open_store(path)))
+        helpers.fill(path)
+        assert path.read_bytes() == reference
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+import store_helpers as helpers
+if not helpers.os.path.exists(sys.argv[1]):
+    helpers.create(sys.argv[1], 3000, num_classes=100, block_rows=10)
+log = open(sys.argv[1] + ".log", "a")
+def acknowledged(block):
+    print(block, file=log, flush=True)
+    time.sleep(0.002)
+helpers.fill(sys.argv[1], acknowledged=acknowledged)
+"""
+
+
+@pytest.mark.slow
+def test_a_chain_of_thirty_kills_leaves_the_bytes_of_an_undisturbed_pass(tmp_path):
+    path, log = tmp_path / "killed.h5", tmp_path / "killed.h5.log"
+    arguments = [sys.executable, "-c", WRITER, str(path), os.path.dirname(__file__)]
+    rng, num_kills = random.Random(0), 0
+    while num_kills < 30:
+        process = subprocess.Popen(arguments)
+        time.sleep(rng.uniform(0.05, 0.55))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        num_kills += 1
+        if not path.exists():
+            continue
+        acknowledged = {int(line) for line in log.read_text().split()} if log.exists() else set()
+        with StoreWriter(path) as writer:
+            assert not acknowledged & set(writer.pending_blocks().tolist())
+    assert num_kills >= 15, "the pass ended too early to be killed often"
+    subprocess.run(arguments, check=True)
+    helpers.teach(tmp_path / "reference.h5", 3000, num_classes=100, block_rows=10)
+    assert path.read_bytes() == (tmp_path / "reference.h5").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["killed.h5", "killed.h5.log", "reference.h5"]
