@@ -69,8 +69,7 @@ def load_model(
       refusal: no such file, not a `.keras` file, weights only, damaged, or not trusted.
     """
     path = Path(path)
-    version = _saved_version(path, refusal)
-    family = import_family(KERAS_3 if int(version.split(".")[0]) >= 3 else TF_KERAS)
+    family = import_family(KERAS_3 if _saved_version(path, refusal) >= 3 else TF_KERAS)
     try:
         return family.models.load_model(path, compile=False, safe_mode=not trust)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
@@ -81,8 +80,8 @@ def load_model(
         raise refusal(f"{path} could not be loaded as a Keras model: {reason}\n{hint}") from error
 
 
-def _saved_version(path: Path, refusal: type[StreamkdError]) -> str:
-    """Returns the Keras version written in a `.keras` file."""
+def _saved_version(path: Path, refusal: type[StreamkdError]) -> int:
+    """Returns the major Keras version written in a `.keras` file."""
     if not path.exists():
         raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
     if not zipfile.is_zipfile(path):
@@ -92,8 +91,9 @@ def _saved_version(path: Path, refusal: type[StreamkdError]) -> str:
         )
     try:
         with zipfile.ZipFile(path) as parts:
-            return str(json.loads(parts.read("metadata.json"))["keras_version"])
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            version = json.loads(parts.read("metadata.json"))["keras_version"]
+            return int(version.partition(".")[0])
+    except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise refusal(
             f"{path} does not say which Keras wrote it: {error}.\n"
             "Save the model with `model.save('model.keras')` and give that file."

@@ -113,7 +113,7 @@ def check_share(name: str, value: float) -> None:
 def parse_image_size(text: str) -> tuple[int, int]:
     """Returns (height, width) for 'HEIGHTxWIDTH', as on the command line."""
     height, cross, width = text.lower().partition("x")
-    if not cross or not height.isdigit() or not width.isdigit():
+    if not cross or not height.isdecimal() or not width.isdecimal():
         raise OptionError(
             f"--image-size is {text!r}; write it as HEIGHTxWIDTH, for example 160x160."
         )

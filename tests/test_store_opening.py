@@ -156,11 +156,11 @@ def test_any_flipped_bit_outside_the_datasets_is_refused_before_hdf5_sees_it(pat
             os.pwrite(file.fileno(), bytes([data[offset]]), offset)
 
 
-@pytest.mark.parametrize("length", [1, 20, 700, 4095, 4096, 4100, 9000, -4096, -1, 1.0])
+@pytest.mark.parametrize("length", [1, 20, 700, 4095, 4096, 4100, 9000, -4096, -1, None])
 def test_a_file_of_another_length_is_refused(path, length):
     helpers.teach(path)
     data = path.read_bytes()
-    path.write_bytes(data + b"\0" if length == 1.0 else data[: int(length)])
+    path.write_bytes(data + b"\0" if length is None else data[:length])
     with pytest.raises(StoreError, match=r"damaged|neither HDF5"):
         open_store(path)
 
@@ -229,7 +229,7 @@ def _and_another(file, spec):
         (lambda file, spec: file.create_group("content"), "'content' is not a dataset"),
         (lambda file, spec: None, "it lacks the dataset: 'content'"),
         (lambda f, s: _plain(f, s, dtype=">u8"), "'content' is >u8[10], expected <u8[10]"),
-        (lambda f, s: _plain(f, s, shape=(5, 2)), "'content' is uint64[5, 2], expected <u8[10]"),
+        (lambda f, s: _plain(f, s, shape=(5, 2)), "'content' is <u8[5, 2], expected <u8[10]"),
         (lambda f, s: _plain(f, s), "'content' does not lie where the userblock says"),
         (_and_another, "it has a member that no store has: 'more'"),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.cli import flags
+from streamkd.cli.quiet import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
 # Lists in JSON output are cut here; a count stands beside each.
@@ -20,6 +21,8 @@ LONGEST_LIST = 100
 def scan(args: argparse.Namespace) -> Answer:
     """Lists the images; with --check, opens every one."""
     names = flags.read_class_names(args.class_names)
+    if args.out:
+        flags.check_out(args.out, what="manifest")
     manifest = flags.scan_images(args, class_names=names)
     answer: dict[str, Any] = {
         "num_images": manifest.num_images,
@@ -28,11 +31,11 @@ def scan(args: argparse.Namespace) -> Answer:
         "fingerprint": manifest.fingerprint,
     }
     if args.out:
-        flags.check_out(args.out, what="manifest")
         manifest.write(args.out)
         answer["manifest"] = args.out
     if not args.check:
         return answer, 0
+    import_tensorflow()
     from streamkd.images.checking import check_images
 
     report = check_images(manifest, progress=not args.quiet)
@@ -52,6 +55,7 @@ def teach(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args)
     _check_exists(args.teacher, "teacher")
 
+    import_tensorflow()
     from streamkd.teachers.loading import load_teacher
     from streamkd.teachers.teaching import teach as run_teach
 
@@ -91,7 +95,7 @@ def verify(args: argparse.Namespace) -> Answer:
         "rows_done": report.rows_done,
         "rows_total": report.rows_total,
         "num_problems": report.num_problems,
-        "problems": report.problems[:LONGEST_LIST],
+        "problems": [_with_key_text(problem) for problem in report.problems[:LONGEST_LIST]],
     }
     return answer, 0 if report.sound else 1
 
@@ -116,6 +120,7 @@ def train(args: argparse.Namespace) -> Answer:
 
     store = open_store(args.store) if args.store else None
 
+    import_tensorflow()
     from streamkd.stream.join import join
     from streamkd.training.distiller import Distiller
     from streamkd.training.students import load_student
@@ -164,6 +169,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     """Says how good a model is on some images."""
     manifest = flags.scan_images(args)
     _check_exists(args.model, "model")
+    import_tensorflow()
     from streamkd.results.evaluation import evaluate as run_evaluate
 
     report = run_evaluate(
@@ -188,6 +194,7 @@ def export(args: argparse.Namespace) -> Answer:
         from streamkd.images.manifest import scan as scan_directory
 
         images = scan_directory(args.images)
+    import_tensorflow()
     from streamkd.results.export import export as run_export
 
     report = run_export(
@@ -205,9 +212,18 @@ def export(args: argparse.Namespace) -> Answer:
 def demo(args: argparse.Namespace) -> Answer:
     """Runs a whole distillation on real handwritten digits."""
     flags.check_out(args.out, what="run")
+    import_tensorflow()
     from streamkd.cli.demo import run_demo
 
     return run_demo(Path(args.out), seed=args.seed, progress=not args.quiet), 0
+
+
+def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:
+    """Returns a problem of a store with its key as JSON fields instead of bytes."""
+    from streamkd.images.manifest import key_fields
+
+    key = problem["key"]
+    return problem | key_fields(key) if isinstance(key, bytes) else problem
 
 
 def _check_exists(path: str, what: str) -> None:

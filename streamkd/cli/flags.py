@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from streamkd.errors import ImagesNotFoundError, OptionError
 from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS, parse_image_size
 
+LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose refusals are streamkd's, so that `--json` can answer them too."""
@@ -24,6 +26,15 @@ def image_size(text: str) -> tuple[int, int]:
         return parse_image_size(text)
     except OptionError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def seed(text: str) -> int:
+    """Reads a seed; argparse shows the message of an ArgumentTypeError."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no seed; give a whole number from 0 to {LARGEST_SEED}"
+        )
+    return int(text)
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +57,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--subset", choices=("training", "validation"), help="which side of it")
     group.add_argument(
-        "--seed", type=int, default=0, help="of the split and of the order (default 0)"
+        "--seed", type=seed, default=0, help="of the split and of the order (default 0)"
     )
 
 
@@ -137,8 +148,10 @@ def check_out(path: str, *, what: str) -> None:
 
     target = Path(path)
     folder = target.parent
-    if target.is_dir() and what == "store":
-        raise OutputError(f"--out {path} is a directory.\nGive the path of a file, such as S.h5.")
+    if target.is_dir() and what == "run":
+        folder = target
+    elif target.is_dir():
+        raise OutputError(f"--out {path} is a directory.\nGive the path of a file to write.")
     if target.exists() and what == "run" and not target.is_dir():
         raise OutputError(f"--out {path} is a file.\nGive the path of a run directory.")
     while not folder.exists() and what == "run":

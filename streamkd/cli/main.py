@@ -7,11 +7,12 @@ case with a traceback; 130 and 143 interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def _demo(subparsers: Any) -> None:
         subparsers, commands.demo, "A whole distillation on real handwritten digits, offline."
     )
     parser.add_argument("--out", default="streamkd-demo", help="directory to leave it all in")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=flags.seed, default=0)
     parser.epilog = (
         "JSON keys: out, seconds, table (one object a model: model, num_errors, accuracy, "
         "agreement, num_parameters, latency_ms), num_test_images, picture, commands."
@@ -186,8 +187,6 @@ def _export(subparsers: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # TensorFlow greets on standard error with what it could not find; a user has asked nothing.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     as_json = "--json" in words
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -206,6 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OUR_FAULT
     _print_answer(answer, as_json)
     return code
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints what Python would print with the line of code that warned, without that line."""
+    print(f"streamkd: warning: {message}", file=sys.stderr)
 
 
 def _terminate(signum: int, frame: Any) -> None:
@@ -260,4 +264,8 @@ def _shown(value: Any) -> str:
 
 def run() -> None:
     """Entry point of the console script."""
+    # A folder's name need not be UTF-8; better an escaped name than a crash.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    setattr(warnings, "showwarning", _print_warning)  # noqa: B010  the hook that warnings documents
     sys.exit(main())

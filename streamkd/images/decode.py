@@ -1,6 +1,6 @@
-"""Turns files into pixels inside a TensorFlow graph, a whole batch at a time.
+"""Turns the bytes of files into pixels inside a TensorFlow graph, a whole batch at a time.
 
-    images, contents = read_batch(paths, options)      # paths: string [batch]
+    images, digests = decode_batch(contents, options)      # contents: string [batch]
 
 One map call decodes a whole batch: for small files that is about 2.5 times faster than one call
 an image, since tf.data's own work for each element dominates there.
@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
 from streamkd.errors import BadImageError, readable_key
+from streamkd.images.files import read_file
 from streamkd.images.manifest import Manifest
 from streamkd.options import ImageOptions
 
 
-def read_batch(paths: tf.Tensor, options: ImageOptions) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_batch(contents: tf.Tensor, options: ImageOptions) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the pixels and the content digests of some files.
 
     Args:
-      paths: string `[batch]`.
+      contents: string `[batch]`, the bytes of each file.
       options: how bytes become pixels.
 
     Returns:
@@ -36,19 +38,39 @@ def read_batch(paths: tf.Tensor, options: ImageOptions) -> tuple[tf.Tensor, tf.T
       tf.errors.InvalidArgumentError: a file cannot be decoded. TensorFlow does not name it;
         `refuse_bad_image` does.
     """
-
-    def read_one(path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        data = tf.io.read_file(path)
-        return decode(data, options), data
-
-    images, contents = tf.map_fn(
-        read_one,
-        paths,
-        fn_output_signature=(
-            tf.TensorSpec(options.shape, tf.float32),
-            tf.TensorSpec((), tf.string),
-        ),
+    num_files = contents.shape[0] or tf.shape(contents)[0]
+    pixels = tf.TensorArray(
+        tf.uint8,
+        num_files,
+        element_shape=(None, None, options.num_channels),
+        clear_after_read=False,
     )
+    sizes = tf.TensorArray(tf.int32, num_files, element_shape=(3,))
+
+    def decode_next(position: tf.Tensor, pixels: Any, sizes: Any) -> tuple[tf.Tensor, Any, Any]:
+        image = decode_pixels(contents[position], options)
+        sizes = sizes.write(position, tf.shape(image))
+        return position + 1, pixels.write(position, image), sizes
+
+    _, pixels, sizes = tf.while_loop(
+        lambda position, *_: position < num_files,
+        decode_next,
+        (0, pixels, sizes),
+        parallel_iterations=1,  # the pipeline decodes whole batches in parallel
+    )
+    sizes = sizes.stack()
+
+    def fit_each() -> tf.Tensor:
+        return tf.map_fn(
+            lambda position: fit(pixels.read(position)[None], options)[0],
+            tf.range(num_files),
+            fn_output_signature=tf.TensorSpec(options.shape, tf.float32),
+        )
+
+    # Images of one size are fitted in one operation: a fifth of the work for tiny files.
+    one_size = tf.reduce_all(sizes == sizes[:1])
+    images = tf.cond(one_size, lambda: fit(pixels.stack(), options), fit_each)
+    images = tf.ensure_shape(images, (contents.shape[0], *options.shape))
     return images, content_digests(contents)
 
 
@@ -59,38 +81,64 @@ def content_digests(contents: tf.Tensor) -> tf.Tensor:
 
 def decode(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Returns float32 `[height, width, channels]`, 0 to 255, for the bytes of one file."""
+    return fit(decode_pixels(data, options)[None], options)[0]
+
+
+def decode_pixels(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
+    """Returns the pixels as they are in one file, uint8 `[height, width, channels]`."""
     image = tf.io.decode_image(data, channels=options.num_channels, expand_animations=False)
     image.set_shape((None, None, options.num_channels))
-    if options.crop_to_aspect_ratio:
-        image = _crop_to_aspect_ratio(image, options.image_size)
-    elif options.pad_to_aspect_ratio:
-        image = _pad_to_aspect_ratio(image, options.image_size)
-    image = tf.image.resize(image, options.image_size, method=options.interpolation)
-    image = tf.cast(image, tf.float32)  # 'nearest' keeps uint8
-    image.set_shape(options.shape)
     return image
 
 
-def _crop_to_aspect_ratio(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+def fit(images: tf.Tensor, options: ImageOptions) -> tf.Tensor:
+    """Brings images of one size to the size asked for.
+
+    Args:
+      images: uint8 `[batch, any height, any width, channels]`.
+      options: the size, and how to get there.
+
+    Returns:
+      float32 `[batch, height, width, channels]`, 0 to 255.
+    """
+    method = options.interpolation
+    if options.pad_to_aspect_ratio:
+        images = _resize_with_borders(images, options.image_size, method)
+    else:
+        if options.crop_to_aspect_ratio:
+            images = _crop_to_aspect_ratio(images, options.image_size)
+        images = tf.image.resize(images, options.image_size, method=method)
+    images = tf.cast(images, tf.float32)  # 'nearest' keeps uint8
+    return tf.ensure_shape(images, (None, *options.shape))
+
+
+# Whole numbers below, where Keras has float32: TensorFlow may turn a division into a multiplication
+# by the reciprocal when it compiles a graph, and the same image would come out a pixel narrower.
+
+
+def _crop_to_aspect_ratio(images: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
     """Returns the largest central window of the target's shape, rounded as Keras rounds."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    window_height = tf.minimum(height, _floor_ratio(width * image_size[0], image_size[1]))
-    window_width = tf.minimum(width, _floor_ratio(height * image_size[1], image_size[0]))
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    window_height, window_width = _window(height, width, image_size)
     top, left = (height - window_height) // 2, (width - window_width) // 2
-    return image[top : top + window_height, left : left + window_width]
+    return images[:, top : top + window_height, left : left + window_width]
 
 
-def _pad_to_aspect_ratio(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
-    """Returns the image on the smallest black canvas of the target's shape."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    canvas_height = tf.maximum(height, _floor_ratio(width * image_size[0], image_size[1]))
-    canvas_width = tf.maximum(width, _floor_ratio(height * image_size[1], image_size[0]))
-    top, left = (canvas_height - height) // 2, (canvas_width - width) // 2
-    return tf.image.pad_to_bounding_box(image, top, left, canvas_height, canvas_width)
+def _resize_with_borders(images: tf.Tensor, image_size: tuple[int, int], method: str) -> tf.Tensor:
+    """Returns what `tf.image.resize_with_pad` does: resized, then centred between black borders."""
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    resized = _window(image_size[0], image_size[1], (height, width))
+    top = tf.maximum(image_size[0] * width - height * image_size[1], 0) // (2 * width)
+    left = tf.maximum(image_size[1] * height - width * image_size[0], 0) // (2 * height)
+    images = tf.image.resize(images, resized, method=method)
+    return tf.image.pad_to_bounding_box(images, top, left, *image_size)
 
 
-def _floor_ratio(numerator: tf.Tensor, denominator: int) -> tf.Tensor:
-    return tf.cast(tf.cast(numerator, tf.float32) / denominator, tf.int32)
+def _window(height: Any, width: Any, shape: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns height and width of the largest window of the shape's ratio; 1 at the least."""
+    window_height = tf.minimum(height, width * shape[0] // shape[1])
+    window_width = tf.minimum(width, height * shape[1] // shape[0])
+    return tf.maximum(window_height, 1), tf.maximum(window_width, 1)
 
 
 def find_bad_image(
@@ -109,7 +157,7 @@ def why_bad(path: bytes, options: ImageOptions | None = None) -> str | None:
     try:
         if os.stat(path).st_size == 0:
             return "the file is empty"
-        data = tf.io.read_file(path)
+        data = tf.constant(read_file(path))
         if options is None:
             tf.io.decode_image(data, expand_animations=False)
         else:

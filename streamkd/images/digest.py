@@ -42,9 +42,10 @@ def digest_files(
 
 def _digest_function() -> Callable[[bytes], int]:
     try:
-        from farmhash import FarmHash64
+        # Its `hash64` is another digest on some processors; fingerprints are the same everywhere.
+        from farmhash import fingerprint64
 
-        return FarmHash64
+        return fingerprint64
     except ImportError:
         import tensorflow as tf
 

@@ -8,7 +8,7 @@ UTF-8. Only directory entries are read; a `stat` for each file would cost four t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
 
@@ -69,7 +69,12 @@ def class_folders(directory: bytes, class_names: list[str] | None) -> list[str]:
 
 
 def image_names(
-    directory: bytes, below: bytes, *, follow_links: bool, found: Callable[[int], None]
+    directory: bytes,
+    below: bytes,
+    *,
+    follow_links: bool,
+    found: Callable[[int], None],
+    visited: Collection[tuple[int, int]] = (),
 ) -> Iterator[bytes]:
     """Yields the keys of the images in `directory/below` and in its folders.
 
@@ -78,14 +83,18 @@ def image_names(
       below: the folder to list, relative to the root; b'' for the root itself.
       follow_links: enter folders that are symbolic links. The starting folder always counts.
       found: called with the number of images of each folder, for a progress bar.
+      visited: identities of folders that no link leads into.
     """
     folders = []
-    visited: set[tuple[int, int]] = set()
+    entered = set(visited)
     pending = [below]
     while pending:
         folder = pending.pop()
-        if follow_links and not _enter(os.path.join(directory, folder), visited):
-            continue
+        if follow_links:
+            here = identity(os.path.join(directory, folder))
+            if here in entered and folder != below:
+                continue
+            entered.add(here)
         names, subfolders = _entries(os.path.join(directory, folder), follow_links)
         folders.append((folder, names))
         pending.extend(os.path.join(folder, name) if folder else name for name in subfolders)
@@ -97,14 +106,10 @@ def image_names(
             yield prefix + name
 
 
-def _enter(path: bytes, visited: set[tuple[int, int]]) -> bool:
-    """Marks a folder as visited; False where a symbolic link leads back to it."""
+def identity(path: bytes) -> tuple[int, int]:
+    """Returns what tells whether two paths lead to the same folder."""
     status = os.stat(path)
-    identity = (status.st_dev, status.st_ino)
-    if identity in visited:
-        return False
-    visited.add(identity)
-    return True
+    return status.st_dev, status.st_ino
 
 
 def _entries(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]:

@@ -132,7 +132,8 @@ def scan(
     """Returns the images of a directory, or of a manifest written by `Manifest.write`.
 
     The arguments are those of `image_dataset_from_directory`, with Keras' meaning. Hidden files
-    and folders are left out, and a folder reached twice through links is listed once.
+    and folders are left out; a link to a folder of the same class, to another class or to the
+    whole directory is not entered.
 
     Args:
       directory: one folder of images a class; or a manifest file.
@@ -153,7 +154,11 @@ def scan(
         raise OptionError(f"labels is {labels!r}; choose 'inferred' (the folders) or None.")
     root = os.path.abspath(os.fsencode(directory))
     if os.path.isfile(root):
+        if class_names is not None:
+            raise OptionError("A manifest has its own classes; leave class_names out.")
         manifest = read_manifest(Path(os.fsdecode(root)))
+        if labels is None:
+            manifest = _without_labels(manifest.root, manifest.keys)
     else:
         listing.check_directory(root)
         found = progress or (lambda count: None)
@@ -167,6 +172,11 @@ def scan(
     # Keras shuffles with RandomState(seed) and takes the tail; the images keep their order here.
     order = np.arange(len(manifest))
     np.random.RandomState(seed).shuffle(order)
+    if start == stop:
+        raise OptionError(
+            f"validation_split is {validation_split!r}, and there are {len(manifest):,} images, so "
+            f"that {subset} gets none.\nGive another share, or more images."
+        )
     return manifest.select(np.sort(order[start:stop]))
 
 
@@ -174,12 +184,16 @@ def _list_classes(
     root: bytes, class_names: list[str] | None, follow_links: bool, found: Any
 ) -> Manifest:
     names = listing.class_folders(root, class_names)
+    folders = [os.fsencode(name) for name in listing.class_folders(root, None)]
+    visited = {listing.identity(os.path.join(root, folder)) for folder in [b"", *folders]}
     keys: list[bytes] = []
     counts = []
     for name in names:
         before = len(keys)
-        folder = os.fsencode(name)
-        keys.extend(listing.image_names(root, folder, follow_links=follow_links, found=found))
+        names_below = listing.image_names(
+            root, os.fsencode(name), follow_links=follow_links, found=found, visited=visited
+        )
+        keys.extend(names_below)
         counts.append(len(keys) - before)
     if not keys:
         _refuse_empty(root, names)
@@ -195,7 +209,11 @@ def _list_flat(
     keys = list(listing.image_names(root, b"", follow_links=follow_links, found=found))
     if not keys:
         _refuse_empty(root, [])
-    return Manifest(root, Keys.from_list(keys), np.full(len(keys), UNLABELLED, np.int32), None)
+    return _without_labels(root, Keys.from_list(keys))
+
+
+def _without_labels(root: bytes, keys: Keys) -> Manifest:
+    return Manifest(root, keys, np.full(len(keys), UNLABELLED, np.int32), None)
 
 
 def _refuse_empty(root: bytes, folders: list[str]) -> None:
@@ -220,20 +238,23 @@ def read_manifest(path: Path) -> Manifest:
             head = json.loads(lines.readline())
             if head["format"] != FORMAT or head["version"] != 1:
                 raise ValueError(f"format {head['format']!r}, version {head['version']!r}")
+            root, class_names = os.fsencode(head["root"]), head["class_names"]
+            most = len(class_names or []) - 1
             keys, labels = [], []
             for line in lines:
                 entry = json.loads(line)
                 encoded = entry.get("file_name_base64")
                 keys.append(base64.b64decode(encoded) if encoded else entry["file_name"].encode())
                 labels.append(int(entry["label"]))
-        except (ValueError, KeyError, TypeError) as error:
+                if not UNLABELLED <= labels[-1] <= most:
+                    raise ValueError(f"a label {labels[-1]}, and {most + 1} classes")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ImagesNotFoundError(
                 f"{str(path)!r} is neither a directory nor a manifest written by "
-                f"`streamkd scan --out`: {error}.\n"
+                f"`streamkd scan --out`: {reason}.\n"
                 "Give a directory with one folder of images a class."
             ) from error
     if not keys:
         raise ImagesNotFoundError(f"The manifest {str(path)!r} lists no images.\nScan again.")
-    return Manifest(
-        os.fsencode(head["root"]), Keys.from_list(keys), np.array(labels), head["class_names"]
-    )
+    return Manifest(root, Keys.from_list(keys), np.array(labels), class_names)

@@ -10,8 +10,8 @@ Every preprocessing of a Keras application is of this form, with the channels re
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
+import inspect
+import sys
 from typing import Any
 
 import numpy as np
@@ -113,11 +113,10 @@ def _application_function(name: str) -> Any:
     """Returns `preprocess_input` of the module that holds a Keras application of this name."""
     import tf_keras.applications as applications
 
-    for module in pkgutil.iter_modules(applications.__path__):
-        home = importlib.import_module(f"{applications.__name__}.{module.name}")
-        if hasattr(home, name) and hasattr(home, "preprocess_input"):
-            return home.preprocess_input
-    return None
+    application = getattr(applications, name, None)
+    if not inspect.isfunction(application):
+        return None
+    return getattr(sys.modules[application.__module__], "preprocess_input", None)
 
 
 def with_preprocessing(model: Any, preprocessing: Preprocessing, family: Any) -> Any:
@@ -131,7 +130,8 @@ def with_preprocessing(model: Any, preprocessing: Preprocessing, family: Any) ->
     if preprocessing.is_identity:
         return model
     inputs = family.Input(model.input_shape[1:], name="pixels")
-    pixels = inputs[..., ::-1] if preprocessing.reverse_channels else inputs
+    # Full slices: tf_keras cannot save an ellipsis.
+    pixels = inputs[:, :, :, ::-1] if preprocessing.reverse_channels else inputs
     pixels = family.layers.Rescaling(
         list(preprocessing.scale), list(preprocessing.offset), name="preprocessing"
     )(pixels)

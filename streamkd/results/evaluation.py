@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd import keras_family
-from streamkd.errors import StudentError
-from streamkd.images.classes import renumber
+from streamkd.errors import OptionError, StudentError
+from streamkd.images.classes import class_map, renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
-from streamkd.options import ImageOptions
+from streamkd.options import ImageOptions, check_positive
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.reader import LogitStore, open_store
@@ -71,6 +71,7 @@ def evaluate(
     Raises:
       StreamkdError: the model, the images and the store do not fit.
     """
+    check_positive("batch_size", batch_size)
     if isinstance(model, str | os.PathLike):
         class_names = class_names or read_class_names(model)
         model = open_model(model, trust=trust)
@@ -81,9 +82,10 @@ def evaluate(
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
     }
-    options = image_options(
-        store, image_size or model_image_size(model), color_mode or model_color_mode(model), given
-    )
+    size = image_size or model_image_size(model)
+    if store is None and size is None:
+        raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
+    options = image_options(store, size, color_mode or model_color_mode(model), given)
     rows = None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
@@ -92,7 +94,7 @@ def evaluate(
     classes = class_names or (store.class_names if store is not None else None)
     labels = _labels(images, classes, logits.shape[1])
     report = _label_report(logits, labels)
-    report |= _teacher_report(logits, labels, store, rows)
+    report |= _teacher_report(logits, labels, classes, store, rows)
     report["num_parameters"] = int(model.count_params())
     report["latency_ms"] = latency_ms(answer, options)
     return report
@@ -177,7 +179,11 @@ def _label_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _teacher_report(
-    logits: np.ndarray, labels: np.ndarray, store: LogitStore | None, rows: np.ndarray | None
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: list[str] | None,
+    store: LogitStore | None,
+    rows: np.ndarray | None,
 ) -> dict[str, Any]:
     names = ("agreement", "kl_to_teacher", "teacher_accuracy")
     report: dict[str, Any] = dict.fromkeys(names)
@@ -193,6 +199,10 @@ def _teacher_report(
     teacher_logits = np.concatenate(
         [store.gather(rows[start : start + 4096]) for start in range(0, len(rows), 4096)]
     )
+    if classes and store.class_names and classes != store.class_names:
+        # The outputs of both are matched by name, not by number.
+        columns = class_map(classes, store.class_names, "the store")[:-1]
+        teacher_logits = teacher_logits[:, columns]
     known = labels != UNLABELLED
     report["agreement"] = metrics.agreement(logits, teacher_logits)
     report["kl_to_teacher"] = metrics.divergence(teacher_logits, logits)

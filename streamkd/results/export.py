@@ -15,7 +15,7 @@ import tensorflow as tf
 from streamkd import keras_family
 from streamkd.errors import OptionError, OutputError, StudentError
 from streamkd.images.manifest import Manifest
-from streamkd.options import ImageOptions, check_choice
+from streamkd.options import ImageOptions, check_choice, check_positive
 from streamkd.results.evaluation import (
     answer_all,
     model_color_mode,
@@ -61,6 +61,7 @@ def export(
       StudentError: `model` cannot be opened.
     """
     check_choice("--format", format, FORMATS)
+    check_positive("batch_size", batch_size)
     out = Path(out)
     _check_out(out, format)
     if isinstance(model, str | os.PathLike):
@@ -69,14 +70,16 @@ def export(
     if size is None:
         raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
     options = ImageOptions(image_size=size, color_mode=model_color_mode(model) or "rgb")
+    before = _answers(model, images, options, batch_size, progress)
     try:
         model.save(out)
     except OSError as error:
+        out.unlink(missing_ok=True)
         raise OutputError(
             f"{out} cannot be written: {error.strerror or error}.\nGive another `--out`."
         ) from error
     exported = keras_family.load_model(out, refusal=StudentError, trust=trust)
-    before, after = (_answers(m, images, options, batch_size, progress) for m in (model, exported))
+    after = _answers(exported, images, options, batch_size, progress)
     difference = float(np.abs(before - after).max())
     return {
         "path": str(out),

@@ -17,6 +17,7 @@ import errno
 import mmap
 import os
 import stat
+import weakref
 from typing import Any, Literal, get_args
 
 import h5py
@@ -54,8 +55,6 @@ class StoreFile:
       StoreError: no such file, no store, or not readable.
     """
 
-    descriptor = -1
-
     def __init__(
         self, path: str | os.PathLike[str], *, io: Io = "mmap", writable: bool = False
     ) -> None:
@@ -64,6 +63,8 @@ class StoreFile:
         self.path = os.fspath(path)
         self._map: mmap.mmap | None = None
         self.descriptor = _open_descriptor(self.path, writable)
+        # Unlike `__del__`, this also works while the interpreter goes down.
+        self._closing = weakref.finalize(self, os.close, self.descriptor)
         try:
             self.userblock = _check_bytes(self.path, self.descriptor)
             self.header = _check_hdf5(self.path, self.descriptor, self.userblock)
@@ -79,14 +80,10 @@ class StoreFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """Closes the descriptor; arrays already handed out stay valid."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._closing()
+        self.descriptor = -1
 
     def spec(self, name: str) -> DatasetSpec:
         """Returns type and shape of a dataset."""
@@ -287,7 +284,9 @@ def _dataset_fault(
     if properties.get_nfilters():
         return "is compressed or filtered"
     if dataset.dtype.str != spec.dtype or dataset.shape != spec.shape:
-        return f"is {dataset.dtype}{list(dataset.shape)}, expected {spec.dtype}{list(spec.shape)}"
+        return (
+            f"is {dataset.dtype.str}{list(dataset.shape)}, expected {spec.dtype}{list(spec.shape)}"
+        )
     if spec.num_bytes and (dataset.get_offset(), dataset.get_storage_size()) != extent:
         return "does not lie where the userblock says"
     return None

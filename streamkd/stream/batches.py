@@ -1,12 +1,9 @@
-"""Datasets of batches: paths and stored rows looked up by the batch, pixels read in parallel.
-
-Two maps, on purpose. The first holds the Python function that looks paths, labels and logits up
-(a few microseconds an image); the second is TensorFlow alone and decodes several batches at once.
-Were they one, op determinism would make the decoding serial too.
-"""
+"""Batches for validation and evaluation, the check of contents, and errors that name the file."""
 
 from __future__ import annotations
 
+import base64
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +11,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import ChangedImageError
-from streamkd.images.decode import read_batch, refuse_bad_image
+from streamkd.errors import ChangedImageError, readable_key
+from streamkd.images.decode import decode_batch, refuse_bad_image
+from streamkd.images.files import read_files
 from streamkd.images.manifest import Manifest
+from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
 
 # Stands at the head of messages made inside the graph, where the class of an error is lost.
 CHANGED = "streamkd: a changed image"
+# With the key, the digest of the bytes just read, and that of the bytes the teacher saw.
+CHANGED_TEXT = (
+    "The image '{}' is not the file that the teacher answered.\n"
+    "  content digest now:    {}\n"
+    "  content digest taught: {}\n"
+    "Put the old file back, or teach a new store: `streamkd teach`."
+)
+KEY_FOLLOWS = "\n  key in base64: "
 
 
 def check_contents(
@@ -39,18 +46,13 @@ def check_contents(
 
     def message() -> tf.Tensor:
         first = tf.argmax(changed)
-        key = tf.strings.substr(paths[first], len(images.root) + 1, -1)
-        return tf.strings.join(
-            [
-                CHANGED + ": '",
-                key,
-                "' is not the file that the teacher answered.\n  content digest now:   ",
-                tf.strings.as_string(contents[first]),
-                "\n  content digest taught: ",
-                tf.strings.as_string(stored[first]),
-                "\nPut the old file back, or teach a new store: `streamkd teach`.",
-            ]
-        )
+        key = tf.strings.substr(paths[first], len(os.path.join(images.root, b"")), -1)
+        # TensorFlow cannot raise what is not UTF-8; Python finds the exact key at the end.
+        shown = tf.strings.unicode_transcode(key, "UTF-8", "UTF-8", replacement_char=ord("?"))
+        now, taught = (tf.strings.as_string(digests[first]) for digests in (contents, stored))
+        texts = CHANGED_TEXT.split("{}")
+        parts = [texts[0], shown, texts[1], now, texts[2], taught, texts[3]]
+        return tf.strings.join([CHANGED + ": ", *parts, KEY_FOLLOWS, tf.io.encode_base64(key)])
 
     any_changed = tf.reduce_any(changed)
     return tf.debugging.Assert(
@@ -66,25 +68,23 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
     """
     num_images = len(images)
 
-    def paths_of(indices: np.ndarray) -> np.ndarray:
-        return np.array(images.paths(indices), object)
+    def files_of(indices: np.ndarray) -> np.ndarray:
+        return read_files(images.paths(indices))
 
     def look_up(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         inside = positions < num_images
         indices = tf.where(inside, positions, step * batch_size)
-        paths = tf.numpy_function(paths_of, [indices], tf.string)
-        paths.set_shape((batch_size,))
-        return paths, indices, tf.cast(inside, tf.float32)
+        files = tf.ensure_shape(tf.numpy_function(files_of, [indices], tf.string), (batch_size,))
+        return files, indices, tf.cast(inside, tf.float32)
 
-    def read(
-        paths: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
+    def decode(
+        files: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return read_batch(paths, options)[0], indices, weights
+        return decode_batch(files, options)[0], indices, weights
 
     num_batches = -(-num_images // batch_size)
-    dataset = tf.data.Dataset.range(num_batches).map(look_up)
-    return dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    return read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)
 
 
 def named_errors(
@@ -116,10 +116,11 @@ def raise_named(
     error: tf.errors.OpError, images: Manifest, options: ImageOptions, indices: Any
 ) -> None:
     """Raises the refusal that a TensorFlow error stands for, if it is one of the input's."""
-    text = str(error.message or error)
-    if CHANGED in text:
-        found = re.search(re.escape(CHANGED) + r".*?`streamkd teach`\.", text, re.DOTALL)
-        sentence = found.group(0) if found else text
-        sentence = sentence[len(CHANGED) + 2 :].replace("\\n", "\n").replace("\\'", "'")
-        raise ChangedImageError(f"The image {sentence}") from error
+    pattern = rf"{CHANGED}.* now: +(\d+).* taught: +(\d+).*{KEY_FOLLOWS.strip()} ([\w-]*)"
+    found = re.search(pattern, str(error.message or error), re.DOTALL)
+    if found:
+        now, taught, encoded = found.groups()
+        key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+        message = CHANGED_TEXT.format(readable_key(key), now, taught)
+        raise ChangedImageError(message, key=key) from error
     refuse_bad_image(error, images, indices, options)

@@ -58,7 +58,8 @@ def join(
       color_mode: by default as the teacher saw them ('rgb' without a store).
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: part of what the teacher saw; with
         a store they can only be repeated.
-      missing: 'raise' refuses images without logits, 'drop' leaves them out and warns.
+      missing: 'raise' refuses images without logits, 'drop' leaves them out and warns; a store
+        with logits of none of them is refused either way.
       progress: show progress where files have to be read to find renamed ones.
 
     Raises:
@@ -163,7 +164,7 @@ def find_rows(
         by_content = store.images_of_content(contents)
         found[unknown] = np.where(readable, by_content, -1)
     absent = np.flatnonzero(found < 0)
-    if len(absent) and missing == "raise":
+    if len(absent) and (missing == "raise" or len(absent) == len(images)):
         _refuse_missing(images, store, absent)
     if len(absent):
         warnings.warn(

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.decode import read_batch
+from streamkd.images.decode import decode_batch
+from streamkd.images.files import read_files
 from streamkd.images.manifest import Manifest
+from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
 from streamkd.store.reader import LogitStore
 from streamkd.stream import batches, order
@@ -76,10 +78,7 @@ class Stream:
     def dataset(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
         """Returns the batches of the steps `start` to `stop` (without end where None)."""
         last = np.iinfo(np.int64).max if stop is None else stop
-        dataset = tf.data.Dataset.range(start, last).map(self._look_up)
-        return dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-            tf.data.AUTOTUNE
-        )
+        return read_pipeline(tf.data.Dataset.range(start, last), self._look_up, self._decode)
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
         """Yields the batches of `dataset`; a file that fails is named in the error.
@@ -109,8 +108,8 @@ class Stream:
         )
 
     def _look_up(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what is known of a batch before any file is read."""
-        types = {"paths": tf.string, "labels": tf.int32, "rows": tf.int64}
+        """Returns what a batch is made of: the bytes of its files, labels and stored rows."""
+        types = {"paths": tf.string, "files": tf.string, "labels": tf.int32, "rows": tf.int64}
         if self.store is not None:
             types |= {"contents": tf.uint64, "teacher_logits": tf.float32}
         values = tf.numpy_function(self._gather, [self._indices(step)], list(types.values()))
@@ -122,15 +121,15 @@ class Stream:
 
     def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
         rows = self.rows[indices]
-        paths = np.array(self.images.paths(indices), object)
-        found = [paths, self.labels[indices], rows]
+        paths = self.images.paths(indices)
+        found = [np.array(paths, object), read_files(paths), self.labels[indices], rows]
         if self.store is not None:
             contents = self.store.content_of(rows // self.store.num_views)
             found += [contents, self.store.gather(rows)]
         return found
 
-    def _read(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        pixels, contents = read_batch(found["paths"], self.options)
+    def _decode(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        pixels, contents = decode_batch(found["files"], self.options)
         if self.store is not None:
             check = batches.check_contents(
                 self.images, found["paths"], contents, found["contents"], found["rows"]

@@ -42,7 +42,12 @@ def verify(
     if images is not None:
         digests = _digests_of(images, progress)
     with image_progress(None, 0, "verifying rows", progress) as bar:
-        return verify_store(path, digests=digests, sample=sample, seed=seed, progress=bar.update)
+
+        def advance(rows_checked: int, rows_to_check: int) -> None:
+            bar.total = rows_to_check
+            bar.update(rows_checked - bar.n)
+
+        return verify_store(path, digests=digests, sample=sample, seed=seed, progress=advance)
 
 
 def _digests_of(images: Manifest, progress: bool) -> Any:

@@ -54,19 +54,23 @@ def logits_model(model: Any) -> LogitsModel:
 
 def _is_graph(model: Any) -> bool:
     """True for a Sequential or functional model with one output."""
-    names = {base.__name__ for base in type(model).__mro__}
-    if not names & {"Functional", "Sequential"}:
-        return False
-    outputs = getattr(model, "outputs", None)
-    return outputs is not None and len(outputs) == 1
+    for base in type(model).__mro__:
+        if base.__name__ in ("Functional", "Sequential"):
+            outputs = getattr(model, "outputs", None)
+            return outputs is not None and len(outputs) == 1
+        if "call" in vars(base):  # a subclass that does something of its own with the layers
+            return False
+    return False
 
 
 def _ends_visibly(model: Any) -> bool:
-    """True where the last layer is one whose activation, or lack of one, can be seen."""
-    layer, _ = _producer(model.outputs[0])
+    """True where the layers show that no activation stands at the end."""
+    layer, source = _producer(model.outputs[0])
+    while source is not None and type(layer).__name__ in PASS_THROUGH:
+        layer, source = _producer(source)
     if _is_graph(layer):
         return _ends_visibly(layer)
-    return hasattr(layer, "activation") or type(layer).__name__ in PASS_THROUGH
+    return _activation_name(layer) == "linear"
 
 
 def _producer(tensor: Any) -> tuple[Any, Any]:
@@ -90,6 +94,8 @@ def _before_activation(model: Any, tensor: Any) -> tuple[Any, str | None]:
     if source is None:
         return tensor, None
     if _is_graph(layer):
+        if len(layer.inputs) != 1:
+            return tensor, None
         inner = logits_model(layer)
         return (inner.model(source), inner.removed) if inner.removed else (tensor, None)
     activation = "softmax" if kind == "Softmax" else _activation_name(layer)
@@ -107,8 +113,8 @@ def _before_activation(model: Any, tensor: Any) -> tuple[Any, str | None]:
 
 
 def _activation_name(layer: Any) -> str | None:
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", None)
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return "softmax" if name == "softmax_v2" else name  # as `tf.nn.softmax` is called
 
 
 def _linear_twin(layer: Any) -> Any:

@@ -67,7 +67,9 @@ class Teacher:
         """Returns a teacher that runs a Keras model without its last softmax or sigmoid."""
         logits = heads.logits_model(model)
         output = options.pop("output", "auto")
-        if output == "auto" and logits.inspected:
+        # What the user says of the outputs is said of the model with its softmax.
+        if logits.removed is not None or (output == "auto" and logits.inspected):
+            check_choice("--teacher-output", output, OUTPUTS)
             output = "logits"
         shape = _shape_of(model, "input_shape")
         outputs = _shape_of(model, "output_shape")

@@ -14,6 +14,7 @@ does not fit leaves nothing behind.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from streamkd.errors import (
     readable_key,
 )
 from streamkd.images.classes import renumber, shown
-from streamkd.images.decode import read_batch, refuse_bad_image
+from streamkd.images.decode import decode_batch, refuse_bad_image
+from streamkd.images.files import read_files
 from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.images.pipeline import read_pipeline
 from streamkd.options import DECODER, ImageOptions
 from streamkd.progress import image_progress
 from streamkd.store import codecs
@@ -149,7 +152,22 @@ class _Teaching:
                     writer.write_block(block, self.teacher(pixels), contents)
                     bar.update(len(contents))
             writer.finish(teacher_summary(open_store(self.path)))
-        return open_store(self.path)
+        store = open_store(self.path)
+        self._warn_of_chance(store)
+        return store
+
+    def _warn_of_chance(self, store: LogitStore) -> None:
+        """Warns where the teacher is hardly better than chance: mostly a wrong preprocessing."""
+        accuracy = (store.summary or {}).get("teacher_accuracy")
+        chance = 1 / store.num_classes
+        # Of two classes, twice chance would be every image.
+        if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
+            warnings.warn(
+                f"The teacher {self.teacher.name!r} is right on {accuracy:.1%} of the labelled "
+                f"images, and chance is {chance:.1%}. Check `--preprocess` and the order of its "
+                "classes (`--class-names`).",
+                stacklevel=4,
+            )
 
     def _create(self) -> None:
         """Creates the store once the teacher has answered the first block."""
@@ -174,16 +192,18 @@ class _Teaching:
     def _read_blocks(self, blocks: np.ndarray) -> Iterator[tuple[int, tf.Tensor, np.ndarray]]:
         """Yields (block, pixels, content digests); a bad image is refused by name."""
 
-        def paths_of(block: int) -> np.ndarray:
-            return np.array(self.images.paths(self._images_of(block)), object)
+        def contents_of(block: int) -> np.ndarray:
+            return read_files(self.images.paths(self._images_of(block)))
 
-        def read(block: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            paths = tf.numpy_function(paths_of, [block], tf.string)
-            paths.set_shape((None,))
-            return read_batch(paths, self.options)
+        def read(block: tf.Tensor) -> tf.Tensor:
+            contents = tf.numpy_function(contents_of, [block], tf.string)
+            return tf.ensure_shape(contents, (None,))
 
-        dataset = tf.data.Dataset.from_tensor_slices(np.asarray(blocks, np.int64))
-        dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        dataset = read_pipeline(
+            tf.data.Dataset.from_tensor_slices(np.asarray(blocks, np.int64)),
+            read,
+            lambda contents: decode_batch(contents, self.options),
+        )
         batches = iter(dataset)
         for block in np.asarray(blocks).tolist():
             try:
@@ -227,6 +247,7 @@ class _Teaching:
             "--codec": self.codec,
             "--batch-size": self.batch_size,
             "decoder": DECODER,
+            "--class-names": self.classes or [],
         }
         theirs = {
             "teacher": header.teacher,
@@ -234,6 +255,7 @@ class _Teaching:
             "--codec": header.codec,
             "--batch-size": header.block_rows // header.num_views,
             "decoder": header.decoder,
+            "--class-names": store.class_names,
         }
         for what, value in mine.items():
             if value != theirs[what]:
@@ -296,6 +318,8 @@ def _first_difference(images: Manifest, store: LogitStore) -> str:
 
 def _both_sides(mine: Any, theirs: Any) -> str:
     """Returns two lines that show where two values differ."""
+    if isinstance(mine, list):
+        mine, theirs = shown(mine), shown(theirs)
     if isinstance(mine, dict):
         name = next(n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n))
         mine, theirs = f"{name} = {mine.get(name)}", f"{name} = {theirs.get(name)}"

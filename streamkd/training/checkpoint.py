@@ -11,6 +11,7 @@ leftovers are removed at the next start; the newest that can be read is taken.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ from streamkd.errors import ResumeError
 NUM_KEPT = 2  # one to fall back to where the newest turns out damaged
 STATE = "state.json"
 TENSORS = "tensors"
+# What reading a damaged checkpoint raises; a tensors file that was cut is an IndexError.
+UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, AssertionError, tf.errors.OpError)
 
 
 class Checkpoints:
@@ -33,9 +36,8 @@ class Checkpoints:
         self.directory = directory
         self._checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
 
-    def prepare(self) -> None:
-        """Makes the folder and removes what a killed run left behind."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+    def remove_leftovers(self) -> None:
+        """Removes what a killed run left behind."""
         for leftover in self.directory.glob("*.tmp"):
             shutil.rmtree(leftover)
 
@@ -48,12 +50,18 @@ class Checkpoints:
         final = self.directory / f"step-{step:010d}"
         temporary = final.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        self._checkpoint.write(str(temporary / TENSORS))
-        (temporary / STATE).write_text(json.dumps({**state, "step": step}))
-        for part in temporary.iterdir():
-            sync(part)
-        sync(temporary)
+        temporary.mkdir(parents=True)
+        try:
+            self._checkpoint.write(str(temporary / TENSORS))
+            (temporary / STATE).write_text(json.dumps({**state, "step": step}))
+            for part in temporary.iterdir():
+                sync(part)
+            sync(temporary)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, tf.errors.ResourceExhaustedError):  # TensorFlow's full disk
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync(self.directory)
@@ -73,8 +81,9 @@ class Checkpoints:
                 status = self._checkpoint.read(str(folder / TENSORS))
                 status.assert_existing_objects_matched()
                 return state
-            except (OSError, ValueError, AssertionError, tf.errors.OpError) as error:
-                reasons.append(f"{folder.name}: {str(error).splitlines()[0][:200]}")
+            except UNREADABLE as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reasons.append(f"{folder.name}: {reason[:200]}")
         if reasons:
             raise ResumeError(
                 f"No checkpoint in {self.directory} can be restored.\n  "
@@ -104,6 +113,9 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a small text file whole."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from streamkd.images.manifest import Manifest
 from streamkd.keras_family import family_name, family_of
 from streamkd.options import check_positive, check_share
 from streamkd.progress import image_progress
+from streamkd.store import disk
 from streamkd.stream.batches import raise_named
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
@@ -103,6 +104,7 @@ class Distiller:
         self.student = self._on_pixels(student, student_preprocess)
         self.optimizer = optimizer
         self.learning_rate = learning_rate
+        self.student_preprocess = student_preprocess
         self.temperature = float(temperature)
         self.label_weight = float(label_weight)
         self.jit = jit
@@ -133,6 +135,9 @@ class Distiller:
           StudentError: the student does not fit the stream.
           ResumeError: the run was started with other data or options.
           NonFiniteError: the loss is no longer a finite number.
+          OutputError, DiskFullError: the run cannot be written.
+
+        Before the first epoch is saved, `run` is left as it was found.
         """
         check_positive("epochs", epochs)
         if stream.store is None and self.label_weight != LABELS_ALONE:
@@ -219,8 +224,17 @@ class _Fit:
         self.directory = None if run is None else RunDirectory(run)
         self.checkpoints: Checkpoints | None = None
         self.history: list[dict[str, Any]] = []
+        self.starts_over = False
 
     def train(self, resume: bool, progress: bool) -> History:
+        try:
+            return self._train(resume, progress)
+        except BaseException:
+            if self.directory is not None:
+                self.directory.withdraw()
+            raise
+
+    def _train(self, resume: bool, progress: bool) -> History:
         step = self._start(resume)
         batch_size = self.stream.batch_size
         num_images = self.stream.end_of_epoch(self.epochs) * batch_size
@@ -245,14 +259,11 @@ class _Fit:
         self.checkpoints = Checkpoints(
             self.directory.checkpoints, model=self.distiller.student, optimizer=self.optimizer
         )
-        config = self._config()
-        if not resume:
-            self.checkpoints.clear()
-        elif any(self.directory.checkpoints.glob("step-*")):
-            self.directory.check_config(config)
-        self.checkpoints.prepare()
-        state = self.checkpoints.restore()
-        self.directory.write_config(config)
+        self.checkpoints.remove_leftovers()
+        self.starts_over = not resume
+        if any(self.directory.checkpoints.glob("step-*")) and resume:
+            self.directory.check_config(self._config())
+        state = self.checkpoints.restore() if resume else None
         if state is None:
             return 0
         self.history = state["history"]
@@ -273,6 +284,7 @@ class _Fit:
             sums += self._call(iterator, step, num_steps)
             bar.update(num_steps * batch_size)
         seconds = time.perf_counter() - started
+        self._check_weights(last)
         metrics: dict[str, Any] = {"epoch": epoch, "step": last, **metrics_of(sums)}
         if self.validation is not None:
             metrics |= self.validation.run()
@@ -285,9 +297,9 @@ class _Fit:
         try:
             sums = self.steps.run(iterator, tf.constant(num_steps)).numpy()
         except tf.errors.OpError as error:
-            # The input runs a few batches ahead of the steps.
-            ahead = range(step, step + num_steps + 16)
-            indices = np.concatenate([self.stream.indices(number) for number in ahead])
+            # The input runs ahead of the steps, but its errors come in the order of the batches.
+            steps = range(step, step + num_steps)
+            indices = np.concatenate([self.stream.indices(number) for number in steps])
             raise_named(error, self.stream.images, self.stream.options, indices)
             raise
         if not np.all(np.isfinite(sums)):
@@ -298,12 +310,27 @@ class _Fit:
             )
         return sums
 
+    def _check_weights(self, step: int) -> None:
+        """Refuses to save a student that the last step of an epoch has spoilt."""
+        for weight in self.model.trainable_variables:
+            if not np.all(np.isfinite(weight.numpy())):
+                raise NonFiniteError(
+                    f"The student's weights are no longer finite numbers after step {step}.\n"
+                    "Lower the learning rate: `--learning-rate`; the checkpoint before it is kept."
+                )
+
     def _save(self, step: int) -> None:
         if self.directory is None or self.checkpoints is None:
             return
-        self.checkpoints.save(step, {"epoch": len(self.history), "history": self.history})
-        self.directory.write_metrics(self.history)
-        self.directory.save_student(self.distiller.student)
+        ending = "What was saved before is kept. Make room, and give the same command again."
+        with disk.refusals(str(self.directory.path), ending=ending):
+            if self.starts_over:
+                self.checkpoints.clear()
+                self.starts_over = False
+            self.directory.write_config(self._config())
+            self.checkpoints.save(step, {"epoch": len(self.history), "history": self.history})
+            self.directory.write_metrics(self.history)
+            self.directory.save_student(self.distiller.student)
 
     def _config(self) -> dict[str, Any]:
         """Returns what the run is made of; what a resumed run must repeat."""
@@ -317,6 +344,7 @@ class _Fit:
             "shuffle": stream.shuffle,
             "temperature": distiller.temperature,
             "label_weight": distiller.label_weight,
+            "student_preprocess": distiller.student_preprocess,
             "student": {
                 "name": distiller.student.name,
                 "family": family_name(distiller.student),

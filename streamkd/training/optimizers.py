@@ -47,13 +47,16 @@ def build_optimizer(optimizer: Any, family: Any, *, learning_rate: float, num_st
     except (ValueError, TypeError) as error:
         raise OptionError(
             f"There is no optimizer {optimizer!r} in {family.__name__}.\n"
-            "Give a Keras name such as adamw, adam, sgd or lion."
+            "Give a Keras name such as adamw, adam, sgd or rmsprop."
         ) from error
     return type(built).from_config({**built.get_config(), "learning_rate": schedule})
 
 
 def learning_rate_of(optimizer: Any) -> float:
     """Returns the learning rate of the next step."""
+    schedule = optimizer._learning_rate
+    if callable(schedule):  # tf_keras would answer with the rate of the last step
+        return float(schedule(optimizer.iterations))
     return float(np.asarray(optimizer.learning_rate))
 
 

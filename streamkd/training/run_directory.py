@@ -5,10 +5,12 @@ config.json says what the run was made of; a resumed run is held against it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class RunDirectory:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.keras"
+        self._made: list[Path] = []
 
     def prepare(self) -> None:
         """Makes the directory.
@@ -47,7 +50,9 @@ class RunDirectory:
           OutputError: it cannot be written.
         """
         try:
+            missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
+            self._made = missing
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
@@ -56,6 +61,15 @@ class RunDirectory:
                 f"The run directory {self.path} cannot be written: {error.strerror}.\n"
                 "Give another `--out`."
             ) from error
+
+    def withdraw(self) -> None:
+        """Removes the directory if `prepare` made it and no epoch was saved in it."""
+        if not self._made or any(self.checkpoints.glob("step-*[0-9]")):
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in self._made[1:]:
+            with contextlib.suppress(OSError):  # another run may be in it by now
+                parent.rmdir()
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Refuses to go on with a run that was started with something else.
@@ -66,7 +80,13 @@ class RunDirectory:
         path = self.path / "config.json"
         if not path.exists():
             return
-        old = json.loads(path.read_text())
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise ResumeError(
+                f"{path} is damaged, so that nothing says what the run was started with: {error}.\n"
+                "Start again with `--no-resume`, or give another `--out`."
+            ) from error
         new = json.loads(json.dumps(config))
         for name in sorted({*old, *new} - set(INFORMATIVE)):
             if old.get(name) != new.get(name):
@@ -92,8 +112,11 @@ class RunDirectory:
     def save_student(self, student: Any) -> None:
         """Writes student.keras whole, the user's own model with the weights of now."""
         temporary = self.path / ".student.tmp.keras"
-        student.save(temporary)
-        temporary.replace(self.student)
+        try:
+            student.save(temporary)
+            temporary.replace(self.student)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_class_names(model: str | os.PathLike) -> list[str] | None:

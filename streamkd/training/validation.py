@@ -47,12 +47,17 @@ class Validation:
         self.batches = evaluation_batches(images, options, self.batch_size)
         self._sums = tf.function(lambda *batch: _sums(model, self.labels, *batch))
 
-    def run(self) -> dict[str, float]:
-        """Returns `val_loss` (cross-entropy at temperature 1, in nats) and `val_accuracy`."""
+    def run(self) -> dict[str, float | None]:
+        """Returns `val_loss` (cross-entropy at temperature 1, in nats) and `val_accuracy`.
+
+        Images without a label do not count; both are None where none has one.
+        """
         total = np.zeros(3)
         batches = named_errors(iter(self.batches), self.images, self.options, self._indices)
         for images, indices, weights in batches:
             total += self._sums(images, indices, weights).numpy()
+        if not total[2]:
+            return {"val_loss": None, "val_accuracy": None}
         return {"val_loss": total[0] / total[2], "val_accuracy": total[1] / total[2]}
 
     def _indices(self, number: int) -> np.ndarray:
@@ -65,6 +70,7 @@ def _sums(
 ) -> tf.Tensor:
     logits = tf.cast(model(images, training=False), tf.float32)
     labels = tf.gather(all_labels, indices)
+    weights *= tf.cast(labels >= 0, tf.float32)
     losses = label_loss(labels[:, None], tf.ones_like(weights)[:, None], logits)
     correct = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
     return tf.stack([tf.reduce_sum(weights * x) for x in (losses, correct, tf.ones_like(weights))])

@@ -1,0 +1,173 @@
+"""Checkpoints: whole or not at all, with a fallback."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+from helpers import truncate
+from run_helpers import dense_student, same_weights, weights_of
+from store_helpers import flip_bit
+
+from streamkd.errors import ResumeError
+from streamkd.training import checkpoint
+from streamkd.training.checkpoint import Checkpoints, write_atomically
+
+
+@pytest.fixture
+def parts(family):
+    """A model and a built optimizer of one family."""
+    model = dense_student(family)
+    optimizer = family.optimizers.Adam(0.1)
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def of(directory, parts):
+    return Checkpoints(directory / "checkpoints", model=parts[0], optimizer=parts[1])
+
+
+def change(parts, amount):
+    """Moves the weights and the optimizer as a step would."""
+    model, optimizer = parts
+    gradients = [tf.fill(w.shape, float(amount)) for w in model.get_weights()]
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+
+def names_in(checkpoints):
+    return sorted(path.name for path in checkpoints.directory.iterdir())
+
+
+def test_what_was_saved_is_restored(parts, tmp_path, family):
+    change(parts, 1)
+    of(tmp_path, parts).save(7, {"epoch": 1, "history": [{"loss": 0.5}]})
+    fresh = dense_student(family, seed=9)
+    optimizer = family.optimizers.Adam(0.1)
+    optimizer.build(fresh.trainable_variables)
+    state = of(tmp_path, (fresh, optimizer)).restore()
+    assert state == {"epoch": 1, "history": [{"loss": 0.5}], "step": 7}
+    assert same_weights(fresh, parts[0]) and int(optimizer.iterations) == 1
+    change(parts, 2)
+    change((fresh, optimizer), 2)
+    assert same_weights(fresh, parts[0]), "the optimizer's own state came back too"
+
+
+def test_nothing_is_restored_where_there_is_nothing(parts, tmp_path):
+    before = weights_of(parts[0])
+    assert of(tmp_path, parts).restore() is None
+    assert all((a == b).all() for a, b in zip(before, weights_of(parts[0]), strict=True))
+
+
+def test_two_are_kept(parts, tmp_path):
+    checkpoints = of(tmp_path, parts)
+    for step in (4, 8, 12):
+        checkpoints.save(step, {})
+    assert names_in(checkpoints) == ["step-0000000008", "step-0000000012"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["tensors cut", "bit flipped", "index gone", "state cut", "state gone"]
+)
+def test_a_damaged_newest_falls_back_to_the_one_before(parts, tmp_path, damage):
+    checkpoints = of(tmp_path, parts)
+    change(parts, 1)
+    checkpoints.save(4, {"epoch": 1})
+    good = weights_of(parts[0])
+    change(parts, 1)
+    checkpoints.save(8, {"epoch": 2})
+    newest = checkpoints.directory / "step-0000000008"
+    if damage == "tensors cut":
+        truncate(next(newest.glob("tensors.data-*")))
+    elif damage == "bit flipped":
+        flip_bit(next(newest.glob("tensors.data-*")), 100)
+    elif damage == "index gone":
+        next(newest.glob("tensors.index")).unlink()
+    elif damage == "state cut":
+        truncate(newest / "state.json", 5)
+    else:
+        (newest / "state.json").unlink()
+    change(parts, 5)
+    state = of(tmp_path, parts).restore()
+    assert (state["epoch"], state["step"]) == (1, 4)
+    assert all((a == b).all() for a, b in zip(good, weights_of(parts[0]), strict=True))
+
+
+def test_where_none_can_be_read_that_is_said(parts, tmp_path):
+    checkpoints = of(tmp_path, parts)
+    for step in (4, 8):
+        checkpoints.save(step, {})
+        (checkpoints.directory / f"step-{step:010d}" / "state.json").write_text("{")
+    with pytest.raises(
+        ResumeError, match=r"(?s)No checkpoint in .*-08: |step-0000000008: "
+    ) as info:
+        checkpoints.restore()
+    assert "step-0000000004: " in str(info.value)
+    assert str(info.value).endswith("Start again with `--no-resume`, or give another `--out`.")
+
+
+def test_a_checkpoint_of_another_model_is_not_taken(parts, tmp_path, family):
+    of(tmp_path, parts).save(4, {})
+    other = dense_student(family, num_classes=5)
+    optimizer = family.optimizers.Adam(0.1)
+    optimizer.build(other.trainable_variables)
+    with pytest.raises(ResumeError, match="No checkpoint"):
+        of(tmp_path, (other, optimizer)).restore()
+
+
+def test_what_a_killed_run_left_behind_is_removed(parts, tmp_path):
+    checkpoints = of(tmp_path, parts)
+    checkpoints.save(4, {"epoch": 1})
+    leftover = checkpoints.directory / "step-0000000008.tmp"
+    leftover.mkdir()
+    (leftover / "tensors.index").write_bytes(b"half")
+    assert checkpoints.restore()["step"] == 4, "a leftover is never believed"
+    checkpoints.remove_leftovers()
+    assert names_in(checkpoints) == ["step-0000000004"]
+
+
+def test_a_save_that_fails_leaves_the_one_before_and_nothing_else(parts, tmp_path, monkeypatch):
+    checkpoints = of(tmp_path, parts)
+    checkpoints.save(4, {"epoch": 1})
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "sync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoints.save(8, {"epoch": 2})
+    assert names_in(checkpoints) == ["step-0000000004"]
+
+
+def test_a_checkpoint_is_synced_before_it_gets_its_name(parts, tmp_path, monkeypatch):
+    log = []
+    real = checkpoint.sync
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (log.append(path), real(path)))
+    checkpoints = of(tmp_path, parts)
+    checkpoints.save(4, {})
+    final = checkpoints.directory / "step-0000000004"
+    temporary = final.with_suffix(".tmp")
+    synced = {path.name for path in log if path.parent == temporary}
+    assert synced == {path.name for path in final.iterdir()}
+    assert log[-2:] == [temporary, checkpoints.directory]
+
+
+def test_clear_removes_all(parts, tmp_path):
+    checkpoints = of(tmp_path, parts)
+    checkpoints.save(4, {})
+    checkpoints.clear()
+    assert not checkpoints.directory.exists() and checkpoints.restore() is None
+    checkpoints.clear()
+
+
+def test_a_small_file_is_replaced_whole(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a.json", "old")
+    write_atomically(tmp_path / "a.json", "new")
+    assert (tmp_path / "a.json").read_text() == "new"
+
+    def fail(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "sync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "a.json", "newest")
+    assert (tmp_path / "a.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,436 @@
+"""The command line: one object on standard output, exit codes, and what is imported when."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from helpers import draw_directory, draw_image, truncate
+from run_helpers import command, dense_student, exact_teacher, process, snapshot
+
+from streamkd.cli import commands
+from streamkd.cli.main import build_parser, main
+from streamkd.store.reader import open_store
+
+STORE_KEYS = {
+    "num_images",
+    "num_views",
+    "num_classes",
+    "rows_done",
+    "rows_total",
+    "codec",
+    "teacher",
+    "teacher_accuracy",
+    "num_bytes",
+}
+COMMANDS = ("demo", "scan", "teach", "verify", "inspect", "train", "evaluate", "export")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """images, teacher.keras, student.keras, s.h5 and run, made by the commands themselves."""
+    root = tmp_path_factory.mktemp("work")
+    draw_directory(root / "images", {"ant": 11, "bee": 9, "cat": 10})
+    exact_teacher().save(root / "teacher.keras")
+    dense_student().save(root / "student.keras")
+    teach = ["teach", "images", "--teacher", "teacher.keras", "--out", "s.h5", "--quiet"]
+    train = ["train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "run"]
+    train += ["--epochs", "2", "--batch-size", "8", "--optimizer", "sgd", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main(teach) == 0 and main(train) == 0
+    return root
+
+
+@pytest.fixture
+def here(work, tmp_path, monkeypatch):
+    """A copy of `work` as the working directory."""
+    shutil.copytree(work, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def test_scan_answers_with_its_keys(here, capsys):
+    code, answer, _ = command(capsys, "scan", "images")
+    assert code == 0 and set(answer) == {
+        "num_images",
+        "class_names",
+        "class_counts",
+        "fingerprint",
+    }
+    assert (answer["num_images"], answer["class_counts"]) == (30, [11, 9, 10])
+    assert answer["class_names"] == ["ant", "bee", "cat"]
+
+
+def test_scan_check_lists_bad_files_and_answers_no(here, capsys):
+    code, answer, _ = command(capsys, "scan", "images", "--check")
+    assert code == 0 and answer["bad"] == [] and answer["formats"] == {"png": 30}
+    assert answer["num_bytes"] == sum(p.stat().st_size for p in here.glob("images/*/*"))
+    truncate(here / "images" / "bee" / "00014.png", 30)
+    code, answer, _ = command(capsys, "scan", "images", "--check")
+    assert code == 1 and answer["num_bad"] == 1
+    assert [set(entry) for entry in answer["bad"]] == [{"key", "reason"}]
+    assert answer["bad"][0]["key"] == "bee/00014.png" and answer["bad"][0]["reason"]
+
+
+def test_long_lists_are_cut_with_the_count_beside_them(here, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "LONGEST_LIST", 2)
+    for number in (12, 13, 14):
+        (here / "images" / "bee" / f"{number:05d}.png").write_bytes(b"x")
+    _, answer, _ = command(capsys, "scan", "images", "--check")
+    assert (len(answer["bad"]), answer["num_bad"]) == (2, 3)
+    _, answer, _ = command(capsys, "verify", "s.h5", "--images", "images")
+    assert (len(answer["problems"]), answer["num_problems"]) == (2, 3)
+
+
+def test_a_manifest_that_scan_wrote_stands_for_the_directory(here, capsys):
+    _, direct, _ = command(capsys, "scan", "images")
+    code, answer, _ = command(capsys, "scan", "images", "--out", "m.jsonl")
+    assert code == 0 and answer == {**direct, "manifest": "m.jsonl"}
+    assert command(capsys, "scan", "m.jsonl")[1] == direct
+    teach = ("teach", "m.jsonl", "--teacher", "teacher.keras", "--out", "m.h5")
+    assert command(capsys, *teach)[1]["fingerprint"] == direct["fingerprint"]
+    assert (here / "m.h5").read_bytes() == (here / "s.h5").read_bytes()
+
+
+def test_teach_and_inspect_answer_with_their_keys(here, capsys):
+    teach = ("teach", "images", "--teacher", "teacher.keras", "--out", "new.h5")
+    code, answer, errors = command(capsys, *teach)
+    assert code == 0 and set(answer) >= STORE_KEYS
+    assert (answer["num_images"], answer["rows_done"], answer["rows_total"]) == (30, 30, 30)
+    assert (answer["num_views"], answer["num_classes"]) == (1, 3)
+    assert (answer["codec"], answer["teacher"]) == ("float16", "teacher.keras")
+    assert answer["num_bytes"] == (here / "new.h5").stat().st_size
+    assert "teaching" in errors
+    assert command(capsys, "inspect", "new.h5")[1] == answer
+    before = snapshot(here)
+    assert command(capsys, *teach)[:2] == (0, answer)
+    assert snapshot(here) == before
+
+
+def test_verify_answers_with_its_keys(here, capsys):
+    code, answer, _ = command(capsys, "verify", "s.h5")
+    assert code == 0 and set(answer) >= {"sound", "rows_checked", "num_problems", "problems"}
+    assert answer["sound"] is True and answer["rows_checked"] == 30 and answer["problems"] == []
+    assert command(capsys, "verify", "s.h5", "--images", "images")[:2] == (0, answer)
+    code, answer, _ = command(capsys, "verify", "s.h5", "--sample", "5")
+    assert code == 0 and 5 <= answer["rows_checked"] <= 30
+
+
+def test_verify_names_a_changed_and_a_vanished_image(here, capsys):
+    (here / "images" / "ant" / "00003.png").unlink()
+    draw_image(here / "images" / "bee" / "00014.png", 77)
+    code, answer, _ = command(capsys, "verify", "s.h5", "--images", "images")
+    assert code == 1 and answer["sound"] is False and answer["num_problems"] == 2
+    assert answer["problems"] == [
+        {"key": "ant/00003.png", "view": None, "reason": "the image has vanished"},
+        {
+            "key": "bee/00014.png",
+            "view": None,
+            "reason": "the image was changed since the teacher saw it",
+        },
+    ]
+
+
+def test_verify_says_no_to_a_damaged_store(here, capsys):
+    data = bytearray((here / "s.h5").read_bytes())
+    data[len(data) // 2] ^= 1
+    (here / "s.h5").write_bytes(data)
+    truncate(here / "s.h5", len(data) - 1)
+    code, answer, _ = command(capsys, "verify", "s.h5")
+    assert code == 1 and answer["num_problems"] == 1
+    assert answer["problems"][0]["key"] is None and "damaged" in answer["problems"][0]["reason"]
+
+
+def test_train_answers_with_its_keys(here, capsys):
+    words = ("train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "new")
+    options = ("--epochs", 2, "--batch-size", 8, "--validation", "images", "--optimizer", "sgd")
+    code, answer, errors = command(capsys, *words, *options)
+    assert code == 0 and set(answer) == {
+        "epochs",
+        "steps",
+        "loss",
+        "accuracy",
+        "val_accuracy",
+        "agreement",
+        "images_per_second",
+        "run",
+    }
+    assert (answer["epochs"], answer["steps"], answer["run"]) == (2, 8, "new")
+    assert all(0 <= answer[name] <= 1 for name in ("accuracy", "val_accuracy", "agreement"))
+    assert "epoch 1: loss " in errors and "epoch 2: loss " in errors
+    again = command(capsys, *words, *options)
+    assert again[:2] == (0, answer)
+
+
+def test_train_without_validation_or_store_leaves_that_null(here, capsys):
+    words = ("train", "images", "--student", "student.keras", "--out", "alone", "--epochs", 1)
+    options = ("--label-weight", 1, "--image-size", "8x8", "--batch-size", 8, "--quiet")
+    code, answer, errors = command(capsys, *words, *options, "--optimizer", "sgd")
+    assert code == 0 and answer["val_accuracy"] is None and answer["agreement"] is None
+    assert "epoch" not in errors
+
+
+def test_train_splits_validation_off(here, capsys):
+    words = ("train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "split")
+    options = ("--epochs", 1, "--batch-size", 8, "--validation-split", 0.2, "--seed", 5)
+    code, answer, _ = command(capsys, *words, *options, "--optimizer", "sgd")
+    assert code == 0 and answer["steps"] == 3 and answer["val_accuracy"] is not None
+
+
+def test_evaluate_answers_with_its_keys(here, capsys):
+    code, answer, _ = command(capsys, "evaluate", "run", "images", "--store", "s.h5")
+    assert code == 0 and set(answer) == {
+        "num_images",
+        "accuracy",
+        "top5_accuracy",
+        "nll",
+        "ece",
+        "agreement",
+        "kl_to_teacher",
+        "teacher_accuracy",
+        "num_errors",
+        "num_parameters",
+        "latency_ms",
+    }
+    assert answer["num_images"] == 30 and answer["top5_accuracy"] is None
+    file = command(capsys, "evaluate", "run/student.keras", "images", "--store", "s.h5")[1]
+    assert {**file, "latency_ms": 0} == {**answer, "latency_ms": 0}
+
+
+def test_export_answers_with_its_keys(here, capsys):
+    code, answer, _ = command(capsys, "export", "run", "--out", "out.keras", "--images", "images")
+    assert code == 0 and set(answer) >= {"path", "num_bytes", "max_abs_difference", "agreement"}
+    assert answer["path"] == "out.keras" and answer["max_abs_difference"] == 0
+    assert answer["num_bytes"] == (here / "out.keras").stat().st_size
+
+
+def test_an_export_that_answers_otherwise_fails(here, capsys, monkeypatch):
+    from streamkd import keras_family
+
+    real = keras_family.load_model
+
+    def load(path, **options):
+        return dense_student(seed=9) if str(path) == "out.keras" else real(path, **options)
+
+    monkeypatch.setattr(keras_family, "load_model", load)
+    code, answer, _ = command(capsys, "export", "run", "--out", "out.keras")
+    assert code == 1 and answer["max_abs_difference"] > 1e-3 and answer["parity"] is False
+
+
+def test_without_json_a_person_gets_lines(here, capsys):
+    assert main(["scan", "images"]) == 0
+    out, _ = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["num_images"] == "30" and lines["class_names"] == "ant, bee, cat"
+    assert main(["inspect", "s.h5"]) == 0
+    assert "rows_done" in capsys.readouterr().out
+    (here / "images" / "bee" / "00014.png").write_bytes(b"")
+    assert main(["verify", "s.h5", "--images", "images", "--quiet"]) == 1
+    out, errors = capsys.readouterr()
+    assert "key: bee/00014.png" in out and errors == ""
+
+
+def test_a_refusal_is_one_object(here, capsys):
+    code, answer, errors = command(capsys, "scan", "nowhere")
+    assert code == 2 and errors == ""
+    assert set(answer) == {"error"} and set(answer["error"]) == {"code", "message", "key"}
+    assert answer["error"]["code"] == "images_not_found" and answer["error"]["key"] is None
+    assert answer["error"]["message"].startswith("There is no directory ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"The following arguments are required: COMMAND.\nSee `streamkd --help`."),
+        (["fly"], "invalid choice: 'fly'"),
+        (["scan"], "The following arguments are required: IMAGES.\nSee `streamkd scan --help`."),
+        (["scan", "images", "--fast"], "Unrecognized arguments: --fast"),
+        (["teach", "images", "--out", "n.h5"], "arguments are required: --teacher"),
+        (["evaluate", "run", "images", "--image-size", "12"], "write it as HEIGHTxWIDTH, for ex"),
+        (["scan", "images", "--seed", "-1"], "'-1' is no seed; give a whole number from 0 to 429"),
+        (["scan", "images", "--seed", "4294967296"], "'4294967296' is no seed"),
+        (["train", "images", "--jit", "auto"], "invalid choice: 'auto'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_flags_that_cannot_be_are_refused_as_one_object(here, capsys, words, message):
+    code, answer, errors = command(capsys, *words)
+    assert code == 2 and errors == ""
+    assert answer["error"]["code"] == "bad_option" and answer["error"]["key"] is None
+    assert message.replace(r"\n", "\n") in answer["error"]["message"]
+
+
+def test_a_key_that_is_not_utf8_comes_with_its_bytes(here, capsys):
+    name = os.fsencode(here / "images" / "bee") + b"/\xff.png"
+    with open(name, "wb") as file:
+        file.write(b"no image")
+    words = ("teach", "images", "--teacher", "teacher.keras", "--out", "new.h5")
+    code, answer, _ = command(capsys, *words)
+    error = answer["error"]
+    assert code == 2 and error["code"] == "bad_image" and error["key"] == "bee/\\xff.png"
+    assert base64.b64decode(error["key_base64"]) == b"bee/\xff.png"
+    assert "xff.png' cannot be decoded" in error["message"]
+    bad = command(capsys, "scan", "images", "--check")[1]["bad"]
+    assert [base64.b64decode(entry["key_base64"]) for entry in bad] == [b"bee/\xff.png"]
+
+
+def test_a_changed_image_in_verify_comes_with_its_bytes(here, capsys):
+    with open(os.fsencode(here / "images" / "bee") + b"/\xff.png", "wb") as file:
+        file.write((here / "images" / "bee" / "00014.png").read_bytes())
+    command(capsys, "teach", "images", "--teacher", "teacher.keras", "--out", "new.h5")
+    os.unlink(os.fsencode(here / "images" / "bee") + b"/\xff.png")
+    code, answer, _ = command(capsys, "verify", "new.h5", "--images", "images")
+    assert code == 1 and answer["problems"] == [
+        {
+            "key": "bee/\\xff.png",
+            "key_base64": base64.b64encode(b"bee/\xff.png").decode(),
+            "view": None,
+            "reason": "the image has vanished",
+        }
+    ]
+
+
+def test_our_own_fault_is_exit_code_3_with_a_traceback(here, capsys, monkeypatch):
+    def crash(path):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("streamkd.store.reader.open_store", crash)
+    code, answer, errors = command(capsys, "inspect", "s.h5")
+    assert code == 3 and "Traceback (most recent call last)" in errors
+    assert "RuntimeError: a bug of ours" in errors
+    assert answer == {
+        "error": {"code": "internal", "message": "RuntimeError: a bug of ours", "key": None}
+    }
+
+
+def test_an_interrupt_is_exit_code_130(here, capsys, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("streamkd.store.reader.open_store", interrupt)
+    code, answer, errors = command(capsys, "inspect", "s.h5")
+    assert code == 130 and "Traceback" not in errors
+    assert answer["error"]["code"] == "interrupted"
+    assert main(["inspect", "s.h5"]) == 130
+    assert capsys.readouterr().err == (
+        "streamkd: Interrupted. What was written is safe; the same command goes on from there.\n"
+    )
+
+
+def test_a_terminated_teacher_pass_is_143_and_the_same_command_goes_on(tmp_path, capsys):
+    draw_directory(tmp_path / "images", {"ant": 40, "bee": 40, "cat": 40})
+    exact_teacher().save(tmp_path / "teacher.keras")
+    words = ["teach", tmp_path / "images", "--teacher", tmp_path / "teacher.keras"]
+    words += ["--batch-size", "1", "--out", tmp_path / "s.h5"]
+    teaching = process("-m", "streamkd", *map(str, words), "--json")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and teaching.poll() is None:
+        if (tmp_path / "s.h5").exists() and open_store(tmp_path / "s.h5").rows_done >= 3:
+            teaching.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.005)
+    out, errors = teaching.communicate(timeout=60)
+    assert teaching.returncode == 143, errors
+    error = json.loads(out)["error"]
+    assert error["code"] == "interrupted" and error["message"].startswith("Terminated. What was")
+    assert "Traceback" not in errors
+    begun = open_store(tmp_path / "s.h5")
+    assert 3 <= begun.rows_done < 120 and not begun.finished
+    assert not list(tmp_path.glob(".*"))
+    code, answer, _ = command(capsys, "verify", tmp_path / "s.h5")
+    assert code == 1 and "the store is unfinished" in answer["problems"][0]["reason"]
+    code, answer, _ = command(capsys, *words)
+    assert code == 0 and answer["rows_done"] == 120
+
+
+def test_every_command_is_there_and_has_the_common_flags():
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as info:
+            build_parser().parse_args([name, "--help"])
+        assert info.value.code == 0
+    found = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    assert set(found) == set(COMMANDS)
+    for parser in found.values():
+        assert {"--json", "--quiet"} <= set(parser._option_string_actions)
+
+
+LIGHT = """
+import json, sys
+from streamkd.cli.main import main
+for words in json.loads(sys.argv[1]):
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    heavy = sorted({"tensorflow", "tf_keras", "keras"} & set(sys.modules))
+    print("CODE", code, heavy)
+"""
+
+
+def test_help_and_refusals_that_need_no_tensorflow_do_not_import_it(here):
+    (here / "flat").mkdir()
+    (here / "text.h5").write_text("no store")
+    teach = ["teach", "images", "--teacher", "teacher.keras", "--out", "n.h5"]
+    train = ["train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "n"]
+    answered = [["--help"], ["--version"], ["scan", "images"], ["verify", "s.h5"]]
+    answered += [["inspect", "s.h5"], *([name, "--help"] for name in COMMANDS)]
+    refused = [
+        ["scan", "nowhere"],
+        ["scan", "flat"],
+        ["scan", "images", "--out", "none/m.jsonl"],
+        ["verify", "nowhere.h5"],
+        ["verify", "text.h5"],
+        ["inspect", "text.h5"],
+        ["inspect", "images"],
+        ["teach", "nowhere", *teach[2:]],
+        ["teach", "flat", *teach[2:]],
+        [*teach[:3], "none.keras", *teach[4:]],
+        [*teach[:-1], "none/n.h5"],
+        [*teach[:-1], "text.h5/n.h5"],
+        [*teach, "--image-size", "eight"],
+        [*teach, "--class-names", "none.txt"],
+        ["train", "nowhere", *train[2:]],
+        ["train", "flat", *train[2:]],
+        [*train[:3], "none.h5", *train[4:]],
+        [*train[:3], "text.h5", *train[4:]],
+        [*train[:-1], "text.h5"],
+        [*train, "--validation", "nowhere"],
+        [*train, "--seed", "-1"],
+        ["evaluate", "nothing", "images"],
+        ["evaluate", "run", "nowhere"],
+        ["export", "nothing", "--out", "n.keras"],
+        ["export", "run", "--out", "none/n.keras"],
+        ["export", "run", "--out", "n.keras", "--images", "nowhere"],
+    ]
+    before = snapshot(here)
+    running = process("-c", LIGHT, json.dumps(answered + refused))
+    out, errors = running.communicate(timeout=60)
+    found = [line for line in out.splitlines() if line.startswith("CODE")]
+    expected = ["CODE 0 []"] * len(answered) + ["CODE 2 []"] * len(refused)
+    pairs = list(zip(answered + refused, found, expected, strict=True))
+    assert not [pair for pair in pairs if pair[1] != pair[2]], errors
+    assert errors.count("streamkd: ") == len(refused) and "Traceback" not in errors
+    assert snapshot(here) == before
+
+
+def test_the_module_runs_as_a_command(here):
+    running = process("-m", "streamkd", "scan", "images", "--json")
+    out, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert json.loads(out)["num_images"] == 30 and errors == ""
+
+
+def test_a_name_that_is_not_utf8_can_be_printed(here):
+    folder = os.fsencode(here / "images") + b"/\xff"
+    os.mkdir(folder)
+    for words, code in ((["scan", "images"], 0), (["scan", folder + b"x"], 2)):
+        running = process("-m", "streamkd", *words)
+        out, errors = running.communicate(timeout=60)
+        assert running.returncode == code and "Traceback" not in errors, errors
+        assert "\\udcff" in out + errors

@@ -1,0 +1,517 @@
+"""The loop: what it trains, writes, resumes and refuses."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from helpers import EncodingTeacher, draw_directory, truncate
+from run_helpers import dense_student, same_weights, snapshot, softmax, weights_of
+
+from streamkd.errors import (
+    BadImageError,
+    ChangedImageError,
+    ClassNamesError,
+    DiskFullError,
+    NonFiniteError,
+    OptionError,
+    OutputError,
+    ResumeError,
+    StudentError,
+)
+from streamkd.images.manifest import scan
+from streamkd.keras_family import load_model
+from streamkd.stream.join import join
+from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.teaching import teach
+from streamkd.training import distiller as distiller_module
+from streamkd.training.checkpoint import Checkpoints
+from streamkd.training.distiller import Distiller
+from streamkd.training.run_directory import COLUMNS
+
+EPOCHS = 4
+BATCH_SIZE = 8  # of 30 images: batches straddle the epochs
+
+
+@pytest.fixture
+def stream(images, store):
+    return join(images, store, batch_size=BATCH_SIZE, seed=3)
+
+
+@pytest.fixture
+def pixels(images, stream):
+    """All images, float32 `[30, 8, 8, 3]`."""
+    batches = join(images, stream.store, batch_size=30, shuffle=False).batches(0, 1)
+    return next(iter(batches))[0].numpy()
+
+
+def fit(stream, student=None, *, run=None, epochs=EPOCHS, resume=True, validation=None, **options):
+    """Trains a new student, or the one given, and returns the distiller and the history."""
+    options.setdefault("optimizer", "sgd")  # the quickest to compile
+    distiller = Distiller(student or dense_student(), **options)
+    history = distiller.fit(
+        stream, epochs=epochs, run=run, resume=resume, validation=validation, progress=False
+    )
+    return distiller, history
+
+
+def csv_rows(run):
+    """The lines of metrics.csv without what a clock says."""
+    with open(run / "metrics.csv", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+def test_the_users_own_model_comes_back_with_its_softmax_and_better(stream, pixels, family):
+    student = dense_student(family)
+    layers, before = list(student.layers), np.asarray(student(pixels))
+    distiller, history = fit(stream, student, learning_rate=0.1, temperature=2.0)
+    assert distiller.student is student and student.layers == layers
+    assert student.layers[-1].activation.__name__ == "softmax"
+    after = np.asarray(student(pixels))
+    np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-5)
+    kernel, bias = weights_of(student)
+    logits = pixels.reshape(30, -1).astype(np.float64) / 255 @ kernel + bias
+    np.testing.assert_allclose(after, softmax(logits), rtol=1e-4, atol=1e-6)
+    assert np.abs(after - before).max() > 0.01
+    losses = history.history["loss"]
+    assert len(losses) == EPOCHS and losses[-1] < losses[0]
+
+
+def test_weights_are_those_of_a_plain_training_loop(stream, family):
+    """The same batches through a loop written with Keras' own losses, on probabilities' logs."""
+    temperature, label_weight = 3.0, 0.3
+    optimizer = family.optimizers.SGD(0.05, momentum=0.9)
+    own = dense_student(family)
+    fit(stream, own, optimizer=optimizer, temperature=temperature, label_weight=label_weight)
+
+    plain = dense_student(activation=None)
+    optimizer = tf_keras.optimizers.SGD(0.05, momentum=0.9)
+    on_labels = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    on_teacher = tf_keras.losses.KLDivergence()
+    for images, targets, _ in stream.dataset(0, stream.end_of_epoch(EPOCHS)):
+        soft_targets = tf.nn.softmax(targets["teacher_logits"] / temperature)
+        with tf.GradientTape() as tape:
+            logits = plain(images, training=True)
+            loss = label_weight * on_labels(targets["labels"][:, 0], logits)
+            divergence = on_teacher(soft_targets, tf.nn.softmax(logits / temperature))
+            loss += (1 - label_weight) * temperature**2 * divergence
+        gradients = tape.gradient(loss, plain.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, plain.trainable_variables, strict=True))
+    for found, expected in zip(weights_of(own), weights_of(plain), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert not same_weights(own, dense_student(family)), "it did train"
+
+
+def test_xla_and_steps_per_call_change_nothing(stream):
+    reference = fit(stream, optimizer=tf_keras.optimizers.SGD(0.05))
+    for options in ({"jit": True}, {"steps_per_call": 1}, {"steps_per_call": 3}):
+        optimizer = tf_keras.optimizers.SGD(0.05)
+        distiller, history = fit(stream, optimizer=optimizer, **options)
+        for found, expected in zip(
+            weights_of(distiller.student), weights_of(reference[0].student), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=str(options))
+        np.testing.assert_allclose(
+            history.history["loss"], reference[1].history["loss"], rtol=1e-5, err_msg=str(options)
+        )
+
+
+def test_metrics_are_those_of_the_epochs_own_images(stream):
+    """With a rate of nearly nothing, the epoch's numbers are those of a fixed student."""
+    student = dense_student()
+    _, history = fit(stream, student, optimizer=tf_keras.optimizers.SGD(1e-12), epochs=1)
+    batches = list(stream.dataset(0, stream.end_of_epoch(1)))
+    answers = np.concatenate([student(b[0]).numpy().argmax(axis=1) for b in batches])
+    labels = np.concatenate([b[1]["labels"][:, 0].numpy() for b in batches])
+    teacher = np.concatenate([b[1]["teacher_logits"].numpy() for b in batches])
+    assert len(answers) == 32
+    assert history.last["accuracy"] == pytest.approx(np.mean(answers == labels))
+    assert history.last["agreement"] == pytest.approx(np.mean(answers == teacher.argmax(axis=1)))
+
+
+def test_validation_numbers_are_those_of_evaluate(stream, directory, images, capsys):
+    student = dense_student()
+    _, history = fit(stream, student, validation=images, learning_rate=0.05)
+    data = tf_keras.utils.image_dataset_from_directory(
+        directory, image_size=(8, 8), shuffle=False, batch_size=30
+    )
+    student.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = student.evaluate(data, verbose=0)
+    assert history.last["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert history.last["val_accuracy"] == pytest.approx(accuracy)
+
+
+def test_a_run_writes_its_files(stream, images, store, tmp_path):
+    run = tmp_path / "run"
+    distiller, history = fit(stream, run=run, validation=images, epochs=2, temperature=2)
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.csv",
+        "student.keras",
+    ]
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == [
+        "step-0000000004",
+        "step-0000000008",
+    ]
+    assert same_weights(tf_keras.models.load_model(run / "student.keras"), distiller.student)
+    config = json.loads((run / "config.json").read_text())
+    assert config["images"] == images.fingerprint
+    assert config["store"]["fingerprint"] == store.header.fingerprint
+    assert (config["temperature"], config["batch_size"], config["seed"]) == (2.0, 8, 3)
+    assert config["class_names"] == ["ant", "bee", "cat"] and config["epochs"] == 2
+    rows = csv_rows(run)
+    assert tuple(rows[0]) == COLUMNS[:-1] and [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["step"] for row in rows] == ["4", "8"]
+    assert float(rows[1]["val_loss"]) == history.last["val_loss"]
+    assert history.run == str(run) and history.last["images_per_second"] > 0
+
+
+def stop_after_save(monkeypatch, number):
+    """The process ends, as it were, right after the checkpoint of some epoch."""
+    real, calls = Checkpoints.save, []
+
+    def save(self, *args):
+        real(self, *args)
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+
+
+@pytest.mark.parametrize(("own", "num_epochs"), [("tf_keras", 1), ("tf_keras", 3), ("keras", 2)])
+def test_a_run_stopped_after_some_epochs_ends_as_if_it_had_not_been(
+    stream, images, tmp_path, monkeypatch, own, num_epochs
+):
+    options = {"validation": images, "optimizer": "adam", "learning_rate": 0.05}
+    whole, _ = fit(stream, dense_student(own), run=tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        stop_after_save(patch, num_epochs)
+        with pytest.raises(KeyboardInterrupt):
+            fit(stream, dense_student(own), run=tmp_path / "cut", **options)
+    (tmp_path / "cut" / "checkpoints" / "step-0000000099.tmp").mkdir()
+    # Another first state on purpose: everything has to come from the checkpoint.
+    resumed, history = fit(stream, dense_student(own, seed=5), run=tmp_path / "cut", **options)
+    assert same_weights(resumed.student, whole.student)
+    assert same_weights(load_model(tmp_path / "cut" / "student.keras"), whole.student)
+    assert csv_rows(tmp_path / "cut") == csv_rows(tmp_path / "whole")
+    assert len(history.epochs) == EPOCHS
+    assert not list((tmp_path / "cut").rglob("*.tmp*"))
+
+
+def test_a_run_stopped_within_an_epoch_repeats_that_epoch(stream, tmp_path, monkeypatch):
+    whole, _ = fit(stream, run=tmp_path / "whole", steps_per_call=1)
+    real, calls = distiller_module._Fit._call, []
+
+    def stop(*args):
+        calls.append(args)
+        if len(calls) == 7:  # of 16
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distiller_module._Fit, "_call", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(stream, run=tmp_path / "cut", steps_per_call=1)
+    resumed, _ = fit(stream, run=tmp_path / "cut", steps_per_call=1)
+    assert same_weights(resumed.student, whole.student)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(stream, tmp_path, monkeypatch):
+    whole, _ = fit(stream, run=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after_save(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            fit(stream, run=tmp_path / "cut")
+    newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
+    truncate(next(newest.glob("tensors.data-*")))
+    resumed, history = fit(stream, run=tmp_path / "cut")
+    assert same_weights(resumed.student, whole.student) and len(history.epochs) == EPOCHS
+
+
+def test_a_finished_run_returns_at_once_with_its_student(stream, tmp_path, monkeypatch):
+    first, history = fit(stream, run=tmp_path / "run", epochs=2)
+    before = snapshot(tmp_path / "run")
+    monkeypatch.setattr(Checkpoints, "save", lambda *args: pytest.fail("trained again"))
+    again, same = fit(stream, dense_student(seed=7), run=tmp_path / "run", epochs=2)
+    assert same_weights(again.student, first.student)
+    assert same.epochs == history.epochs and snapshot(tmp_path / "run") == before
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A directory, its store, and a run of one epoch of two; none of them is changed by tests."""
+    root = tmp_path_factory.mktemp("begun")
+    images = scan(draw_directory(root / "images", {"ant": 6, "bee": 5}))
+    teacher = EncodingTeacher(num_classes=2)
+    store = teach(images, teacher, root / "s.h5", image_size=(8, 8), progress=False)
+    stream = join(images, store, batch_size=4, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after_save(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
+    return root, images, store
+
+
+@pytest.mark.parametrize(
+    ("stream_changes", "options", "name"),
+    [
+        ({"seed": 4}, {}, "seed"),
+        ({"batch_size": 5}, {}, "batch_size"),
+        ({"shuffle": False}, {}, "shuffle"),
+        ({}, {"temperature": 2.0}, "temperature"),
+        ({}, {"label_weight": 0.5}, "label_weight"),
+        ({}, {"epochs": 3}, "epochs"),
+        ({}, {"learning_rate": 0.5}, "learning_rate"),
+        ({}, {"optimizer": "adam"}, "optimizer"),
+        ({}, {"jit": True}, "jit"),
+        ({}, {"student_preprocess": "scale"}, "student"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_run_begun_with_something_else_is_refused(begun, stream_changes, options, name):
+    root, images, store = begun
+    stream = join(images, store, **{"batch_size": 4, "seed": 3, **stream_changes})
+    before = snapshot(root)
+    with pytest.raises(ResumeError, match=rf"{root}/run was started with another {name}") as info:
+        fit(stream, dense_student(num_classes=2), run=root / "run", **{"epochs": 2, **options})
+    assert "  run: " in str(info.value) and "  now: " in str(info.value)
+    assert "`--no-resume`" in str(info.value)
+    assert snapshot(root) == before
+
+
+def test_a_run_begun_with_another_store_or_student_is_refused(begun, tmp_path):
+    root, images, store = begun
+    teacher = load_teacher(EncodingTeacher(num_classes=2), name="another teacher")
+    other = teach(images, teacher, tmp_path / "other.h5", image_size=(8, 8), progress=False)
+    stream = join(images, other, batch_size=4, seed=3)
+    with pytest.raises(ResumeError, match="started with another store") as info:
+        fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
+    assert "another teacher" in str(info.value)
+    stream = join(images, store, batch_size=4, seed=3)
+    with pytest.raises(ResumeError, match="started with another student") as info:
+        fit(stream, dense_student("keras", num_classes=2), run=root / "run", epochs=2)
+    assert '"family": "keras"' in str(info.value)
+
+
+def test_no_resume_starts_over(stream, tmp_path):
+    run = tmp_path / "run"
+    fit(stream, run=run)
+    fresh, _ = fit(stream, temperature=2.0, epochs=2)
+    again, history = fit(stream, run=run, temperature=2.0, epochs=2, resume=False)
+    assert same_weights(again.student, fresh.student) and len(history.epochs) == 2
+    assert json.loads((run / "config.json").read_text())["temperature"] == 2.0
+    assert len(csv_rows(run)) == 2
+    names = [path.name for path in sorted((run / "checkpoints").iterdir())]
+    assert names == ["step-0000000004", "step-0000000008"]
+
+
+def test_fewer_epochs_than_were_done_are_refused(stream, tmp_path):
+    run = tmp_path / "run"
+    fit(stream, run=run, epochs=2, optimizer=tf_keras.optimizers.SGD(0.1))
+    with pytest.raises(OptionError, match=r"--epochs is 1, and the run .*/run has done 2\.\nGive"):
+        fit(stream, run=run, epochs=1, optimizer=tf_keras.optimizers.SGD(0.1))
+    fit(stream, run=run, epochs=3, optimizer=tf_keras.optimizers.SGD(0.1))
+    assert len(csv_rows(run)) == 3, "with the user's own optimizer more epochs are fine"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0}, r"temperature is 0; it must be a positive number\."),
+        ({"temperature": -2.0}, r"temperature is -2\.0; it must be a positive number\."),
+        ({"label_weight": 1.5}, r"label_weight is 1\.5; it must lie between 0 and 1\."),
+        ({"learning_rate": 0}, r"learning_rate is 0; it must be a positive number\."),
+        ({"steps_per_call": 0}, r"steps_per_call is 0; it must be a positive number\."),
+        ({"epochs": 0}, r"epochs is 0; it must be a positive number\."),
+        ({"optimizer": "adamm"}, r"no optimizer 'adamm' in tf_keras\.\n"),
+        ({"student_preprocess": "twice"}, r"--preprocess is 'twice'; choose none, scale"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_options_that_cannot_be_are_refused(stream, tmp_path, options, words):
+    with pytest.raises(OptionError, match=words):
+        fit(stream, run=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("own", "other"), [("tf_keras", "keras"), ("keras", "tf_keras")])
+def test_an_optimizer_of_the_other_family_is_refused(stream, own, other):
+    optimizer = importlib.import_module(other).optimizers.SGD(0.1)
+    with pytest.raises(OptionError, match=f"SGD belongs to {other}, and the student to {own}"):
+        fit(stream, dense_student(own), optimizer=optimizer)
+
+
+def test_a_student_of_another_width_is_refused(stream):
+    with pytest.raises(StudentError) as info:
+        fit(stream, dense_student(num_classes=4))
+    assert str(info.value) == (
+        "The student's output disagrees with the store.\n"
+        "  student: 'dense', outputs of shape [4]\n"
+        "  store:  3 classes\n"
+        "Give a student with 3 outputs."
+    )
+
+
+def test_a_student_of_another_input_is_refused(stream):
+    with pytest.raises(StudentError) as info:
+        fit(stream, dense_student(image_size=(9, 8)))
+    assert str(info.value) == (
+        "The student 'dense' does not take the images of the stream.\n"
+        "  student: [9, 8, 3] (height, width, channels)\n"
+        "  stream:  [8, 8, 3]\n"
+        "Give `--image-size` and `--color-mode` as the student needs them."
+    )
+
+
+def subclassed(family, *, activation):
+    class Subclassed(family.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.flatten = family.layers.Flatten()
+            self.dense = family.layers.Dense(3, activation=activation)
+
+        def call(self, inputs):
+            return self.dense(self.flatten(inputs / 255))
+
+    return Subclassed()
+
+
+def test_probabilities_of_a_subclassed_student_are_refused(stream, family):
+    with pytest.raises(
+        StudentError, match=r"'own' answers with probabilities, .*\(it is a subcl"
+    ) as info:
+        fit(stream, subclassed(family, activation="softmax"))
+    assert str(info.value).endswith("Leave its softmax out: return logits.")
+
+
+def test_a_subclassed_student_that_returns_logits_is_trained(stream, pixels, family):
+    student = subclassed(family, activation=None)
+    distiller, history = fit(stream, student, optimizer="sgd", learning_rate=0.1, epochs=2)
+    assert distiller.student is student and history.last["loss"] < history.epochs[0]["loss"]
+
+
+def test_a_stream_without_logits_learns_from_labels_alone(images):
+    stream = join(images, None, image_size=(8, 8), batch_size=BATCH_SIZE)
+    with pytest.raises(
+        OptionError, match=r"label_weight is 0\.1, and the stream has no teacher logits\.\n.*=1\."
+    ):
+        fit(stream)
+    _, history = fit(stream, label_weight=1, epochs=2, learning_rate=0.05)
+    assert history.last["loss"] == pytest.approx(history.last["label_loss"])
+    assert history.last["distillation_loss"] is None and history.last["agreement"] is None
+    with pytest.raises(
+        StudentError, match=r"disagrees with the classes of the images\.\n(.*\n)*.*images:  3"
+    ):
+        fit(stream, dense_student(num_classes=4), label_weight=1)
+
+
+def test_unlabelled_images_learn_from_the_teacher_alone(directory, tmp_path, teacher):
+    images = scan(directory, labels=None)
+    store = teach(images, teacher, tmp_path / "flat.h5", image_size=(8, 8), progress=False)
+    stream = join(images, store, batch_size=BATCH_SIZE)
+    _, history = fit(stream, epochs=2, label_weight=0.5, learning_rate=0.05)
+    last = history.last
+    assert last["label_loss"] is None and last["accuracy"] is None
+    assert last["loss"] == pytest.approx(0.5 * last["distillation_loss"])
+
+
+def test_what_the_student_expects_of_pixels_becomes_its_first_layers(stream, pixels, family):
+    student = dense_student(family)
+    distiller, _ = fit(stream, student, student_preprocess="127.5,64", epochs=1)
+    expected = np.asarray(student((pixels - 127.5) / 64))
+    np.testing.assert_allclose(
+        np.asarray(distiller.student(pixels)), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_loss_that_is_not_finite_is_refused_and_nothing_is_saved(stream, tmp_path):
+    optimizer = tf_keras.optimizers.SGD(float("inf"))
+    with pytest.raises(
+        NonFiniteError, match=r"loss is not a finite number in one of the steps 0 to 3\.\n"
+    ) as info:
+        fit(stream, optimizer=optimizer, run=tmp_path / "run")
+    assert "Lower the learning rate: `--learning-rate`" in str(info.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved(images, store, tmp_path):
+    stream = join(images, store, batch_size=30)
+    with pytest.raises(
+        NonFiniteError, match=r"weights are no longer finite numbers after step 1\.\nLower"
+    ):
+        fit(stream, run=tmp_path / "run", optimizer=tf_keras.optimizers.SGD(float("inf")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_image_is_named_and_nothing_is_written(directory, images, tmp_path):
+    (directory / "bee" / "00014.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    stream = join(images, None, image_size=(8, 8), batch_size=BATCH_SIZE)
+    with pytest.raises(BadImageError, match=r"'bee/00014\.png' cannot be decoded: ") as info:
+        fit(stream, label_weight=1, run=tmp_path / "runs" / "first")
+    assert info.value.key == b"bee/00014.png"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_changed_image_is_named(directory, stream):
+    path = directory / "bee" / "00014.png"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(
+        ChangedImageError, match=r"'bee/00014\.png' is not the file that the teacher"
+    ):
+        fit(stream)
+
+
+def test_no_resume_that_fails_leaves_the_old_run(directory, stream, tmp_path):
+    fit(stream, run=tmp_path / "run", epochs=1)
+    before = snapshot(tmp_path / "run")
+    path = directory / "bee" / "00014.png"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ChangedImageError):
+        fit(stream, run=tmp_path / "run", epochs=2, resume=False)
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_validation_of_other_classes_is_refused(stream, tmp_path):
+    other = scan(draw_directory(tmp_path / "other", {"ant": 1, "owl": 1}))
+    with pytest.raises(ClassNamesError, match=r"first of 1 unknown to the student: 'owl'"):
+        fit(stream, validation=other, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_below_a_file_is_refused(stream, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
+        fit(stream, run=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("full", ["OSError", "TensorFlow"])
+def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(stream, tmp_path, monkeypatch, full):
+    def fail(self, *args):
+        if full == "OSError":
+            raise OSError(28, "No space left on device")
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", fail)
+    with pytest.raises(
+        DiskFullError, match=r"no room for .*/run: No space left on device\."
+    ) as info:
+        fit(stream, run=tmp_path / "run", epochs=1)
+    assert str(info.value).endswith("Make room, and give the same command again.")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_keras_model_is_refused():
+    with pytest.raises(
+        OptionError, match=r"builtins\.int is not a Keras model; give a tf_keras or"
+    ):
+        Distiller(3)

@@ -1,0 +1,109 @@
+"""From a directory to an exported student, from the command line and from Python."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tf_keras
+from PIL import Image
+from run_helpers import command, dense_student
+
+import streamkd as kd
+
+CLASSES = ("blue", "green", "red")
+CHANCE = 1 / len(CLASSES)
+
+
+def draw_colors(root, num_images, seed):
+    """Noisy 10×12 photographs, as JPEG and PNG, in which one colour is stronger."""
+    rng = np.random.default_rng(seed)
+    for number in range(num_images):
+        name = CLASSES[number % 3]
+        (root / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 180, (10, 12, 3))
+        pixels[..., 2 - CLASSES.index(name)] += 60
+        ending = "png" if number % 2 else "jpg"
+        Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:03d}.{ending}")
+    return root
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """train and val, an untrained student, and a teacher that knows the colours."""
+    monkeypatch.chdir(tmp_path)
+    draw_colors(tmp_path / "train", 60, seed=1)
+    draw_colors(tmp_path / "val", 30, seed=2)
+    dense_student().save("student.keras")
+    layers = tf_keras.layers
+    teacher = tf_keras.Sequential(
+        [
+            tf_keras.Input((8, 8, 3)),
+            layers.Rescaling(1 / 255),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    teacher.set_weights([40 * np.eye(3)[::-1], np.zeros(3)])
+    teacher.save("teacher.keras")
+    return tmp_path
+
+
+def test_from_the_command_line(world, capsys):
+    assert command(capsys, "scan", "train", "--check")[1]["formats"] == {"jpeg": 30, "png": 30}
+    words = ("teach", "train", "--teacher", "teacher.keras", "--out", "s.h5")
+    taught = command(capsys, *words)[1]
+    assert taught["rows_done"] == 60 and taught["teacher_accuracy"] > 0.95
+    assert command(capsys, "verify", "s.h5", "--images", "train")[1]["sound"] is True
+    words = ("train", "train", "--store", "s.h5", "--student", "student.keras", "--out", "run")
+    options = ("--validation", "val", "--epochs", 15, "--batch-size", 10, "--learning-rate", 0.01)
+    code, trained, _ = command(capsys, *words, *options, "--seed", 4)
+    assert code == 0 and trained["val_accuracy"] > 2 * CHANCE and trained["epochs"] == 15
+    report = command(capsys, "evaluate", "run", "val")[1]
+    assert report["accuracy"] == pytest.approx(trained["val_accuracy"])
+    code, exported, _ = command(capsys, "export", "run", "--out", "final.keras", "--images", "val")
+    assert code == 0 and exported["max_abs_difference"] == 0
+    data = tf_keras.utils.image_dataset_from_directory("val", image_size=(8, 8), shuffle=False)
+    model = tf_keras.models.load_model("final.keras")
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert model.evaluate(data, verbose=0)[1] == pytest.approx(report["accuracy"])
+
+
+def test_from_python(world, family):
+    images = kd.scan("train")
+    teacher = kd.load_teacher("teacher.keras")
+    store = kd.teach(images, teacher, "teacher.h5", progress=False)
+    assert kd.verify("teacher.h5", images=images, progress=False).sound
+    stream = kd.join(images, store, batch_size=10, seed=1)
+    student = dense_student(family)
+    distiller = kd.Distiller(
+        student, optimizer="adamw", learning_rate=0.01, temperature=4.0, label_weight=0.1
+    )
+    history = distiller.fit(
+        stream, epochs=15, validation=kd.scan("val"), run="runs/first", progress=False
+    )
+    before = kd.evaluate(dense_student(family), kd.scan("val"), progress=False)
+    report = kd.evaluate(distiller.student, kd.scan("val"), progress=False)
+    assert report["accuracy"] > 2 * CHANCE and report["nll"] < before["nll"]
+    assert report["accuracy"] == pytest.approx(history.last["val_accuracy"])
+    assert distiller.student is student
+    exported = kd.export(distiller.student, "final.keras", images=kd.scan("val"), progress=False)
+    assert exported["parity"] and kd.evaluate("final.keras", kd.scan("val"), progress=False)[
+        "nll"
+    ] == pytest.approx(report["nll"])
+    on_train = kd.evaluate("runs/first", images, store=store, progress=False)
+    assert on_train["agreement"] > 2 * CHANCE and on_train["kl_to_teacher"] < 1
+
+
+def test_a_distilled_student_comes_nearer_to_the_teacher_than_one_from_labels(world):
+    images = kd.scan("train")
+    store = kd.teach(images, kd.load_teacher("teacher.keras"), "teacher.h5", progress=False)
+    divergence = {}
+    for label_weight in (0.0, 1.0):
+        stream = kd.join(images, store, batch_size=10, seed=1)
+        distiller = kd.Distiller(
+            dense_student(), optimizer="adam", learning_rate=0.02, label_weight=label_weight
+        )
+        distiller.fit(stream, epochs=15, progress=False)
+        report = kd.evaluate(distiller.student, images, store=store, progress=False)
+        divergence[label_weight] = report["kl_to_teacher"]
+    assert divergence[0.0] < divergence[1.0]

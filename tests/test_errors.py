@@ -1,0 +1,82 @@
+"""The classes of refusals: one base, a builtin each, a stable code, a readable text."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from streamkd import errors
+from streamkd.errors import StreamkdError, readable_key
+
+CLASSES = [
+    value
+    for _, value in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(value, StreamkdError) and value is not StreamkdError
+]
+BUILTINS = {
+    "OptionError": ValueError,
+    "MissingExtraError": ImportError,
+    "ImagesNotFoundError": FileNotFoundError,
+    "BadImageError": ValueError,
+    "ChangedImageError": ValueError,
+    "ClassNamesError": ValueError,
+    "MissingLogitsError": LookupError,
+    "StoreError": ValueError,
+    "UnfinishedStoreError": ValueError,
+    "OtherImagesError": ValueError,
+    "StoreBusyError": BlockingIOError,
+    "TeacherError": ValueError,
+    "StudentError": ValueError,
+    "ResumeError": ValueError,
+    "NonFiniteError": ArithmeticError,
+    "OutputError": OSError,
+    "DiskFullError": OSError,
+}
+
+
+def test_every_class_is_in_the_table():
+    assert {c.__name__ for c in CLASSES} == set(BUILTINS)
+
+
+@pytest.mark.parametrize("refusal", CLASSES, ids=lambda c: c.__name__)
+def test_a_refusal_is_also_the_builtin_that_a_caller_would_catch(refusal):
+    assert issubclass(refusal, BUILTINS[refusal.__name__])
+    assert not issubclass(refusal, KeyError)
+
+
+@pytest.mark.parametrize("refusal", CLASSES, ids=lambda c: c.__name__)
+def test_a_refusal_prints_its_message_and_nothing_else(refusal):
+    error = refusal("It does not fit.\nType this.", key=b"a/b.png")
+    assert str(error) == error.message == "It does not fit.\nType this."
+    assert error.key == b"a/b.png" and refusal("no key").key is None
+
+
+def test_codes_are_short_words_and_differ():
+    codes = [c.code for c in CLASSES]
+    assert len(set(codes)) == len(codes)
+    assert all(code.isidentifier() and code.islower() for code in codes)
+
+
+@pytest.mark.parametrize("refusal", CLASSES, ids=lambda c: c.__name__)
+def test_the_tree_in_the_docstring_names_every_class_and_its_builtin(refusal):
+    line = next(
+        text for text in errors.__doc__.splitlines() if f" {refusal.__name__} " in f"{text} "
+    )
+    parent = refusal.__mro__[1]
+    if parent is StreamkdError:
+        assert f"({BUILTINS[refusal.__name__].__name__})" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (b"cat/0412.png", "cat/0412.png"),
+        ("katze/größe.png".encode(), "katze/größe.png"),
+        (b"cat/\xff.png", r"cat/\xff.png"),
+        (b"cat/a\nb\x1b[31m.png", r"cat/a\nb\x1b[31m.png"),
+    ],
+    ids=["plain", "umlaut", "no UTF-8", "control characters"],
+)
+def test_a_key_is_shown_on_one_line(key, text):
+    assert readable_key(key) == text

@@ -1,0 +1,294 @@
+"""The join: by key and else by content, never by order; what does not fit is refused at once."""
+
+import os
+import warnings
+
+import helpers
+import numpy as np
+import pytest
+from test_stream import assert_paired, joined
+
+from streamkd.errors import (
+    ClassNamesError,
+    MissingLogitsError,
+    OptionError,
+    StoreError,
+    UnfinishedStoreError,
+)
+from streamkd.images.manifest import scan
+from streamkd.store.reader import open_store
+from streamkd.stream.verification import verify
+from streamkd.teachers.teaching import teach
+
+
+def taught(images, teacher, path, **arguments):
+    values = {"image_size": (8, 8), "batch_size": 7, "progress": False, **arguments}
+    return teach(images, teacher, path, **values)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "other.h5"
+
+
+# Images that moved.
+
+
+def test_renamed_files_keep_their_logits(store, directory):
+    for folder in ("ant", "cat"):
+        for number, file in enumerate(sorted((directory / folder).iterdir(), reverse=True)):
+            file.rename(directory / folder / f"new-{number}.png")
+    numbers = assert_paired(joined(scan(directory), store), (0, 15))
+    assert sorted(numbers[:30]) == list(range(30))
+
+
+def test_files_moved_to_another_folder_of_their_class_keep_their_logits(store, directory):
+    (directory / "bee" / "deep" / "er").mkdir(parents=True)
+    for file in list((directory / "bee").glob("*.png"))[:5]:
+        file.rename(directory / "bee" / "deep" / "er" / file.name)
+    assert_paired(joined(scan(directory), store), (0, 15))
+
+
+def test_a_file_moved_to_another_class_keeps_its_logits_and_gets_the_new_label(store, directory):
+    (directory / "ant" / "00003.png").rename(directory / "cat" / "00003.png")
+    stream = joined(scan(directory), store, batch_size=30)
+    pixels, targets, _ = next(iter(stream.batches(0, 1)))
+    found = helpers.pixel_numbers(pixels)
+    assert found[:, 0].tolist() == helpers.encoded_numbers(targets["teacher_logits"])[:, 0].tolist()
+    moved = found[:, 0].tolist().index(3)
+    labels = targets["labels"][:, 0].numpy()
+    assert labels[moved] == 2 and np.sum(labels != found[:, 1]) == 1
+
+
+def test_copies_of_one_file_share_its_logits(store, directory):
+    (directory / "ant" / "copy.png").write_bytes((directory / "ant" / "00003.png").read_bytes())
+    numbers = assert_paired(joined(scan(directory), store, batch_size=31), (0, 1))
+    assert numbers.count(3) == 2
+
+
+def test_the_whole_directory_can_move(store, directory, tmp_path):
+    directory.rename(tmp_path / "elsewhere")
+    assert_paired(joined(scan(tmp_path / "elsewhere"), store.path), (0, 8))
+
+
+def test_a_path_is_as_good_as_a_store(images, store):
+    for given in (store.path, os.fspath(store.path)):
+        assert_paired(joined(images, given), (0, 2))
+
+
+def test_the_order_of_the_manifest_does_not_matter(images, store):
+    shuffled = images.select(np.random.default_rng(0).permutation(30))
+    numbers = assert_paired(joined(shuffled, store), (0, 8))
+    assert sorted(numbers[:30]) == list(range(30))
+
+
+# Images that came or went.
+
+
+def test_added_images_are_refused_by_name_before_the_first_batch(store, directory):
+    for number in (100, 101):
+        helpers.draw_image(directory / "bee" / f"{number}.png", number, 1)
+    images = scan(directory)
+    with pytest.raises(MissingLogitsError, match="2 of 32 images have no logits") as refusal:
+        joined(images, store)
+    text = str(refusal.value)
+    assert f"({images.num_images} images, fingerprint {images.fingerprint[:8]})" in text
+    assert f"(30 images, fingerprint {store.header.fingerprint[:8]})" in text
+    assert "first without logits: 'bee/100.png', image 20" in text
+    assert "--missing drop" in text and f"streamkd teach {directory}" in text
+    assert refusal.value.key == b"bee/100.png"
+
+
+def test_added_images_are_left_out_with_a_warning_where_asked(store, directory):
+    for number in (100, 101):
+        helpers.draw_image(directory / "bee" / f"{number}.png", number, 1)
+    with pytest.warns(UserWarning, match=r"2 of 32 images have no logits.*first is 'bee/100\.png'"):
+        stream = joined(scan(directory), store, missing="drop")
+    assert stream.num_images == 30
+    numbers = assert_paired(stream, (0, 15))
+    assert sorted(numbers[:30]) == sorted(numbers[30:]) == list(range(30))
+
+
+def test_an_added_file_that_cannot_be_read_is_refused_by_name(store, directory):
+    (directory / "bee" / "x.png").symlink_to("nowhere")
+    with pytest.raises(MissingLogitsError, match=r"first without logits: 'bee/x\.png'"):
+        joined(scan(directory), store)
+
+
+@pytest.mark.parametrize("missing", ["raise", "drop"])
+def test_a_store_of_none_of_the_images_is_refused(store, tmp_path, missing):
+    other = scan(helpers.draw_directory(tmp_path / "other", {"ant": 3, "bee": 2}, first=500))
+    with pytest.raises(MissingLogitsError, match="5 of 5 images have no logits"):
+        joined(other, store, missing=missing)
+
+
+def test_removed_images_are_not_missed(store, directory):
+    for number in (0, 12, 29):
+        next(directory.glob(f"*/{number:05d}.png")).unlink()
+    numbers = assert_paired(joined(scan(directory), store), (0, 14))
+    assert set(range(30)) - set(numbers) == {0, 12, 29}
+
+
+def test_a_split_is_joined_with_the_store_of_the_whole(directory, store):
+    for subset, count in (("training", 24), ("validation", 6)):
+        images = scan(directory, validation_split=0.2, subset=subset, seed=3)
+        assert len(set(assert_paired(joined(images, store), (0, 12)))) == count
+
+
+# Classes.
+
+
+def test_class_folders_in_another_order_are_mapped(directory, store):
+    images = scan(directory, class_names=["cat", "ant", "bee"])
+    assert images.labels[0] == 0
+    stream = joined(images, store)
+    assert_paired(stream, (0, 15))
+    assert stream.class_names == ["ant", "bee", "cat"]
+
+
+def test_a_teacher_with_its_classes_in_another_order_is_mapped(images, path):
+    classes = ["cat", "dog", "bee", "ant"]
+    numbers = [classes.index(name) for name in images.class_names]
+
+    def answer(pixels):
+        found = helpers.pixel_numbers(pixels)
+        return helpers.encoded_logits(found[:, 0], np.array(numbers)[found[:, 1]], 4)
+
+    stream = joined(images, taught(images, answer, path, class_names=classes))
+    assert_paired(stream, (0, 15), labels=numbers)
+    assert (stream.class_names, stream.num_classes) == (classes, 4)
+
+
+def test_some_of_the_teachers_classes_are_enough(directory, store):
+    images = scan(directory, class_names=["cat", "bee"])
+    stream = joined(images, store)
+    numbers = assert_paired(stream, (0, 10))
+    assert stream.num_classes == 3 and min(numbers) == 11
+
+
+def test_a_class_that_the_teacher_does_not_know_is_refused(directory, store):
+    (directory / "bee").rename(directory / "wasp")
+    with pytest.raises(ClassNamesError, match="first of 1 unknown to the store: 'wasp'") as refusal:
+        joined(scan(directory), store)
+    assert "ant, cat, wasp" in str(refusal.value) and "ant, bee, cat" in str(refusal.value)
+
+
+def test_labels_of_unlabelled_images_are_minus_one(directory, store):
+    stream = joined(scan(directory, labels=None), store)
+    for pixels, targets, _ in stream.batches(0, 8):
+        assert set(targets["labels"].numpy().ravel()) == {-1}
+        found = helpers.encoded_numbers(targets["teacher_logits"])
+        np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
+
+
+def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
+    images = scan(directory, labels=None)
+    stream = joined(images, taught(images, teacher, path))
+    assert (stream.class_names, stream.num_classes) == (None, 3)
+    pixels, targets, _ = next(iter(stream.batches()))
+    found = helpers.encoded_numbers(targets["teacher_logits"])
+    np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
+
+
+# The teacher's accuracy, then and now.
+
+
+def test_permuted_labels_are_warned_of(store, directory):
+    (directory / "ant").rename(directory / "x")
+    (directory / "bee").rename(directory / "ant")
+    (directory / "x").rename(directory / "bee")
+    with pytest.warns(
+        UserWarning, match=r"right on 33\.3% of 30 joined .* it was right on 100\.0%"
+    ):
+        joined(scan(directory), store)
+
+
+def test_a_few_corrected_labels_are_not_warned_of(store, directory):
+    (directory / "ant" / "00003.png").rename(directory / "cat" / "00003.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        joined(scan(directory), store)
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "own"),
+    [
+        ("interpolation", "nearest", "'bilinear'"),
+        ("crop_to_aspect_ratio", True, "False"),
+        ("pad_to_aspect_ratio", True, "False"),
+    ],
+)
+def test_images_made_otherwise_than_the_teachers_are_refused(images, store, name, value, own):
+    words = rf"{name} is {value!r}, and the teacher saw images made with {own}"
+    with pytest.raises(OptionError, match=words) as refusal:
+        joined(images, store, **{name: value})
+    assert f"Leave {name} out" in str(refusal.value)
+
+
+def test_what_the_teacher_saw_is_what_the_student_sees(images, teacher, path):
+    own = {"interpolation": "area", "crop_to_aspect_ratio": True}
+    store = taught(images, teacher, path, **own)
+    stream = joined(images, store, image_size=(5, 6))
+    assert stream.options.to_dict() == {**store.header.images, "image_size": [5, 6]}
+    assert joined(images, store).options.to_dict() == store.header.images
+    assert joined(images, store, **own).options == joined(images, store).options
+    assert joined(images, store, color_mode="grayscale").options.shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batch_size": 31}, r"batch_size is 31, and there are 30 images\.\n.*`--batch-size 30`"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a positive"),
+        ({"seed": -1}, "seed is -1; it must lie between 0 and 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296; it must lie"),
+        ({"missing": "skip"}, "missing is 'skip'; choose one of raise, drop"),
+        ({"image_size": (0, 8)}, r"image_size is \(0, 8\)"),
+        ({"color_mode": "bgr"}, "color_mode is 'bgr'"),
+    ],
+    ids=["batch", "no batch", "seed", "large seed", "missing", "size", "colour"],
+)
+def test_options_that_do_not_fit_are_refused(images, store, arguments, words):
+    with pytest.raises(OptionError, match=words):
+        joined(images, store, **arguments)
+
+
+def test_without_a_store_size_and_labels_are_needed(images, directory):
+    with pytest.raises(OptionError, match="--image-size HEIGHTxWIDTH"):
+        joined(images, None)
+    with pytest.raises(OptionError, match="neither labels nor logits, so that there is nothing"):
+        joined(scan(directory, labels=None), None, image_size=(8, 8))
+
+
+def test_an_unfinished_store_is_refused(images, path):
+    with pytest.raises(helpers.TeacherFailedError):
+        taught(images, helpers.EncodingTeacher(fail_at=4), path)
+    with pytest.raises(UnfinishedStoreError, match=r"is unfinished: 14 of 30 rows are done"):
+        joined(images, path)
+
+
+def test_a_store_that_is_not_there_is_refused(images, path):
+    with pytest.raises(StoreError, match="There is no logit store"):
+        joined(images, path)
+
+
+# Verification with the images.
+
+
+def test_a_store_and_its_images_are_verified(images, store):
+    assert verify(store.path, images=images, progress=False).sound
+    assert verify(store.path, progress=False, sample=5).sound
+
+
+@pytest.mark.parametrize("kind", ["changed", "gone"])
+def test_verification_names_a_changed_or_missing_image(images, store, directory, kind):
+    path = directory / "bee" / "00015.png"
+    helpers.draw_image(path, 500) if kind == "changed" else path.unlink()
+    assert verify(store.path, progress=False).sound
+    report = verify(store.path, images=images, progress=False)
+    assert not report.sound and report.num_problems == 1
+    assert report.problems[0]["key"] == b"bee/00015.png"
+    assert open_store(store.path).finished

@@ -1,0 +1,109 @@
+"""Which Keras a model or a file belongs to, and files that cannot be loaded."""
+
+import importlib
+import json
+import zipfile
+
+import helpers
+import numpy as np
+import pytest
+
+from streamkd.errors import OptionError, StudentError, TeacherError
+from streamkd.keras_family import family_name, family_of, import_family, load_model
+
+PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+
+
+def test_models_and_layers_belong_to_their_family(family):
+    class Own(family.Model):
+        pass
+
+    for thing in (helpers.small_model(family), family.layers.Dense(2), Own()):
+        assert family_name(thing) == family.__name__
+        assert family_of(thing) is family
+
+
+@pytest.mark.parametrize("thing", [print, "model", 3, None, np.zeros(2)], ids=repr)
+def test_what_is_no_model_belongs_to_no_family(thing):
+    assert family_name(thing) is None
+    with pytest.raises(OptionError, match="is not a Keras model; give a tf_keras or a Keras 3"):
+        family_of(thing)
+
+
+def test_a_saved_model_is_loaded_by_the_family_that_wrote_it(family, tmp_path):
+    model = helpers.small_model(family)
+    model.save(tmp_path / "model.keras")
+    again = load_model(tmp_path / "model.keras")
+    assert family_of(again) is family
+    np.testing.assert_allclose(np.asarray(again(PIXELS)), np.asarray(model(PIXELS)), atol=1e-6)
+
+
+def test_a_compiled_model_is_loaded_without_its_optimizer(family, tmp_path):
+    model = helpers.small_model(family)
+    model.compile("adam", "mse")
+    model.save(tmp_path / "model.keras")
+    assert getattr(load_model(tmp_path / "model.keras"), "optimizer", None) is None
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(TeacherError, match=r"There is no model at .*/model\.keras"):
+        load_model(tmp_path / "model.keras")
+
+
+def test_the_refusal_is_of_the_class_asked_for(tmp_path):
+    with pytest.raises(StudentError, match="There is no model"):
+        load_model(tmp_path / "model.keras", refusal=StudentError)
+
+
+def test_a_folder_text_or_weights_file_is_refused(tmp_path):
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "text.keras").write_text("not a model")
+    helpers.small_model("tf_keras").save_weights(tmp_path / "model.weights.h5")
+    for name in ("folder.keras", "text.keras", "model.weights.h5"):
+        with pytest.raises(TeacherError, match=r"is not a `\.keras` file \(a zip"):
+            load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, b"{", b"[]", b"{}", b'{"keras_version": "new"}', b'{"keras_version": 3}'],
+    ids=["absent", "cut", "list", "empty", "words", "number"],
+)
+def test_a_zip_that_does_not_say_which_keras_wrote_it_is_refused(tmp_path, metadata):
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as parts:
+        parts.writestr("config.json", "{}")
+        if metadata is not None:
+            parts.writestr("metadata.json", metadata)
+    with pytest.raises(TeacherError, match="does not say which Keras wrote it"):
+        load_model(tmp_path / "model.keras")
+
+
+def test_a_damaged_model_is_refused(family, tmp_path):
+    helpers.small_model(family).save(tmp_path / "good.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "good.keras") as good,
+        zipfile.ZipFile(tmp_path / "bad.keras", "w") as bad,
+    ):
+        for name in good.namelist():
+            data = good.read(name)
+            if name == "config.json":
+                data = json.dumps({**json.loads(data), "class_name": "NoSuchModel"}).encode()
+            bad.writestr(name, data)
+    with pytest.raises(TeacherError, match=r"bad\.keras could not be loaded as a Keras model: .*"):
+        load_model(tmp_path / "bad.keras")
+
+
+def test_a_model_that_runs_code_on_loading_needs_trust(family, tmp_path):
+    model = family.Sequential([family.Input((3,)), family.layers.Lambda(lambda x: 2 * x)])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(TeacherError, match="add `--trust` if the file is your own"):
+        load_model(tmp_path / "model.keras")
+    trusted = load_model(tmp_path / "model.keras", trust=True)
+    assert np.asarray(trusted(np.ones((1, 3), np.float32))).tolist() == [[2, 2, 2]]
+
+
+def test_keras_3_with_another_backend_is_refused(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(OptionError, match="Set KERAS_BACKEND=tensorflow and run again"):
+        import_family("keras")
+    assert import_family("tf_keras") is importlib.import_module("tf_keras")

@@ -1,0 +1,249 @@
+"""Directory listings against Keras' own loader, and where they differ on purpose."""
+
+import os
+
+import helpers
+import numpy as np
+import pytest
+
+from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
+from streamkd.images.manifest import scan
+
+TRICKY = [
+    "b/2.png",
+    "b/10.png",
+    "b/Z.PNG",
+    "b/a.JpEg",
+    "a/x/y/deep.png",
+    "a/x/top.gif",
+    "a/x-y/dash.bmp",
+    "a/x.y/dot.png",
+    "a/x y/space.png",
+    "a/z.png",
+    "a-b/1.png",
+    "a/notes.txt",
+    "a/png",
+    "a/x.png.bak",
+    "a b/été.png",
+    "Ä/1.png",
+    "class10/1.png",
+    "class2/1.png",
+    "loose.png",
+]
+
+
+def draw(root, names):
+    """Writes files of these names, each a small PNG, and the folder of a class without images."""
+    for number, name in enumerate(names):
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        helpers.draw_image(path, number, size=(2, 2))
+    (root / "empty").mkdir(exist_ok=True)
+    return root
+
+
+def keras_listing(root, loader="tf_keras", **arguments):
+    """Returns keys, labels and class names of Keras' loader, without an epoch of its dataset."""
+    import importlib
+
+    utils = importlib.import_module(f"{loader}.src.utils.dataset_utils")
+    formats = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+    arguments = {"labels": "inferred", "formats": formats, "shuffle": False, **arguments}
+    paths, labels, class_names = utils.index_directory(str(root), **arguments)
+    keys = [os.fsencode(os.path.relpath(path, root)) for path in paths]
+    return keys, labels, class_names
+
+
+@pytest.mark.parametrize("loader", ["tf_keras", "keras"])
+def test_scan_lists_what_keras_lists_in_keras_order(tmp_path, loader):
+    images = scan(draw(tmp_path, TRICKY))
+    keys, labels, class_names = keras_listing(tmp_path, loader)
+    assert images.keys.tolist() == keys
+    assert images.labels.tolist() == list(labels)
+    assert images.class_names == list(class_names)
+    assert images.num_images == 15
+    assert images.class_counts[images.class_names.index("empty")] == 0
+
+
+def test_scan_without_labels_lists_what_keras_lists(tmp_path):
+    images = scan(draw(tmp_path, TRICKY), labels=None)
+    assert images.keys.tolist() == keras_listing(tmp_path, labels=None)[0]
+    assert b"loose.png" in images.keys.tolist()
+    assert images.labels.tolist() == [-1] * 16 and images.class_names is None
+    assert images.class_counts is None and images.num_classes is None
+
+
+@pytest.mark.parametrize("names", [["b", "a", "empty"], ["class2"]], ids=["permuted", "subset"])
+def test_class_names_order_and_select_the_folders_as_in_keras(tmp_path, names):
+    images = scan(draw(tmp_path, TRICKY), class_names=names)
+    keys, labels, class_names = keras_listing(tmp_path, "keras", class_names=names)
+    assert images.keys.tolist() == keys
+    assert images.labels.tolist() == list(labels)
+    assert images.class_names == list(class_names) == names
+
+
+@pytest.mark.parametrize("subset", ["training", "validation"])
+@pytest.mark.parametrize("seed", [0, 123])
+def test_a_split_holds_the_images_of_keras_split(tmp_path, subset, seed):
+    from tf_keras.src.utils import dataset_utils
+
+    helpers.draw_directory(tmp_path, {"a": 13, "b": 6}, size=(2, 2))
+    split = {"validation_split": 0.3, "subset": subset}
+    images = scan(tmp_path, **split, seed=seed)
+    shuffled = keras_listing(tmp_path, shuffle=True, seed=seed)
+    keys, labels = dataset_utils.get_training_or_validation_split(*shuffled[:2], **split)
+    found = dict(zip(images.keys, images.labels.tolist(), strict=True))
+    assert found == dict(zip(keys, labels, strict=True))
+    assert images.keys.tolist() == sorted(keys), "the images keep the order of the directory"
+
+
+def test_the_two_subsets_share_no_image_and_miss_none(tmp_path):
+    helpers.draw_directory(tmp_path, {"a": 13, "b": 6}, size=(2, 2))
+    parts = [
+        scan(tmp_path, validation_split=0.25, subset=subset, seed=5).keys.tolist()
+        for subset in ("training", "validation")
+    ]
+    assert [len(part) for part in parts] == [15, 4]
+    assert sorted(parts[0] + parts[1]) == scan(tmp_path).keys.tolist()
+
+
+# Deliberate differences from Keras.
+
+
+def test_hidden_files_and_folders_are_left_out_unlike_in_keras(tmp_path):
+    hidden = ["a/._1.png", "a/.thumbs/1.png", "a/x/.y/1.png", ".git/1.png"]
+    draw(tmp_path, ["a/1.png", *hidden])
+    assert scan(tmp_path).keys.tolist() == [b"a/1.png"]
+    assert scan(tmp_path, labels=None).keys.tolist() == [b"a/1.png"]
+    assert scan(tmp_path).class_names == ["a", "empty"]
+    assert set(keras_listing(tmp_path)[0]) == {b"a/1.png", *(os.fsencode(n) for n in hidden[:3])}
+
+
+def test_webp_files_are_listed_unlike_in_keras(tmp_path):
+    draw(tmp_path, ["a/1.webp", "a/2.WebP", "a/3.png"])
+    assert scan(tmp_path).keys.tolist() == [b"a/1.webp", b"a/2.WebP", b"a/3.png"]
+    assert keras_listing(tmp_path)[0] == [b"a/3.png"]
+
+
+def test_names_that_are_no_utf8_are_listed_unlike_in_keras(tmp_path):
+    draw(tmp_path, [b"a/\xff.png", "a/\U0001f600.png", b"\xe9t\xe9/1.png"])
+    images = scan(tmp_path)
+    emoji = "a/\U0001f600.png".encode()
+    assert images.keys.tolist() == [emoji, b"a/\xff.png", b"\xe9t\xe9/1.png"]
+    assert images.class_names == ["a", "empty", os.fsdecode(b"\xe9t\xe9")]
+    assert images.labels.tolist() == [0, 0, 2]
+    with pytest.raises(UnicodeError):
+        keras_listing(tmp_path)
+
+
+# Links.
+
+
+def test_folders_that_are_links_are_entered_only_when_asked(tmp_path):
+    root = draw(tmp_path / "root", ["a/1.png"])
+    draw(tmp_path / "elsewhere", ["2.png", "deep/3.png"])
+    (root / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    assert scan(root).keys.tolist() == [b"a/1.png"]
+    followed = [b"a/1.png", b"a/more/2.png", b"a/more/deep/3.png"]
+    assert scan(root, follow_links=True).keys.tolist() == followed
+    assert keras_listing(root, follow_links=True)[0] == followed
+
+
+def test_a_class_folder_that_is_a_link_always_counts(tmp_path):
+    root = draw(tmp_path / "root", ["a/1.png"])
+    draw(tmp_path / "elsewhere", ["2.png"])
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    for follow_links in (False, True):
+        assert scan(root, follow_links=follow_links).keys.tolist() == [b"a/1.png", b"b/2.png"]
+
+
+def test_a_file_that_is_a_link_is_listed_and_a_folder_named_like_an_image_is_not(tmp_path):
+    root = draw(tmp_path, ["a/1.png"])
+    (root / "a" / "2.png").symlink_to(root / "a" / "1.png")
+    (root / "a" / "folder.png").mkdir()
+    (root / "a" / "link.png").symlink_to(root / "empty")
+    assert scan(root).keys.tolist() == [b"a/1.png", b"a/2.png"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../b", "x"], ids=["self", "root", "class", "below"])
+def test_a_link_back_into_the_directory_lists_nothing_twice(tmp_path, target):
+    root = draw(tmp_path / "root", ["a/1.png", "a/x/2.png", "b/3.png"])
+    (root / "a" / "loop").symlink_to(target)
+    images = scan(root, follow_links=True)
+    assert len(images) == 3
+    assert images.class_counts == [2, 1, 0]
+    assert b"b/3.png" in images.keys.tolist()
+
+
+# Refusals.
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ImagesNotFoundError, match=r"There is no directory '.*/nowhere'"):
+        scan(tmp_path / "nowhere")
+
+
+def test_what_is_neither_directory_nor_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImagesNotFoundError, match="neither a directory nor a manifest"):
+        scan(tmp_path / "pipe")
+
+
+def test_a_directory_without_images_is_refused(tmp_path):
+    draw(tmp_path, ["a/notes.txt"])
+    with pytest.raises(ImagesNotFoundError, match=r"no images in .*\(2 folders looked into\)"):
+        scan(tmp_path)
+    with pytest.raises(ImagesNotFoundError, match="no images in"):
+        scan(tmp_path, labels=None)
+
+
+def test_images_without_class_folders_are_refused_with_the_way_out(tmp_path):
+    draw(tmp_path, ["1.png", "2.jpg"])
+    with pytest.raises(ImagesNotFoundError, match=r"has 2 images but no folder a class") as refusal:
+        scan(tmp_path)
+    assert "--labels none" in str(refusal.value)
+    assert len(scan(tmp_path, labels=None)) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a", "c", "d"], r"first of 2 without a folder: 'c'"),
+        (["a", "b", "a"], r"class_names holds 'a' twice"),
+    ],
+    ids=["unknown", "twice"],
+)
+def test_class_names_that_do_not_fit_the_folders_are_refused(tmp_path, names, words):
+    draw(tmp_path, ["a/1.png", "b/1.png"])
+    with pytest.raises(ClassNamesError, match=words):
+        scan(tmp_path, class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"labels": "list"}, "labels is 'list'; choose 'inferred'"),
+        ({"labels": None, "class_names": ["a"]}, "class_names needs labels"),
+        ({"subset": "training"}, "subset needs validation_split"),
+        ({"validation_split": 0.2, "seed": 1}, "subset is ''; choose one of training, validation"),
+        ({"validation_split": 0.2, "subset": "both", "seed": 1}, "subset is 'both'"),
+        ({"validation_split": 0.2, "subset": "training"}, "validation_split needs a seed"),
+        ({"validation_split": 0.0, "subset": "training", "seed": 1}, "validation_split is 0.0"),
+        ({"validation_split": 1, "subset": "training", "seed": 1}, "validation_split is 1;"),
+        (
+            {"validation_split": 0.1, "subset": "validation", "seed": 1},
+            "there are 3 images, so that validation gets none",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, words):
+    draw(tmp_path, ["a/1.png", "b/1.png", "b/2.png"])
+    with pytest.raises(OptionError, match=words):
+        scan(tmp_path, **arguments)
+
+
+def test_progress_counts_every_image(tmp_path):
+    counts = []
+    images = scan(draw(tmp_path, TRICKY), progress=counts.append)
+    assert np.sum(counts) == len(images)

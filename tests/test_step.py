@@ -1,0 +1,195 @@
+"""One training step against a batch computed in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from run_helpers import (
+    cross_entropy,
+    dense_student,
+    distillation,
+    same_weights,
+    softmax,
+    weights_of,
+)
+
+from streamkd.training.step import SUMS, TrainingSteps, metrics_of
+
+TEMPERATURE, LABEL_WEIGHT = 3.0, 0.25
+BATCH_SIZE, NUM_CLASSES = 6, 3
+
+
+def make_steps(model, *, jit=False, label_weight=LABEL_WEIGHT, optimizer=None):
+    optimizer = optimizer or tf_keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    return TrainingSteps(
+        model, optimizer, temperature=TEMPERATURE, label_weight=label_weight, jit=jit
+    )
+
+
+def make_batch(seed=0, *, labels=(0, 1, 2, 0, 1, 2), rows=range(6), weights=(1,) * 6):
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0, 255, (BATCH_SIZE, 8, 8, 3)).astype(np.float32)
+    targets = {
+        "labels": tf.constant([[label, label] for label in labels], tf.int32),
+        "label_shares": tf.constant([[1.0, 0.0]] * BATCH_SIZE),
+        "teacher_logits": tf.constant(rng.normal(size=(BATCH_SIZE, NUM_CLASSES)), tf.float32),
+        "rows": tf.constant(list(rows), tf.int64),
+    }
+    return tf.constant(images), targets, tf.constant(weights, tf.float32)
+
+
+def terms_of(model, batch):
+    """Cross-entropy and T²·KL of each example in float64; the label's is of class 0 if unknown."""
+    images, targets, _ = batch
+    logits = model(images).numpy()
+    labels = np.maximum(targets["labels"][:, 0].numpy(), 0)
+    return (
+        cross_entropy(labels, logits),
+        distillation(targets["teacher_logits"], logits, TEMPERATURE),
+    )
+
+
+@pytest.fixture
+def model():
+    return dense_student(activation=None, num_classes=NUM_CLASSES)
+
+
+def test_the_loss_is_the_weighted_sum_of_both_terms(model):
+    batch = make_batch()
+    on_labels, on_teacher = terms_of(model, batch)
+    losses, sums = make_steps(model).losses(model(batch[0]), batch[1], batch[2])
+    np.testing.assert_allclose(losses, 0.25 * on_labels + 0.75 * on_teacher, rtol=1e-4)
+    found = dict(zip(SUMS, sums.numpy(), strict=True))
+    assert found["weight"] == found["labelled"] == found["taught"] == BATCH_SIZE
+    assert found["label_loss"] == pytest.approx(on_labels.sum(), rel=1e-5)
+    assert found["distillation_loss"] == pytest.approx(on_teacher.sum(), rel=1e-5)
+    answers = model(batch[0]).numpy().argmax(axis=1)
+    assert found["correct"] == np.sum(answers == [0, 1, 2, 0, 1, 2])
+    choices = batch[1]["teacher_logits"].numpy().argmax(axis=1)
+    assert found["agreeing"] == np.sum(answers == choices)
+
+
+def test_an_image_without_logits_or_label_loses_that_term_and_the_other_is_not_scaled(model):
+    batch = make_batch(labels=(0, -1, 2, 0, 1, -1), rows=(0, 1, -1, 3, -1, -1))
+    on_labels, on_teacher = terms_of(model, batch)
+    on_labels[[1, 5]] = 0
+    on_teacher[[2, 4, 5]] = 0
+    losses, sums = make_steps(model).losses(model(batch[0]), batch[1], batch[2])
+    np.testing.assert_allclose(losses, 0.25 * on_labels + 0.75 * on_teacher, rtol=1e-4)
+    assert losses[5] == 0
+    found = metrics_of(sums.numpy())
+    assert found["label_loss"] == pytest.approx(on_labels.sum() / 4, rel=1e-5)
+    assert found["distillation_loss"] == pytest.approx(on_teacher.sum() / 3, rel=1e-5)
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_sample_weights_weigh_loss_and_metrics(model):
+    weights = np.array([1, 0, 2, 0.5, 1, 0])
+    batch = make_batch(weights=weights)
+    on_labels, on_teacher = terms_of(model, batch)
+    losses, sums = make_steps(model).losses(model(batch[0]), batch[1], batch[2])
+    expected = weights * (0.25 * on_labels + 0.75 * on_teacher)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    found = metrics_of(sums.numpy())
+    assert found["loss"] == pytest.approx(expected.sum() / weights.sum(), rel=1e-5)
+    correct = model(batch[0]).numpy().argmax(axis=1) == [0, 1, 2, 0, 1, 2]
+    assert found["accuracy"] == pytest.approx((weights * correct).sum() / weights.sum())
+
+
+def test_a_stream_without_logits_has_the_label_term_alone(model):
+    batch = make_batch(rows=[-1] * 6)
+    del batch[1]["teacher_logits"]
+    losses, sums = make_steps(model, label_weight=1.0).losses(model(batch[0]), *batch[1:])
+    logits = model(batch[0])
+    np.testing.assert_allclose(losses, cross_entropy((0, 1, 2, 0, 1, 2), logits), rtol=1e-5)
+    found = metrics_of(sums.numpy())
+    assert found["distillation_loss"] is None and found["agreement"] is None
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["jit off", "jit on"])
+def test_the_gradient_is_that_of_the_mean_loss(model, jit):
+    batch = make_batch(weights=(1, 2, 1, 0, 1, 1))
+    gradients, _ = make_steps(model, jit=jit)._gradients(*batch)
+    pixels = batch[0].numpy().reshape(BATCH_SIZE, -1).astype(np.float64) / 255
+    logits = model(batch[0]).numpy().astype(np.float64)
+    teacher_logits = batch[1]["teacher_logits"].numpy()
+
+    on_labels = softmax(logits) - np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    on_teacher = TEMPERATURE * (
+        softmax(logits / TEMPERATURE) - softmax(teacher_logits / TEMPERATURE)
+    )
+    weights = batch[2].numpy()[:, None] / batch[2].numpy().sum()
+    of_logits = weights * (0.25 * on_labels + 0.75 * on_teacher)
+    np.testing.assert_allclose(gradients[0], pixels.T @ of_logits, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], of_logits.sum(0), rtol=1e-3, atol=1e-5)
+
+
+def test_regularisers_of_the_student_are_counted(family):
+    penalty = 0.01
+    plain = dense_student(family, activation=None)
+    model = dense_student(family, activation=None, regularizer=family.regularizers.L2(penalty))
+    model.set_weights(plain.get_weights())
+    batch = make_batch()
+    optimizer = family.optimizers.SGD(0.1)
+    with_penalty, _ = make_steps(model, optimizer=optimizer).gradients(*batch)
+    without, _ = make_steps(plain, optimizer=family.optimizers.SGD(0.1)).gradients(*batch)
+    difference = with_penalty[0].numpy() - without[0].numpy()
+    np.testing.assert_allclose(difference, 2 * penalty * plain.get_weights()[0], atol=1e-6)
+    np.testing.assert_allclose(with_penalty[1], without[1])
+
+
+def test_several_steps_in_one_call_are_the_steps_one_by_one():
+    batches = [make_batch(seed) for seed in range(5)]
+    together, apart = dense_student(activation=None), dense_student(activation=None)
+
+    def iterator():
+        parts = [tf.nest.map_structure(lambda *x: tf.stack(x), *batches)]
+        return iter(tf.data.Dataset.from_tensor_slices(parts[0]))
+
+    sums = make_steps(together).run(iterator(), tf.constant(5)).numpy()
+    steps, source = make_steps(apart), iterator()
+    added = sum(steps.run(source, tf.constant(1)).numpy() for _ in range(5))
+    assert same_weights(together, apart)
+    np.testing.assert_allclose(sums, added, rtol=1e-6)
+
+
+def test_a_step_is_the_optimizers_update(model):
+    before, batch = weights_of(model), make_batch()
+    steps = make_steps(model)
+    gradients, _ = steps.gradients(*batch)
+    steps.train_step(*batch)
+    for old, gradient, new in zip(before, gradients, weights_of(model), strict=True):
+        np.testing.assert_allclose(new, old - 0.1 * gradient.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_metrics_are_none_where_nothing_was_counted():
+    assert metrics_of(np.zeros(len(SUMS))) == {
+        "loss": None,
+        "label_loss": None,
+        "distillation_loss": None,
+        "accuracy": None,
+        "agreement": None,
+    }
+
+
+def test_metrics_divide_each_sum_by_its_own_count():
+    sums = dict.fromkeys(SUMS, 0.0) | {
+        "loss": 12.0,
+        "weight": 8.0,
+        "label_loss": 3.0,
+        "labelled": 4.0,
+        "distillation_loss": 10.0,
+        "taught": 5.0,
+        "correct": 1.0,
+        "agreeing": 2.0,
+    }
+    assert metrics_of(np.array([sums[name] for name in SUMS])) == {
+        "loss": 1.5,
+        "label_loss": 0.75,
+        "distillation_loss": 2.0,
+        "accuracy": 0.25,
+        "agreement": 0.4,
+    }

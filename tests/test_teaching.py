@@ -1,0 +1,424 @@
+"""The teacher pass: what the store holds afterwards, what is refused, and going on after a stop."""
+
+import os
+
+import helpers
+import numpy as np
+import pytest
+
+from streamkd.errors import (
+    BadImageError,
+    ClassNamesError,
+    NonFiniteError,
+    OptionError,
+    OtherImagesError,
+    StoreError,
+    TeacherError,
+)
+from streamkd.images.digest import digest_files
+from streamkd.images.manifest import scan
+from streamkd.store.reader import open_store
+from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.teaching import teach
+
+# 30 images of `directory` in blocks of 7.
+NUM_BLOCKS = 5
+# Each block is asked about once, and the first one a second time: it decides what is created.
+NUM_CALLS = NUM_BLOCKS + 1
+# A small model with random weights is no better than chance, which the pass says.
+AT_CHANCE = pytest.mark.filterwarnings("ignore:The teacher 'small' is right on")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "teacher.h5"
+
+
+def run(images, teacher, path, **arguments):
+    """Teaches at 8×8 in blocks of 7 images."""
+    values = {"image_size": (8, 8), "batch_size": 7, "progress": False, **arguments}
+    return teach(images, teacher, path, **values)
+
+
+def all_rows(store):
+    return store.gather(np.arange(store.rows_total))
+
+
+class NoisyTeacher(helpers.EncodingTeacher):
+    """Adds numbers that float16 cannot hold exactly, different for each image."""
+
+    def __call__(self, images):
+        numbers = helpers.pixel_numbers(images)[:, :1]
+        noise = np.float32(np.pi) * (1 + numbers / 1000)
+        return (super().__call__(images) + noise).astype(np.float32)
+
+
+def test_every_row_is_the_teachers_answer_for_its_own_image(images, teacher, path):
+    store = run(images, teacher, path)
+    numbers = helpers.encoded_numbers(all_rows(store))
+    names = [int(key.rpartition(b"/")[2].partition(b".")[0]) for key in store.keys]
+    assert numbers[:, 0].tolist() == names
+    assert numbers[:, 1].tolist() == store.labels.tolist() == images.labels.tolist()
+    assert store.finished and teacher.num_calls == NUM_CALLS
+
+
+@pytest.mark.parametrize("codec", ["float16", "float32"])
+def test_rows_are_exact_to_the_codec(images, path, codec):
+    store = run(images, NoisyTeacher(), path, codec=codec)
+    numbers = np.arange(len(images))
+    classes = images.labels
+    expected = helpers.encoded_logits(numbers, classes, 3) + np.float32(np.pi) * (
+        1 + numbers[:, None] / 1000
+    ).astype(np.float32)
+    if codec == "float32":
+        np.testing.assert_allclose(all_rows(store), expected, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(all_rows(store), all_rows(store).astype(np.float16))
+        np.testing.assert_allclose(all_rows(store), expected, rtol=2**-11)
+
+
+def test_float32_rows_are_the_answers_to_the_bit(images, path):
+    answers = []
+
+    def remember(pixels):
+        answers.append(NoisyTeacher()(pixels))
+        return answers[-1]
+
+    store = run(images, remember, path, codec="float32")
+    np.testing.assert_array_equal(all_rows(store), np.concatenate(answers[1:]))
+
+
+def test_the_store_says_what_it_was_made_of(images, teacher, path):
+    header = run(images, teacher, path, interpolation="nearest").header
+    assert header.fingerprint == images.fingerprint
+    assert (header.num_images, header.num_views, header.num_classes) == (30, 1, 3)
+    assert (header.block_rows, header.codec) == (7, "float16")
+    assert header.images["image_size"] == [8, 8] and header.images["interpolation"] == "nearest"
+    assert header.decoder == "tf.io.decode_image"
+    assert header.teacher["name"] == "EncodingTeacher" and header.teacher["output"] == "logits"
+    assert {"streamkd", "tensorflow", "numpy", "h5py"} == set(header.versions)
+    assert open_store(path).class_names == ["ant", "bee", "cat"]
+
+
+def test_the_store_keeps_the_digest_of_every_file(images, store):
+    digests, _ = digest_files([os.path.join(images.root, key) for key in store.keys])
+    np.testing.assert_array_equal(store.content_of(np.arange(30)), digests)
+
+
+def test_images_in_any_order_make_the_same_store(images, teacher, path, tmp_path):
+    run(images, teacher, path)
+    shuffled = images.select(np.random.default_rng(0).permutation(len(images)))
+    run(shuffled, teacher, tmp_path / "other.h5")
+    assert path.read_bytes() == (tmp_path / "other.h5").read_bytes()
+
+
+# Classes and labels.
+
+
+def test_the_teachers_accuracy_is_that_on_the_labelled_images(images, path):
+    def half_wrong(pixels):
+        found = helpers.pixel_numbers(pixels)
+        classes = np.where(found[:, 0] < 12, (found[:, 1] + 1) % 3, found[:, 1])
+        return helpers.encoded_logits(found[:, 0], classes, 3)
+
+    store = run(images, half_wrong, path)
+    assert store.summary["teacher_accuracy"] == 18 / 30
+    assert store.summary["num_labelled"] == 30
+
+
+@pytest.mark.parametrize(("num_wrong", "warns"), [(20, True), (17, False)])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_teacher_at_chance_is_warned_of(tmp_path, path, num_wrong, warns, num_classes, recwarn):
+    counts = {"a": 20, "b": 20} if num_classes == 2 else {"a": 10, "b": 10, "c": 10}
+
+    def answer(pixels):
+        found = helpers.pixel_numbers(pixels)
+        classes = np.where(found[:, 0] < num_wrong, (found[:, 1] + 1) % num_classes, found[:, 1])
+        return helpers.encoded_logits(found[:, 0], classes, num_classes)
+
+    run(scan(helpers.draw_directory(tmp_path / "images", counts)), answer, path)
+    messages = [str(warning.message) for warning in recwarn]
+    assert any("and chance is" in message for message in messages) == warns
+
+
+def test_the_accuracy_over_images_without_labels_is_unknown(directory, teacher, path):
+    store = run(scan(directory, labels=None), teacher, path)
+    assert store.summary["teacher_accuracy"] is None
+    assert store.class_names == [] and set(store.labels) == {-1}
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [["cat", "ant", "bee"], ["dog", "cat", "emu", "bee", "ant"]],
+    ids=["permuted", "more"],
+)
+def test_class_names_say_in_which_order_the_teacher_answers(images, path, classes):
+    def answer(pixels):
+        found = helpers.pixel_numbers(pixels)
+        numbers = np.array([classes.index(name) for name in images.class_names])
+        return helpers.encoded_logits(found[:, 0], numbers[found[:, 1]], len(classes))
+
+    store = run(images, answer, path, class_names=classes)
+    assert store.class_names == classes
+    assert [classes[label] for label in store.labels] == [
+        images.class_names[label] for label in images.labels
+    ]
+    assert store.summary["teacher_accuracy"] == 1.0
+
+
+def test_a_class_that_the_teacher_does_not_know_is_refused(images, teacher, path):
+    with pytest.raises(ClassNamesError, match="first of 1 unknown to the teacher: 'bee'"):
+        run(images, teacher, path, class_names=["ant", "cat", "dog"])
+    assert teacher.num_calls == 0 and not path.exists()
+
+
+def test_another_number_of_outputs_is_refused_and_leaves_nothing(images, path, tmp_path):
+    with pytest.raises(TeacherError, match="has 4 outputs, and there are 3 classes") as refusal:
+        run(images, helpers.EncodingTeacher(num_classes=4), path)
+    assert "--drop-output" in str(refusal.value) and "ant, bee, cat" in str(refusal.value)
+    assert os.listdir(tmp_path) == ["images"]
+
+
+def test_an_output_that_is_no_class_is_dropped_from_the_store(images, path):
+    def with_background(pixels):
+        answers = helpers.EncodingTeacher()(pixels)
+        return np.concatenate([np.full((len(answers), 1), 99, np.float32), answers], axis=1)
+
+    store = run(images, load_teacher(with_background, drop_output=0), path)
+    assert helpers.encoded_numbers(all_rows(store))[:, 0].tolist() == list(range(30))
+
+
+def test_probabilities_are_kept_as_their_logarithms(images, path):
+    def softmax(pixels):
+        logits = np.exp(helpers.EncodingTeacher()(pixels) / 4)
+        return logits / logits.sum(axis=1, keepdims=True)
+
+    store = run(images, softmax, path, codec="float32")
+    found = np.exp(all_rows(store))
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    assert store.header.teacher["output"] == "probabilities"
+    assert found.argmax(axis=1).tolist() == images.labels.tolist()
+
+
+# What is asked for.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"image_size": None}, r"takes images of any size\.\nSay which .*--image-size"),
+        ({"batch_size": 0}, "--batch-size is 0; it must be a positive"),
+        ({"codec": "float8"}, "--codec is 'float8'; choose one of float16, float32"),
+        ({"color_mode": "cmyk"}, "color_mode is 'cmyk'"),
+    ],
+    ids=["size", "batch", "codec", "colour"],
+)
+def test_arguments_that_do_not_fit_are_refused(images, teacher, path, arguments, words):
+    with pytest.raises(OptionError, match=words):
+        run(images, teacher, path, **arguments)
+    assert teacher.num_calls == 0 and not path.exists()
+
+
+@AT_CHANCE
+def test_a_model_is_shown_the_size_it_needs(images, path):
+    model = helpers.small_model("tf_keras", image_size=(8, 8))
+    store = run(images, model, path, image_size=None)
+    assert store.header.images["image_size"] == [8, 8]
+    with pytest.raises(OptionError, match="is 9x8, and the teacher 'small' takes 8x8 only"):
+        run(images, model, path, image_size=(9, 8))
+    with pytest.raises(OptionError, match=r"of 3 channel.*--color-mode grayscale gives 1"):
+        run(images, model, path, image_size=None, color_mode="grayscale")
+
+
+# Going on.
+
+
+@pytest.mark.parametrize("num_done", [0, 1, NUM_BLOCKS - 1])
+def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, num_done):
+    run(images, helpers.EncodingTeacher(), tmp_path / "uncut.h5")
+    with pytest.raises(helpers.TeacherFailedError):
+        run(images, helpers.EncodingTeacher(fail_at=num_done + 2), path)
+    store = open_store(path)
+    assert not store.finished and store.rows_done == min(7 * num_done, 30)
+    teacher = helpers.EncodingTeacher()
+    assert run(images, teacher, path).finished
+    assert teacher.num_calls == NUM_BLOCKS - num_done
+    assert path.read_bytes() == (tmp_path / "uncut.h5").read_bytes()
+
+
+def test_a_teacher_that_fails_at_once_leaves_nothing(images, path, tmp_path):
+    with pytest.raises(helpers.TeacherFailedError):
+        run(images, helpers.EncodingTeacher(fail_at=1), path)
+    assert os.listdir(tmp_path) == ["images"]
+
+
+def test_a_finished_store_is_returned_without_asking_or_writing(images, store, path):
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    again = run(images, helpers.EncodingTeacher(fail_at=1), path)
+    assert again.finished and again.path == store.path
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+OTHER = {
+    "teacher": ({"teacher": "other"}, r"another teacher\.\n  now:   name = other\n  store: name"),
+    "output": ({"output": "log-probabilities"}, "another teacher.*output = log-probabilities"),
+    "preprocess": ({"preprocess": "scale"}, "another teacher.*preprocess = scale"),
+    "batch size": ({"batch_size": 8}, r"another --batch-size\.\n  now:   8\n  store: 7"),
+    "codec": ({"codec": "float32"}, r"another --codec\.\n  now:   float32\n  store: float16"),
+    "image size": ({"image_size": (9, 8)}, r"another image spec.*image_size = \[9, 8\]\n"),
+    "interpolation": ({"interpolation": "area"}, "another image spec.*interpolation = area"),
+    "class order": (
+        {"class_names": ["cat", "bee", "ant"]},
+        r"another --class-names\.\n  now:   cat, bee, ant\n  store: ant, bee, cat",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(OTHER))
+def test_a_store_begun_with_something_else_is_refused(images, path, what):
+    changes, words = OTHER[what]
+    changes = dict(changes)
+    with pytest.raises(helpers.TeacherFailedError):
+        run(images, helpers.EncodingTeacher(fail_at=3), path)
+    before = path.read_bytes()
+    options = {
+        "name": changes.pop("teacher", "EncodingTeacher"),
+        "output": changes.pop("output", "auto"),
+        "preprocess": changes.pop("preprocess", "none"),
+    }
+    teacher = load_teacher(helpers.EncodingTeacher(fail_at=1), **options)
+    with pytest.raises(StoreError, match=rf"(?s)was begun with {words}") as refusal:
+        run(images, teacher, path, **changes)
+    assert "another path with `--out`" in str(refusal.value)
+    assert path.read_bytes() == before
+
+
+def test_a_finished_store_of_another_teacher_is_refused(images, store, path):
+    with pytest.raises(StoreError, match=r"begun with another teacher\.\n  now:   name = other"):
+        run(images, load_teacher(helpers.EncodingTeacher(fail_at=1), name="other"), path)
+
+
+@AT_CHANCE
+def test_a_model_with_other_weights_is_another_teacher(images, path):
+    run(images, helpers.small_model("tf_keras"), path)
+    with pytest.raises(StoreError, match=r"begun with another teacher\.\n  now:   weights = "):
+        run(images, helpers.small_model("tf_keras", seed=1), path)
+
+
+@pytest.mark.parametrize("kind", ["added", "removed", "renamed", "class renamed"])
+def test_a_store_of_other_images_is_refused_with_both_sides(images, store, directory, path, kind):
+    words = {
+        "added": "first of 1 images without logits: 'ant/x.png'",
+        "removed": "1 images of the store are not there",
+        "renamed": "first of 1 images without logits: 'ant/x.png'",
+        "class renamed": "first of 11 images without logits: 'eel/00000.png'",
+    }
+    if kind == "added":
+        helpers.draw_image(directory / "ant" / "x.png", 99)
+    elif kind == "removed":
+        (directory / "ant" / "00000.png").unlink()
+    elif kind == "renamed":
+        (directory / "ant" / "00000.png").rename(directory / "ant" / "x.png")
+    else:
+        (directory / "ant").rename(directory / "eel")
+    found = scan(directory)
+    with pytest.raises(OtherImagesError, match="was written for other images") as refusal:
+        run(found, helpers.EncodingTeacher(fail_at=1), path)
+    text = str(refusal.value)
+    assert words[kind] in text
+    assert f"({len(found)} images, fingerprint {found.fingerprint[:8]})" in text
+    assert f"(30 images, fingerprint {images.fingerprint[:8]})" in text
+
+
+def test_the_same_images_with_other_labels_are_other_images(images, store, directory, path):
+    with pytest.raises(OtherImagesError, match="the same keys with other labels or class names"):
+        run(scan(directory, class_names=["cat", "bee", "ant"]), helpers.EncodingTeacher(), path)
+
+
+def test_a_file_that_is_no_store_is_left_as_it_is(images, teacher, path):
+    path.write_text("my notes")
+    with pytest.raises(StoreError, match="not a logit store"):
+        run(images, teacher, path)
+    assert path.read_text() == "my notes"
+
+
+# Bad images and bad answers.
+
+
+def test_a_bad_image_in_the_first_block_is_named_and_nothing_is_written(
+    images, teacher, directory, path, tmp_path
+):
+    helpers.truncate(directory / "ant" / "00003.png")
+    with pytest.raises(BadImageError, match=r"'ant/00003\.png' cannot be decoded") as refusal:
+        run(images, teacher, path)
+    assert refusal.value.key == b"ant/00003.png"
+    assert teacher.num_calls == 0 and os.listdir(tmp_path) == ["images"]
+
+
+@pytest.mark.parametrize("kind", ["empty", "gone"])
+def test_a_bad_image_later_on_is_named_and_what_was_done_is_kept(
+    images, teacher, directory, path, kind
+):
+    bad = directory / "cat" / "00022.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    if kind == "gone":
+        bad.unlink()
+    with pytest.raises(BadImageError, match=rf"'cat/00022\.png' .* the file is {kind}"):
+        run(images, teacher, path)
+    assert open_store(path).rows_done == 21
+    bad.write_bytes(good)
+    assert run(images, teacher, path).finished
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e5], ids=["nan", "infinite", "too large"])
+@pytest.mark.parametrize("number", [2, 25], ids=["first block", "later block"])
+def test_logits_that_cannot_be_kept_are_refused_naming_the_image(images, path, value, number):
+    def answer(pixels):
+        answers = helpers.EncodingTeacher()(pixels)
+        answers[helpers.pixel_numbers(pixels)[:, 0] == number, 1] = value
+        return answers
+
+    name = "ant/00002.png" if number == 2 else "cat/00025.png"
+    with pytest.raises(NonFiniteError, match=rf"logits of '{name}', view 0, hold") as refusal:
+        run(images, answer, path)
+    assert refusal.value.key == name.encode()
+    assert open_store(path).rows_done == (0 if number == 2 else 21)
+    assert ("--codec float32" in str(refusal.value)) == (value == 1e5)
+
+
+def test_a_teacher_that_changes_its_mind_about_classes_is_refused(images, path):
+    teacher = helpers.EncodingTeacher()
+
+    def answer(pixels):
+        teacher.num_classes = 3 if teacher.num_calls < 3 else 4
+        return teacher(pixels)
+
+    with pytest.raises((OptionError, TeacherError), match="logits"):
+        run(images, answer, path)
+
+
+def test_names_that_are_no_utf8_are_taught(directory, teacher, path):
+    for number, name in enumerate([b"\xff.png", "\U0001f600.png".encode()]):
+        helpers.draw_image(os.path.join(os.fsencode(directory / "bee"), name), 100 + number, 1)
+    store = run(scan(directory), teacher, path)
+    found = store.images_of_keys(scan(directory).keys)
+    numbers = helpers.encoded_numbers(store.gather(found))[:, 0].tolist()
+    assert sorted(numbers) == [*range(30), 100, 101]
+    assert numbers[list(scan(directory).keys).index(b"bee/\xff.png")] == 100
+
+
+def test_a_batch_larger_than_the_images_is_one_block(images, teacher, path):
+    store = run(images, teacher, path, batch_size=1000)
+    assert helpers.encoded_numbers(all_rows(store))[:, 0].tolist() == list(range(30))
+
+
+@AT_CHANCE
+def test_keras_models_answer_in_the_pass_as_on_their_own(images, path, family):
+    model = helpers.small_model(family)
+    store = run(images, model, path, codec="float32")
+    pixels = np.zeros((30, 8, 8, 3), np.float32)
+    pixels[..., 0], pixels[..., 2] = np.arange(30)[:, None, None], images.labels[:, None, None]
+    logits = all_rows(store)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, np.asarray(model(pixels)), atol=1e-5)
