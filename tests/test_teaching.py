@@ -275,11 +275,9 @@ OTHER = {
 
 
 @pytest.mark.parametrize("what", list(OTHER))
-def test_a_store_begun_with_something_else_is_refused(images, path, what):
+def test_a_store_begun_with_something_else_is_refused(images, store, path, what):
     changes, words = OTHER[what]
     changes = dict(changes)
-    with pytest.raises(helpers.TeacherFailedError):
-        run(images, helpers.EncodingTeacher(fail_at=3), path)
     before = path.read_bytes()
     options = {
         "name": changes.pop("teacher", "EncodingTeacher"),
@@ -293,9 +291,12 @@ def test_a_store_begun_with_something_else_is_refused(images, path, what):
     assert path.read_bytes() == before
 
 
-def test_a_finished_store_of_another_teacher_is_refused(images, store, path):
+def test_an_unfinished_store_of_another_teacher_is_refused(images, path):
+    with pytest.raises(helpers.TeacherFailedError):
+        run(images, helpers.EncodingTeacher(fail_at=3), path)
     with pytest.raises(StoreError, match=r"begun with another teacher\.\n  now:   name = other"):
         run(images, load_teacher(helpers.EncodingTeacher(fail_at=1), name="other"), path)
+    assert open_store(path).rows_done == 7
 
 
 @AT_CHANCE

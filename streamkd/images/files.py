@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamkd.images.header import have_one_size
+
 # Most small images come in one call; a larger buffer would be a mapping of its own for each file.
 _CHUNK_BYTES = 1 << 16
 
@@ -36,13 +38,17 @@ def read_file(path: bytes) -> bytes:
         os.close(descriptor)
 
 
-def read_files(paths: Sequence[bytes]) -> np.ndarray:
-    """Returns the bytes of some files, object `[num_paths]`, as TensorFlow takes strings.
+def read_files(paths: Sequence[bytes]) -> tuple[np.ndarray, np.bool_]:
+    """Returns the bytes of some files, and whether they hold images of one size.
+
+    Returns:
+      contents, object `[num_paths]`, as TensorFlow takes strings; and the bool that
+      `decode_batch` wants.
 
     Raises:
       OSError: one of them cannot be read; the error names it.
     """
-    contents = np.empty(len(paths), object)
-    for position, path in enumerate(paths):
-        contents[position] = read_file(path)
-    return contents
+    files = [read_file(path) for path in paths]
+    contents = np.empty(len(files), object)
+    contents[:] = files
+    return contents, np.bool_(have_one_size(files))

@@ -68,20 +68,21 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
     """
     num_images = len(images)
 
-    def files_of(indices: np.ndarray) -> np.ndarray:
+    def files_of(indices: np.ndarray) -> tuple[np.ndarray, np.bool_]:
         return read_files(images.paths(indices))
 
-    def look_up(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def look_up(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         inside = positions < num_images
         indices = tf.where(inside, positions, step * batch_size)
-        files = tf.ensure_shape(tf.numpy_function(files_of, [indices], tf.string), (batch_size,))
-        return files, indices, tf.cast(inside, tf.float32)
+        files, one_size = tf.numpy_function(files_of, [indices], [tf.string, tf.bool])
+        files = tf.ensure_shape(files, (batch_size,))
+        return files, tf.ensure_shape(one_size, ()), indices, tf.cast(inside, tf.float32)
 
     def decode(
-        files: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
+        files: tf.Tensor, one_size: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return decode_batch(files, options)[0], indices, weights
+        return decode_batch(files, one_size, options)[0], indices, weights
 
     num_batches = -(-num_images // batch_size)
     return read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)

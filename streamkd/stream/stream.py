@@ -109,27 +109,28 @@ class Stream:
 
     def _look_up(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what a batch is made of: the bytes of its files, labels and stored rows."""
-        types = {"paths": tf.string, "files": tf.string, "labels": tf.int32, "rows": tf.int64}
+        types = {"paths": tf.string, "files": tf.string, "one_size": tf.bool}
+        types |= {"labels": tf.int32, "rows": tf.int64}
         if self.store is not None:
             types |= {"contents": tf.uint64, "teacher_logits": tf.float32}
         values = tf.numpy_function(self._gather, [self._indices(step)], list(types.values()))
         found = dict(zip(types, values, strict=True))
         for name, value in found.items():
             width = [self.num_classes] if name == "teacher_logits" else []
-            value.set_shape([self.batch_size, *width])
+            value.set_shape([] if name == "one_size" else [self.batch_size, *width])
         return found
 
     def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
         rows = self.rows[indices]
         paths = self.images.paths(indices)
-        found = [np.array(paths, object), read_files(paths), self.labels[indices], rows]
+        found = [np.array(paths, object), *read_files(paths), self.labels[indices], rows]
         if self.store is not None:
             contents = self.store.content_of(rows // self.store.num_views)
             found += [contents, self.store.gather(rows)]
         return found
 
     def _decode(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        pixels, contents = decode_batch(found["files"], self.options)
+        pixels, contents = decode_batch(found["files"], found["one_size"], self.options)
         if self.store is not None:
             check = batches.check_contents(
                 self.images, found["paths"], contents, found["contents"], found["rows"]

@@ -192,17 +192,17 @@ class _Teaching:
     def _read_blocks(self, blocks: np.ndarray) -> Iterator[tuple[int, tf.Tensor, np.ndarray]]:
         """Yields (block, pixels, content digests); a bad image is refused by name."""
 
-        def contents_of(block: int) -> np.ndarray:
+        def contents_of(block: int) -> tuple[np.ndarray, np.bool_]:
             return read_files(self.images.paths(self._images_of(block)))
 
-        def read(block: tf.Tensor) -> tf.Tensor:
-            contents = tf.numpy_function(contents_of, [block], tf.string)
-            return tf.ensure_shape(contents, (None,))
+        def read(block: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            contents, one_size = tf.numpy_function(contents_of, [block], [tf.string, tf.bool])
+            return tf.ensure_shape(contents, (None,)), tf.ensure_shape(one_size, ())
 
         dataset = read_pipeline(
             tf.data.Dataset.from_tensor_slices(np.asarray(blocks, np.int64)),
             read,
-            lambda contents: decode_batch(contents, self.options),
+            lambda contents, one_size: decode_batch(contents, one_size, self.options),
         )
         batches = iter(dataset)
         for block in np.asarray(blocks).tolist():

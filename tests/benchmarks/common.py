@@ -31,7 +31,9 @@ def data_directory(name: str) -> Path:
     """
     root = Path(__file__).resolve().parents[2]
     archives = Path(os.environ.get("STREAMKD_DATA", root.parent / "shared" / "data"))
-    scratch = Path(os.environ.get("STREAMKD_SCRATCH", Path(tempfile.gettempdir()) / "streamkd-data"))
+    scratch = Path(
+        os.environ.get("STREAMKD_SCRATCH", Path(tempfile.gettempdir()) / "streamkd-data")
+    )
     target = scratch / name
     if not target.exists():
         archive = archives / ARCHIVES[name]

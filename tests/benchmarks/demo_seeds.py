@@ -31,7 +31,9 @@ def main() -> None:
         for row in answer["table"]:
             errors.setdefault(row["model"], []).append(row["num_errors"])
         print(f"seed {seed}: {', '.join(f'{n} {e[-1]}' for n, e in errors.items())}", flush=True)
-    print(f"\n{'test errors of ' + format(answer['num_test_images'], ','):<24}{'mean':>8}{'std':>7}")
+    print(
+        f"\n{'test errors of ' + format(answer['num_test_images'], ','):<24}{'mean':>8}{'std':>7}"
+    )
     for name, values in errors.items():
         print(f"{name:<24}{np.mean(values):>8.1f}{np.std(values, ddof=1):>7.1f}   {values}")
 
