@@ -104,6 +104,12 @@ def check_positive(name: str, value: float) -> None:
         raise OptionError(f"{name} is {value!r}; it must be a positive number.")
 
 
+def check_count(name: str, value: int) -> None:
+    """Refuses a `value` that is not a whole number above zero."""
+    if not isinstance(value, int) or value < 1:
+        raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")
+
+
 def check_share(name: str, value: float) -> None:
     """Refuses a `value` outside 0 to 1."""
     if not 0 <= value <= 1:

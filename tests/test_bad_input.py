@@ -411,7 +411,7 @@ def small_disk(here):
     mounted = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(here / "disk")]
     if shutil.which("mount") is None or subprocess.run(mounted, check=False).returncode:
         pytest.skip("a tmpfs cannot be mounted here: no right to, or no such file system")
-    (here / "disk" / "filler").write_bytes(bytes(960 << 10))
+    (here / "disk" / "filler").write_bytes(bytes(1012 << 10))
     yield here / "disk"
     subprocess.run(["umount", str(here / "disk")], check=True)
 
@@ -482,9 +482,9 @@ def test_a_lambda_model_is_taken_with_trust(here, capsys):
         (TRAIN, "--label-weight nan", r"^label_weight is nan; it must lie between 0 and 1\.$"),
         (TRAIN, "--temperature 0", r"^temperature is 0\.0; it must be a positive number\.$"),
         (TRAIN, "--temperature hot", r"^Argument --temperature: invalid float value: 'hot'\.\nSee"),
-        (TRAIN, "--epochs 0", r"^epochs is 0; it must be a positive number\.$"),
+        (TRAIN, "--epochs 0", r"^epochs is 0; it must be a positive whole number\.$"),
         (TRAIN, "--epochs 1.5", r"^Argument --epochs: invalid int value: '1\.5'\.\nSee"),
-        (TRAIN, "--batch-size 0", r"^batch_size is 0; it must be a positive number\.$"),
+        (TRAIN, "--batch-size 0", r"^batch_size is 0; it must be a positive whole number\.$"),
         (
             TRAIN,
             "--batch-size 31",
@@ -515,7 +515,7 @@ def test_a_lambda_model_is_taken_with_trust(here, capsys):
             r"^label_weight is 0\.5, and the stream has no teacher logits",
         ),
         (ALONE, "--image-size 0x8", r"^image_size is \(0, 8\); it must be \(height, width\) in"),
-        (TEACH, "--batch-size 0", r"^--batch-size is 0; it must be a positive number\.$"),
+        (TEACH, "--batch-size 0", r"^--batch-size is 0; it must be a positive whole number\.$"),
         (TEACH, "--seed -1", r"^Argument --seed: '-1' is no seed; give a whole number from 0 to "),
         (
             TEACH,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -36,6 +37,34 @@ from streamkd.training.run_directory import COLUMNS
 
 EPOCHS = 4
 BATCH_SIZE = 8  # of 30 images: batches straddle the epochs
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A directory of 30 images and its store; no test changes them."""
+    root = tmp_path_factory.mktemp("shared")
+    directory = draw_directory(root / "images", {"ant": 11, "bee": 9, "cat": 10})
+    teacher = EncodingTeacher(num_classes=3)
+    options = {"image_size": (8, 8), "progress": False}
+    return directory, teach(scan(directory), teacher, root / "s.h5", **options)
+
+
+@pytest.fixture
+def directory(shared):
+    return shared[0]
+
+
+@pytest.fixture
+def store(shared):
+    return shared[1]
+
+
+@pytest.fixture
+def broken(directory, tmp_path):
+    """A copy of the directory, of which one image is no image any more: bee/00014.png."""
+    shutil.copytree(directory, tmp_path / "images")
+    (tmp_path / "images" / "bee" / "00014.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return scan(tmp_path / "images")
 
 
 @pytest.fixture
@@ -331,8 +360,8 @@ def test_fewer_epochs_than_were_done_are_refused(stream, tmp_path):
         ({"temperature": -2.0}, r"temperature is -2\.0; it must be a positive number\."),
         ({"label_weight": 1.5}, r"label_weight is 1\.5; it must lie between 0 and 1\."),
         ({"learning_rate": 0}, r"learning_rate is 0; it must be a positive number\."),
-        ({"steps_per_call": 0}, r"steps_per_call is 0; it must be a positive number\."),
-        ({"epochs": 0}, r"epochs is 0; it must be a positive number\."),
+        ({"steps_per_call": 0}, r"steps_per_call is 0; it must be a positive whole number\."),
+        ({"epochs": 0}, r"epochs is 0; it must be a positive whole number\."),
         ({"optimizer": "adamm"}, r"no optimizer 'adamm' in tf_keras\.\n"),
         ({"student_preprocess": "twice"}, r"--preprocess is 'twice'; choose none, scale"),
     ],
@@ -415,10 +444,8 @@ def test_a_stream_without_logits_learns_from_labels_alone(images):
         fit(stream, dense_student(num_classes=4), label_weight=1)
 
 
-def test_unlabelled_images_learn_from_the_teacher_alone(directory, tmp_path, teacher):
-    images = scan(directory, labels=None)
-    store = teach(images, teacher, tmp_path / "flat.h5", image_size=(8, 8), progress=False)
-    stream = join(images, store, batch_size=BATCH_SIZE)
+def test_unlabelled_images_learn_from_the_teacher_alone(directory, store):
+    stream = join(scan(directory, labels=None), store, batch_size=BATCH_SIZE)
     _, history = fit(stream, epochs=2, label_weight=0.5, learning_rate=0.05)
     last = history.last
     assert last["label_loss"] is None and last["accuracy"] is None
@@ -453,31 +480,29 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_saved(images, store
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_image_is_named_and_nothing_is_written(directory, images, tmp_path):
-    (directory / "bee" / "00014.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    stream = join(images, None, image_size=(8, 8), batch_size=BATCH_SIZE)
+def test_a_bad_image_is_named_and_nothing_is_written(broken, tmp_path):
+    stream = join(broken, None, image_size=(8, 8), batch_size=BATCH_SIZE)
     with pytest.raises(BadImageError, match=r"'bee/00014\.png' cannot be decoded: ") as info:
         fit(stream, label_weight=1, run=tmp_path / "runs" / "first")
     assert info.value.key == b"bee/00014.png"
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_changed_image_is_named(directory, stream):
-    path = directory / "bee" / "00014.png"
-    path.write_bytes(path.read_bytes() + b"\0")
+def test_a_changed_image_is_named(broken, store, tmp_path):
+    stream = join(broken, store, batch_size=BATCH_SIZE)
     with pytest.raises(
         ChangedImageError, match=r"'bee/00014\.png' is not the file that the teacher"
     ):
-        fit(stream)
+        fit(stream, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_no_resume_that_fails_leaves_the_old_run(directory, stream, tmp_path):
+def test_no_resume_that_fails_leaves_the_old_run(stream, broken, store, tmp_path):
     fit(stream, run=tmp_path / "run", epochs=1)
     before = snapshot(tmp_path / "run")
-    path = directory / "bee" / "00014.png"
-    path.write_bytes(path.read_bytes() + b"\0")
+    changed = join(broken, store, batch_size=BATCH_SIZE)
     with pytest.raises(ChangedImageError):
-        fit(stream, run=tmp_path / "run", epochs=2, resume=False)
+        fit(changed, run=tmp_path / "run", epochs=2, resume=False)
     assert snapshot(tmp_path / "run") == before
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import tf_keras
-from helpers import draw_directory, draw_noise
+from helpers import EncodingTeacher, draw_directory, draw_noise
 from run_helpers import cross_entropy, dense_student, distillation, snapshot
 
 from streamkd.errors import (
@@ -37,6 +37,26 @@ KEYS = {
     "num_parameters",
     "latency_ms",
 }
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A directory of 30 images and its store; no test changes them."""
+    root = tmp_path_factory.mktemp("shared")
+    directory = draw_directory(root / "images", {"ant": 11, "bee": 9, "cat": 10})
+    teacher = EncodingTeacher(num_classes=3)
+    options = {"image_size": (8, 8), "progress": False}
+    return directory, teach(scan(directory), teacher, root / "s.h5", **options)
+
+
+@pytest.fixture
+def directory(shared):
+    return shared[0]
+
+
+@pytest.fixture
+def store(shared):
+    return shared[1]
 
 
 def report_on(model, images, **options):
@@ -236,8 +256,9 @@ def test_images_without_logits_are_refused(store, tmp_path):
         evaluate(dense_student(), other, store=store, progress=False)
 
 
-def test_a_bad_image_is_named(directory, images):
-    (directory / "bee" / "00014.png").write_bytes(b"no image")
+def test_a_bad_image_is_named(tmp_path):
+    images = scan(draw_directory(tmp_path / "images", {"ant": 14, "bee": 2, "cat": 2}))
+    (tmp_path / "images" / "bee" / "00014.png").write_bytes(b"no image")
     with pytest.raises(BadImageError, match=r"'bee/00014\.png' cannot be decoded"):
         evaluate(dense_student(), images, progress=False)
 

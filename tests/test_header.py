@@ -40,7 +40,10 @@ def test_every_kind_of_jpeg_gives_its_size(options):
     assert (int.from_bytes(size[:2], "big"), int.from_bytes(size[2:], "big")) == (30, 40)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"text"])
+NOT_FOLLOWED = (b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"text")
+
+
+@pytest.mark.parametrize("data", NOT_FOLLOWED)
 def test_what_cannot_be_followed_has_no_size(data):
     assert size_in_header(data) is None
     assert not have_one_size([data, data])

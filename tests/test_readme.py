@@ -18,7 +18,9 @@ def code_blocks(language: str) -> list[str]:
 
 def commands() -> list[str]:
     text = "\n".join(code_blocks("bash")).replace("\\\n", " ")
-    return [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("streamkd ")]
+    return [
+        line.split("#")[0].strip() for line in text.splitlines() if line.startswith("streamkd ")
+    ]
 
 
 def test_ci_runs_exactly_the_readme_test_command():

@@ -207,7 +207,7 @@ def test_probabilities_are_kept_as_their_logarithms(images, path):
     ("arguments", "words"),
     [
         ({"image_size": None}, r"takes images of any size\.\nSay which .*--image-size"),
-        ({"batch_size": 0}, "--batch-size is 0; it must be a positive"),
+        ({"batch_size": 0}, "--batch-size is 0; it must be a positive whole number"),
         ({"codec": "float8"}, "--codec is 'float8'; choose one of float16, float32"),
         ({"color_mode": "cmyk"}, "color_mode is 'cmyk'"),
     ],

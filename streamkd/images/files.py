@@ -26,14 +26,11 @@ def read_file(path: bytes) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(descriptor, _CHUNK_BYTES)
-        if len(data) < _CHUNK_BYTES:
-            return data
-        parts = [data]
-        rest = max(os.fstat(descriptor).st_size - len(data), 1)
-        while part := os.read(descriptor, rest):
+        parts = [os.read(descriptor, _CHUNK_BYTES)]
+        # Only an empty answer is the end: a network file system may return less than it has.
+        while part := os.read(descriptor, _CHUNK_BYTES * len(parts)):
             parts.append(part)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(descriptor)
 

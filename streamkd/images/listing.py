@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
 
@@ -112,11 +113,22 @@ def identity(path: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _entries_of(path: bytes) -> Any:
+    """Returns the entries of a folder, as `os.scandir`; one that cannot be read is named."""
+    try:
+        return os.scandir(path)
+    except OSError as error:
+        raise ImagesNotFoundError(
+            f"The folder {os.fsdecode(path)!r} cannot be listed: {error.strerror}.\n"
+            "Give yourself the right to read it, or move it away."
+        ) from error
+
+
 def _entries(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]:
     """Returns the names of images and of folders in one folder; hidden ones are left out."""
     names: list[bytes] = []
     folders: list[bytes] = []
-    with os.scandir(path) as entries:
+    with _entries_of(path) as entries:
         for entry in entries:
             # macOS writes '._name.jpg' beside every file on foreign disks; it is no image.
             if entry.name.startswith(b"."):

@@ -18,7 +18,7 @@ from streamkd import keras_family
 from streamkd.errors import OptionError, StudentError
 from streamkd.images.classes import class_map, renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
-from streamkd.options import ImageOptions, check_positive
+from streamkd.options import ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.reader import LogitStore, open_store
@@ -71,7 +71,7 @@ def evaluate(
     Raises:
       StreamkdError: the model, the images and the store do not fit.
     """
-    check_positive("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     if isinstance(model, str | os.PathLike):
         class_names = class_names or read_class_names(model)
         model = open_model(model, trust=trust)

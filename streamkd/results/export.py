@@ -15,7 +15,7 @@ import tensorflow as tf
 from streamkd import keras_family
 from streamkd.errors import OptionError, OutputError, StudentError
 from streamkd.images.manifest import Manifest
-from streamkd.options import ImageOptions, check_choice, check_positive
+from streamkd.options import ImageOptions, check_choice, check_count
 from streamkd.results.evaluation import (
     answer_all,
     model_color_mode,
@@ -61,7 +61,7 @@ def export(
       StudentError: `model` cannot be opened.
     """
     check_choice("--format", format, FORMATS)
-    check_positive("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     out = Path(out)
     _check_out(out, format)
     if isinstance(model, str | os.PathLike):

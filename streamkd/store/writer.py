@@ -234,30 +234,8 @@ class StoreWriter:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
             logits = given["logits"][0].astype(np.float32)
         logits[np.repeat(refused, self.header.num_views)] = 0
-        self._check_range(images, logits)
+        check_range(logits, self.keys.take(images), self.header.codec)
         return logits, given["content"][0].astype(np.uint64), refused
-
-    def _check_range(self, images: range, logits: np.ndarray) -> None:
-        """Refuses a logit that the codec cannot hold, naming the first key."""
-        codec = codecs.get(self.header.codec)
-        # One comparison refuses NaN as well.
-        fits = (np.abs(logits) <= codec.largest).all(axis=1)
-        if fits.all():
-            return
-        row = int(np.flatnonzero(~fits)[0])
-        image, view = divmod(row, self.header.num_views)
-        key = self.keys[images.start + image]
-        worst = logits[row][~(np.abs(logits[row]) <= codec.largest)][0]
-        advice = "Look at the image, or leave it out."
-        if np.isfinite(worst):
-            advice = "Give `--codec float32`."
-        raise NonFiniteError(
-            f"The teacher's logits of '{readable_key(key)}', view {view}, hold {worst}.\n"
-            f"  codec {codec.name} holds finite numbers up to {codec.largest:g}\n"
-            f"  first of {int((~fits).sum()):,} such rows in this block; nothing of it was "
-            f"written\n{advice}",
-            key=key,
-        )
 
     def _clear(self, blocks: np.ndarray) -> None:
         """Marks blocks as not done; the store is unfinished from then on."""
@@ -338,3 +316,34 @@ def _lock_or_refuse(path: str, descriptor: int, kind: int) -> None:
             f"Cannot lock {path}: {os.strerror(error.errno or 0)}.\n"
             "Without a lock two processes could write it at once; put it on a local disk."
         ) from error
+
+
+def check_range(logits: np.ndarray, keys: Keys, codec_name: str) -> None:
+    """Refuses logits that a codec cannot hold.
+
+    Args:
+      logits: float32 `[rows, num_classes]`, all views of the first image, then of the second.
+      keys: of the images that the rows belong to.
+      codec_name: one of `codecs.NAMES`.
+
+    Raises:
+      NonFiniteError: names the first key.
+    """
+    codec = codecs.get(codec_name)
+    # One comparison refuses NaN as well.
+    fits = (np.abs(logits) <= codec.largest).all(axis=1)
+    if fits.all():
+        return
+    row = int(np.flatnonzero(~fits)[0])
+    image, view = divmod(row, len(logits) // len(keys))
+    worst = logits[row][~(np.abs(logits[row]) <= codec.largest)][0]
+    advice = "Look at the image, or leave it out."
+    if np.isfinite(worst):
+        advice = "Give `--codec float32`."
+    raise NonFiniteError(
+        f"The teacher's logits of '{readable_key(keys[image])}', view {view}, hold {worst}.\n"
+        f"  codec {codec.name} holds finite numbers up to {codec.largest:g}\n"
+        f"  first of {int((~fits).sum()):,} such rows in this block; nothing of it was "
+        f"written\n{advice}",
+        key=keys[image],
+    )

@@ -83,6 +83,12 @@ def join(
     else:
         images, rows = find_rows(images, store, missing, progress)
         class_names = store.class_names or None
+        if class_names is None and images.class_names is not None:
+            warnings.warn(
+                f"The store {store.path} was taught without class names, so that the labels of "
+                "these images cannot be matched with its logits and are left out.",
+                stacklevel=2,
+            )
         labels = renumber(images.labels, images.class_names, class_names, "the store")
         _check_accuracy(labels, rows, store)
     _check_batch_size(batch_size, seed, len(images))
@@ -216,7 +222,7 @@ def _check_accuracy(labels: np.ndarray, rows: np.ndarray, store: LogitStore) -> 
 
 
 def _check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
-    options_module.check_positive("batch_size", batch_size)
+    options_module.check_count("batch_size", batch_size)
     if batch_size > num_images:
         raise OptionError(
             f"batch_size is {batch_size}, and there are {num_images} images.\n"

@@ -8,7 +8,7 @@ asked for again: kill the pass at any moment, give the same command, and it goes
 machine the finished file is the same to the byte.
 
 The store is created when the first block has been answered, so that a teacher or an image that
-does not fit leaves nothing behind.
+does not fit leaves nothing behind; that block is then asked for once more.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from streamkd.progress import image_progress
 from streamkd.store import codecs
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore, open_store
-from streamkd.store.writer import StoreWriter, create_store
+from streamkd.store.writer import StoreWriter, check_range, create_store
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teacher import Teacher
 
@@ -91,7 +91,7 @@ def teach(
         crop_to_aspect_ratio=crop_to_aspect_ratio,
         pad_to_aspect_ratio=pad_to_aspect_ratio,
     )
-    options_module.check_positive("--batch-size", batch_size)
+    options_module.check_count("--batch-size", batch_size)
     options_module.check_choice("--codec", codec, codecs.NAMES)
     _check_channels(teacher, options)
     classes = class_names or images.class_names
@@ -103,7 +103,7 @@ def teach(
         fingerprint=images.fingerprint,
         teacher=teacher,
         options=options,
-        batch_size=int(batch_size),
+        batch_size=batch_size,
         codec=codec,
         path=Path(out),
     )
@@ -174,6 +174,7 @@ class _Teaching:
         first = next(self._read_blocks(np.array([0])))
         logits = self.teacher(first[1])
         self._check_num_classes(logits.shape[1])
+        check_range(logits, self.images.keys.take(self._images_of(0)), self.codec)
         header = StoreHeader(
             num_images=len(self.images),
             num_views=1,

@@ -20,7 +20,7 @@ from streamkd.errors import NonFiniteError, OptionError, StudentError
 from streamkd.images import preprocessing
 from streamkd.images.manifest import Manifest
 from streamkd.keras_family import family_name, family_of
-from streamkd.options import check_positive, check_share
+from streamkd.options import check_count, check_positive, check_share
 from streamkd.progress import image_progress
 from streamkd.store import disk
 from streamkd.stream.batches import raise_named
@@ -99,7 +99,7 @@ class Distiller:
         check_positive("temperature", temperature)
         check_share("label_weight", label_weight)
         check_positive("learning_rate", learning_rate)
-        check_positive("steps_per_call", steps_per_call)
+        check_count("steps_per_call", steps_per_call)
         self.family = family_of(student)
         self.student = self._on_pixels(student, student_preprocess)
         self.optimizer = optimizer
@@ -139,7 +139,7 @@ class Distiller:
 
         Before the first epoch is saved, `run` is left as it was found.
         """
-        check_positive("epochs", epochs)
+        check_count("epochs", epochs)
         if stream.store is None and self.label_weight != LABELS_ALONE:
             raise OptionError(
                 f"label_weight is {self.label_weight:g}, and the stream has no teacher logits.\n"

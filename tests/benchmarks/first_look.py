@@ -4,8 +4,8 @@
 
 Prints images per second and CPU time an image, reading files, for the stream joined with a store,
 the same stream without the store, and `image_dataset_from_directory` of tf_keras and of Keras 3 at
-its documented best: shuffled, the same batch size, prefetched. What the join adds is the CPU time of
-the joined stream over that of the stream without a store, and also timed apart.
+its documented best: shuffled, the same batch size, prefetched. What the join adds is the CPU time
+of the joined stream over that of the stream without a store, and also timed apart.
 """
 
 from __future__ import annotations
