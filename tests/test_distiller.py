@@ -61,10 +61,19 @@ def store(shared):
 
 @pytest.fixture
 def broken(directory, tmp_path):
-    """A copy of the directory, of which one image is no image any more: bee/00014.png."""
-    shutil.copytree(directory, tmp_path / "images")
-    (tmp_path / "images" / "bee" / "00014.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    return scan(tmp_path / "images")
+    """A copy of the directory in which bee/00014.png is no image any more."""
+    shutil.copytree(directory, tmp_path / "broken")
+    (tmp_path / "broken" / "bee" / "00014.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return scan(tmp_path / "broken")
+
+
+@pytest.fixture
+def changed(directory, tmp_path):
+    """A copy of the directory in which bee/00014.png has one byte more, after its pixels."""
+    shutil.copytree(directory, tmp_path / "changed")
+    with open(tmp_path / "changed" / "bee" / "00014.png", "ab") as file:
+        file.write(b"\0")
+    return scan(tmp_path / "changed")
 
 
 @pytest.fixture
@@ -488,8 +497,8 @@ def test_a_bad_image_is_named_and_nothing_is_written(broken, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_changed_image_is_named(broken, store, tmp_path):
-    stream = join(broken, store, batch_size=BATCH_SIZE)
+def test_a_changed_image_is_named(changed, store, tmp_path):
+    stream = join(changed, store, batch_size=BATCH_SIZE)
     with pytest.raises(
         ChangedImageError, match=r"'bee/00014\.png' is not the file that the teacher"
     ):
@@ -497,12 +506,12 @@ def test_a_changed_image_is_named(broken, store, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_no_resume_that_fails_leaves_the_old_run(stream, broken, store, tmp_path):
+def test_no_resume_that_fails_leaves_the_old_run(stream, changed, store, tmp_path):
     fit(stream, run=tmp_path / "run", epochs=1)
     before = snapshot(tmp_path / "run")
-    changed = join(broken, store, batch_size=BATCH_SIZE)
+    other = join(changed, store, batch_size=BATCH_SIZE)
     with pytest.raises(ChangedImageError):
-        fit(changed, run=tmp_path / "run", epochs=2, resume=False)
+        fit(other, run=tmp_path / "run", epochs=2, resume=False)
     assert snapshot(tmp_path / "run") == before
 
 

@@ -275,7 +275,9 @@ def test_a_model_of_any_size_needs_to_be_told_one(images):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_that_cannot_be_is_refused(images, batch_size):
-    with pytest.raises(OptionError, match=rf"batch_size is {batch_size}; it must be a positive"):
+    with pytest.raises(
+        OptionError, match=rf"batch_size is {batch_size}; it must be a positive whole number"
+    ):
         evaluate(dense_student(), images, batch_size=batch_size)
 
 
