@@ -470,6 +470,7 @@ def test_a_file_that_is_no_model(here, capsys, template, kind, words):
     refused(here, capsys, template, words, teacher="bad.keras", student="bad.keras")
 
 
+@pytest.mark.filterwarnings("ignore:The teacher .* is right on")  # it has learnt nothing
 def test_a_lambda_model_is_taken_with_trust(here, capsys):
     lambda_model().save("own.keras")
     assert main([*words_of(TEACH, "--trust --quiet", teacher="own.keras")]) == 0

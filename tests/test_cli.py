@@ -434,3 +434,20 @@ def test_a_name_that_is_not_utf8_can_be_printed(here):
         out, errors = running.communicate(timeout=60)
         assert running.returncode == code and "Traceback" not in errors, errors
         assert "\\udcff" in out + errors
+
+
+def test_numbers_that_json_has_no_word_for_are_null(monkeypatch, capsys, directory):
+    answer = {"loss": float("nan"), "nested": [{"kl": float("inf")}, 1.5]}
+
+    def scan(args):
+        return answer, 0
+
+    monkeypatch.setattr(commands, "scan", scan)
+    assert main(["scan", str(directory), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "nested": [{"kl": None}, 1.5]}
+
+
+def test_the_handler_of_sigterm_is_put_back(capsys, directory):
+    before = signal.getsignal(signal.SIGTERM)
+    main(["scan", str(directory)])
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -426,7 +426,7 @@ def subclassed(family, *, activation):
 
 def test_probabilities_of_a_subclassed_student_are_refused(stream, family):
     with pytest.raises(
-        StudentError, match=r"'own' answers with probabilities, .*\(it is a subcl"
+        StudentError, match=r"'own' answers with probabilities, .*cannot be looked into"
     ) as info:
         fit(stream, subclassed(family, activation="softmax"))
     assert str(info.value).endswith("Leave its softmax out: return logits.")
@@ -549,3 +549,8 @@ def test_what_is_no_keras_model_is_refused():
         OptionError, match=r"builtins\.int is not a Keras model; give a tf_keras or"
     ):
         Distiller(3)
+
+
+def test_a_student_that_ends_in_sigmoid_is_refused():
+    with pytest.raises(StudentError, match=r"ends in sigmoid.*\nEnd it in softmax"):
+        Distiller(dense_student(activation="sigmoid"))

@@ -21,6 +21,7 @@ from streamkd.images.manifest import scan
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach
+from streamkd.training.distiller import Distiller
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -293,3 +294,20 @@ def test_an_evaluation_writes_nothing(images, run, tmp_path):
     before = snapshot(tmp_path)
     report_on(run, images)
     assert snapshot(tmp_path) == before
+
+
+def test_a_run_is_evaluated_on_pixels_made_as_in_training(tmp_path):
+    root = tmp_path / "wide"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(3):
+            draw_noise(root / name / f"{number}.png", (9, 21), seed=number)
+    images = scan(root)
+    stream = join(images, None, image_size=(8, 8), batch_size=2, crop_to_aspect_ratio=True)
+    distiller = Distiller(dense_student(num_classes=2), label_weight=1.0)
+    distiller.fit(stream, epochs=1, run=tmp_path / "run", progress=False)
+    of_run = evaluate(tmp_path / "run", images, progress=False)
+    cropped = evaluate(distiller.student, images, crop_to_aspect_ratio=True, progress=False)
+    stretched = evaluate(distiller.student, images, progress=False)
+    assert of_run["nll"] == pytest.approx(cropped["nll"], abs=1e-6)
+    assert of_run["nll"] != pytest.approx(stretched["nll"], abs=1e-4)

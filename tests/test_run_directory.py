@@ -10,7 +10,7 @@ import tf_keras
 from run_helpers import dense_student, same_weights, snapshot
 
 from streamkd.errors import OutputError, ResumeError
-from streamkd.training.run_directory import COLUMNS, RunDirectory, read_class_names
+from streamkd.training.run_directory import COLUMNS, RunDirectory, read_config
 
 CONFIG = {
     "images": "8f31",
@@ -121,7 +121,7 @@ def test_the_student_is_replaced_whole(run):
 
 
 def test_class_names_are_those_of_the_configuration(run):
-    assert read_class_names(run.path) is None
+    assert read_config(run.path) == {}
     run.write_config(CONFIG)
-    assert read_class_names(run.path) == ["ant", "bee"]
-    assert read_class_names(run.path / "student.keras") is None
+    assert read_config(run.path)["class_names"] == ["ant", "bee"]
+    assert read_config(run.path / "student.keras") == {}

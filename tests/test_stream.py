@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from streamkd.errors import BadImageError, ChangedImageError
+from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.images.manifest import scan
+from streamkd.store.reader import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach
 
@@ -207,3 +208,23 @@ def test_the_batches_before_a_bad_file_are_delivered(images, store, directory):
     assert delivered == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     with pytest.raises(ChangedImageError, match=r"'bee/00015\.png' is not the file"):
         next(batches)
+
+
+def test_a_row_that_was_damaged_after_the_join_is_refused_as_itself(images, store):
+    stream = joined(images, store, missing="raise")
+    offset = store._file.offset("logits", 17)
+    damaged = type(stream)(**{**stream_fields(stream), "store": open_store(store.path)})
+    with open(store.path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(StoreError, match=r"row|checksum") as refusal:
+        list(damaged.batches(0, damaged.end_of_epoch(1)))
+    assert refusal.value.__cause__ is not None
+
+
+def stream_fields(stream):
+    """Returns the arguments that made a stream."""
+    names = ("images", "store", "rows", "labels", "class_names", "num_classes", "options")
+    return {name: getattr(stream, name) for name in (*names, "batch_size", "seed", "shuffle")}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from streamkd.errors import ImagesNotFoundError, OptionError
+from streamkd.errors import OptionError
 from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS, parse_image_size
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
@@ -106,7 +106,7 @@ def read_class_names(path: str | None) -> list[str] | None:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ImagesNotFoundError(
+        raise OptionError(
             f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
         ) from error
     names = [line.strip() for line in lines if line.strip()]
@@ -122,8 +122,10 @@ def scan_images(args: argparse.Namespace, source: str | None = None, **changes: 
     from streamkd.progress import image_progress
 
     subset = changes.get("subset", args.subset)
+    # Another directory than IMAGES, such as --validation, is taken whole.
+    subset = None if source else subset
     split = args.validation_split if subset else None
-    if args.validation_split is not None and not subset:
+    if args.validation_split is not None and not subset and not source:
         raise OptionError(
             "--validation-split needs --subset.\nAdd `--subset training` or `--subset validation`."
         )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -188,10 +190,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
-    signal.signal(signal.SIGTERM, _terminate)
+    before = _catch_terminations()
     try:
         args = build_parser().parse_args(words)
         answer, code = args.run(args)
+        _print_answer(answer, as_json)
+        return code
     except StreamkdError as error:
         _print_refusal(error.code, str(error), error.key, as_json)
         return EXIT_REFUSED
@@ -203,8 +207,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         _print_refusal("internal", f"{type(error).__name__}: {error}", None, as_json)
         return EXIT_OUR_FAULT
-    _print_answer(answer, as_json)
-    return code
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _catch_terminations() -> Any:
+    """Makes SIGTERM end the command in order; returns the handler that was there before.
+
+    None where it cannot be done: signal handlers belong to the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, _terminate)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -234,7 +249,7 @@ def _print_refusal(code: str, message: str, key: bytes | None, as_json: bool) ->
 
 def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(answer))
+        print(json.dumps(_finite(answer), allow_nan=False))
         return
     text = answer.pop("text", None)
     if text is not None:
@@ -243,6 +258,15 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     width = max(len(name) for name in answer)
     for name, value in answer.items():
         print(f"{name:<{width}}  {_shown(value)}")
+
+
+def _finite(value: Any) -> Any:
+    """Returns the answer with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(value: Any) -> str:

@@ -185,7 +185,7 @@ def refuse_bad_image(
     index, reason = bad
     key = manifest.keys[index]
     raise BadImageError(
-        f"The image {readable_key(key)!r} cannot be decoded: {reason}.\n"
+        f"The image '{readable_key(key)}' cannot be decoded: {reason}.\n"
         f"  file: {os.fsdecode(manifest.path(index))}\n"
         "Replace or remove the file; `streamkd scan --check` lists every bad file.",
         key=key,

@@ -22,11 +22,11 @@ from streamkd.options import ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.reader import LogitStore, open_store
-from streamkd.stream.batches import evaluation_batches, named_errors
+from streamkd.stream.batches import evaluation_batches, named_errors, raise_named
 from streamkd.stream.join import find_rows, image_options
 from streamkd.teachers import probing
 from streamkd.teachers.heads import logits_model
-from streamkd.training.run_directory import read_class_names
+from streamkd.training.run_directory import read_config
 
 NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5
@@ -55,8 +55,8 @@ def evaluate(
       store: the teacher's logits for these images, for agreement and KL.
       image_size: by default what the model takes.
       color_mode: by default what the model's channels ask for.
-      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: by default as the store says, or
-        as in Keras' loader.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: by default as the store says, as
+        the run was trained, or as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
         directory, of the store, or of the images.
       batch_size: images a batch.
@@ -72,17 +72,22 @@ def evaluate(
       StreamkdError: the model, the images and the store do not fit.
     """
     check_count("batch_size", batch_size)
-    if isinstance(model, str | os.PathLike):
-        class_names = class_names or read_class_names(model)
-        model = open_model(model, trust=trust)
-    if isinstance(store, str | os.PathLike):
-        store = open_store(store)
-    given = {
+    given: dict[str, Any] = {
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
     }
-    size = image_size or model_image_size(model)
+    trained: dict[str, Any] = {}
+    if isinstance(model, str | os.PathLike):
+        config = read_config(model)
+        class_names = class_names or config.get("class_names")
+        trained = config.get("image_options", {})
+        model = open_model(model, trust=trust)
+    if isinstance(store, str | os.PathLike):
+        store = open_store(store)
+    if store is None:  # what the student was trained on, unless another is asked for
+        given = {name: trained.get(name) if v is None else v for name, v in given.items()}
+    size = image_size or model_image_size(model) or trained.get("image_size")
     if store is None and size is None:
         raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
     options = image_options(store, size, color_mode or model_color_mode(model), given)
@@ -136,12 +141,12 @@ def answer_all(
 ) -> np.ndarray:
     """Returns the logits of every image, float32 `[num_images, num_classes]`, in order."""
     batch_size = min(batch_size, len(images))
-    batches = named_errors(
-        iter(evaluation_batches(images, options, batch_size)),
-        images,
-        options,
-        lambda n: np.arange(n * batch_size, min((n + 1) * batch_size, len(images))),
-    )
+
+    def refuse(error: tf.errors.OpError, number: int) -> None:
+        indices = range(number * batch_size, min((number + 1) * batch_size, len(images)))
+        raise_named(error, images, options, indices)
+
+    batches = named_errors(iter(evaluation_batches(images, options, batch_size)), refuse)
     answers = []
     with image_progress(len(images), 0, "evaluating", progress) as bar:
         for pixels, _, weights in batches:

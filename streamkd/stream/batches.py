@@ -89,16 +89,13 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
 
 
 def named_errors(
-    batches: Iterator[Any],
-    images: Manifest,
-    options: ImageOptions,
-    indices_of: Callable[[int], np.ndarray],
+    batches: Iterator[Any], refuse: Callable[[tf.errors.OpError, int], None]
 ) -> Iterator[Any]:
     """Yields the batches; an error of TensorFlow becomes a refusal that names the file.
 
     Args:
       batches: what is iterated.
-      indices_of: gives the images of the n-th batch that was asked for.
+      refuse: called with the error and the number of the batch; raises what it stands for.
     """
     number = 0
     while True:
@@ -107,7 +104,7 @@ def named_errors(
         except StopIteration:
             return
         except tf.errors.OpError as error:
-            raise_named(error, images, options, indices_of(number))
+            refuse(error, number)
             raise
         yield batch
         number += 1

@@ -175,7 +175,7 @@ def find_rows(
     if len(absent):
         warnings.warn(
             f"{len(absent):,} of {len(images):,} images have no logits and are left out; "
-            f"the first is {readable_key(images.keys[absent[0]])!r}.",
+            f"the first is '{readable_key(images.keys[absent[0]])}'.",
             stacklevel=3,
         )
         kept = np.flatnonzero(found >= 0)
@@ -191,7 +191,7 @@ def _refuse_missing(images: Manifest, store: LogitStore, absent: np.ndarray) -> 
         f"  images: {root} ({len(images):,} images, fingerprint {images.fingerprint[:8]})\n"
         f"  store:  {store.path} ({store.num_images:,} images, fingerprint "
         f"{store.header.fingerprint[:8]})\n"
-        f"  first without logits: {readable_key(images.keys[first])!r}, image {first}\n"
+        f"  first without logits: '{readable_key(images.keys[first])}', image {first}\n"
         f"Teach a store of these images: `streamkd teach {root} --teacher … --out NEW.h5`; or "
         "leave the images out: `--missing drop`.",
         key=images.keys[first],

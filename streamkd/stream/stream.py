@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.errors import StreamkdError
 from streamkd.images.decode import decode_batch
 from streamkd.images.files import read_files
 from streamkd.images.manifest import Manifest
@@ -66,6 +67,7 @@ class Stream:
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self._refusal: StreamkdError | None = None
 
     @property
     def num_images(self) -> int:
@@ -89,10 +91,21 @@ class Stream:
         """
         return batches.named_errors(
             iter(self.dataset(start, stop)),
-            self.images,
-            self.options,
-            lambda number: self.indices(start + number),
+            lambda error, number: self.refuse(error, range(start + number, start + number + 1)),
         )
+
+    def refuse(self, error: tf.errors.OpError, steps: range) -> None:
+        """Raises the refusal that an error of TensorFlow in some steps stands for, if any.
+
+        Raises:
+          ChangedImageError: a file is not the one the teacher answered.
+          BadImageError: a file cannot be decoded.
+          StoreError, MissingLogitsError: what the store said.
+        """
+        if self._refusal is not None:
+            raise self._refusal from error
+        indices = np.concatenate([self.indices(step) for step in steps])
+        batches.raise_named(error, self.images, self.options, indices)
 
     def indices(self, step: int) -> np.ndarray:
         """Returns the images of one step, int64 `[batch]`, as positions in the manifest."""
@@ -121,6 +134,14 @@ class Stream:
         return found
 
     def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self._gathered(indices)
+        except StreamkdError as refusal:
+            # TensorFlow keeps the words of an exception and loses its class; see `refuse`.
+            self._refusal = refusal
+            raise
+
+    def _gathered(self, indices: np.ndarray) -> list[np.ndarray]:
         rows = self.rows[indices]
         paths = self.images.paths(indices)
         found = [np.array(paths, object), *read_files(paths), self.labels[indices], rows]

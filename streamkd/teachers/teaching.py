@@ -311,7 +311,7 @@ def _first_difference(images: Manifest, store: LogitStore) -> str:
     missing = np.flatnonzero(store.images_of_keys(images.keys) < 0)
     if len(missing):
         key = readable_key(images.keys[missing[0]])
-        return f"  first of {len(missing):,} images without logits: {key!r}\n"
+        return f"  first of {len(missing):,} images without logits: '{key}'\n"
     if len(images) < store.num_images:
         return f"  {store.num_images - len(images):,} images of the store are not there\n"
     return "  the same keys with other labels or class names\n"

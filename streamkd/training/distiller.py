@@ -23,7 +23,6 @@ from streamkd.keras_family import family_name, family_of
 from streamkd.options import check_count, check_positive, check_share
 from streamkd.progress import image_progress
 from streamkd.store import disk
-from streamkd.stream.batches import raise_named
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
 from streamkd.teachers.probing import are_probabilities
@@ -110,6 +109,11 @@ class Distiller:
         self.jit = jit
         self.steps_per_call = steps_per_call
         self._logits = logits_model(self.student)
+        if self._logits.removed == "sigmoid":
+            raise StudentError(
+                f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
+                "softmax distributions.\nEnd it in softmax, or without activation."
+            )
 
     def fit(
         self,
@@ -178,7 +182,7 @@ class Distiller:
         if not self._logits.inspected and are_probabilities(answers):
             raise StudentError(
                 f"The student {self.student.name!r} answers with probabilities, and its layers "
-                "cannot be looked into (it is a subclassed model).\n"
+                "cannot be looked into.\n"
                 "Leave its softmax out: return logits."
             )
 
@@ -298,15 +302,13 @@ class _Fit:
             sums = self.steps.run(iterator, tf.constant(num_steps)).numpy()
         except tf.errors.OpError as error:
             # The input runs ahead of the steps, but its errors come in the order of the batches.
-            steps = range(step, step + num_steps)
-            indices = np.concatenate([self.stream.indices(number) for number in steps])
-            raise_named(error, self.stream.images, self.stream.options, indices)
+            self.stream.refuse(error, range(step, step + num_steps))
             raise
         if not np.all(np.isfinite(sums)):
             raise NonFiniteError(
                 f"The loss is not a finite number in one of the steps {step} to "
                 f"{step + num_steps - 1}.\n"
-                "Lower the learning rate: `--learning-rate`; the checkpoint before it is kept."
+                "Lower the learning rate: `--learning-rate`. What was saved before is kept."
             )
         return sums
 
@@ -316,7 +318,7 @@ class _Fit:
             if not np.all(np.isfinite(weight.numpy())):
                 raise NonFiniteError(
                     f"The student's weights are no longer finite numbers after step {step}.\n"
-                    "Lower the learning rate: `--learning-rate`; the checkpoint before it is kept."
+                    "Lower the learning rate: `--learning-rate`. What was saved before is kept."
                 )
 
     def _save(self, step: int) -> None:

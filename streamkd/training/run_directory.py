@@ -119,9 +119,7 @@ class RunDirectory:
             temporary.unlink(missing_ok=True)
 
 
-def read_class_names(model: str | os.PathLike) -> list[str] | None:
-    """Returns the classes of a run directory's student; None for a bare model file."""
+def read_config(model: str | os.PathLike) -> dict[str, Any]:
+    """Returns what a run directory's config.json says; nothing for a bare model file."""
     path = Path(model) / "config.json"
-    if not path.exists():
-        return None
-    return json.loads(path.read_text()).get("class_names")
+    return json.loads(path.read_text()) if path.exists() else {}
