@@ -14,6 +14,7 @@ Every refusal is a `StreamkdError`; most also inherit the builtin that a caller 
     │   ├── UnfinishedStoreError             rows are still missing
     │   └── OtherImagesError                 the store was made for other images
     ├── StoreBusyError (BlockingIOError)     another process is writing this store
+    ├── RunBusyError (BlockingIOError)       another process is training into this directory
     ├── TeacherError (ValueError)            a teacher that cannot be loaded or does not fit
     ├── StudentError (ValueError)            a student that cannot be built or does not fit
     ├── ResumeError (ValueError)             a run that was started with other data or options
@@ -112,6 +113,12 @@ class StoreBusyError(StreamkdError, BlockingIOError):
     """Another process is writing this store."""
 
     code = "store_busy"
+
+
+class RunBusyError(StreamkdError, BlockingIOError):
+    """Another process is training into this run directory."""
+
+    code = "run_busy"
 
 
 class TeacherError(StreamkdError, ValueError):

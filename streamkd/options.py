@@ -10,6 +10,7 @@ command line's flags.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 from streamkd.errors import OptionError
@@ -106,7 +107,7 @@ def check_positive(name: str, value: float) -> None:
 
 def check_count(name: str, value: int) -> None:
     """Refuses a `value` that is not a whole number above zero."""
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, numbers.Integral) or value < 1:
         raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")
 
 

@@ -207,7 +207,7 @@ def test_training_on_a_changed_image(here, capsys):
         TRAIN,
         r"^The image 'bee/00014\.png' is not the file that the teacher answered\.\n"
         r"  content digest now: +\d+\n  content digest taught: \d+\n"
-        r"Put the old file back, or teach a new store: `streamkd teach`\.",
+        r"Put the old file back, or teach a new store: `streamkd teach … --out NEW\.h5`\.",
     )
 
 
@@ -502,7 +502,7 @@ def test_a_lambda_model_is_taken_with_trust(here, capsys):
         (
             TRAIN,
             "--student-preprocess what",
-            r"^--preprocess is 'what'; choose none, scale, MEAN,ST",
+            r"^The preprocessing is 'what'; choose none, scale, MEAN,ST",
         ),
         (TRAIN, "--validation nowhere", r"^There is no directory '.*/nowhere'\."),
         (
@@ -526,7 +526,7 @@ def test_a_lambda_model_is_taken_with_trust(here, capsys):
         (
             TEACH,
             "--preprocess what",
-            r"^--preprocess is 'what'; choose none, scale, MEAN,STD or the",
+            r"^The preprocessing is 'what'; choose none, scale, MEAN,STD or the",
         ),
         (
             TEACH,

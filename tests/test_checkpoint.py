@@ -150,12 +150,29 @@ def test_a_checkpoint_is_synced_before_it_gets_its_name(parts, tmp_path, monkeyp
     assert log[-2:] == [temporary, checkpoints.directory]
 
 
-def test_clear_removes_all(parts, tmp_path):
+def test_a_checkpoint_that_starts_over_removes_the_others_once_it_counts(parts, tmp_path):
     checkpoints = of(tmp_path, parts)
-    checkpoints.save(4, {})
-    checkpoints.clear()
-    assert not checkpoints.directory.exists() and checkpoints.restore() is None
-    checkpoints.clear()
+    checkpoints.save(40, {})
+    checkpoints.save(80, {})
+
+    def before():
+        assert len(list(checkpoints.directory.glob("step-*[0-9]"))) == 2
+
+    checkpoints.save(4, {}, before=before, alone=True)
+    assert checkpoints.restore()["step"] == 4
+    assert [p.name for p in checkpoints.directory.iterdir()] == ["step-0000000004"]
+
+
+def test_a_checkpoint_that_fails_before_it_counts_leaves_the_others(parts, tmp_path):
+    checkpoints = of(tmp_path, parts)
+    checkpoints.save(40, {})
+
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save(4, {}, before=fail, alone=True)
+    assert checkpoints.restore()["step"] == 40
 
 
 def test_a_small_file_is_replaced_whole(tmp_path, monkeypatch):

@@ -59,10 +59,12 @@ def test_scan_answers_with_its_keys(here, capsys):
     code, answer, _ = command(capsys, "scan", "images")
     assert code == 0 and set(answer) == {
         "num_images",
+        "num_classes",
         "class_names",
         "class_counts",
         "fingerprint",
     }
+    assert answer["num_classes"] == 3
     assert (answer["num_images"], answer["class_counts"]) == (30, [11, 9, 10])
     assert answer["class_names"] == ["ant", "bee", "cat"]
 
@@ -319,7 +321,7 @@ def test_an_interrupt_is_exit_code_130(here, capsys, monkeypatch):
     assert answer["error"]["code"] == "interrupted"
     assert main(["inspect", "s.h5"]) == 130
     assert capsys.readouterr().err == (
-        "streamkd: Interrupted. What was written is safe; the same command goes on from there.\n"
+        "streamkd: Interrupted. What was saved is safe; the same command goes on from there.\n"
     )
 
 

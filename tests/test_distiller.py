@@ -217,8 +217,8 @@ def stop_after_save(monkeypatch, number):
     """The process ends, as it were, right after the checkpoint of some epoch."""
     real, calls = Checkpoints.save, []
 
-    def save(self, *args):
-        real(self, *args)
+    def save(self, *args, **options):
+        real(self, *args, **options)
         calls.append(args)
         if len(calls) == number:
             raise KeyboardInterrupt
@@ -372,7 +372,7 @@ def test_fewer_epochs_than_were_done_are_refused(stream, tmp_path):
         ({"steps_per_call": 0}, r"steps_per_call is 0; it must be a positive whole number\."),
         ({"epochs": 0}, r"epochs is 0; it must be a positive whole number\."),
         ({"optimizer": "adamm"}, r"no optimizer 'adamm' in tf_keras\.\n"),
-        ({"student_preprocess": "twice"}, r"--preprocess is 'twice'; choose none, scale"),
+        ({"student_preprocess": "twice"}, r"The preprocessing is 'twice'; choose none, scale"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -26,6 +26,7 @@ BUILTINS = {
     "UnfinishedStoreError": ValueError,
     "OtherImagesError": ValueError,
     "StoreBusyError": BlockingIOError,
+    "RunBusyError": BlockingIOError,
     "TeacherError": ValueError,
     "StudentError": ValueError,
     "ResumeError": ValueError,

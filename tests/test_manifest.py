@@ -114,6 +114,7 @@ def test_class_names_beside_a_manifest_are_refused(tmp_path, images):
 
 
 HEAD = {"format": "streamkd manifest", "version": 1, "root": "/photos", "class_names": ["a", "b"]}
+HEAD["num_images"] = 1
 ENTRY = {"file_name": "a/1.png", "label": 0}
 
 
@@ -133,11 +134,12 @@ ENTRY = {"file_name": "a/1.png", "label": 0}
         ([HEAD, {**ENTRY, "label": 2}], "a label 2, and 2 classes"),
         ([HEAD, {**ENTRY, "label": -2}], "a label -2, and 2 classes"),
         ([{**HEAD, "class_names": None}, ENTRY], "a label 0, and 0 classes"),
-        ([HEAD], "lists no images"),
+        ([{**HEAD, "num_images": 0}], "lists no images"),
+        ([HEAD, ENTRY, ENTRY], "2 of its 1 images are there"),
     ],
     ids=[
         *["image", "empty", "list", "format", "version", "root", "no name", "no label", "row"],
-        *["cut", "label", "negative", "no classes", "no images"],
+        *["cut", "label", "negative", "no classes", "no images", "rows"],
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, lines, words):

@@ -74,13 +74,13 @@ def test_one_mean_serves_one_channel():
 
 @pytest.mark.parametrize("text", ["1,2,3", "1,0", "1,-2", "a,b", "1,2,3,4", ",", "1,2,3,4,5,0"])
 def test_means_that_do_not_fit_are_refused(text):
-    with pytest.raises(OptionError, match=r"--preprocess is .*; write MEAN,STD"):
+    with pytest.raises(OptionError, match=r"The preprocessing is .*; write MEAN,STD"):
         parse(text, 3)
 
 
 @pytest.mark.parametrize("name", ["ResNet", "resnet50", "preprocess_input", "layers", "__name__"])
 def test_a_name_that_is_no_application_is_refused(name):
-    with pytest.raises(OptionError, match=r"--preprocess is .*; choose none, scale, MEAN,STD"):
+    with pytest.raises(OptionError, match=r"The preprocessing is .*; choose none, scale, MEAN,STD"):
         parse(name, 3)
 
 

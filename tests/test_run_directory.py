@@ -97,7 +97,7 @@ def test_another_configuration_is_refused_by_name(run, name, value, old, new):
 
 def test_a_damaged_configuration_is_refused(run):
     (run.path / "config.json").write_text('{"images": ')
-    with pytest.raises(ResumeError, match=r"config\.json is damaged.*\n.*`--no-resume`"):
+    with pytest.raises(ResumeError, match=r"config\.json is missing or damaged.*\n.*`--no-resume`"):
         run.check_config(CONFIG)
 
 

@@ -242,7 +242,8 @@ def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, n
     assert not store.finished and store.rows_done == min(7 * num_done, 30)
     teacher = helpers.EncodingTeacher()
     assert run(images, teacher, path).finished
-    assert teacher.num_calls == NUM_BLOCKS - num_done
+    # Where a block is done, its images are asked for again, to see that the teacher is the same.
+    assert teacher.num_calls == NUM_BLOCKS - num_done + (num_done > 0)
     assert path.read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
@@ -252,11 +253,35 @@ def test_a_teacher_that_fails_at_once_leaves_nothing(images, path, tmp_path):
     assert os.listdir(tmp_path) == ["images"]
 
 
-def test_a_finished_store_is_returned_without_asking_or_writing(images, store, path):
+def test_a_finished_store_is_returned_after_one_block_and_without_writing(images, store, path):
     before = path.read_bytes(), path.stat().st_mtime_ns
-    again = run(images, helpers.EncodingTeacher(fail_at=1), path)
+    again = run(images, helpers.EncodingTeacher(fail_at=2), path)
     assert again.finished and again.path == store.path
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_teacher_of_the_same_name_that_answers_otherwise_is_refused(images, path, finished):
+    def answer(pixels):
+        return helpers.EncodingTeacher()(pixels)
+
+    if finished:
+        run(images, answer, path)
+    else:
+        failing = helpers.EncodingTeacher(fail_at=3)
+        teacher = load_teacher(failing, name=answer.__qualname__)
+        with pytest.raises(helpers.TeacherFailedError):
+            run(images, teacher, path)
+    before = path.read_bytes()
+    other = load_teacher(lambda pixels: 2 * answer(pixels), name=answer.__qualname__)
+    with pytest.raises(StoreError, match=r"answers otherwise than .*\n.*'ant/00000\.png'\n  now: "):
+        run(images, other, path)
+    assert path.read_bytes() == before
+
+
+def test_an_image_that_changed_since_is_left_to_the_join(directory, images, store, path):
+    helpers.draw_image(directory / "ant" / "00000.png", 12345, 0)
+    assert run(images, helpers.EncodingTeacher(), path).finished
 
 
 OTHER = {

@@ -18,7 +18,11 @@ OPTIONS = ImageOptions(image_size=(8, 8))
 def validate(images, *, class_names=None, batch_size=8, model=None):
     model = model or dense_student(activation=None)
     return Validation(
-        model, images, class_names=class_names, options=OPTIONS, batch_size=batch_size
+        model,
+        images,
+        class_names=class_names or images.class_names,
+        options=OPTIONS,
+        batch_size=batch_size,
     ).run()
 
 

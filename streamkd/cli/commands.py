@@ -12,6 +12,7 @@ from typing import Any
 
 from streamkd.cli import flags
 from streamkd.cli.quiet import import_tensorflow
+from streamkd.errors import OptionError
 
 Answer = tuple[dict[str, Any], int]
 # Lists in JSON output are cut here; a count stands beside each.
@@ -26,8 +27,9 @@ def scan(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args, class_names=names)
     answer: dict[str, Any] = {
         "num_images": manifest.num_images,
-        "class_names": manifest.class_names,
-        "class_counts": manifest.class_counts,
+        "num_classes": manifest.num_classes,
+        "class_names": _capped(manifest.class_names),
+        "class_counts": _capped(manifest.class_counts),
         "fingerprint": manifest.fingerprint,
     }
     if args.out:
@@ -85,7 +87,8 @@ def verify(args: argparse.Namespace) -> Answer:
     if args.images is not None:
         from streamkd.images.manifest import scan as scan_directory
 
-        images = scan_directory(args.images)
+        images = scan_directory(args.images, labels=None)  # labels play no part
+        import_tensorflow()
     from streamkd.stream.verification import verify as run_verify
 
     report = run_verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
@@ -110,6 +113,11 @@ def inspect(args: argparse.Namespace) -> Answer:
 def train(args: argparse.Namespace) -> Answer:
     """Distils the student."""
     flags.check_out(args.out, what="run")
+    if args.subset:
+        raise OptionError(
+            "train takes the training side of --validation-split, and validates on the other.\n"
+            "Leave --subset out."
+        )
     split = args.validation_split is not None
     manifest = flags.scan_images(args, subset="training" if split else None)
     validation = flags.scan_images(args, args.validation) if args.validation else None
@@ -193,7 +201,7 @@ def export(args: argparse.Namespace) -> Answer:
     if args.images is not None:
         from streamkd.images.manifest import scan as scan_directory
 
-        images = scan_directory(args.images)
+        images = scan_directory(args.images, labels=None)  # labels play no part
     import_tensorflow()
     from streamkd.results.export import export as run_export
 
@@ -215,7 +223,14 @@ def demo(args: argparse.Namespace) -> Answer:
     import_tensorflow()
     from streamkd.cli.demo import run_demo
 
-    return run_demo(Path(args.out), seed=args.seed, progress=not args.quiet), 0
+    answer = run_demo(Path(args.out), seed=args.seed, progress=not args.quiet)
+    if args.json:
+        answer.pop("text")
+    return answer, 0
+
+
+def _capped(values: list | None) -> list | None:
+    return None if values is None else values[:LONGEST_LIST]
 
 
 def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:

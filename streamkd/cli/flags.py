@@ -16,6 +16,10 @@ LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 class Parser(argparse.ArgumentParser):
     """A parser whose refusals are streamkd's, so that `--json` can answer them too."""
 
+    def __init__(self, **settings: Any) -> None:
+        # Half a flag is none: `--js` would print text, since `--json` is looked for before parsing.
+        super().__init__(**settings, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
 
@@ -132,7 +136,7 @@ def scan_images(args: argparse.Namespace, source: str | None = None, **changes: 
     with image_progress(None, 0, "listing", not args.quiet and sys.stderr.isatty()) as bar:
         return scan(
             source or args.images,
-            labels=None if args.labels == "none" else "inferred",
+            labels=None if args.labels == "none" and not source else "inferred",
             class_names=changes.get("class_names"),
             follow_links=args.follow_links,
             validation_split=split,

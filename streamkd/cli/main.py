@@ -62,7 +62,8 @@ def _demo(subparsers: Any) -> None:
     parser.add_argument("--seed", type=flags.seed, default=0)
     parser.epilog = (
         "JSON keys: out, seconds, table (one object a model: model, num_errors, accuracy, "
-        "agreement, num_parameters, latency_ms), num_test_images, picture, commands."
+        "agreement, num_parameters, latency_ms), num_train_images, num_test_images, picture, "
+        "commands."
     )
 
 
@@ -232,7 +233,7 @@ def _terminate(signum: int, frame: Any) -> None:
 
 
 def _interrupted(word: str, code: int, as_json: bool) -> int:
-    message = f"{word}. What was written is safe; the same command goes on from there."
+    message = f"{word}. What was saved is safe; the same command goes on from there."
     _print_refusal("interrupted", message, None, as_json)
     return code
 

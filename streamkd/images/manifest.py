@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import ImagesNotFoundError, OptionError
+from streamkd.errors import ImagesNotFoundError, OptionError, OutputError
 from streamkd.images import listing
 from streamkd.keys import Keys
 
@@ -102,12 +102,40 @@ class Manifest:
         return Manifest(self.root, self.keys.take(indices), self.labels[indices], self.class_names)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes the manifest as JSON lines; `scan` reads it back."""
-        with open(path, "w", encoding="utf-8") as lines:
-            head = {"format": FORMAT, "version": 1, "root": os.fsdecode(self.root)}
-            lines.write(json.dumps({**head, "class_names": self.class_names}) + "\n")
-            for key, label in zip(self.keys, self.labels.tolist(), strict=True):
-                lines.write(json.dumps({**key_fields(key, "file_name"), "label": label}) + "\n")
+        """Writes the manifest as JSON lines, whole or not at all; `scan` reads it back.
+
+        Raises:
+          OutputError: it cannot be written, or something else than a manifest is there.
+        """
+        path = Path(path)
+        if path.exists() and not _is_manifest(path):
+            raise OutputError(
+                f"{path} is there already, and is no manifest.\nMove it away, or give another path."
+            )
+        head = {"format": FORMAT, "version": 1, "root": os.fsdecode(self.root)}
+        head |= {"class_names": self.class_names, "num_images": self.num_images}
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with open(temporary, "w", encoding="utf-8") as lines:
+                lines.write(json.dumps(head) + "\n")
+                for key, label in zip(self.keys, self.labels.tolist(), strict=True):
+                    entry = {**key_fields(key, "file_name"), "label": label}
+                    lines.write(json.dumps(entry) + "\n")
+            temporary.replace(path)
+        except OSError as error:
+            raise OutputError(
+                f"The manifest {path} cannot be written: {error.strerror}.\nGive another path."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        with open(path, "rb") as lines:
+            return FORMAT.encode() in lines.readline(4096)
+    except OSError:
+        return False
 
 
 def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
@@ -248,6 +276,8 @@ def read_manifest(path: Path) -> Manifest:
                 labels.append(int(entry["label"]))
                 if not UNLABELLED <= labels[-1] <= most:
                     raise ValueError(f"a label {labels[-1]}, and {most + 1} classes")
+            if len(keys) != head["num_images"]:
+                raise ValueError(f"{len(keys)} of its {head['num_images']} images are there")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ImagesNotFoundError(

@@ -78,8 +78,8 @@ def _mean_and_std(text: str, num_channels: int) -> tuple[list[float], list[float
     half = len(numbers) // 2
     if len(numbers) not in (2, 2 * num_channels) or any(s <= 0 for s in numbers[half:]):
         raise OptionError(
-            f"--preprocess is {text!r}; write MEAN,STD (two numbers, or {num_channels} means and "
-            f"then {num_channels} positive standard deviations), on the scale 0 to 255."
+            f"The preprocessing is {text!r}; write MEAN,STD (two numbers, or {num_channels} means "
+            f"and then {num_channels} positive standard deviations), on the scale 0 to 255."
         )
     repeat = num_channels // half if half == 1 else 1
     return numbers[:half] * repeat, numbers[half:] * repeat
@@ -90,13 +90,13 @@ def _of_application(name: str, num_channels: int) -> Preprocessing:
     function = _application_function(name)
     if function is None:
         raise OptionError(
-            f"--preprocess is {name!r}; choose none, scale, MEAN,STD or the name of a Keras "
+            f"The preprocessing is {name!r}; choose none, scale, MEAN,STD or the name of a Keras "
             "application such as ResNet50 or MobileNetV2."
         )
     if num_channels != 3:
         raise OptionError(
-            f"--preprocess {name} is for RGB images, and these have {num_channels} channel(s); "
-            "use --color-mode rgb, or another --preprocess."
+            f"The preprocessing {name} is for RGB images, and these have {num_channels} "
+            "channel(s); use --color-mode rgb, or another preprocessing."
         )
     # The answer to black and to one pure colour at a time is the whole affine map.
     black = np.asarray(function(np.zeros((1, 1, 1, 3), np.float32)))[0, 0, 0]

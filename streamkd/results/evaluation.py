@@ -22,7 +22,7 @@ from streamkd.options import ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.reader import LogitStore, open_store
-from streamkd.stream.batches import evaluation_batches, named_errors, raise_named
+from streamkd.stream.batches import evaluation_batches, named_errors, raise_named, refuse_changed
 from streamkd.stream.join import find_rows, image_options
 from streamkd.teachers import probing
 from streamkd.teachers.heads import logits_model
@@ -95,7 +95,8 @@ def evaluate(
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
     answer = logits_function(model)
-    logits = answer_all(answer, images, options, batch_size, progress)
+    stored = None if store is None or rows is None else store.content_of(rows // store.num_views)
+    logits = answer_all(answer, images, options, batch_size, progress, stored)
     classes = class_names or (store.class_names if store is not None else None)
     labels = _labels(images, classes, logits.shape[1])
     report = _label_report(logits, labels)
@@ -137,9 +138,23 @@ def logits_function(model: Any) -> Any:
 
 
 def answer_all(
-    answer: Any, images: Manifest, options: ImageOptions, batch_size: int, progress: bool
+    answer: Any,
+    images: Manifest,
+    options: ImageOptions,
+    batch_size: int,
+    progress: bool,
+    stored: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns the logits of every image, float32 `[num_images, num_classes]`, in order."""
+    """Returns the logits of every image, float32 `[num_images, num_classes]`, in order.
+
+    Args:
+      answer: compiled function from pixels to logits.
+      images, options, batch_size, progress: as in `evaluate`.
+      stored: uint64 `[num_images]`, content digests that the files must have; None for any.
+
+    Raises:
+      ChangedImageError: a file has another digest.
+    """
     batch_size = min(batch_size, len(images))
 
     def refuse(error: tf.errors.OpError, number: int) -> None:
@@ -149,8 +164,11 @@ def answer_all(
     batches = named_errors(iter(evaluation_batches(images, options, batch_size)), refuse)
     answers = []
     with image_progress(len(images), 0, "evaluating", progress) as bar:
-        for pixels, _, weights in batches:
+        for pixels, contents, indices, weights in batches:
             num_real = int(weights.numpy().sum())
+            if stored is not None:
+                seen = indices.numpy()
+                refuse_changed(images, seen, contents.numpy(), stored[seen])
             answers.append(np.asarray(answer(pixels))[:num_real])
             bar.update(num_real)
     return np.concatenate(answers)

@@ -46,7 +46,7 @@ def export(
       model: a Keras model, a `.keras` file or a run directory.
       out: path to write; an existing file is not replaced.
       format: 'keras'.
-      images: real images to compare on (the first 256); noise where there are none.
+      images: real images to compare on (up to 256 of them); noise where there are none.
       image_size: for a model that takes any size.
       batch_size: images a batch.
       trust: allow a model file that runs code on loading.
@@ -117,5 +117,6 @@ def _answers(
     if images is None:
         noise = tf.random.stateless_uniform((16, *options.shape), (1, 2), maxval=255.0)
         return answer(noise).numpy()
-    some = images.select(np.arange(min(NUM_CHECKED, len(images))))
+    # From all over the list, which is sorted by class.
+    some = images.select(np.arange(0, len(images), -(-len(images) // NUM_CHECKED)))
     return answer_all(answer, some, options, batch_size, progress)

@@ -179,8 +179,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
 
 def _not_a_file(path: str, what: str) -> StoreError:
     return StoreError(
-        f"{path} is not a logit store: it is {what}.\n"
-        "Give a file made by `streamkd teach` or `streamkd import`."
+        f"{path} is not a logit store: it is {what}.\nGive a file made by `streamkd teach`."
     )
 
 

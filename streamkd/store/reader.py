@@ -10,6 +10,7 @@ HDF5 validates the file when it is opened and is closed at once. Rows come from 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
@@ -94,6 +95,21 @@ class LogitStore:
     def rows_done(self) -> int:
         """Rows that are done or were refused; counted in the file, 1 byte a row."""
         return count_settled(self._file)
+
+    def first_done_block(self) -> int | None:
+        """Returns the first block of which every row is done; None where there is none."""
+        images = self.header.block_rows // self.num_views
+        for block in range(self.header.num_blocks):
+            stop = min((block + 1) * images, self.num_images)
+            if (self._file.read("done", block * images, stop) == DONE).all():
+                return block
+        return None
+
+    def digest_of_rows(self) -> str:
+        """Returns a digest of every row's checksum: of keys, contents and logits, 4 bytes a row."""
+        rows = hashlib.blake2b(digest_size=16)
+        rows.update(self._file.read("row_crc32").data)
+        return rows.hexdigest()
 
     @property
     def summary(self) -> dict[str, Any] | None:

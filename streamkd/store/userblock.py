@@ -174,8 +174,7 @@ def _check_kind(path: str, head: bytes) -> None:
     else:
         what = "neither HDF5 nor a store"
     raise StoreError(
-        f"{path} is not a logit store: it is {what}.\n"
-        "Give a file made by `streamkd teach` or `streamkd import`."
+        f"{path} is not a logit store: it is {what}.\nGive a file made by `streamkd teach`."
     )
 
 

@@ -25,7 +25,7 @@ CHANGED_TEXT = (
     "The image '{}' is not the file that the teacher answered.\n"
     "  content digest now:    {}\n"
     "  content digest taught: {}\n"
-    "Put the old file back, or teach a new store: `streamkd teach`."
+    "Put the old file back, or teach a new store: `streamkd teach … --out NEW.h5`."
 )
 KEY_FOLLOWS = "\n  key in base64: "
 
@@ -63,8 +63,9 @@ def check_contents(
 def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int) -> tf.data.Dataset:
     """Returns every image once, in order, in batches of one static shape.
 
-    Yields (images float32 `[batch, height, width, channels]`, indices int64 `[batch]`, weights
-    float32 `[batch]`); the last batch is filled up with its first image at weight 0.
+    Yields (images float32 `[batch, height, width, channels]`, content digests uint64 `[batch]`,
+    indices int64 `[batch]`, weights float32 `[batch]`); the last batch is filled up with its first
+    image at weight 0.
     """
     num_images = len(images)
 
@@ -81,8 +82,8 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
 
     def decode(
         files: tf.Tensor, one_size: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return decode_batch(files, one_size, options)[0], indices, weights
+    ) -> tuple[tf.Tensor, ...]:
+        return *decode_batch(files, one_size, options), indices, weights
 
     num_batches = -(-num_images // batch_size)
     return read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)
@@ -108,6 +109,28 @@ def named_errors(
             raise
         yield batch
         number += 1
+
+
+def refuse_changed(
+    images: Manifest, indices: np.ndarray, contents: np.ndarray, stored: np.ndarray
+) -> None:
+    """Refuses, outside the graph, images that are not those the teacher answered.
+
+    Args:
+      images: the manifest.
+      indices: int64 `[batch]`, positions in it.
+      contents: uint64 `[batch]`, digests of the bytes just read.
+      stored: uint64 `[batch]`, digests of the bytes the teacher saw.
+
+    Raises:
+      ChangedImageError: names the first.
+    """
+    changed = np.flatnonzero(contents != stored)
+    if len(changed):
+        first = changed[0]
+        key = images.keys[int(indices[first])]
+        message = CHANGED_TEXT.format(readable_key(key), contents[first], stored[first])
+        raise ChangedImageError(message, key=key)
 
 
 def raise_named(

@@ -79,6 +79,7 @@ class Stream:
 
     def dataset(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
         """Returns the batches of the steps `start` to `stop` (without end where None)."""
+        self._refusal = None
         last = np.iinfo(np.int64).max if stop is None else stop
         return read_pipeline(tf.data.Dataset.range(start, last), self._look_up, self._decode)
 

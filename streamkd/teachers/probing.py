@@ -55,9 +55,19 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
     The logarithm of a probability is a logit up to a number that is the same for all classes,
     and softmax ignores that number at every temperature; so nothing is lost but the digits that
     the probability itself had lost.
+
+    Raises:
+      TeacherError: a probability that is negative or no number.
     """
     answers = np.asarray(answers, np.float32)
     if kind == "probabilities":
+        if not np.all(answers >= -SUM_TOLERANCE):  # which a NaN is not either
+            row = int(np.flatnonzero(~(answers >= -SUM_TOLERANCE).all(axis=1))[0])
+            raise TeacherError(
+                f"The teacher's answers are taken as probabilities, and one of them is "
+                f"{answers[row].min():.4g} (row {row} of a batch of {len(answers)}).\n"
+                "Say what they are: `--teacher-output logits`, or look at the teacher."
+            )
         positive = answers > 0
         smallest = np.min(answers, axis=1, keepdims=True, where=positive, initial=LEAST_PROBABILITY)
         return np.log(np.where(positive, answers, smallest))

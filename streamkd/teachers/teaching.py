@@ -45,6 +45,9 @@ from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teacher import Teacher
 
 PLAIN_VIEW = {"kind": "plain", "count": 1}
+# Between two machines, or with float16 in the store, the last digits differ: up to 1e-3 of the
+# largest logit. Another preprocessing or another teacher differs by tenths of it and more.
+ANSWER_TOLERANCE = 0.01
 # 64 images keep both cores busy in the forward pass of the models this was measured with.
 BATCH_SIZE = 64
 
@@ -142,6 +145,7 @@ class _Teaching:
             self._create()
         store = open_store(self.path)
         self._check_same(store)
+        self._check_answers(store)
         if store.finished:
             return store
         with StoreWriter(self.path) as writer:
@@ -155,6 +159,34 @@ class _Teaching:
         store = open_store(self.path)
         self._warn_of_chance(store)
         return store
+
+    def _check_answers(self, store: LogitStore) -> None:
+        """Refuses a teacher that answers otherwise than the one that filled the store.
+
+        Weights do not tell everything (a layer without weights may have been added), and a
+        callable has none: so the images of one block are answered again and compared. Images that
+        have changed since are left out; the join refuses them by name.
+        """
+        block = store.first_done_block()
+        if block is None:
+            return
+        _, pixels, contents = next(self._read_blocks(np.array([block])))
+        images = np.array(self._images_of(block))
+        same = contents == store.content_of(images)
+        if not same.any():
+            return
+        stored = store.gather(images[same] * store.num_views)
+        now = self.teacher(pixels)[same]
+        if now.shape == stored.shape and _nearly_equal(now, stored):
+            return
+        first = int(images[same][0])
+        raise StoreError(
+            f"The teacher answers otherwise than when the store {self.path} was begun.\n"
+            f"  image '{readable_key(self.images.keys[first])}'\n"
+            f"  now:   {_first_numbers(now[0])}\n"
+            f"  store: {_first_numbers(stored[0])}\n"
+            "Give the teacher it was begun with, or another path with `--out`."
+        )
 
     def _warn_of_chance(self, store: LogitStore) -> None:
         """Warns where the teacher is hardly better than chance: mostly a wrong preprocessing."""
@@ -325,6 +357,17 @@ def _both_sides(mine: Any, theirs: Any) -> str:
         name = next(n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n))
         mine, theirs = f"{name} = {mine.get(name)}", f"{name} = {theirs.get(name)}"
     return f"  now:   {mine}\n  store: {theirs}\n"
+
+
+def _nearly_equal(now: np.ndarray, stored: np.ndarray) -> bool:
+    """Returns whether two answers differ by no more than rounding, on this or another machine."""
+    scale = np.abs(stored).max() + 1e-6
+    return bool(np.abs(now - stored).max() <= ANSWER_TOLERANCE * scale)
+
+
+def _first_numbers(logits: np.ndarray) -> str:
+    more = ", …" if len(logits) > 5 else ""
+    return ", ".join(f"{number:.4g}" for number in logits[:5]) + more
 
 
 def _versions() -> dict[str, str]:

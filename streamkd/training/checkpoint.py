@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,22 @@ class Checkpoints:
         for leftover in self.directory.glob("*.tmp"):
             shutil.rmtree(leftover)
 
-    def clear(self) -> None:
-        """Removes every checkpoint."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        *,
+        before: Callable[[], None] = lambda: None,
+        alone: bool = False,
+    ) -> None:
+        """Writes one checkpoint; returns when it would survive a power cut.
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes one checkpoint; returns when it would survive a power cut."""
+        Args:
+          step: of the run.
+          state: what `restore` returns; JSON.
+          before: called when all of the checkpoint is on the disk and before it counts.
+          alone: remove every other checkpoint, once this one counts: a run that starts over.
+        """
         final = self.directory / f"step-{step:010d}"
         temporary = final.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -62,11 +73,17 @@ class Checkpoints:
             if isinstance(error, tf.errors.ResourceExhaustedError):  # TensorFlow's full disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
+        before()
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync(self.directory)
-        for old in self._all()[NUM_KEPT:]:
+        others = [folder for folder in self._all() if folder != final]
+        for old in others if alone else others[NUM_KEPT - 1 :]:
             shutil.rmtree(old)
+
+    def state_file(self, step: int) -> Path:
+        """Returns the file of a checkpoint that is written last."""
+        return self.directory / f"step-{step:010d}" / STATE
 
     def restore(self) -> dict[str, Any] | None:
         """Restores the newest checkpoint that can be read and returns its state.

@@ -8,6 +8,7 @@ distiller.student.save("student.keras")     # the user's own model, at temperatu
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import NonFiniteError, OptionError, StudentError
+from streamkd.errors import NonFiniteError, OptionError, RunBusyError, StudentError
 from streamkd.images import preprocessing
 from streamkd.images.manifest import Manifest
 from streamkd.keras_family import family_name, family_of
@@ -149,6 +150,13 @@ class Distiller:
                 f"label_weight is {self.label_weight:g}, and the stream has no teacher logits.\n"
                 "Join the images with a store, or learn from labels alone: label_weight=1."
             )
+        if self.label_weight == LABELS_ALONE and not (stream.labels >= 0).any():
+            raise OptionError(
+                "label_weight is 1, and none of the images has a label that counts, so that there "
+                "is nothing to learn.\nGive images in one folder a class, or a smaller "
+                "`--label-weight`."
+            )
+        self._check_head(stream)
         self._check_fits(stream)
         return _Fit(self, stream, epochs, validation, run).train(resume, progress)
 
@@ -157,6 +165,15 @@ class Distiller:
             return student
         parsed = preprocessing.parse(preprocess, student.input_shape[-1])
         return preprocessing.with_preprocessing(student, parsed, self.family)
+
+    def _check_head(self, stream: Stream) -> None:
+        """Refuses soft targets that a softmax distribution does not describe."""
+        removed = None if stream.store is None else stream.store.header.teacher.get("removed")
+        if removed == "sigmoid" and self.label_weight != LABELS_ALONE:
+            raise OptionError(
+                f"The teacher of {stream.store.path} ends in sigmoid, and this loss compares "  # type: ignore[union-attr]
+                "softmax distributions.\nGive the store of a teacher that ends in softmax."
+            )
 
     def _check_fits(self, stream: Stream) -> None:
         """Refuses a student whose input or output is not that of the stream."""
@@ -233,10 +250,15 @@ class _Fit:
     def train(self, resume: bool, progress: bool) -> History:
         try:
             return self._train(resume, progress)
+        except RunBusyError:
+            raise  # what is there belongs to another process
         except BaseException:
             if self.directory is not None:
                 self.directory.withdraw()
             raise
+        finally:
+            if self.directory is not None:
+                self.directory.release()
 
     def _train(self, resume: bool, progress: bool) -> History:
         step = self._start(resume)
@@ -276,6 +298,8 @@ class _Fit:
                 f"--epochs is {self.epochs}, and the run {self.directory.path} has done "
                 f"{len(self.history)}.\nGive at least as many, or start again with `--no-resume`."
             )
+        if not self.directory.is_newer_than(self.checkpoints.state_file(state["step"])):
+            self._publish()  # a kill came between the checkpoint and these
         return int(state["step"])
 
     def _epoch(self, iterator: Any, epoch: int, first: int, last: int, bar: Any) -> dict[str, Any]:
@@ -322,15 +346,23 @@ class _Fit:
                 )
 
     def _save(self, step: int) -> None:
-        if self.directory is None or self.checkpoints is None:
+        directory, checkpoints = self.directory, self.checkpoints
+        if directory is None or checkpoints is None:
             return
         ending = "What was saved before is kept. Make room, and give the same command again."
-        with disk.refusals(str(self.directory.path), ending=ending):
-            if self.starts_over:
-                self.checkpoints.clear()
-                self.starts_over = False
-            self.directory.write_config(self._config())
-            self.checkpoints.save(step, {"epoch": len(self.history), "history": self.history})
+        with disk.refusals(str(directory.path), ending=ending):
+            checkpoints.save(
+                step,
+                {"epoch": len(self.history), "history": self.history},
+                before=lambda: directory.write_config(self._config()),
+                alone=self.starts_over,
+            )
+            self.starts_over = False
+            self._publish()
+
+    def _publish(self) -> None:
+        """Writes metrics.csv and student.keras as the newest checkpoint has them."""
+        if self.directory is not None:
             self.directory.write_metrics(self.history)
             self.directory.save_student(self.distiller.student)
 
@@ -348,24 +380,31 @@ class _Fit:
             "label_weight": distiller.label_weight,
             "student_preprocess": distiller.student_preprocess,
             "student": {
-                "name": distiller.student.name,
                 "family": family_name(distiller.student),
                 "weights": [list(w.shape) for w in distiller.student.weights],
             },
             "jit": distiller.jit,
+            "validation": None if self.validation is None else self.validation.images.fingerprint,
             "class_names": stream.class_names,
             "versions": {"tensorflow": tf.__version__},
         }
         if stream.store is not None:
             header = stream.store.header
-            config["store"] = {"fingerprint": header.fingerprint, "teacher": header.teacher}
+            config["store"] = {
+                "fingerprint": header.fingerprint,
+                "teacher": header.teacher,
+                "codec": header.codec,
+                "images": header.images,
+                "rows": stream.store.digest_of_rows(),
+            }
         if isinstance(distiller.optimizer, str):
             # The cosine is built for a number of epochs; another number is another run.
             config["optimizer"] = distiller.optimizer
             config["learning_rate"] = distiller.learning_rate
             config["epochs"] = self.epochs
         else:
-            config["optimizer"] = type(distiller.optimizer).__name__
+            settings = distiller.family.optimizers.serialize(distiller.optimizer)
+            config["optimizer"] = json.loads(json.dumps(settings, default=str))
         return config
 
 

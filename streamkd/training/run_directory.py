@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -14,8 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from streamkd.errors import OutputError, ResumeError
-from streamkd.training.checkpoint import write_atomically
+from streamkd.errors import OutputError, ResumeError, RunBusyError
+from streamkd.training.checkpoint import sync, write_atomically
 
 COLUMNS = (
     "epoch",
@@ -42,12 +43,14 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student.keras"
         self._made: list[Path] = []
+        self._descriptor = -1
 
     def prepare(self) -> None:
         """Makes the directory.
 
         Raises:
           OutputError: it cannot be written.
+          RunBusyError: another process is training into it.
         """
         try:
             missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
@@ -56,11 +59,26 @@ class RunDirectory:
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink()
+            if self._descriptor < 0:
+                self._descriptor = os.open(self.path, os.O_RDONLY)
+            # On the directory itself, so that no file is left behind; the system lets go of it.
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunBusyError(
+                f"Another process is training into {self.path}.\n"
+                "Wait for it, or give another `--out`."
+            ) from error
         except OSError as error:
             raise OutputError(
                 f"The run directory {self.path} cannot be written: {error.strerror}.\n"
                 "Give another `--out`."
             ) from error
+
+    def release(self) -> None:
+        """Lets another process train into the directory."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def withdraw(self) -> None:
         """Removes the directory if `prepare` made it and no epoch was saved in it."""
@@ -78,13 +96,12 @@ class RunDirectory:
           ResumeError: names the first thing that differs, and both sides.
         """
         path = self.path / "config.json"
-        if not path.exists():
-            return
         try:
             old = json.loads(path.read_text())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ResumeError(
-                f"{path} is damaged, so that nothing says what the run was started with: {error}.\n"
+                f"{path} is missing or damaged, so that nothing says what the run was started "
+                f"with: {error}.\n"
                 "Start again with `--no-resume`, or give another `--out`."
             ) from error
         new = json.loads(json.dumps(config))
@@ -109,14 +126,25 @@ class RunDirectory:
         table.writerows(epochs)
         write_atomically(self.path / "metrics.csv", text.getvalue())
 
+    def is_newer_than(self, path: Path) -> bool:
+        """Returns whether metrics.csv and student.keras were written after another file."""
+        written = _modified(path)
+        return all(_modified(p) >= written for p in (self.path / "metrics.csv", self.student))
+
     def save_student(self, student: Any) -> None:
         """Writes student.keras whole, the user's own model with the weights of now."""
         temporary = self.path / ".student.tmp.keras"
         try:
             student.save(temporary)
+            sync(temporary)
             temporary.replace(self.student)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> int:
+    """Returns when a file was written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def read_config(model: str | os.PathLike) -> dict[str, Any]:

@@ -38,8 +38,13 @@ class Validation:
                 f"The validation images {images!r} have no labels.\n"
                 "Give a directory with one folder of images a class."
             )
-        classes = class_names or images.class_names
-        labels = renumber(images.labels, images.class_names, classes, "the student")
+        if class_names is None:
+            raise OptionError(
+                "The store was taught without class names, so that the labels of the validation "
+                "images cannot be matched with the student's outputs.\nLeave validation out, or "
+                "teach a store with `--class-names`."
+            )
+        labels = renumber(images.labels, images.class_names, class_names, "the student")
         self.images = images
         self.options = options
         self.batch_size = min(batch_size, len(images))
@@ -54,7 +59,7 @@ class Validation:
         """
         total = np.zeros(3)
         batches = named_errors(iter(self.batches), self._refuse)
-        for images, indices, weights in batches:
+        for images, _, indices, weights in batches:
             total += self._sums(images, indices, weights).numpy()
         if not total[2]:
             return {"val_loss": None, "val_accuracy": None}
