@@ -68,7 +68,7 @@ def rows_done(out: Path) -> int:
 def kill_somewhere(process: subprocess.Popen, out: Path, chance: random.Random) -> str:
     """Kills a pass during its start-up, or a moment after it has begun to commit rows."""
     if chance.random() < 0.3:
-        time.sleep(chance.uniform(0.05, 8.0))
+        time.sleep(chance.uniform(0.05, 4.0))
         where = "start-up"
     else:
         before = rows_done(out)

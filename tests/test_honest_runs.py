@@ -1,0 +1,222 @@
+"""What a run, a store and an evaluation must not do behind a user's back.
+
+Each of these once passed unnoticed: a stale student after a kill, logits of another store after a
+resume, an evaluation against a file that is no longer there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+import numpy as np
+import pytest
+import tf_keras
+from helpers import EncodingTeacher, draw_image
+from run_helpers import dense_student, same_weights, snapshot
+
+from streamkd.cli.main import main
+from streamkd.errors import (
+    ChangedImageError,
+    DiskFullError,
+    OptionError,
+    OutputError,
+    ResumeError,
+    RunBusyError,
+    TeacherError,
+)
+from streamkd.images.manifest import scan
+from streamkd.results.evaluation import evaluate
+from streamkd.stream.join import join
+from streamkd.teachers.probing import to_logits
+from streamkd.teachers.teaching import teach
+from streamkd.training import checkpoint
+from streamkd.training.distiller import Distiller
+from streamkd.training.run_directory import RunDirectory
+
+
+def fit(stream, run, *, epochs=1, seed=0, **options):
+    resume = options.pop("resume", True)
+    validation = options.pop("validation", None)
+    distiller = Distiller(dense_student(seed=seed), **{"optimizer": "sgd", **options})
+    distiller.fit(
+        stream, epochs=epochs, run=run, resume=resume, validation=validation, progress=False
+    )
+    return distiller
+
+
+@pytest.fixture
+def stream(images, store):
+    return join(images, store, batch_size=8, seed=3)
+
+
+def test_a_run_killed_after_its_last_checkpoint_hands_over_that_student(
+    stream, tmp_path, monkeypatch
+):
+    """The blow falls between the checkpoint of the last epoch and student.keras."""
+    run = tmp_path / "run"
+    fit(stream, tmp_path / "whole", epochs=2)
+
+    def killed(self, student):
+        if (self.path / "metrics.csv").read_text().count("\n") == 3:
+            raise KeyboardInterrupt
+
+    real = RunDirectory.save_student
+    monkeypatch.setattr(
+        RunDirectory, "save_student", lambda self, model: (killed(self, model), real(self, model))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        fit(stream, run, epochs=2)
+    monkeypatch.setattr(RunDirectory, "save_student", real)
+    fit(stream, run, epochs=2, seed=9)
+    saved, whole = (
+        tf_keras.models.load_model(path / "student.keras", compile=False)
+        for path in (run, tmp_path / "whole")
+    )
+    assert same_weights(saved, whole)
+
+
+def test_a_full_disk_under_no_resume_leaves_the_old_run(stream, tmp_path, monkeypatch):
+    fit(stream, tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "sync", full)
+    with pytest.raises(DiskFullError, match="What was saved before is kept"):
+        fit(stream, tmp_path / "run", resume=False)
+    assert snapshot(tmp_path / "run") == before
+
+
+@pytest.mark.filterwarnings("ignore:The teacher .* is right on")  # it is wrong on purpose
+def test_a_run_does_not_go_on_with_other_logits_of_the_same_images(images, stream, tmp_path):
+    fit(stream, tmp_path / "run")
+
+    class Teacher(EncodingTeacher):
+        def __call__(self, pixels):
+            return -super().__call__(pixels)
+
+    other = teach(images, Teacher(), tmp_path / "other.h5", image_size=(8, 8), progress=False)
+    with pytest.raises(ResumeError, match="started with another store"):
+        fit(join(images, other, batch_size=8, seed=3), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"optimizer": tf_keras.optimizers.SGD(0.5)}, "optimizer"),
+        ({"validation": "some"}, "validation"),
+    ],
+    ids=["optimizer", "validation"],
+)
+def test_a_run_does_not_go_on_otherwise_than_it_began(images, stream, tmp_path, changes, name):
+    fit(stream, tmp_path / "run", optimizer=tf_keras.optimizers.SGD(0.25))
+    if "validation" in changes:
+        changes = {"validation": images.select(np.arange(5))}
+    options = {"optimizer": tf_keras.optimizers.SGD(0.25), **changes}
+    with pytest.raises(ResumeError, match=f"started with another {name}"):
+        fit(stream, tmp_path / "run", **options)
+
+
+def test_a_run_that_lost_its_configuration_is_refused(stream, tmp_path):
+    fit(stream, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(ResumeError, match=r"config\.json is missing"):
+        fit(stream, tmp_path / "run")
+
+
+def test_the_same_code_twice_in_one_session_goes_on(stream, tmp_path):
+    """Keras numbers its automatic names: the second model is called sequential_1."""
+
+    def student():
+        layers = tf_keras.layers
+        return tf_keras.Sequential(
+            [layers.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3, activation="softmax")]
+        )
+
+    for _ in range(2):
+        distiller = Distiller(student(), optimizer="sgd")
+        distiller.fit(stream, epochs=1, run=tmp_path / "run", progress=False)
+
+
+def test_a_second_process_training_into_a_run_is_refused(stream, tmp_path):
+    fit(stream, tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    descriptor = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(RunBusyError, match=r"Another process is training into .*run"):
+        fit(stream, tmp_path / "run")
+    os.close(descriptor)
+    assert snapshot(tmp_path / "run") == before
+    fit(stream, tmp_path / "run")
+
+
+def test_an_evaluation_refuses_an_image_that_changed(directory, store):
+    draw_image(directory / "bee" / "00014.png", 4321, 1)
+    with pytest.raises(ChangedImageError, match=r"'bee/00014\.png' is not the file") as refusal:
+        evaluate(dense_student(), scan(directory), store=store, progress=False)
+    assert refusal.value.key == b"bee/00014.png"
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -0.5], ids=["no number", "negative"])
+def test_what_cannot_be_a_probability_is_no_logit(wrong):
+    answers = np.full((4, 3), 1 / 3, np.float32)
+    answers[2, 1] = wrong
+    with pytest.raises(TeacherError, match=r"taken as probabilities, .*row 2 of a batch of 4"):
+        to_logits(answers, "probabilities")
+
+
+def test_labels_alone_without_a_label_is_refused(directory, store):
+    unlabelled = join(scan(directory, labels=None), store, batch_size=8)
+    with pytest.raises(OptionError, match="none of the images has a label that counts"):
+        fit(unlabelled, None, label_weight=1.0)
+
+
+@pytest.mark.filterwarnings("ignore:The teacher .* is right on")  # it has learnt nothing
+def test_a_sigmoid_teacher_is_not_distilled_as_softmax(images, tmp_path):
+    teacher = dense_student(activation="sigmoid")
+    path = tmp_path / "sigmoid.h5"
+    store = teach(images, teacher, path, color_mode="rgb", progress=False)
+    with pytest.raises(OptionError, match=r"ends in sigmoid, and this loss"):
+        fit(join(images, store, batch_size=8), None)
+    fit(join(images, store, batch_size=8), None, label_weight=1.0)
+
+
+def test_validation_needs_the_class_names_of_the_store(directory, images, tmp_path):
+    path = tmp_path / "nameless.h5"
+    unlabelled = scan(directory, labels=None)
+    store = teach(unlabelled, EncodingTeacher(), path, image_size=(8, 8), progress=False)
+    with pytest.raises(OptionError, match="taught without class names"):
+        fit(join(unlabelled, store, batch_size=8), None, validation=images)
+
+
+def test_a_manifest_does_not_replace_another_file(images, tmp_path):
+    precious = tmp_path / "precious.h5"
+    precious.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="is there already, and is no manifest"):
+        images.write(precious)
+    assert precious.read_bytes() == b"precious"
+    images.write(tmp_path / "images.jsonl")
+    images.write(tmp_path / "images.jsonl")
+
+
+def test_train_refuses_a_subset_that_it_would_not_take(directory, store, tmp_path, capsys):
+    words = ["train", directory, "--student", "x.keras", "--out", tmp_path / "run"]
+    assert main([*map(str, words), "--validation-split", "0.2", "--subset", "validation"]) == 2
+    assert "Leave --subset out" in capsys.readouterr().err
+
+
+def test_half_a_flag_is_no_flag(directory, capsys):
+    assert main(["scan", str(directory), "--js"]) == 2
+    assert "--js" in capsys.readouterr().err
+
+
+def test_a_flat_directory_can_be_verified(images, store, tmp_path, capsys):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(4):
+        draw_image(flat / f"{number}.png", number)
+    path = tmp_path / "flat.h5"
+    teach(scan(flat, labels=None), EncodingTeacher(), path, image_size=(8, 8), progress=False)
+    assert main(["verify", str(path), "--images", str(flat), "--quiet"]) == 0
