@@ -72,3 +72,26 @@ def store(taught, tmp_path):
 def family(request):
     """The module of each Keras family in turn: `tf_keras`, then Keras 3."""
     return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def here(work, tmp_path, monkeypatch):
+    """A copy of `work`, a directory that the test module makes, as the working directory."""
+    shutil.copytree(work, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A directory of 30 images and its store, for a module whose tests change neither."""
+    from helpers import EncodingTeacher, draw_directory
+
+    from streamkd.images.manifest import scan
+    from streamkd.teachers.teaching import teach
+
+    root = tmp_path_factory.mktemp("shared")
+    directory = draw_directory(root / "images", COUNTS)
+    teacher = EncodingTeacher(num_classes=len(COUNTS))
+    options = {"image_size": (8, 8), "progress": False}
+    return directory, teach(scan(directory), teacher, root / "s.h5", **options)

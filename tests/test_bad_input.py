@@ -35,14 +35,6 @@ def work(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def here(work, tmp_path, monkeypatch):
-    """A copy of `work` as the working directory."""
-    shutil.copytree(work, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
-
-
 TEACH = "teach {images} --teacher {teacher} --out {out}"
 TRAIN = "train {images} --store {store} --student {student} --out {out} --batch-size 8 --epochs 1"
 ALONE = (

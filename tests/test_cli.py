@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import time
 
@@ -45,14 +44,6 @@ def work(tmp_path_factory):
         patch.chdir(root)
         assert main(teach) == 0 and main(train) == 0
     return root
-
-
-@pytest.fixture
-def here(work, tmp_path, monkeypatch):
-    """A copy of `work` as the working directory."""
-    shutil.copytree(work, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
 
 
 def test_scan_answers_with_its_keys(here, capsys):

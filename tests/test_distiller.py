@@ -39,16 +39,6 @@ EPOCHS = 4
 BATCH_SIZE = 8  # of 30 images: batches straddle the epochs
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """A directory of 30 images and its store; no test changes them."""
-    root = tmp_path_factory.mktemp("shared")
-    directory = draw_directory(root / "images", {"ant": 11, "bee": 9, "cat": 10})
-    teacher = EncodingTeacher(num_classes=3)
-    options = {"image_size": (8, 8), "progress": False}
-    return directory, teach(scan(directory), teacher, root / "s.h5", **options)
-
-
 @pytest.fixture
 def directory(shared):
     return shared[0]

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import tf_keras
-from helpers import EncodingTeacher, draw_directory, draw_noise
+from helpers import draw_directory, draw_noise
 from run_helpers import cross_entropy, dense_student, distillation, snapshot
 
 from streamkd.errors import (
@@ -38,16 +38,6 @@ KEYS = {
     "num_parameters",
     "latency_ms",
 }
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """A directory of 30 images and its store; no test changes them."""
-    root = tmp_path_factory.mktemp("shared")
-    directory = draw_directory(root / "images", {"ant": 11, "bee": 9, "cat": 10})
-    teacher = EncodingTeacher(num_classes=3)
-    options = {"image_size": (8, 8), "progress": False}
-    return directory, teach(scan(directory), teacher, root / "s.h5", **options)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from streamkd.options import ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.reader import LogitStore, open_store
-from streamkd.stream.batches import evaluation_batches, named_errors, raise_named, refuse_changed
+from streamkd.stream.batches import each_once, evaluation_batches, refuse_changed
 from streamkd.stream.join import find_rows, image_options
 from streamkd.teachers import probing
 from streamkd.teachers.heads import logits_model
@@ -156,12 +156,8 @@ def answer_all(
       ChangedImageError: a file has another digest.
     """
     batch_size = min(batch_size, len(images))
-
-    def refuse(error: tf.errors.OpError, number: int) -> None:
-        indices = range(number * batch_size, min((number + 1) * batch_size, len(images)))
-        raise_named(error, images, options, indices)
-
-    batches = named_errors(iter(evaluation_batches(images, options, batch_size)), refuse)
+    dataset = evaluation_batches(images, options, batch_size)
+    batches = each_once(dataset, images, options, batch_size)
     answers = []
     with image_progress(len(images), 0, "evaluating", progress) as bar:
         for pixels, contents, indices, weights in batches:

@@ -89,6 +89,22 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
     return read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)
 
 
+def each_once(
+    dataset: tf.data.Dataset, images: Manifest, options: ImageOptions, batch_size: int
+) -> Iterator[Any]:
+    """Yields the batches of an `evaluation_batches` dataset; a file that fails is named.
+
+    Args:
+      dataset: what `evaluation_batches` returned for the other arguments.
+    """
+
+    def refuse(error: tf.errors.OpError, number: int) -> None:
+        indices = range(number * batch_size, min((number + 1) * batch_size, len(images)))
+        raise_named(error, images, options, indices)
+
+    return named_errors(iter(dataset), refuse)
+
+
 def named_errors(
     batches: Iterator[Any], refuse: Callable[[tf.errors.OpError, int], None]
 ) -> Iterator[Any]:
@@ -129,8 +145,12 @@ def refuse_changed(
     if len(changed):
         first = changed[0]
         key = images.keys[int(indices[first])]
-        message = CHANGED_TEXT.format(readable_key(key), contents[first], stored[first])
-        raise ChangedImageError(message, key=key)
+        raise _changed(key, contents[first], stored[first])
+
+
+def _changed(key: bytes, now: Any, taught: Any) -> ChangedImageError:
+    """Returns the refusal of an image by its key and both content digests."""
+    return ChangedImageError(CHANGED_TEXT.format(readable_key(key), now, taught), key=key)
 
 
 def raise_named(
@@ -142,6 +162,5 @@ def raise_named(
     if found:
         now, taught, encoded = found.groups()
         key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-        message = CHANGED_TEXT.format(readable_key(key), now, taught)
-        raise ChangedImageError(message, key=key) from error
+        raise _changed(key, now, taught) from error
     refuse_bad_image(error, images, indices, options)

@@ -12,7 +12,7 @@ from streamkd.images.classes import renumber
 from streamkd.images.manifest import Manifest
 from streamkd.losses.distillation import label_loss
 from streamkd.options import ImageOptions
-from streamkd.stream.batches import evaluation_batches, named_errors, raise_named
+from streamkd.stream.batches import each_once, evaluation_batches
 
 
 class Validation:
@@ -58,17 +58,12 @@ class Validation:
         Images without a label do not count; both are None where none has one.
         """
         total = np.zeros(3)
-        batches = named_errors(iter(self.batches), self._refuse)
+        batches = each_once(self.batches, self.images, self.options, self.batch_size)
         for images, _, indices, weights in batches:
             total += self._sums(images, indices, weights).numpy()
         if not total[2]:
             return {"val_loss": None, "val_accuracy": None}
         return {"val_loss": total[0] / total[2], "val_accuracy": total[1] / total[2]}
-
-    def _refuse(self, error: tf.errors.OpError, number: int) -> None:
-        start = number * self.batch_size
-        indices = range(start, min(start + self.batch_size, len(self.images)))
-        raise_named(error, self.images, self.options, indices)
 
 
 def _sums(
