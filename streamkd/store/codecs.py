@@ -39,10 +39,6 @@ class FloatCodec:
         """Returns dtype and shape of a row's part of each dataset."""
         return {"logits": (self.dtype, (num_classes,))}
 
-    def bytes_per_row(self, num_classes: int) -> int:
-        """Returns how many bytes the logits of one row take."""
-        return num_classes * np.dtype(self.dtype).itemsize
-
     def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]:
         """Returns float32 `[rows, num_classes]` as stored; the magnitudes have been checked."""
         return {"logits": np.ascontiguousarray(logits, self.dtype)}
