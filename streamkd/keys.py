@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,6 +45,15 @@ class Keys:
         offsets = np.zeros(len(keys) + 1, np.uint64)
         np.cumsum([len(key) for key in keys], out=offsets[1:], dtype=np.uint64)
         return cls(np.frombuffer(b"".join(keys), np.uint8), offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Keys]) -> Keys:
+        """Returns the keys of some `Keys`, one after the other."""
+        data = np.concatenate([part._contiguous(0, len(part)).data for part in parts])
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.zeros(len(lengths) + 1, np.uint64)
+        np.cumsum(lengths, out=offsets[1:], dtype=np.uint64)
+        return cls(data, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -24,6 +23,7 @@ import numpy as np
 
 from streamkd.errors import ImagesNotFoundError, OptionError, OutputError
 from streamkd.images import listing
+from streamkd.images.fingerprint import fingerprint
 from streamkd.keys import Keys
 
 FORMAT = "streamkd manifest"
@@ -74,16 +74,7 @@ class Manifest:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of keys, labels and classes; the order of the images does not matter."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([FORMAT, 1, self.class_names]).encode())
-        order = self.keys.sort_order()
-        for start in range(0, len(order), 65536):
-            part = order[start : start + 65536]
-            keys = self.keys.take(part)
-            digest.update(np.diff(keys.offsets).astype("<u8").tobytes())
-            digest.update(keys.data.tobytes())
-            digest.update(self.labels[part].astype("<i4").tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.keys, self.labels, self.class_names)
 
     def path(self, index: int) -> bytes:
         """Returns the path of one image."""

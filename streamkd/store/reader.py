@@ -22,11 +22,10 @@ from streamkd.store import codecs, key_index
 from streamkd.store.creation import decode_class_names
 from streamkd.store.layout import DONE, NOT_DONE, StoreHeader
 from streamkd.store.opening import Io, StoreFile
-from streamkd.store.rows import check_rows, count_settled, read_summary, row_datasets
+from streamkd.store.rows import check_single_rows, count_settled, read_summary, row_datasets
 from streamkd.store.userblock import damaged, digest
 
-_UNSEEN, _GOOD, _MIXED = 0, 1, 2
-_MAX_LISTED = 100
+MAX_LISTED = 100
 
 
 def open_store(path: str | os.PathLike[str], io: Io = "mmap") -> LogitStore:
@@ -48,18 +47,19 @@ class LogitStore:
 
     Attributes:
       path: as text.
+      io: how rows are read, 'mmap' or 'pread'.
       header: what was known before the first row.
     """
 
     def __init__(self, path: str | os.PathLike[str], io: Io = "mmap") -> None:
-        self._io = io
+        self.io: Io = io
         self._file = StoreFile(path, io=io)
         self.path: str = self._file.path
         self.header: StoreHeader = self._file.header
         self._codec = codecs.get(self.header.codec)
         self._row_datasets = row_datasets(self._file)
-        # One byte a block, not one bit: threads that check two blocks at once share no byte.
-        self._state = np.zeros(self.header.num_blocks, np.uint8)
+        # One bit a row: whether it was found to be as written. Memory is taken as rows are read.
+        self._good_rows = np.zeros(-(-self.rows_total // 8), np.uint8)
         self._keys: Keys | None = None
         self._labels: np.ndarray | None = None
         self._class_names: list[str] | None = None
@@ -72,7 +72,7 @@ class LogitStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             _reopen,
-            (os.path.abspath(self.path), self._io, digest(self._file.userblock.pack())),
+            (os.path.abspath(self.path), self.io, self.digest),
         )
 
     @property
@@ -104,6 +104,11 @@ class LogitStore:
             if (self._file.read("done", block * images, stop) == DONE).all():
                 return block
         return None
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that was known before the first row: header, keys, labels, classes."""
+        return digest(self._file.userblock.pack())
 
     def digest_of_rows(self) -> str:
         """Returns a digest of every row's checksum: of keys, contents and logits, 4 bytes a row."""
@@ -190,8 +195,8 @@ class LogitStore:
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns float32 `[B, num_classes]`, the teacher's logits of `rows`, in that order.
 
-        The first time a block is touched its rows are compared with their checksums, once for
-        this reader: 1 to 3 µs a row, which on every read would be most of the cost.
+        A row is compared with its checksum when it is first read, once for this reader: 2 to 3 µs,
+        which on every read would be most of the cost.
 
         Args:
           rows: int `[B]`; `row = image * num_views + view`.
@@ -203,11 +208,24 @@ class LogitStore:
         """
         rows = self._in_range("row", rows, self.rows_total)
         self._check(rows, allow_refused=False)
-        stored = {
-            name: self._file.read_rows(name, rows, self._file.spec(name).shape[2:])
-            for name in self._row_datasets
-        }
-        return self._codec.decode(stored)
+        return self._codec.decode(self._stored(rows))
+
+    def stored_rows(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Returns rows as they lie on the disk, to be copied into another store.
+
+        Args and errors: as in `gather`, except that rows of refused images are given out too.
+
+        Returns:
+          The codec's datasets, each `[B, …]`, and uint8 `[B]`, what `done` says of each row.
+        """
+        rows = self._in_range("row", rows, self.rows_total)
+        self._check(rows, allow_refused=True)
+        return self._stored(rows), self.done_of(rows)
+
+    def done_of(self, rows: np.ndarray) -> np.ndarray:
+        """Returns uint8 `[B]`, what `done` says of each row, unchecked: see `store/layout.py`."""
+        rows = self._in_range("row", rows, self.rows_total)
+        return np.array(self._file.read_rows("done", rows, ()))
 
     def describe(self) -> dict[str, Any]:
         """Returns what the store holds, as `streamkd inspect --json` prints it."""
@@ -222,36 +240,40 @@ class LogitStore:
             "teacher": self.header.teacher.get("name"),
             "teacher_accuracy": summary.get("teacher_accuracy"),
             "num_bytes": self._file.userblock.file_size,
+            "num_stores": 1,
+            "stores": [self.path],
             "finished": self.finished,
             "fingerprint": self.header.fingerprint,
             "block_rows": self.header.block_rows,
             "num_class_names": len(names),
-            "class_names": names[:_MAX_LISTED],
+            "class_names": names[:MAX_LISTED],
             "images": self.header.images,
             "views": self.header.views,
             "decoder": self.header.decoder,
             "versions": self.header.versions,
         }
 
+    def _stored(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            name: self._file.read_rows(name, rows, self._file.spec(name).shape[2:])
+            for name in self._row_datasets
+        }
+
     def _check(self, rows: np.ndarray, *, allow_refused: bool) -> None:
         """Refuses rows that are not done or not as they were written."""
-        blocks = rows // self.header.block_rows
-        if (self._state[blocks] == _GOOD).all():
+        bytes_of_rows, bits = rows >> 3, (1 << (rows & 7)).astype(np.uint8)
+        unseen = (self._good_rows[bytes_of_rows] & bits) == 0
+        if not unseen.any():
             return
-        for block in np.unique(blocks[self._state[blocks] != _GOOD]).tolist():
-            first = block * self.header.images_per_block
-            stop = min(first + self.header.images_per_block, self.num_images)
-            done, good = check_rows(self._file, self.keys, first, stop)
-            good, done = good.reshape(-1), done.reshape(-1)
-            if (good & (done == DONE)).all():
-                self._state[block] = _GOOD
-                continue
-            inside = rows[blocks == block] - first * self.num_views
-            usable = good & ((done == DONE) | allow_refused)
-            wrong = np.flatnonzero(~usable[inside])
-            if len(wrong):
-                row = int(inside[wrong[0]])
-                raise self._refusal(row + first * self.num_views, int(done[row]), bool(good[row]))
+        new = np.unique(rows[unseen])
+        done, good = check_single_rows(self._file, self.keys, new)
+        wrong = np.flatnonzero(~good | ((done != DONE) & (not allow_refused)))
+        if len(wrong):
+            raise self._refusal(int(new[wrong[0]]), int(done[wrong[0]]), bool(good[wrong[0]]))
+        # A refused row has no logits, so that whoever asks for them is told again. A bit that
+        # another thread sets at the same moment may be lost, and its row is compared once more.
+        new = new[done == DONE]
+        np.bitwise_or.at(self._good_rows, new >> 3, (1 << (new & 7)).astype(np.uint8))
 
     def _refusal(self, row: int, done: int, good: bool) -> Exception:
         """Returns the error for a row that cannot be had."""
@@ -302,6 +324,6 @@ class LogitStore:
 def _reopen(path: str, io: Io, userblock_digest: str) -> LogitStore:
     """Returns the store that was pickled; another file in its place is refused."""
     store = open_store(path, io)
-    if digest(store._file.userblock.pack()) != userblock_digest:
+    if store.digest != userblock_digest:
         raise damaged(path, "it was replaced by another store since it was opened elsewhere")
     return store

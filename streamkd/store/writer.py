@@ -45,6 +45,7 @@ from streamkd.store.rows import (
     images_at_a_time,
     pack_summary,
     row_crc32,
+    row_datasets,
 )
 
 __all__ = ["StoreWriter", "create_store"]
@@ -157,9 +158,43 @@ class StoreWriter:
           DiskFullError, OutputError: the disk refused; what was acknowledged is safe.
         """
         images = self.images_of_block(block)
+        logits, content, refused = self._checked(images, logits, content, refused)
+        self._commit(block, codecs.get(self.header.codec).encode(logits), content, refused)
+
+    def write_stored(
+        self,
+        block: int,
+        stored: dict[str, np.ndarray],
+        content: np.ndarray,
+        refused: np.ndarray,
+    ) -> None:
+        """Stores rows that another store with the same codec gave out by `stored_rows`.
+
+        Args:
+          block: one of `pending_blocks()`.
+          stored: the codec's datasets, each `[rows, …]` in the order of `rows_of_block`.
+          content: uint64 `[images]`.
+          refused: bool `[images]`.
+
+        Raises: as `write_block`.
+        """
+        for name in row_datasets(self._file):
+            spec, part = self._file.spec(name), stored[name]
+            shape = (len(self.rows_of_block(block)), *spec.shape[2:])
+            if part.dtype != spec.dtype or part.shape != shape:
+                raise OptionError(
+                    f"The {name} of this block are {part.dtype}{list(part.shape)}, and must be "
+                    f"{spec.dtype}{list(shape)}.\nGive rows of a store with the same codec."
+                )
+        self._commit(block, stored, content, refused)
+
+    def _commit(
+        self, block: int, stored: dict[str, np.ndarray], content: np.ndarray, refused: np.ndarray
+    ) -> None:
+        """Writes a block; returns when it is on the disk."""
+        images = self.images_of_block(block)
         if self._failed:
             raise StoreError(f"An earlier write to {self.path} failed; open it again to continue.")
-        logits, content, refused = self._checked(images, logits, content, refused)
         done = self._file.read("done", images.start, images.stop)
         if done.any():
             raise StoreError(
@@ -167,10 +202,7 @@ class StoreWriter:
                 "Write the blocks that `pending_blocks()` returns, each once."
             )
         shape = (len(images), self.header.num_views)
-        stored = {
-            name: part.reshape(*shape, *part.shape[1:])
-            for name, part in codecs.get(self.header.codec).encode(logits).items()
-        }
+        stored = {name: part.reshape(*shape, *part.shape[1:]) for name, part in stored.items()}
         hashes = hash_keys(self.keys.take(images))
         sums = row_crc32(hashes, content, list(stored.values()))
         state = np.where(refused[:, None], REFUSED, DONE).astype(np.uint8)

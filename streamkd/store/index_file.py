@@ -1,0 +1,156 @@
+"""The index file: a small text that lists the stores which are read as one.
+
+    streamkd store index 1 6f0c…
+    {"fingerprint": …, "num_images": …, "stores": [{"digest": …, "path": "teacher.h5"}, …]}
+
+A finished store never changes. What `streamkd teach` finds new or changed later goes into a delta
+store beside it, and `teacher.h5.index` lists base and deltas; shards of one pass are listed in
+the same way. Of several stores that have an image the last one listed counts. Paths are relative
+to the index file's directory, so that all of them can be moved together; `LogitStore.digest`
+tells whether a file is still the one that was listed. The first line has the digest of the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from typing import Any
+
+from streamkd.errors import StoreError
+from streamkd.store import disk
+from streamkd.store.layout import DamagedStoreError
+from streamkd.store.userblock import digest
+
+_MAGIC = b"streamkd store index "
+_VERSION = 1
+# A million shards would be as many memory maps; this is far below and far above any use.
+_MAX_BYTES = 16 << 20
+SUFFIX = ".index"
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedStore:
+    """One entry: path relative to the index file's directory, and `LogitStore.digest`."""
+
+    path: str
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexFile:
+    """What an index file says.
+
+    Attributes:
+      stores: in order; of several that have an image the last one counts.
+      num_images: how many different images they have.
+      fingerprint: of these images.
+    """
+
+    stores: tuple[ListedStore, ...]
+    num_images: int
+    fingerprint: str
+
+    def write(self, path: str) -> None:
+        """Writes the file, whole or not at all; an older one is replaced.
+
+        Raises:
+          OutputError, DiskFullError: it cannot be written; the older one is still there.
+        """
+        body = json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1).encode()
+        packed = b"%s%d %s\n%s\n" % (_MAGIC, _VERSION, digest(body).encode(), body)
+        temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
+        with disk.refusals(path, ending="The stores are as they were."):
+            try:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+                try:
+                    disk.write_at(descriptor, packed, 0)
+                    disk.sync(descriptor)
+                finally:
+                    os.close(descriptor)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+            disk.sync_directory(os.path.dirname(path) or ".")
+
+
+def index_beside(path: str) -> str:
+    """Returns where the index of the store at `path` and its deltas is, or would be."""
+    return path + SUFFIX
+
+
+def refuse_stale_index(path: str) -> None:
+    """Refuses to create a store beside which the index of an older one lies.
+
+    Raises:
+      StoreError: names the index.
+    """
+    beside = index_beside(path)
+    if os.path.lexists(beside):
+        raise StoreError(
+            f"{beside} lists deltas of a store {path} that is no longer there.\n"
+            f"Move it away (`mv {beside} {beside}.old`), or give another path with `--out`."
+        )
+
+
+def is_index_file(path: str) -> bool:
+    """Returns whether a file begins as an index file does."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+    return False
+
+
+def read_index_file(path: str) -> IndexFile:
+    """Returns what an index file says.
+
+    Raises:
+      DamagedStoreError: it is not as it was written.
+      StoreError: it cannot be read, or is of a later version.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise StoreError(
+            f"The store index {path} cannot be read: {error.strerror}.\n"
+            "Change its permissions, or copy it to a place that is yours."
+        ) from error
+    line, _, body = packed.partition(b"\n")
+    words = line[len(_MAGIC) :].split(b" ")
+    if len(words) == 2 and words[0].isdigit() and int(words[0]) > _VERSION:
+        raise StoreError(
+            f"{path} is a store index of format version {words[0].decode()}, and this version of "
+            f"streamkd reads version {_VERSION}.\nUpgrade with `pip install --upgrade streamkd`."
+        )
+    body = body[:-1]
+    if words != [b"%d" % _VERSION, digest(body).encode()] or len(packed) > _MAX_BYTES:
+        raise damaged_index(path, "it does not have the digest that it says")
+    try:
+        return _from_json(json.loads(body))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise damaged_index(path, "it does not list stores") from error
+
+
+def damaged_index(path: str, what: str) -> DamagedStoreError:
+    """Returns the refusal of an index file, or of a file that it lists."""
+    return DamagedStoreError(
+        f"The store index {path} cannot be used: {what}.\n"
+        "Restore it from a copy, or move it away: the stores that it lists can be read one by one, "
+        "and `streamkd merge` makes one of them."
+    )
+
+
+def _from_json(values: dict[str, Any]) -> IndexFile:
+    stores = tuple(
+        ListedStore(str(entry["path"]), str(entry["digest"])) for entry in values["stores"]
+    )
+    num_images = values["num_images"]
+    if not stores or not isinstance(num_images, int) or num_images < 1:
+        raise ValueError("no stores")
+    for store in stores:
+        if os.path.isabs(store.path) or ".." in store.path.split("/") or "\0" in store.path:
+            raise ValueError("a store outside of the index file's directory")
+    return IndexFile(stores, num_images, str(values["fingerprint"]))

@@ -1,0 +1,31 @@
+"""The summary of a finished store: what is known only when every row is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from streamkd.store.layout import DONE
+from streamkd.store.reader import LogitStore
+
+_ROWS_AT_A_TIME = 4096
+
+
+def teacher_summary(store: LogitStore) -> dict[str, Any]:
+    """Returns the teacher's accuracy on the labelled images, view 0, and how many they are.
+
+    An image that was refused counts as unlabelled. `teacher_accuracy` is None where no image has
+    a label.
+    """
+    labels = np.asarray(store.labels)
+    labelled = np.flatnonzero(labels >= 0)
+    num_correct = num_answered = 0
+    for start in range(0, len(labelled), _ROWS_AT_A_TIME):
+        part = labelled[start : start + _ROWS_AT_A_TIME]
+        part = part[store.done_of(part * store.num_views) == DONE]
+        answers = store.gather(part * store.num_views)
+        num_correct += int(np.sum(answers.argmax(axis=1) == labels[part]))
+        num_answered += len(part)
+    accuracy = num_correct / num_answered if num_answered else None
+    return {"teacher_accuracy": accuracy, "num_labelled": num_answered}
