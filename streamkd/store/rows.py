@@ -80,6 +80,31 @@ def check_rows(file: StoreFile, keys: Keys, first: int, stop: int) -> tuple[np.n
     return done, good
 
 
+def check_single_rows(
+    file: StoreFile, keys: Keys, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `done` and whether the row is as it was written, uint8 and bool `[B]`.
+
+    Args:
+      file, keys: as in `check_rows`.
+      rows: int64 `[B]`, rows anywhere in the store.
+    """
+    done = np.array(file.read_rows("done", rows, ()))
+    good = (done != NOT_DONE) & (done <= REFUSED)
+    there, images = rows[good], rows[good] // file.header.num_views
+    if len(there):
+        sums = row_crc32(
+            hash_keys(keys.take(images)),
+            file.read_rows("content", images, ()),
+            [
+                file.read_rows(name, there, file.spec(name).shape[2:])[:, None]
+                for name in row_datasets(file)
+            ],
+        )
+        good[good] = sums[:, 0] == file.read_rows("row_crc32", there, ())
+    return done, good
+
+
 def images_at_a_time(file: StoreFile, num_bytes: int = 4 << 20) -> int:
     """Returns how many images make up about `num_bytes`, in whole blocks."""
     header = file.header
