@@ -181,10 +181,8 @@ def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
     It is locked while its maker lives, which also a process in another container sees; a process
     number alone would not tell. Those that are not locked are of a maker that was killed.
     """
+    remove_leftovers(path)
     directory, name = os.path.split(path)
-    pattern = os.path.join(glob.escape(directory), f".{glob.escape(name)}.*.tmp")
-    for stale in glob.glob(pattern, include_hidden=True):
-        _remove_stale(stale)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666)
@@ -193,9 +191,21 @@ def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor, temporary
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its final name
+        with contextlib.suppress(OSError):  # it has its final name, or the next pass removes it
             os.unlink(temporary)
         os.close(descriptor)
+
+
+def remove_leftovers(path: str) -> None:
+    """Removes the temporary files beside `path` whose makers were killed.
+
+    One of them may be a second name of the store itself: its maker died between the two steps by
+    which it gets its own.
+    """
+    directory, name = os.path.split(path)
+    pattern = os.path.join(glob.escape(directory), f".{glob.escape(name)}.*.tmp")
+    for stale in glob.glob(pattern, include_hidden=True):
+        _remove_stale(stale)
 
 
 def _remove_stale(temporary: str) -> None:

@@ -6,11 +6,11 @@ stores are written by these calls alone. Linux first; macOS with the nearest cal
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -102,10 +102,11 @@ def rename_to_new(source: str, target: str) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from error
         os.rename(source, target)
     else:
-        os.unlink(source)
+        with contextlib.suppress(OSError):  # `target` is there; the next pass removes `source`
+            os.unlink(source)
 
 
-@contextmanager
+@contextlib.contextmanager
 def refusals(path: str, *, ending: str, num_bytes: int | None = None) -> Iterator[None]:
     """Turns what the system refuses inside the block into one message that names `path`.
 

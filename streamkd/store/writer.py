@@ -35,7 +35,7 @@ from streamkd.errors import (
 )
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import codecs, disk
-from streamkd.store.creation import create_store
+from streamkd.store.creation import create_store, remove_leftovers
 from streamkd.store.layout import DONE, REFUSED, STATIC_DATASETS, SUMMARY_BYTES, StoreHeader
 from streamkd.store.opening import StoreFile
 from streamkd.store.rows import (
@@ -73,8 +73,12 @@ class StoreWriter:
         try:
             with disk.refusals(self.path, ending="Put the store where you may write."):
                 self._lock = _lock_writer(self.path)
+                remove_leftovers(self.path)
                 _lock_out_hdf5(self.path, self._file.descriptor)
             self.header: StoreHeader = self._file.header
+            with self._refusals():
+                # The process that created the store may have been killed before it did so.
+                disk.sync_directory(os.path.dirname(self.path) or ".")
             # Rows written under damaged keys would never be found: 1 s for 1 GB of keys.
             self._file.check_static(*STATIC_DATASETS)
             with StoreFile(self.path, io="mmap") as mapped:
@@ -238,9 +242,10 @@ class StoreWriter:
                 "Write the blocks that `pending_blocks()` returns first."
             )
         packed = pack_summary(summary)
-        if packed == self._file.read("summary").tobytes():
-            return
         with self._refusals():
+            if packed == self._file.read("summary").tobytes():
+                disk.sync(self._file.descriptor)  # whoever wrote it may have been killed before
+                return
             # The text before its length: until that is there, the summary is not.
             self._write_summary(bytes(SUMMARY_HEAD_BYTES), 0)
             self._write_summary(packed[SUMMARY_HEAD_BYTES:], SUMMARY_HEAD_BYTES)
