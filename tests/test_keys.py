@@ -13,7 +13,7 @@ from streamkd.keys import Keys, hash_keys
 def random_names(seed):
     """Returns names that share beginnings, end in NULs, are empty, and are no UTF-8."""
     rng = random.Random(seed)
-    longest = rng.choice([2, 8, 9, 25])
+    longest = rng.choice([2, 8, 9, 25, 150])
     names = [
         bytes(rng.choice(b"\0ab/.\xff") for _ in range(rng.randrange(longest + 1)))
         for _ in range(rng.randrange(1, 15))
