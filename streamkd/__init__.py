@@ -27,17 +27,21 @@ _HOME = {
     "Keys": "streamkd.keys",
     "LogitStore": "streamkd.store.reader",
     "Manifest": "streamkd.images.manifest",
+    "StoreCollection": "streamkd.store.collection",
     "Stream": "streamkd.stream.stream",
     "StreamkdError": "streamkd.errors",
     "Teacher": "streamkd.teachers.teacher",
     "evaluate": "streamkd.results.evaluation",
     "export": "streamkd.results.export",
+    "import_logits": "streamkd.teachers.importing",
     "join": "streamkd.stream.join",
     "load_teacher": "streamkd.teachers.loading",
-    "open_store": "streamkd.store.reader",
+    "merge": "streamkd.stream.merging",
+    "open_store": "streamkd.store.collection",
     "scan": "streamkd.images.manifest",
     "teach": "streamkd.teachers.teaching",
     "verify": "streamkd.stream.verification",
+    "write_store": "streamkd.teachers.outside",
 }
 
 __all__ = sorted(_HOME)

@@ -16,7 +16,7 @@ from streamkd.errors import (
     TeacherError,
 )
 from streamkd.images.digest import digest_files
-from streamkd.images.manifest import scan
+from streamkd.images.manifest import Manifest, scan
 from streamkd.store.reader import open_store
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teaching import teach
@@ -208,7 +208,7 @@ def test_probabilities_are_kept_as_their_logarithms(images, path):
     [
         ({"image_size": None}, r"takes images of any size\.\nSay which .*--image-size"),
         ({"batch_size": 0}, "--batch-size is 0; it must be a positive whole number"),
-        ({"codec": "float8"}, "--codec is 'float8'; choose one of float16, float32"),
+        ({"codec": "float8"}, "codec '?float8"),
         ({"color_mode": "cmyk"}, "color_mode is 'cmyk'"),
     ],
     ids=["size", "batch", "codec", "colour"],
@@ -331,22 +331,23 @@ def test_a_model_with_other_weights_is_another_teacher(images, path):
         run(images, helpers.small_model("tf_keras", seed=1), path)
 
 
-@pytest.mark.parametrize("kind", ["added", "removed", "renamed", "class renamed"])
-def test_a_store_of_other_images_is_refused_with_both_sides(images, store, directory, path, kind):
+@pytest.mark.parametrize("kind", ["added", "removed", "renamed"])
+def test_an_unfinished_store_of_other_images_is_refused_with_both_sides(
+    images, directory, path, kind
+):
     words = {
         "added": "first of 1 images without logits: 'ant/x.png'",
         "removed": "1 images of the store are not there",
         "renamed": "first of 1 images without logits: 'ant/x.png'",
-        "class renamed": "first of 11 images without logits: 'eel/00000.png'",
     }
+    with pytest.raises(helpers.TeacherFailedError):
+        run(images, helpers.EncodingTeacher(fail_at=3), path)
     if kind == "added":
         helpers.draw_image(directory / "ant" / "x.png", 99)
     elif kind == "removed":
         (directory / "ant" / "00000.png").unlink()
     elif kind == "renamed":
         (directory / "ant" / "00000.png").rename(directory / "ant" / "x.png")
-    else:
-        (directory / "ant").rename(directory / "eel")
     found = scan(directory)
     with pytest.raises(OtherImagesError, match="was written for other images") as refusal:
         run(found, helpers.EncodingTeacher(fail_at=1), path)
@@ -356,9 +357,14 @@ def test_a_store_of_other_images_is_refused_with_both_sides(images, store, direc
     assert f"(30 images, fingerprint {images.fingerprint[:8]})" in text
 
 
-def test_the_same_images_with_other_labels_are_other_images(images, store, directory, path):
+def test_an_unfinished_store_of_the_same_images_with_other_labels_is_refused(
+    images, directory, path
+):
+    with pytest.raises(helpers.TeacherFailedError):
+        run(images, helpers.EncodingTeacher(fail_at=3), path)
+    relabelled = Manifest(images.root, images.keys, images.labels[::-1], images.class_names)
     with pytest.raises(OtherImagesError, match="the same keys with other labels or class names"):
-        run(scan(directory, class_names=["cat", "bee", "ant"]), helpers.EncodingTeacher(), path)
+        run(relabelled, helpers.EncodingTeacher(), path)
 
 
 def test_a_file_that_is_no_store_is_left_as_it_is(images, teacher, path):

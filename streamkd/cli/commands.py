@@ -75,10 +75,63 @@ def teach(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         codec=args.codec,
         class_names=names,
+        shard=args.shard,
         progress=not args.quiet,
         **flags.pixels(args),
     )
     return store.describe(), 0
+
+
+def import_(args: argparse.Namespace) -> Answer:
+    """Writes a store of logits made elsewhere."""
+    flags.check_out(args.out, what="store")
+    names = flags.read_class_names(args.class_names)
+    from streamkd.images.manifest import scan as scan_directory
+
+    import_tensorflow()
+    from streamkd.teachers.importing import import_logits
+
+    manifest = scan_directory(args.images, labels=None if args.labels == "none" else "inferred")
+    store = import_logits(
+        args.logits,
+        args.keys,
+        manifest,
+        args.out,
+        output=args.teacher_output,
+        teacher=args.teacher_name,
+        class_names=names,
+        batch_size=args.batch_size,
+        codec=args.codec,
+        progress=not args.quiet,
+        **flags.pixels(args),
+    )
+    return {
+        **store.describe(),
+        "num_images_without_logits": len(manifest) - store.num_images,
+    }, 0
+
+
+def merge(args: argparse.Namespace) -> Answer:
+    """Makes one store of several."""
+    flags.check_out(args.out, what="store")
+    if args.index and args.images is not None:
+        raise OptionError("--index lists whole stores; leave --images out, or --index.")
+    images = None
+    if args.images is not None:
+        from streamkd.images.manifest import scan as scan_directory
+
+        images = scan_directory(args.images, labels=None)  # labels play no part
+        import_tensorflow()
+    from streamkd.stream.merging import merge as run_merge
+
+    report = run_merge(
+        args.stores, args.out, images=images, index=args.index, progress=not args.quiet
+    )
+    return {
+        **report.store.describe(),
+        "num_superseded": report.num_superseded,
+        "num_dropped": report.num_dropped,
+    }, 0
 
 
 def verify(args: argparse.Namespace) -> Answer:
@@ -87,7 +140,7 @@ def verify(args: argparse.Namespace) -> Answer:
     if args.images is not None:
         from streamkd.images.manifest import scan as scan_directory
 
-        images = scan_directory(args.images, labels=None)  # labels play no part
+        images = scan_directory(args.images, labels=_labels_of_store(args.store))
         import_tensorflow()
     from streamkd.stream.verification import verify as run_verify
 
@@ -105,7 +158,7 @@ def verify(args: argparse.Namespace) -> Answer:
 
 def inspect(args: argparse.Namespace) -> Answer:
     """Says what a store holds."""
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
 
     return open_store(args.store).describe(), 0
 
@@ -124,7 +177,7 @@ def train(args: argparse.Namespace) -> Answer:
     if split and validation is None:
         validation = flags.scan_images(args, subset="validation")
 
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
 
     store = open_store(args.store) if args.store else None
 
@@ -227,6 +280,18 @@ def demo(args: argparse.Namespace) -> Answer:
     if args.json:
         answer.pop("text")
     return answer, 0
+
+
+def _labels_of_store(path: str) -> str | None:
+    """Returns how to list the images of a store: by class where it has labels."""
+    from streamkd.store.collection import flatten, open_store
+    from streamkd.store.layout import DamagedStoreError
+
+    try:
+        base = flatten([open_store(path)])[0]
+        return "inferred" if base.class_names and (base.labels >= 0).any() else None
+    except DamagedStoreError:  # which is what verify is about to say
+        return None
 
 
 def _capped(values: list | None) -> list | None:

@@ -41,18 +41,42 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Reads I/N; argparse shows the message of an ArgumentTypeError."""
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; write it as I/N, for example 1/8 to 8/8")
+    return int(number), int(count)
+
+
+def add_labels(parser: Any) -> None:
+    """Adds --labels."""
+    parser.add_argument(
+        "--labels",
+        choices=("inferred", "none"),
+        default="inferred",
+        help="take the folder as the class, or list every image without a label",
+    )
+
+
+def add_codec(parser: argparse.ArgumentParser) -> None:
+    """Adds --codec."""
+    parser.add_argument(
+        "--codec",
+        default="float16",
+        metavar="CODEC",
+        help="how logits are kept: float16 (default), float32, packed:BITS or packed:BITS+KEPT; "
+        "`streamkd plan` compares them",
+    )
+
+
 def add_directory(parser: argparse.ArgumentParser) -> None:
     """Adds IMAGES and Keras' directory arguments."""
     parser.add_argument(
         "images", metavar="IMAGES", help="a directory with one folder a class, or a manifest file"
     )
     group = parser.add_argument_group("directory, as in Keras' image_dataset_from_directory")
-    group.add_argument(
-        "--labels",
-        choices=("inferred", "none"),
-        default="inferred",
-        help="take the folder as the class, or list every image without a label",
-    )
+    add_labels(group)
     group.add_argument(
         "--follow-links", action="store_true", help="enter folders that are symbolic links"
     )

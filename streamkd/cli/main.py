@@ -42,13 +42,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"streamkd {streamkd.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _scan, _teach, _verify, _inspect, _train, _evaluate, _export):
+    for add in (
+        *(_demo, _scan, _teach, _verify, _inspect, _import, _merge),
+        *(_train, _evaluate, _export),
+    ):
         add(subparsers)
     return parser
 
 
 def _command(subparsers: Any, run: Callable[..., commands.Answer], help: str) -> Any:
-    parser = subparsers.add_parser(run.__name__, help=help, description=help)
+    parser = subparsers.add_parser(run.__name__.rstrip("_"), help=help, description=help)
     parser.set_defaults(run=run)
     flags.add_common(parser)
     return parser
@@ -87,7 +90,13 @@ def _teach(subparsers: Any) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=64, help="images a block; kept in the store (default 64)"
     )
-    parser.add_argument("--codec", choices=("float16", "float32"), default="float16")
+    flags.add_codec(parser)
+    parser.add_argument(
+        "--shard",
+        type=flags.shard,
+        metavar="I/N",
+        help="only the I-th of N parts of the pass, from 1; `merge` makes one store of them",
+    )
     parser.add_argument(
         "--preprocess",
         default="none",
@@ -104,6 +113,57 @@ def _teach(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--drop-output", type=int, metavar="N", help="an output that is no class, from 0"
+    )
+
+
+def _import(subparsers: Any) -> None:
+    parser = _command(
+        subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
+    )
+    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz or .csv file")
+    parser.add_argument(
+        "--keys", metavar="KEYS.jsonl", help="one key a row; a .csv file may have its own"
+    )
+    parser.add_argument(
+        "--images", required=True, metavar="IMAGES", help="the directory that the keys are of"
+    )
+    parser.add_argument("--out", required=True, metavar="S.h5", help="the store; goes on if begun")
+    flags.add_labels(parser)
+    flags.add_pixels(parser)
+    flags.add_codec(parser)
+    parser.add_argument("--batch-size", type=int, default=1024, help="images a block")
+    parser.add_argument(
+        "--teacher-output",
+        choices=("auto", "logits", "probabilities", "log-probabilities"),
+        default="auto",
+    )
+    parser.add_argument("--teacher-name", metavar="NAME", help="who made them; the file by default")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="the classes in the order of the columns"
+    )
+    parser.epilog = (
+        "JSON keys: those of inspect, and num_images_without_logits, images of IMAGES that no key "
+        "names."
+    )
+
+
+def _merge(subparsers: Any) -> None:
+    parser = _command(
+        subparsers, commands.merge, "Makes one store of shards, of a store and its deltas."
+    )
+    parser.add_argument(
+        "stores", nargs="+", metavar="S.h5", help="of several that have an image the last counts"
+    )
+    parser.add_argument("--out", required=True, metavar="S.h5", help="the store; goes on if begun")
+    parser.add_argument(
+        "--images", metavar="IMAGES", help="keep what is there only; renamed files are found"
+    )
+    parser.add_argument(
+        "--index", action="store_true", help="write a small file that lists the stores, copy no row"
+    )
+    parser.epilog = (
+        "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
+        "and num_dropped, images that are not in IMAGES."
     )
 
 

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from streamkd.errors import MissingExtraError
+
 NUM_READERS = 4
 
 
@@ -40,6 +42,16 @@ def digest_files(
     return np.array(digests, np.uint64), np.array(readable, bool)
 
 
+def digest_contents(contents: Iterable[bytes]) -> np.ndarray:
+    """Returns the content digests of files that have been read, uint64 `[num_files]`.
+
+    Raises:
+      MissingExtraError: neither `pyfarmhash` nor TensorFlow is installed.
+    """
+    digest = _digest_function()
+    return np.array([digest(data) for data in contents], np.uint64)
+
+
 def _digest_function() -> Callable[[bytes], int]:
     try:
         # Its `hash64` is another digest on some processors; fingerprints are the same everywhere.
@@ -47,7 +59,13 @@ def _digest_function() -> Callable[[bytes], int]:
 
         return fingerprint64
     except ImportError:
-        import tensorflow as tf
+        try:
+            import tensorflow as tf
+        except ImportError as error:
+            raise MissingExtraError(
+                "The digest of a file's content needs pyfarmhash where TensorFlow is not "
+                "installed.\nInstall it: `pip install pyfarmhash`."
+            ) from error
 
         def fingerprint(data: bytes) -> int:
             digest = tf.fingerprint(tf.constant([data]), method="farmhash64").numpy()

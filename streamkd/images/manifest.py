@@ -15,7 +15,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,12 @@ class Manifest:
         prefix = os.path.join(self.root, b"")
         return [prefix + data[start:end] for start, end in itertools.pairwise(ends)]
 
-    def select(self, indices: np.ndarray) -> Manifest:
+    def each_path(self) -> Iterator[bytes]:
+        """Yields the path of every image, without a list of all of them."""
+        for start in range(0, len(self), 65_536):
+            yield from self.paths(np.arange(start, min(start + 65_536, len(self))))
+
+    def select(self, indices: np.ndarray | slice) -> Manifest:
         """Returns a manifest of some of the images, with the same classes."""
         return Manifest(self.root, self.keys.take(indices), self.labels[indices], self.class_names)
 

@@ -21,7 +21,8 @@ from streamkd.images.manifest import UNLABELLED, Manifest
 from streamkd.options import ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
-from streamkd.store.reader import LogitStore, open_store
+from streamkd.store.collection import StoreCollection, open_store
+from streamkd.store.reader import LogitStore
 from streamkd.stream.batches import each_once, evaluation_batches, refuse_changed
 from streamkd.stream.join import find_rows, image_options
 from streamkd.teachers import probing
@@ -36,7 +37,7 @@ def evaluate(
     model: Any,
     images: Manifest,
     *,
-    store: LogitStore | str | os.PathLike | None = None,
+    store: LogitStore | StoreCollection | str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
     color_mode: str | None = None,
     interpolation: str | None = None,
@@ -201,7 +202,7 @@ def _teacher_report(
     logits: np.ndarray,
     labels: np.ndarray,
     classes: list[str] | None,
-    store: LogitStore | None,
+    store: LogitStore | StoreCollection | None,
     rows: np.ndarray | None,
 ) -> dict[str, Any]:
     names = ("agreement", "kl_to_teacher", "teacher_accuracy")

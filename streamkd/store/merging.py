@@ -1,7 +1,7 @@
 """Merging: several stores become one, without asking the teacher again.
 
-    merge_stores(["shard-1.h5", "shard-2.h5"], "teacher.h5")
-    merge_stores(["teacher.h5"], "compact.h5", keep=images.keys)     # base and deltas
+    stores = flatten([open_store("teacher.h5")])                # a base and its deltas
+    merge_stores(stores, *effective_images(stores), "compact.h5")
 
 Rows are copied as they lie on the disk, block by block, each compared with its checksum. The new
 store is filled like any other, so that a merge that was killed goes on. Shards of one pass, merged,
@@ -19,13 +19,7 @@ import numpy as np
 from streamkd.errors import MissingLogitsError, StoreError
 from streamkd.images.fingerprint import fingerprint
 from streamkd.keys import Keys
-from streamkd.store.collection import (
-    StoreCollection,
-    check_same_pass,
-    effective_images,
-    flatten,
-    open_store,
-)
+from streamkd.store.collection import StoreCollection
 from streamkd.store.index_file import IndexFile, refuse_stale_index
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.reader import LogitStore
@@ -34,39 +28,37 @@ from streamkd.store.writer import StoreWriter, create_store
 
 
 def merge_stores(
-    paths: Sequence[str | os.PathLike[str]],
+    stores: Sequence[LogitStore],
+    keys: Keys,
+    images: np.ndarray,
     out: str | os.PathLike[str],
     *,
-    keep: tuple[Keys, np.ndarray] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> LogitStore:
-    """Writes one store with the rows of several, or goes on where an earlier merge stopped.
+    """Writes one store with rows of several, or goes on where an earlier merge stopped.
 
     Args:
-      paths: of finished stores, their deltas included, or of index files. Of several stores that
-        have an image the last one counts.
+      stores: finished, of one teacher pass (`check_same_pass`).
+      keys: of the images that the new store is to hold, each once.
+      images: int64 `[num_keys]`, which image of `stores`, numbered through, each of them is;
+        `effective_images` gives both for everything that there is.
       out: path of the new store.
-      keep: keys, and int64 `[N]`, the image of each in the stores numbered through: what the new
-        store is to hold. By default every image, under its own key.
-      progress: called with the images copied so far and the images in all.
+      progress: called with the number of images copied so far.
 
     Returns:
       The finished store, open for reading.
 
     Raises:
-      StoreError: stores that do not fit together, or `out` was begun from others.
-      UnfinishedStoreError: one of them is unfinished.
-      MissingLogitsError: nothing is left to be kept.
+      StoreError: `out` was begun from something else.
+      MissingLogitsError: there are no keys.
     """
-    stores = flatten([open_store(path) for path in paths])
-    check_same_pass(stores)
-    source = as_one(stores)
-    keys, images = effective_images(stores) if keep is None else _sorted(*keep)
     if not len(keys):
         raise MissingLogitsError(
             f"None of the images has logits in {', '.join(s.path for s in stores[:5])}, so that "
             "the merged store would be empty.\nGive the directory that the stores were made of."
         )
+    order = keys.sort_order()
+    keys, images = keys.take(order), images[order]
     labels = np.concatenate([store.labels for store in stores])[images]
     header = dataclasses.replace(
         stores[0].header,
@@ -78,7 +70,7 @@ def merge_stores(
         refuse_stale_index(out)
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
-    _copy(source, images, out, progress)
+    _copy(as_one(stores), images, out, progress)
     return LogitStore(out)
 
 
@@ -91,16 +83,11 @@ def as_one(stores: Sequence[LogitStore]) -> LogitStore | StoreCollection:
     return StoreCollection(stores[0].path, stores, index)
 
 
-def _sorted(keys: Keys, images: np.ndarray) -> tuple[Keys, np.ndarray]:
-    order = keys.sort_order()
-    return keys.take(order), images[order]
-
-
 def _copy(
     source: LogitStore | StoreCollection,
     images: np.ndarray,
     out: str,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int], None] | None,
 ) -> None:
     """Fills and finishes the new store; `images` are the source's numbers, in its order."""
     if LogitStore(out).finished:
@@ -118,7 +105,7 @@ def _copy(
             writer.write_stored(block, stored, source.content_of(mine), refused)
             num_copied += len(mine)
             if progress is not None:
-                progress(num_copied, len(images))
+                progress(num_copied)
         writer.finish(teacher_summary(LogitStore(out)))
 
 

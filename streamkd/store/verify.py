@@ -3,15 +3,15 @@
     report = verify_store("teacher.h5")
     report.sound, report.problems       # [{"key": b"cat/1.png", "view": 0, "reason": "…"}]
 
-Everything that has a digest or a checksum is compared with it. With `digests`, which the caller
-computes from the image files, every image is compared with what the teacher saw.
+Everything that has a digest or a checksum is compared with it. `compare`, which the caller brings
+along, is given the images whose rows are intact: it knows where their files are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from streamkd.store.rows import check_rows, count_settled, images_at_a_time, rea
 
 _MAX_LISTED = 100
 
-Digests = Callable[[Keys], tuple[np.ndarray, np.ndarray]]
+# Given images (int64), keys and content digests (uint64), yields places in them and what is wrong.
+Compare = Callable[[np.ndarray, Keys, np.ndarray], Iterable[tuple[int, str]]]
 Progress = Callable[[int, int], None]
 
 
@@ -50,6 +51,15 @@ class VerifyReport:
         """Whether the store is finished and nothing is wrong with it."""
         return self.num_problems == 0
 
+    def include(self, other: VerifyReport, note: str = "") -> None:
+        """Adds what was found in another file; `note` stands behind each of its reasons."""
+        self.rows_checked += other.rows_checked
+        self.rows_done += other.rows_done
+        self.rows_total += other.rows_total
+        self.num_problems += other.num_problems
+        noted = [{**problem, "reason": problem["reason"] + note} for problem in other.problems]
+        self.problems = (self.problems + noted)[:_MAX_LISTED]
+
     def add(self, reason: str, *, key: bytes | None = None, view: int | None = None) -> None:
         """Counts a problem, and lists it if there are not too many."""
         self.num_problems += 1
@@ -60,7 +70,7 @@ class VerifyReport:
 def verify_store(
     path: str | os.PathLike[str],
     *,
-    digests: Digests | None = None,
+    compare: Compare | None = None,
     sample: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -69,8 +79,8 @@ def verify_store(
 
     Args:
       path: of the store.
-      digests: given `Keys`, returns the digests of the files' bytes now, uint64 `[N]`, and bool
-        `[N]`, whether the file was found; asked in key order, some thousand keys at a time.
+      compare: given images, their keys and the digests of the bytes that the teacher saw, yields
+        what is wrong with which; asked in key order, some thousand images at a time.
       sample: check about this many rows, in blocks drawn by `seed`; by default all.
       seed: of the sample.
       progress: called with the rows checked so far and the rows to check.
@@ -91,7 +101,7 @@ def verify_store(
         keys = _check_static(file, report)
         _check_summary(file, report)
         if keys is not None:
-            _check_rows(file, keys, report, digests, _ranges(file, sample, seed), progress)
+            _check_rows(file, keys, report, compare, _ranges(file, sample, seed), progress)
     return report
 
 
@@ -111,7 +121,7 @@ def _check_static(file: StoreFile, report: VerifyReport) -> Keys | None:
     invalid, disorder = keys.first_invalid(), keys.first_disorder()
     if invalid is not None:
         report.add(f"the key {invalid[1]}", key=keys[invalid[0]])
-        return None  # a key that leads out of the directory must not reach `digests`
+        return None  # a key that leads out of the directory must not reach `compare`
     if disorder is not None:
         report.add("the key is not behind the one before it", key=keys[disorder])
     hashes = hash_keys(keys)
@@ -161,7 +171,7 @@ def _check_rows(
     file: StoreFile,
     keys: Keys,
     report: VerifyReport,
-    digests: Digests | None,
+    compare: Compare | None,
     ranges: list[tuple[int, int]],
     progress: Progress | None,
 ) -> None:
@@ -173,9 +183,11 @@ def _check_rows(
         bad = ~good & ((done != NOT_DONE) | (not unfinished))
         for image, view in np.argwhere(bad):
             report.add(_row_fault(int(done[image, view])), key=keys[first + image], view=int(view))
-        if digests is not None:
+        if compare is not None:
             intact = np.flatnonzero(good.any(axis=1)) + first
-            _compare_images(report, digests, keys.take(intact), file.read("content")[intact])
+            some = keys.take(intact)
+            for index, reason in compare(intact, some, file.read("content")[intact]):
+                report.add(reason, key=some[index])
         report.rows_checked += int(np.count_nonzero(done))
         if progress is not None:
             progress(report.rows_checked, to_check)
@@ -187,15 +199,3 @@ def _row_fault(done: int) -> str:
     if done not in (DONE, REFUSED):
         return f"`done` is {done}, which means nothing"
     return "the row does not have its checksum"
-
-
-def _compare_images(
-    report: VerifyReport, digests: Digests, keys: Keys, content: np.ndarray
-) -> None:
-    """Reports images whose bytes are not those that the teacher saw."""
-    if not len(keys):
-        return
-    now, found = digests(keys)
-    for index in np.flatnonzero(~np.asarray(found, bool) | (now != content)).tolist():
-        changed = "the image was changed since the teacher saw it"
-        report.add(changed if found[index] else "the image has vanished", key=keys[index])

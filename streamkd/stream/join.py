@@ -23,7 +23,8 @@ from streamkd.images.digest import digest_files
 from streamkd.images.manifest import UNLABELLED, Manifest
 from streamkd.options import ImageOptions
 from streamkd.progress import image_progress
-from streamkd.store.reader import LogitStore, open_store
+from streamkd.store.collection import StoreCollection, open_store
+from streamkd.store.reader import LogitStore
 from streamkd.stream.stream import Stream
 
 MISSING = ("raise", "drop")
@@ -33,7 +34,7 @@ ACCURACY_ROWS = 4096
 
 def join(
     images: Manifest,
-    store: LogitStore | str | os.PathLike | None,
+    store: LogitStore | StoreCollection | str | os.PathLike | None,
     *,
     image_size: tuple[int, int] | None = None,
     batch_size: int = 32,
@@ -107,7 +108,7 @@ def join(
 
 
 def image_options(
-    store: LogitStore | None,
+    store: LogitStore | StoreCollection | None,
     image_size: tuple[int, int] | None,
     color_mode: str | None,
     given: dict,
@@ -121,7 +122,13 @@ def image_options(
             )
         chosen = {name: value for name, value in given.items() if value is not None}
         return ImageOptions(image_size=image_size, color_mode=color_mode or "rgb", **chosen)
-    taught = ImageOptions.from_dict(store.header.images)
+    size = image_size or store.header.images.get("image_size")
+    if size is None:
+        raise OptionError(
+            f"The store {store.path} does not say at which size its teacher saw the images.\n"
+            "Say at which the student is to see them: `--image-size HEIGHTxWIDTH`."
+        )
+    taught = ImageOptions.from_dict({**store.header.images, "image_size": size})
     for name, value in given.items():
         if value is not None and value != getattr(taught, name):
             raise OptionError(
@@ -130,7 +137,7 @@ def image_options(
                 f"Leave {name} out: the student sees what the teacher saw."
             )
     return ImageOptions(
-        image_size=image_size or taught.image_size,
+        image_size=taught.image_size,
         color_mode=color_mode or taught.color_mode,
         interpolation=taught.interpolation,
         crop_to_aspect_ratio=taught.crop_to_aspect_ratio,
@@ -148,7 +155,7 @@ def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]
 
 
 def find_rows(
-    images: Manifest, store: LogitStore, missing: str, progress: bool
+    images: Manifest, store: LogitStore | StoreCollection, missing: str, progress: bool
 ) -> tuple[Manifest, np.ndarray]:
     """Returns the images that have logits, and the row of each: by key, else by content.
 
@@ -183,7 +190,9 @@ def find_rows(
     return images, found * store.num_views
 
 
-def _refuse_missing(images: Manifest, store: LogitStore, absent: np.ndarray) -> None:
+def _refuse_missing(
+    images: Manifest, store: LogitStore | StoreCollection, absent: np.ndarray
+) -> None:
     first = int(absent[0])
     root = os.fsdecode(images.root)
     raise MissingLogitsError(
@@ -198,7 +207,9 @@ def _refuse_missing(images: Manifest, store: LogitStore, absent: np.ndarray) -> 
     )
 
 
-def _check_accuracy(labels: np.ndarray, rows: np.ndarray, store: LogitStore) -> None:
+def _check_accuracy(
+    labels: np.ndarray, rows: np.ndarray, store: LogitStore | StoreCollection
+) -> None:
     """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
 
     Five standard deviations and two points of tolerance: a part of the images, such as one side

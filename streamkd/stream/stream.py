@@ -27,6 +27,7 @@ from streamkd.images.files import read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
+from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream import batches, order
 
@@ -46,7 +47,7 @@ class Stream:
     def __init__(
         self,
         images: Manifest,
-        store: LogitStore | None,
+        store: LogitStore | StoreCollection | None,
         *,
         rows: np.ndarray,
         labels: np.ndarray,

@@ -1,0 +1,82 @@
+"""Filling a store with answers, wherever they come from: what every kind of pass has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import StoreError
+from streamkd.images.classes import shown
+from streamkd.progress import image_progress
+from streamkd.store.background import BackgroundWriter
+from streamkd.store.reader import LogitStore
+from streamkd.store.summary import teacher_summary
+from streamkd.store.writer import StoreWriter
+
+PLAIN_VIEW = {"kind": "plain", "count": 1}
+
+# Given groups of images (int64 numbers), yields for each, in order, its logits, float
+# `[images, num_classes]`, and the digests of its files' bytes, uint64 `[images]`.
+Answers = Callable[[list[np.ndarray]], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> LogitStore:
+    """Answers and commits the blocks that are missing, and finishes the store.
+
+    Args:
+      path: of a store that was created, and perhaps filled in part.
+      answers: asked once, for all blocks that are missing.
+      what: one word for the progress bar.
+      progress: show it.
+
+    Returns:
+      The finished store, open for reading.
+    """
+    if LogitStore(path).finished:
+        return LogitStore(path)
+    with StoreWriter(path) as writer:
+        blocks = writer.pending_blocks().tolist()
+        groups = [np.array(writer.images_of_block(block)) for block in blocks]
+        num_images = writer.header.num_images
+        num_done = num_images - sum(map(len, groups))
+        with (
+            image_progress(num_images, num_done, what, progress) as bar,
+            BackgroundWriter(writer) as background,
+        ):
+            for block, (logits, contents) in zip(blocks, answers(groups), strict=True):
+                background.write_block(block, logits, contents)
+                bar.update(len(contents))
+            background.wait()
+        writer.finish(teacher_summary(LogitStore(path)))
+    return LogitStore(path)
+
+
+def check_same(path: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Refuses to go on with a store that was begun with something else.
+
+    Args:
+      path: of the store.
+      mine, theirs: what the rows depend on, by the names that a user knows.
+
+    Raises:
+      StoreError: names the first difference, with both sides.
+    """
+    for what, value in mine.items():
+        if value != theirs[what]:
+            raise StoreError(
+                f"The store {path} was begun with another {what}.\n"
+                f"{_both_sides(value, theirs[what])}"
+                "Give what it was begun with, or another path with `--out`."
+            )
+
+
+def _both_sides(mine: Any, theirs: Any) -> str:
+    """Returns two lines that show where two values differ."""
+    if isinstance(mine, list):
+        mine, theirs = shown(mine), shown(theirs)
+    if isinstance(mine, dict):
+        name = next(n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n))
+        mine, theirs = f"{name} = {mine.get(name)}", f"{name} = {theirs.get(name)}"
+    return f"  now:   {mine}\n  store: {theirs}\n"

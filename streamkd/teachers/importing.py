@@ -1,0 +1,237 @@
+"""Logits made elsewhere and kept in an array file become a store.
+
+    import_logits("logits.npy", "keys.jsonl", scan("photos/train"), "teacher.h5")
+
+Row i of the array belongs to the i-th key. Every image file is read once, for the digest that ties
+it to its logits.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import OptionError, TeacherError, readable_key
+from streamkd.images.manifest import Manifest
+from streamkd.store.reader import LogitStore
+from streamkd.teachers import probing
+from streamkd.teachers.outside import ImageBatch, write_store
+
+ENDINGS = (".npy", ".npz", ".csv")
+# Rows by which it is judged whether an array holds logits or probabilities.
+_NUM_JUDGED = 1024
+
+
+def import_logits(
+    logits: str | os.PathLike[str] | np.ndarray,
+    keys: str | os.PathLike[str] | list[bytes] | None,
+    images: Manifest,
+    out: str | os.PathLike[str],
+    *,
+    output: str = "auto",
+    teacher: str | None = None,
+    **options: Any,
+) -> LogitStore:
+    """Writes a store of logits that were made elsewhere, or goes on where it was stopped.
+
+    Args:
+      logits: float `[rows, num_classes]`: an array, a `.npy` file (mapped, not loaded), a `.npz`
+        file with the array `logits` or with one array only, or a `.csv` file with one row an image
+        and, if it likes, a first line of names and a first column of keys.
+      keys: one key a row: a file of JSON lines, each a text or an object with `key` or
+        `file_name` (`key_base64` for bytes that are not UTF-8), such as `scan --out` writes; or
+        None where the CSV file has them.
+      images: the directory that the keys are of; images without logits are left out.
+      out: path of the store.
+      output: what the numbers are: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
+        judge by the numbers.
+      teacher: a name for who made them; by default that of the file.
+      **options: as `write_store`.
+
+    Raises:
+      OptionError: keys and rows do not fit together, or a key that is no image.
+      TeacherError: numbers that cannot be logits.
+      StreamkdError: what else does not fit; nothing that was written is lost.
+    """
+    if output != "auto" and output not in probing.KINDS:
+        raise OptionError(
+            f"--teacher-output is {output!r}; choose one of auto, {', '.join(probing.KINDS)}."
+        )
+    array, own_keys = _read_array(logits)
+    named = own_keys if keys is None else _read_keys(keys)
+    if named is None:
+        raise OptionError(
+            "It is not known which image each row of logits belongs to.\n"
+            "Give the keys, one a row: `--keys KEYS.jsonl`."
+        )
+    if len(named) != len(array):
+        raise OptionError(
+            f"There are {len(array):,} rows of logits and {len(named):,} keys.\n"
+            "Give one key a row, in the same order."
+        )
+    chosen, rows = select_listed(images, named)
+    if output == "auto":
+        judged = np.linspace(0, len(array) - 1, min(_NUM_JUDGED, len(array))).astype(np.int64)
+        output = probing.output_kind(np.asarray(array[judged]))
+    name = teacher or (
+        "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
+    )
+
+    def answer(batch: ImageBatch) -> np.ndarray:
+        return probing.to_logits(array[rows[batch.indices]], output)
+
+    return write_store(chosen, out, answer, teacher={"name": name, "output": output}, **options)
+
+
+def select_listed(images: Manifest, keys: list[bytes]) -> tuple[Manifest, np.ndarray]:
+    """Returns the images that `keys` name, and for each its place in `keys`, int64.
+
+    Raises:
+      OptionError: a key that is named twice, or that the images do not have.
+    """
+    places = {key: place for place, key in enumerate(keys)}
+    if len(places) != len(keys):
+        seen: set[bytes] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise OptionError(
+            f"The key '{readable_key(twice)}' is listed twice; every image once.", key=twice
+        )
+    chosen, order = [], []
+    for index, key in enumerate(images.keys):
+        if key in places:
+            chosen.append(index)
+            order.append(places.pop(key))
+    if places:
+        first = next(iter(places))
+        raise OptionError(
+            f"{len(places):,} of {len(keys):,} keys are not among the images.\n"
+            f"  images: {os.fsdecode(images.root)} ({len(images):,} images)\n"
+            f"  first:  '{readable_key(first)}'\n"
+            "A key is the path of an image below that directory, with '/' between its parts.",
+            key=first,
+        )
+    return images.select(np.array(chosen, np.int64)), np.array(order, np.int64)
+
+
+def _read_array(
+    source: str | os.PathLike[str] | np.ndarray,
+) -> tuple[np.ndarray, list[bytes] | None]:
+    """Returns the array of a file and, where a CSV file has them, its keys."""
+    keys = None
+    if isinstance(source, np.ndarray):
+        path, array = "the array", source
+    else:
+        path = os.fspath(source)
+        ending = os.path.splitext(path)[1].lower()
+        if ending not in ENDINGS:
+            raise OptionError(f"{path} ends in {ending!r}; give one of {', '.join(ENDINGS)}.")
+        try:
+            if ending == ".csv":
+                array, keys = _read_csv(path)
+            else:
+                array = _read_numpy(path)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise OptionError(
+                f"The logits {path} cannot be read: {reason}.\n"
+                "Give a .npy, .npz or .csv file of plain numbers."
+            ) from error
+    if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] < 2 or not len(array):
+        raise TeacherError(
+            f"{path} holds {array.dtype}{list(array.shape)}, and must hold floating-point numbers "
+            "[rows, num_classes], at least two classes."
+        )
+    return array, keys
+
+
+def _read_numpy(path: str) -> np.ndarray:
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        names = list(loaded)
+        if "logits" not in names and len(names) != 1:
+            raise ValueError(f"it has the arrays {', '.join(names)}, and none is called logits")
+        return loaded["logits" if "logits" in names else names[0]]
+
+
+def _read_csv(path: str) -> tuple[np.ndarray, list[bytes] | None]:
+    """Returns the numbers of a CSV file, and its first column if that holds keys."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        lines = csv.reader(file)
+        first = next(lines, None)
+        second = next(lines, None)
+        if first is None:
+            raise ValueError("it is empty")
+        has_header = not _are_numbers(first[1:])
+        example = second if has_header else first
+        if example is None:
+            raise ValueError("it has a line of names and no numbers")
+        has_keys = not _are_numbers(example[:1])
+        rows, keys = [], []
+        head = [line for line in ([] if has_header else [first]) + [second] if line is not None]
+        for number, line in enumerate(_chain(head, lines), 1 + has_header):
+            if len(line) != len(example):
+                raise ValueError(f"line {number} has {len(line)} columns, not {len(example)}")
+            if has_keys:
+                keys.append(os.fsencode(line[0]))
+            try:
+                rows.append(np.array(line[has_keys:], np.float32))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return np.stack(rows), keys if has_keys else None
+
+
+def _chain(head: list[list[str]], lines: Any) -> Iterator[list[str]]:
+    yield from head
+    yield from lines
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    return True
+
+
+def _read_keys(source: str | os.PathLike[str] | list[bytes]) -> list[bytes]:
+    """Returns the keys of a file of JSON lines; the head line of a manifest is passed over."""
+    if isinstance(source, list):
+        return source
+    path, keys = os.fspath(source), []
+    try:
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                entry = json.loads(line)
+                if number == 1 and isinstance(entry, dict) and "format" in entry:
+                    continue
+                try:
+                    keys.append(_key_of(entry))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(f"line {number} names no key") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(
+            f"--keys {path} cannot be read: {reason}.\n"
+            'Give one JSON text a line, such as "cat/1.png", or what `streamkd scan --out` writes.'
+        ) from error
+    return keys
+
+
+def _key_of(entry: Any) -> bytes:
+    if isinstance(entry, str):
+        return os.fsencode(entry)
+    for name in ("key", "file_name"):
+        if f"{name}_base64" in entry:
+            return base64.b64decode(entry[f"{name}_base64"], validate=True)
+        if name in entry:
+            return os.fsencode(entry[name])
+    raise KeyError("key")

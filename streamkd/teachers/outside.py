@@ -1,0 +1,224 @@
+"""Stores written without streamkd asking the teacher: from PyTorch, JAX, or anything else.
+
+    images = kd.scan("photos/train")
+
+    def answer(batch):
+        pixels = torch.stack([transform(Image.open(io.BytesIO(data))) for data in batch.contents])
+        return model(pixels).numpy()                    # float [images, num_classes], logits
+
+    kd.write_store(images, "teacher.h5", answer, teacher="resnet50, IMAGENET1K_V2",
+                   image_size=(224, 224))
+
+Nothing here imports TensorFlow; the content digest then comes from `pip install pyfarmhash`. Like
+a pass of `streamkd teach`, it can be killed at any moment and goes on with the same call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from streamkd import options as options_module
+from streamkd.errors import BadImageError, TeacherError, readable_key
+from streamkd.images.classes import renumber
+from streamkd.images.digest import digest_contents
+from streamkd.images.files import read_file
+from streamkd.images.manifest import Manifest
+from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS
+from streamkd.store.index_file import refuse_stale_index
+from streamkd.store.layout import StoreHeader
+from streamkd.store.reader import LogitStore
+from streamkd.store.writer import check_range, create_store
+from streamkd.teachers.filling import PLAIN_VIEW, check_same, fill_store
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBatch:
+    """What a teacher outside is asked at once.
+
+    Attributes:
+      indices: int64 `[images]`, their numbers in the manifest that was given.
+      keys: their paths below the root, as bytes.
+      contents: the bytes of their files.
+    """
+
+    indices: np.ndarray
+    keys: list[bytes]
+    contents: list[bytes]
+
+
+def write_store(
+    images: Manifest,
+    out: str | os.PathLike[str],
+    answer: Callable[[ImageBatch], Any],
+    *,
+    teacher: str | dict[str, Any],
+    image_size: tuple[int, int] | None = None,
+    color_mode: str = "rgb",
+    interpolation: str = "bilinear",
+    crop_to_aspect_ratio: bool = False,
+    pad_to_aspect_ratio: bool = False,
+    class_names: list[str] | None = None,
+    batch_size: int = 64,
+    codec: str = "float16",
+    progress: bool = True,
+) -> LogitStore:
+    """Fills a store with the answers of a function, or goes on where an earlier call stopped.
+
+    Args:
+      images: the transfer set.
+      out: path of the store; an unfinished one is continued.
+      answer: given an `ImageBatch`, returns its logits, float `[images, num_classes]`: a NumPy
+        array or what `np.asarray` takes.
+      teacher: its name, or a dict of what its answers depend on, which is kept in the store and
+        compared when the call is repeated.
+      image_size: (height, width) that the teacher sees; the student's default. Left out, it has to
+        be given when the store is joined.
+      color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: those of Keras' loader
+        which come nearest to what the teacher sees; the student sees its images that way.
+      class_names: the teacher's classes in the order of its outputs; by default the images'.
+      batch_size: images that are answered and committed at once.
+      codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs.py`.
+      progress: show images per second and the time left on standard error.
+
+    Returns:
+      The finished store, open for reading.
+
+    Raises:
+      TeacherError: answers of another shape.
+      BadImageError: a file that cannot be read.
+      StreamkdError: what else does not fit; nothing that was written is lost.
+    """
+    options_module.check_count("batch_size", batch_size)
+    options_module.check_choice("color_mode", color_mode, COLOR_CHANNELS)
+    options_module.check_choice("interpolation", interpolation, INTERPOLATIONS)
+    order = images.keys.sort_order()
+    writing = _Writing(
+        images=images.select(order),
+        order=order,
+        path=os.fspath(out),
+        answer=answer,
+        class_names=class_names or images.class_names,
+        fields={
+            "codec": codec,
+            "teacher": {"name": teacher} if isinstance(teacher, str) else teacher,
+            "images": {
+                "image_size": None if image_size is None else list(image_size),
+                "color_mode": color_mode,
+                "interpolation": interpolation,
+                "crop_to_aspect_ratio": crop_to_aspect_ratio,
+                "pad_to_aspect_ratio": pad_to_aspect_ratio,
+            },
+        },
+        batch_size=batch_size,
+    )
+    return writing.run(progress)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Writing:
+    """One call of `write_store`; the images are in key order."""
+
+    images: Manifest
+    order: np.ndarray
+    path: str
+    answer: Callable[[ImageBatch], Any]
+    class_names: list[str] | None
+    fields: dict[str, Any]
+    batch_size: int
+
+    def run(self, progress: bool) -> LogitStore:
+        """Creates or continues the store, fills it and finishes it."""
+        if not os.path.exists(self.path):
+            refuse_stale_index(self.path)
+            self._create()
+        self._check_same(LogitStore(self.path))
+        return fill_store(self.path, self._answers, what="writing", progress=progress)
+
+    def _answers(self, groups: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields logits and content digests of each group."""
+        num_classes = LogitStore(self.path).num_classes
+        for group in groups:
+            batch = self._batch(group)
+            yield self._ask(batch, num_classes), digest_contents(batch.contents)
+
+    def _create(self) -> None:
+        """Creates the store once the first block has been answered."""
+        first = np.arange(min(self.batch_size, len(self.images)))
+        logits = self._ask(self._batch(first), None)
+        digest_contents([])  # is there anything to make digests with?
+        check_range(logits, self.images.keys.take(first), self.fields["codec"])
+        if self.class_names is not None and logits.shape[1] != len(self.class_names):
+            raise TeacherError(
+                f"There are {logits.shape[1]} logits an image, and {len(self.class_names)} classes."
+                "\nGive the teacher's classes in the order of its outputs: `class_names`, on the "
+                "command line `--class-names FILE`."
+            )
+        header = StoreHeader(
+            num_images=len(self.images),
+            num_views=1,
+            num_classes=logits.shape[1],
+            block_rows=self.batch_size,
+            fingerprint=self.images.fingerprint,
+            views=PLAIN_VIEW,
+            decoder="elsewhere",
+            versions=_versions(),
+            **self.fields,
+        )
+        classes = self.class_names
+        labels = renumber(self.images.labels, self.images.class_names, classes, "the teacher")
+        create_store(self.path, header, self.images.keys, labels, classes or [])
+
+    def _batch(self, indices: np.ndarray) -> ImageBatch:
+        keys = self.images.keys.take(indices).tolist()
+        contents = []
+        for key, path in zip(keys, self.images.paths(indices), strict=True):
+            try:
+                contents.append(read_file(path))
+            except OSError as error:
+                raise BadImageError(
+                    f"The image '{readable_key(key)}' cannot be read: {error.strerror}.\n"
+                    "Put it back, or leave it out of the images.",
+                    key=key,
+                ) from error
+        return ImageBatch(self.order[indices], keys, contents)
+
+    def _ask(self, batch: ImageBatch, num_classes: int | None) -> np.ndarray:
+        """Returns the teacher's logits, float `[images, num_classes]`."""
+        logits = np.asarray(self.answer(batch))
+        fits = logits.ndim == 2 and len(logits) == len(batch.keys) and logits.dtype.kind == "f"
+        if not fits or num_classes not in (None, logits.shape[1]):
+            wanted = "num_classes" if num_classes is None else str(num_classes)
+            raise TeacherError(
+                f"The answer to {len(batch.keys)} images is {logits.dtype}{list(logits.shape)}, "
+                f"and must be floating-point numbers [{len(batch.keys)}, {wanted}].\n"
+                "Return one row of logits an image."
+            )
+        return logits
+
+    def _check_same(self, store: LogitStore) -> None:
+        """Refuses to continue, or to take as finished, a store made of anything else."""
+        header = store.header
+        mine = {
+            "fingerprint of images": self.images.fingerprint,
+            **self.fields,
+            "batch_size": self.batch_size,
+            "class_names": self.class_names or [],
+        }
+        theirs = {
+            "fingerprint of images": header.fingerprint,
+            **{name: getattr(header, name) for name in self.fields},
+            "batch_size": header.block_rows,
+            "class_names": store.class_names,
+        }
+        check_same(self.path, mine, theirs)
+
+
+def _versions() -> dict[str, str]:
+    import streamkd
+
+    return {"streamkd": streamkd.__version__, "numpy": np.__version__}

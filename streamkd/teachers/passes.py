@@ -1,0 +1,276 @@
+"""One pass of a teacher over one store file: every block that is missing is answered and kept.
+
+    store = TeacherPass(setup, images, "teacher.h5").run()
+
+The pass goes through the store's blocks of rows, always grouped in the same way, since regrouping
+a batch changes the last bits of a float32 model's answers. A block that has been written is never
+asked for again: kill the pass at any moment, start it again, and it goes on. On the same machine
+the finished file is the same to the byte.
+
+The store is created when the first block has been answered, so that a teacher or an image that
+does not fit leaves nothing behind; that block is then asked for once more.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
+from streamkd.images.classes import renumber, shown
+from streamkd.images.decode import decode_batch, refuse_bad_image
+from streamkd.images.files import read_files
+from streamkd.images.manifest import Manifest
+from streamkd.images.pipeline import read_pipeline
+from streamkd.options import DECODER, ImageOptions
+from streamkd.store.index_file import refuse_stale_index
+from streamkd.store.layout import StoreHeader
+from streamkd.store.reader import LogitStore
+from streamkd.store.writer import check_range, create_store
+from streamkd.teachers.filling import PLAIN_VIEW, check_same, fill_store
+from streamkd.teachers.teacher import Teacher
+
+# Between two machines, or with float16 in the store, the last digits differ: up to 1e-3 of the
+# largest logit. Another preprocessing or another teacher differs by tenths of it and more.
+ANSWER_TOLERANCE = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherSetup:
+    """What the answers depend on, apart from the images.
+
+    Attributes:
+      teacher: who is asked.
+      options: how files become the pixels that it sees.
+      class_names: its classes in the order of its outputs, or None where they have no names.
+      batch_size: images that are answered and committed at once.
+      codec: how its logits are kept.
+    """
+
+    teacher: Teacher
+    options: ImageOptions
+    class_names: list[str] | None
+    batch_size: int
+    codec: str
+
+    def check_same(self, store: LogitStore) -> None:
+        """Refuses a store that was begun with anything else.
+
+        Raises:
+          StoreError: names what differs, with both sides.
+        """
+        header = store.header
+        if self.teacher.output_kind == "auto":
+            self.teacher.output_kind = header.teacher.get("output", "auto")
+        mine = {
+            "teacher": self.teacher.identity(),
+            "image specification": self.options.to_dict(),
+            "--codec": self.codec,
+            "--batch-size": self.batch_size,
+            "decoder": DECODER,
+            "--class-names": self.class_names or [],
+        }
+        theirs = {
+            "teacher": header.teacher,
+            "image specification": header.images,
+            "--codec": header.codec,
+            "--batch-size": header.block_rows // header.num_views,
+            "decoder": header.decoder,
+            "--class-names": store.class_names,
+        }
+        check_same(store.path, mine, theirs)
+
+
+class TeacherPass:
+    """The answers of one teacher to some images, in one store file.
+
+    Attributes:
+      setup: what the answers depend on.
+      images: in key order.
+      path: of the store.
+
+    Raises:
+      ClassNamesError: a class of the images is not one of the teacher's.
+    """
+
+    def __init__(self, setup: TeacherSetup, images: Manifest, path: str | os.PathLike) -> None:
+        self.setup = setup
+        self.images = images
+        self.path = os.fspath(path)
+        classes = setup.class_names
+        self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
+
+    def run(self, progress: bool = True) -> LogitStore:
+        """Creates or continues the store, fills it, finishes it, and returns it.
+
+        Raises:
+          StreamkdError: what does not fit; nothing that was written is lost.
+        """
+        if not os.path.exists(self.path):
+            refuse_stale_index(self.path)
+            self._create()
+        store = LogitStore(self.path)
+        self.setup.check_same(store)
+        self._check_images(store)
+        self.check_answers(store)
+        return fill_store(self.path, self._answers, what="teaching", progress=progress)
+
+    def check_answers(self, store: LogitStore) -> None:
+        """Refuses a teacher that answers otherwise than the one that filled `store`.
+
+        Weights do not tell everything (a layer without weights may have been added), and a
+        callable has none: so the images of one block are answered again and compared. Images that
+        are gone or have changed since are left out.
+        """
+        block = store.first_done_block()
+        if block is None:
+            return
+        first, count = block * store.header.images_per_block, store.header.images_per_block
+        theirs = np.arange(first, min(first + count, store.num_images))
+        mine = np.array([self._find(key) for key in store.keys.take(theirs)])
+        theirs, mine = theirs[mine >= 0], mine[mine >= 0]
+        if not len(mine):
+            return
+        pixels, contents = next(self._read([mine]))
+        same = contents == store.content_of(theirs)
+        if not same.any():
+            return
+        stored = store.gather(theirs[same] * store.num_views)
+        now = self.setup.teacher(pixels)[same]
+        if now.shape == stored.shape and _nearly_equal(now, stored):
+            return
+        raise StoreError(
+            f"The teacher answers otherwise than when the store {store.path} was begun.\n"
+            f"  image '{readable_key(store.keys[int(theirs[same][0])])}'\n"
+            f"  now:   {_first_numbers(now[0])}\n"
+            f"  store: {_first_numbers(stored[0])}\n"
+            "Give the teacher it was begun with, or another path with `--out`."
+        )
+
+    def _answers(self, groups: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields logits and content digests of each group."""
+        for pixels, contents in self._read(groups):
+            yield self.setup.teacher(pixels), contents
+
+    def _create(self) -> None:
+        """Creates the store once the teacher has answered the first block."""
+        setup, images = self.setup, self.images
+        first = np.arange(min(setup.batch_size, len(images)))
+        pixels, _ = next(self._read([first]))
+        logits = setup.teacher(pixels)
+        self._check_num_classes(logits.shape[1])
+        check_range(logits, images.keys.take(first), setup.codec)
+        header = StoreHeader(
+            num_images=len(images),
+            num_views=1,
+            num_classes=logits.shape[1],
+            codec=setup.codec,
+            block_rows=setup.batch_size,
+            fingerprint=images.fingerprint,
+            images=setup.options.to_dict(),
+            views=PLAIN_VIEW,
+            decoder=DECODER,
+            teacher=setup.teacher.identity(),
+            versions=_versions(),
+        )
+        create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
+
+    def _read(self, groups: list[np.ndarray]) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """Yields pixels and content digests of each group; a bad image is refused by name."""
+
+        def contents_of(number: int) -> tuple[np.ndarray, np.bool_]:
+            return read_files(self.images.paths(groups[number]))
+
+        def read(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            contents, one_size = tf.numpy_function(contents_of, [number], [tf.string, tf.bool])
+            return tf.ensure_shape(contents, (None,)), tf.ensure_shape(one_size, ())
+
+        options = self.setup.options
+        dataset = read_pipeline(
+            tf.data.Dataset.range(len(groups)),
+            read,
+            lambda contents, one_size: decode_batch(contents, one_size, options),
+        )
+        batches = iter(dataset)
+        for group in groups:
+            try:
+                pixels, contents = next(batches)
+            except tf.errors.OpError as error:
+                refuse_bad_image(error, self.images, group, options)
+                raise
+            yield pixels, contents.numpy()
+
+    def _find(self, key: bytes) -> int:
+        """Returns the number of the image with this key; -1 where there is none."""
+        place = bisect.bisect_left(self.images.keys, key)
+        found = place < len(self.images) and self.images.keys[place] == key
+        return place if found else -1
+
+    def _check_num_classes(self, num_outputs: int) -> None:
+        classes = self.setup.class_names
+        if classes is not None and num_outputs != len(classes):
+            raise TeacherError(
+                f"The teacher has {num_outputs} outputs, and there are {len(classes)} classes."
+                f"\n  teacher: {self.setup.teacher.name}, {num_outputs} outputs\n"
+                f"  classes: {shown(classes)}\n"
+                "Give the teacher's classes in the order of its outputs, one a line: "
+                "`--class-names FILE`; an output that is no class is left out by `--drop-output N`."
+            )
+
+    def _check_images(self, store: LogitStore) -> None:
+        if store.header.fingerprint != self.images.fingerprint:
+            raise other_images(self.images, store)
+
+
+def other_images(images: Manifest, store: LogitStore) -> OtherImagesError:
+    """Returns the refusal of a store that was written for other images."""
+    header = store.header
+    return OtherImagesError(
+        "The logit store was written for other images.\n"
+        f"  images: {os.fsdecode(images.root)} ({len(images):,} images, "
+        f"fingerprint {images.fingerprint[:8]})\n"
+        f"  store:  {store.path} ({header.num_images:,} images, "
+        f"fingerprint {header.fingerprint[:8]})\n"
+        f"{_first_difference(images, store)}"
+        "Give another path with `--out`, or move the old store away."
+    )
+
+
+def _first_difference(images: Manifest, store: LogitStore) -> str:
+    """Returns a line that names the first image that one side has and the other has not."""
+    missing = np.flatnonzero(store.images_of_keys(images.keys) < 0)
+    if len(missing):
+        key = readable_key(images.keys[missing[0]])
+        return f"  first of {len(missing):,} images without logits: '{key}'\n"
+    if len(images) < store.num_images:
+        return f"  {store.num_images - len(images):,} images of the store are not there\n"
+    return "  the same keys with other labels or class names\n"
+
+
+def _nearly_equal(now: np.ndarray, stored: np.ndarray) -> bool:
+    """Returns whether two answers differ by no more than rounding, on this or another machine."""
+    scale = np.abs(stored).max() + 1e-6
+    return bool(np.abs(now - stored).max() <= ANSWER_TOLERANCE * scale)
+
+
+def _first_numbers(logits: np.ndarray) -> str:
+    more = ", …" if len(logits) > 5 else ""
+    return ", ".join(f"{number:.4g}" for number in logits[:5]) + more
+
+
+def _versions() -> dict[str, str]:
+    import h5py
+
+    import streamkd
+
+    return {
+        "streamkd": streamkd.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+    }
