@@ -13,13 +13,16 @@ Names and contents are told apart as on a real disk: a file is a number, a name 
 from __future__ import annotations
 
 import copy
+import fcntl
+import mmap
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from store_helpers import FaultyDisk
 
 from streamkd.errors import MissingLogitsError, StoreError
 from streamkd.store.reader import LogitStore
@@ -318,3 +321,67 @@ def rows_given(store: LogitStore) -> dict[int, np.ndarray]:
         except (MissingLogitsError, StoreError):
             continue
     return given
+
+
+class FaultyCalls(FaultyDisk):
+    """As `FaultyDisk`, in front of every system call that the store makes, reading ones included.
+
+    Attributes:
+      failed: name of the call that went wrong.
+    """
+
+    MODULES: ClassVar[dict[Any, tuple[str, ...]]] = {
+        os: (
+            "open",
+            "pread",
+            "pwrite",
+            "ftruncate",
+            "posix_fallocate",
+            "fdatasync",
+            "fsync",
+            "link",
+            "unlink",
+            "stat",
+            "fstat",
+            "dup",
+            "memfd_create",
+        ),
+        fcntl: ("flock",),
+        mmap: ("mmap",),
+    }
+    failed = ""
+
+    def install(self, setattr_of: Callable[[Any, str, Any], None]) -> None:
+        """Puts itself in front of the real calls; `setattr_of` is `monkeypatch.setattr`."""
+        for module, names in self.MODULES.items():
+            for name in names:
+                setattr_of(module, name, self._named(name, self._guard(getattr(module, name))))
+
+    def _named(self, name: str, guarded: Callable[..., Any]) -> Callable[..., Any]:
+        def named(*args: Any, **kwargs: Any) -> Any:
+            self.failed = self.failed or (name if self.num_calls + 1 == self.at else "")
+            return guarded(*args, **kwargs)
+
+        return named
+
+
+def fail_with(number: int) -> Callable[..., Any]:
+    """Returns a fault: the call is refused with this error number."""
+
+    def fault(_real: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fault
+
+
+def short_write(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A fault: a write that takes one byte only; other calls are performed."""
+    if len(args) == 3 and not isinstance(args[1], int):
+        return real(args[0], bytes(args[1])[:1], args[2])
+    return real(*args, **kwargs)
+
+
+def short_read(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A fault: a read that gives one byte only; other calls are performed."""
+    data = real(*args, **kwargs)
+    return data[:1] if isinstance(data, bytes) else data

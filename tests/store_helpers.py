@@ -194,9 +194,11 @@ class FaultyDisk:
             setattr_of(os, name, self._guard(getattr(os, name)))
 
     def _guard(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(*args: Any) -> Any:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
             self.num_calls += 1
-            return self.fault(real, *args) if self.num_calls == self.at else real(*args)
+            if self.num_calls == self.at:
+                return self.fault(real, *args, **kwargs)
+            return real(*args, **kwargs)
 
         return guarded
 

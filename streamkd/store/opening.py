@@ -13,11 +13,13 @@ damage, not malice: examine a file of unknown origin in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import stat
 import weakref
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import h5py
@@ -69,7 +71,7 @@ class StoreFile:
             self.userblock = _check_bytes(self.path, self.descriptor)
             self.header = _check_hdf5(self.path, self.descriptor, self.userblock)
             if io == "mmap":
-                self._map = _map_file(self.descriptor, self.userblock.file_size)
+                self._map = _map_file(self.path, self.descriptor, self.userblock.file_size)
         except BaseException:
             self.close()
             raise
@@ -109,7 +111,7 @@ class StoreFile:
             return np.empty(shape, spec.dtype)
         if self._map is not None:
             return np.ndarray(shape, spec.dtype, self._map, offset)
-        data = disk.read_at(self.descriptor, num_bytes, offset)
+        data = self.read_bytes(offset, num_bytes)
         if len(data) != num_bytes:
             raise damaged(self.path, f"it ends inside of dataset '{name}'")
         return np.frombuffer(data, spec.dtype).reshape(shape)
@@ -128,8 +130,7 @@ class StoreFile:
         num_bytes = DatasetSpec(dtype=spec.dtype, shape=shape).num_bytes
         start = self.offset(name)
         data = b"".join(
-            disk.read_at(self.descriptor, num_bytes, start + index * num_bytes)
-            for index in indices.tolist()
+            self.read_bytes(start + index * num_bytes, num_bytes) for index in indices.tolist()
         )
         if len(data) != num_bytes * len(indices):
             raise damaged(self.path, f"it ends inside of dataset '{name}'")
@@ -140,8 +141,8 @@ class StoreFile:
         return Keys(self.read("key_bytes"), self.read("key_offsets"))
 
     def read_bytes(self, offset: int, num_bytes: int) -> bytes:
-        """Returns bytes of the file as they are on disk."""
-        return disk.read_at(self.descriptor, num_bytes, offset)
+        """Returns bytes of the file as they are on disk, fewer only where it ends."""
+        return _read_bytes(self.path, self.descriptor, offset, num_bytes)
 
     def check_static(self, *names: str) -> None:
         """Refuses the store if a static dataset does not have its digest."""
@@ -170,11 +171,36 @@ def _open_descriptor(path: str, writable: bool) -> int:
             f"{os.strerror(error.errno or 0)}.\n"
             "Change its permissions, or copy it to a place that is yours."
         ) from error
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return descriptor
-    os.close(descriptor)
-    raise _not_a_file(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
+    try:
+        with _readable(path):
+            mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise _not_a_file(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Turns what the system refuses while a store is read into one message; it is no damage."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Any) -> StoreError:
+    return StoreError(
+        f"The logit store {path} cannot be read: {os.strerror(error.errno or 0)}.\n"
+        "Look at the disk (`dmesg`), or copy the store to another one."
+    )
+
+
+def _read_bytes(path: str, descriptor: int, offset: int, num_bytes: int) -> bytes:
+    with _readable(path):
+        return disk.read_at(descriptor, num_bytes, offset)
 
 
 def _not_a_file(path: str, what: str) -> StoreError:
@@ -187,10 +213,11 @@ def _check_bytes(path: str, descriptor: int) -> Userblock:
     """Returns the userblock after all checks that need no HDF5."""
 
     def read(offset: int, num_bytes: int) -> bytes:
-        return disk.read_at(descriptor, num_bytes, offset)
+        return _read_bytes(path, descriptor, offset, num_bytes)
 
     block = userblock.parse(path, read(0, USERBLOCK_BYTES + 8))
-    file_size = os.fstat(descriptor).st_size
+    with _readable(path):
+        file_size = os.fstat(descriptor).st_size
     if file_size != block.file_size:
         raise damaged(path, f"it has {file_size:,} bytes and was written with {block.file_size:,}")
     userblock.check_extents(path, block)
@@ -201,15 +228,16 @@ def _check_bytes(path: str, descriptor: int) -> Userblock:
 
 def _check_hdf5(path: str, descriptor: int, block: Userblock) -> StoreHeader:
     """Returns the header after comparing what HDF5 sees with what the userblock says."""
+    with _readable(path):
+        own = os.dup(descriptor)
     try:
-        with (
-            os.fdopen(os.dup(descriptor), "rb", buffering=0) as binary,
-            h5py.File(binary, "r") as file,
-        ):
+        with os.fdopen(own, "rb", buffering=0) as binary, h5py.File(binary, "r") as file:
             header = _read_header(path, file)
             _check_datasets(path, file, header, block)
             return header
     except (OSError, RuntimeError, KeyError) as error:
+        if getattr(error, "errno", None):  # of the system; HDF5's own errors have no number
+            raise _unreadable(path, error) from error
         raise damaged(path, f"HDF5 cannot read it ({error})") from error
 
 
@@ -291,9 +319,10 @@ def _dataset_fault(
     return None
 
 
-def _map_file(descriptor: int, file_size: int) -> mmap.mmap:
+def _map_file(path: str, descriptor: int, file_size: int) -> mmap.mmap:
     """Returns the whole file mapped for reading."""
-    mapped = mmap.mmap(descriptor, file_size, access=mmap.ACCESS_READ)
+    with _readable(path):
+        mapped = mmap.mmap(descriptor, file_size, access=mmap.ACCESS_READ)
     # Read-ahead fetched 402 MB for 15 MB of scattered rows from a cold disk, advised against it
     # 30 MB. A store that fits into memory gains from it: it is soon read as a whole.
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
