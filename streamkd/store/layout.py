@@ -20,11 +20,29 @@ Datasets that the teacher pass fills, block by block:
 
 | dataset     | type, shape             | what                                                |
 |-------------|-------------------------|-----------------------------------------------------|
-| `logits`    | f2 or f4 `[N, V, C]`    | codec `float16` or `float32`, before softmax        |
+| `logits`    | f2 or f4 `[N, V, C]`    | codec `float16` or `float32`, before softmax; the   |
+|             |                         | packed codecs have others instead, below            |
 | `content`   | u8 `[N]`                | digest of the file's bytes as the teacher saw them  |
-| `row_crc32` | u4 `[N, V]`             | CRC-32 of key hash, content and logits of the row   |
+| `row_crc32` | u4 `[N, V]`             | CRC-32 of key hash, content and all that the codec  |
+|             |                         | keeps of the row                                    |
 | `done`      | u1 `[N, V]`             | 0 no; 1 yes; 2 image refused, as asked for          |
 | `summary`   | u1 `[4096]`             | length u4, CRC-32 u4, JSON; both 0: not written yet |
+
+A packed codec, of B bits and K kept logits, has these in the place of `logits`:
+
+| dataset          | type, shape             | what                                            |
+|------------------|-------------------------|-------------------------------------------------|
+| `scale`          | f4 `[N, V, 2]`          | `packed:B`: lowest level, step between levels   |
+|                  | f4 `[N, V, 3]`          | `packed:B+K`: those, and the largest logit      |
+|                  | f4 `[N, V, 2]`          | `packed:0+K`: logit of all that are not kept,   |
+|                  |                         | and the largest logit                           |
+| `packed`         | u1 `[N, V, ⌈C·B/8⌉]`    | code of each class, from the lowest bit of the  |
+|                  |                         | first byte on; the logit is lowest + code·step. |
+|                  |                         | With K, the code 2^B - 1 marks a kept logit     |
+| `kept_distances` | u1 `[N, V, K]`          | kept logits in class order: code d stands for   |
+|                  |                         | the largest less 0.25·(524,033^(d/255) - 1)     |
+| `kept_classes`   | u2 or u4 `[N, V, K]`    | `packed:0+K`: their classes, ascending; u4      |
+|                  |                         | above 65,536 classes                            |
 
 Root attributes (counts as int64, text and JSON as byte strings of fixed length): `format`,
 `format_version`, `num_images`, `num_views`, `num_classes`, `block_rows`, `codec`, `fingerprint`,
@@ -83,7 +101,7 @@ class StoreHeader:
 
     Attributes:
       num_images, num_views, num_classes: counts, all positive.
-      codec: 'float16' or 'float32'.
+      codec: as in `codecs.get`, such as 'float16' or 'packed:3+28'.
       block_rows: rows that are taught and committed at once; a multiple of `num_views`.
       fingerprint: of the images: keys, labels and classes.
       images: the image specification, as `ImageOptions.to_dict`.
@@ -114,7 +132,7 @@ class StoreHeader:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")
             object.__setattr__(self, name, int(value))
-        codecs.get(self.codec)
+        codecs.get(self.codec).check_num_classes(self.num_classes)
         if self.block_rows % self.num_views:
             raise OptionError(
                 f"block_rows is {self.block_rows} and num_views is {self.num_views}.\n"

@@ -214,7 +214,10 @@ class LogitStore:
         """
         rows = self._in_range("row", rows, self.rows_total)
         self._check(rows, allow_refused=False)
-        return self._codec.decode(self._stored(rows))
+        try:
+            return self._codec.decode(self._stored(rows), self.num_classes)
+        except codecs.ImpossibleRowError as error:
+            raise self._impossible(int(rows[error.index])) from error
 
     def stored_rows(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns rows as they lie on the disk, to be copied into another store.
@@ -309,6 +312,15 @@ class LogitStore:
             )
         error = damaged(self.path, f"the row of {where} does not have its checksum")
         error.key = key
+        return error
+
+    def _impossible(self, row: int) -> Exception:
+        """Returns the error for a row that has its checksum and that no writer wrote."""
+        image, view = divmod(row, self.num_views)
+        where = f"'{readable_key(self.keys[image])}', view {view} (row {row:,})"
+        fault = f"the row of {where} is not one that the codec {self.header.codec} writes"
+        error = damaged(self.path, fault)
+        error.key = self.keys[image]
         return error
 
     def _index_content(self) -> tuple[np.ndarray, np.ndarray]:

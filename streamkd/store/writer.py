@@ -361,7 +361,7 @@ def check_range(logits: np.ndarray, keys: Keys, codec_name: str) -> None:
     Args:
       logits: float32 `[rows, num_classes]`, all views of the first image, then of the second.
       keys: of the images that the rows belong to.
-      codec_name: one of `codecs.NAMES`.
+      codec_name: as in `codecs.get`.
 
     Raises:
       NonFiniteError: names the first key.
