@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Distiller": "streamkd.training.distiller",
+    "ImageBatch": "streamkd.teachers.outside",
     "ImageOptions": "streamkd.options",
     "Keys": "streamkd.keys",
     "LogitStore": "streamkd.store.reader",

@@ -27,7 +27,10 @@ STORE_KEYS = {
     "teacher_accuracy",
     "num_bytes",
 }
-COMMANDS = ("demo", "scan", "teach", "verify", "inspect", "train", "evaluate", "export")
+COMMANDS = (
+    *("demo", "scan", "plan", "teach", "verify", "inspect", "import", "merge"),
+    *("train", "evaluate", "export"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +296,7 @@ def test_our_own_fault_is_exit_code_3_with_a_traceback(here, capsys, monkeypatch
     def crash(path):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr("streamkd.store.reader.open_store", crash)
+    monkeypatch.setattr("streamkd.store.collection.open_store", crash)
     code, answer, errors = command(capsys, "inspect", "s.h5")
     assert code == 3 and "Traceback (most recent call last)" in errors
     assert "RuntimeError: a bug of ours" in errors
@@ -306,7 +309,7 @@ def test_an_interrupt_is_exit_code_130(here, capsys, monkeypatch):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("streamkd.store.reader.open_store", interrupt)
+    monkeypatch.setattr("streamkd.store.collection.open_store", interrupt)
     code, answer, errors = command(capsys, "inspect", "s.h5")
     assert code == 130 and "Traceback" not in errors
     assert answer["error"]["code"] == "interrupted"

@@ -41,6 +41,17 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def codec(text: str) -> str:
+    """Reads the name of a codec; argparse shows the message of an ArgumentTypeError."""
+    from streamkd.store import codecs
+
+    try:
+        codecs.get(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+    return text
+
+
 def shard(text: str) -> tuple[int, int]:
     """Reads I/N; argparse shows the message of an ArgumentTypeError."""
     number, slash, count = text.partition("/")
@@ -63,6 +74,7 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
     """Adds --codec."""
     parser.add_argument(
         "--codec",
+        type=codec,
         default="float16",
         metavar="CODEC",
         help="how logits are kept: float16 (default), float32, packed:BITS or packed:BITS+KEPT; "
