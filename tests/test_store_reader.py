@@ -15,8 +15,10 @@ import store_helpers as helpers
 
 from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
+from streamkd.store import key_index
 from streamkd.store.layout import DamagedStoreError
 from streamkd.store.reader import open_store
+from streamkd.store.rows import check_single_rows
 from streamkd.store.writer import StoreWriter
 
 LARGE = {"num_views": 2, "num_classes": 5, "block_rows": 8}
@@ -117,6 +119,35 @@ def test_an_index_of_one_hash_is_refused_instead_of_searched(path, monkeypatch):
         open_store(path).images_of_keys(Keys.from_list([b"absent"]))
 
 
+@pytest.mark.parametrize("chunk_keys", [3, 8, 1000])
+def test_runs_of_keys_in_the_store_s_order_are_found_wherever_they_break(
+    path, monkeypatch, chunk_keys
+):
+    monkeypatch.setattr("streamkd.store.key_index._CHUNK_KEYS", chunk_keys)
+    helpers.teach(path, 50)
+    keys, store = helpers.keys_of(50), open_store(path)
+    orders = [range(50), [0, 1, 2, 4, 5, *range(6, 50)], [49, 48, *range(48)], [*range(9)] * 2]
+    for order in orders:
+        assert store.images_of_keys(keys.take(np.array(order))).tolist() == list(order)
+    changed = Keys.from_list([key + b"x" * (n == 20) for n, key in enumerate(keys)])
+    assert store.images_of_keys(changed).tolist() == [*range(20), -1, *range(21, 50)]
+
+
+@pytest.mark.parametrize("spread", ["even", "low", "few", "equal"])
+def test_guessed_places_are_those_of_bisection(spread):
+    rng = np.random.default_rng(0)
+    highest = {"even": 2**64 - 1, "low": 2**40, "few": 100, "equal": 0}[spread]
+    hashes = np.sort(rng.integers(0, highest, 50_000, np.uint64, endpoint=True))
+    ends = np.array([0, 1, 2**64 - 1, hashes[0], hashes[-1], hashes[-1] // 2], np.uint64)
+    others = rng.integers(0, 2**64 - 1, 10, np.uint64)
+    for wanted in (ends, rng.choice(hashes, 40), np.concatenate([others, hashes[:30]])):
+        assert len(hashes) >= key_index._SPARSE * len(wanted)
+        assert np.array_equal(key_index._places(hashes, wanted), np.searchsorted(hashes, wanted))
+        assert np.array_equal(
+            key_index._places(hashes[:90], wanted), np.searchsorted(hashes[:90], wanted)
+        )
+
+
 def test_images_are_found_by_content_the_first_of_equal_ones(path):
     helpers.create(path, 6)
     with StoreWriter(path) as writer:
@@ -209,6 +240,20 @@ def test_damaged_labels_and_class_names_are_refused(path, name):
     store = open_store(path)
     with pytest.raises(DamagedStoreError, match=f"dataset '{name}' does not have its digest"):
         _ = store.labels, store.class_names
+
+
+def test_a_row_is_compared_with_its_checksum_once(path, monkeypatch):
+    helpers.teach(path, 30)
+    store, compared = open_store(path), []
+
+    def counting(file, keys, rows):
+        compared.append(rows.tolist())
+        return check_single_rows(file, keys, rows)
+
+    monkeypatch.setattr("streamkd.store.reader.check_single_rows", counting)
+    for rows in ([7, 7, 2], [2, 7, 8], [8, 9, 15, 16], [2, 7, 8, 9, 15, 16]):
+        assert np.array_equal(store.gather(np.array(rows)), helpers.logits_of(np.array(rows), 4))
+    assert compared == [[2, 7], [8], [9, 15, 16]]
 
 
 def test_rows_outside_the_store_are_refused(path):

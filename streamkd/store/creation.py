@@ -114,7 +114,7 @@ def check_keys(keys: Keys) -> None:
         index, fault = invalid
         key = keys[index]
         raise OptionError(
-            f"Key {index:,}, '{readable_key(key)}', {fault}.\n"
+            f"Key {index:,}, '{readable_key(key[:200])}', {fault}.\n"
             "A key is a path below the image directory; rename the file or leave it out.",
             key=key,
         )
@@ -145,11 +145,12 @@ def _static_datasets(
     classes = encode_class_names(class_names)
     hashes = hash_keys(keys)
     order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]  # the unsorted ones are not needed: 8 bytes an image
     values = {
         "key_bytes": (keys.data, "|u1"),
         "key_offsets": (keys.offsets, "<u8"),
-        "key_hash": (hashes[order], "<u8"),
-        "key_row": (order, "<u8"),
+        "key_hash": (hashes, "<u8"),
+        "key_row": (order.view(np.uint64), "<u8"),
         "labels": (labels, "<i4"),
         "class_bytes": (classes.data, "|u1"),
         "class_offsets": (classes.offsets, "<u8"),
