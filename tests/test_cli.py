@@ -7,13 +7,16 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import draw_directory, draw_image, truncate
 from run_helpers import command, dense_student, exact_teacher, process, snapshot
 
 from streamkd.cli import commands
 from streamkd.cli.main import build_parser, main
+from streamkd.images.manifest import key_fields, scan
 from streamkd.store.reader import open_store
 
 STORE_KEYS = {
@@ -384,6 +387,10 @@ def test_help_and_refusals_that_need_no_tensorflow_do_not_import_it(here):
         ["verify", "text.h5"],
         ["inspect", "text.h5"],
         ["inspect", "images"],
+        ["import", "none.npy", "--keys", "none", "--images", "images", "--out", "n.h5"],
+        ["merge", "s.h5", "text.h5", "--out", "n.h5"],
+        [*teach, "--shard", "1"],
+        [*teach, "--codec", "packed:5"],
         ["teach", "nowhere", *teach[2:]],
         ["teach", "flat", *teach[2:]],
         [*teach[:3], "none.keras", *teach[4:]],
@@ -447,3 +454,39 @@ def test_the_handler_of_sigterm_is_put_back(capsys, directory):
     before = signal.getsignal(signal.SIGTERM)
     main(["scan", str(directory)])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class TestImportAndMerge:
+    def test_import_answers_with_its_keys(self, here, capsys):
+        images = scan("images")
+        np.save("l.npy", -np.ones((len(images) - 1, 3), np.float32))
+        lines = [json.dumps(key_fields(key, "file_name")) for key in images.keys.take(range(1, 30))]
+        Path("k.jsonl").write_text("\n".join(lines))
+        words = ["import", "l.npy", "--keys", "k.jsonl", "--images", "images", "--out", "i.h5"]
+        code, answer, _ = command(capsys, *words)
+        assert code == 0 and answer["num_images"] == 29
+        assert answer["num_images_without_logits"] == 1
+        assert (answer["codec"], answer["teacher"]) == ("float16", "l.npy")
+
+    def test_shards_and_merge_answer_with_their_keys(self, here, capsys):
+        teach = ["teach", "images", "--teacher", "teacher.keras", "--batch-size", "8"]
+        for number in "12":
+            code, answer, _ = command(capsys, *teach, "--shard", f"{number}/2", "--out", number)
+            assert code == 0
+        code, answer, _ = command(capsys, "merge", "1", "2", "--out", "m.h5")
+        assert code == 0 and answer["num_images"] == 30
+        assert (answer["num_superseded"], answer["num_dropped"]) == (0, 0)
+        assert answer["fingerprint"] == scan("images").fingerprint
+        code, answer, _ = command(capsys, "merge", "1", "2", "--out", "all.index", "--index")
+        assert code == 0 and (answer["num_images"], answer["num_stores"]) == (30, 2)
+        assert command(capsys, "verify", "all.index", "--images", "images")[1]["rows_checked"] == 30
+
+    def test_what_does_not_fit_together(self, here, capsys):
+        for words, message in (
+            ("merge s.h5 --out m.h5 --index --images images", "--index lists whole stores"),
+            ("merge s.h5 none.h5 --out m.h5", "There is no logit store none.h5"),
+            ("import l.txt --keys k --images images --out i.h5", "l.txt ends in '.txt'"),
+            ("teach images --teacher teacher.keras --out i.h5 --shard 1", "write it as I/N"),
+        ):
+            code, answer, _ = command(capsys, *words.split())
+            assert code == 2 and message in answer["error"]["message"]

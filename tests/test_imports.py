@@ -12,7 +12,8 @@ import streamkd
 PACKAGE = Path(streamkd.__file__).parent
 # In the order in which data flows; `version` and the names of `streamkd` itself are for everyone.
 ROOMS = (
-    *("errors", "options", "keys", "progress", "keras_family", "images", "store", "teachers"),
+    *("errors", "options", "keys", "progress", "quiet", "keras_family"),
+    *("images", "store", "teachers"),
     *("stream", "losses", "training", "results", "cli"),
 )
 MODULES = sorted(

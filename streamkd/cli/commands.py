@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.cli import flags
-from streamkd.cli.quiet import import_tensorflow
+from streamkd.quiet import import_tensorflow
 from streamkd.errors import OptionError
 
 Answer = tuple[dict[str, Any], int]
@@ -87,8 +87,6 @@ def import_(args: argparse.Namespace) -> Answer:
     flags.check_out(args.out, what="store")
     names = flags.read_class_names(args.class_names)
     from streamkd.images.manifest import scan as scan_directory
-
-    import_tensorflow()
     from streamkd.teachers.importing import import_logits
 
     manifest = scan_directory(args.images, labels=None if args.labels == "none" else "inferred")
@@ -121,7 +119,6 @@ def merge(args: argparse.Namespace) -> Answer:
         from streamkd.images.manifest import scan as scan_directory
 
         images = scan_directory(args.images, labels=None)  # labels play no part
-        import_tensorflow()
     from streamkd.stream.merging import merge as run_merge
 
     report = run_merge(
@@ -141,7 +138,6 @@ def verify(args: argparse.Namespace) -> Answer:
         from streamkd.images.manifest import scan as scan_directory
 
         images = scan_directory(args.images, labels=_labels_of_store(args.store))
-        import_tensorflow()
     from streamkd.stream.verification import verify as run_verify
 
     report = run_verify(args.store, images=images, sample=args.sample, progress=not args.quiet)

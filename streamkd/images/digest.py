@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from streamkd.errors import MissingExtraError
+from streamkd.quiet import import_tensorflow
 
 NUM_READERS = 4
 
@@ -60,6 +61,7 @@ def _digest_function() -> Callable[[bytes], int]:
         return fingerprint64
     except ImportError:
         try:
+            import_tensorflow()
             import tensorflow as tf
         except ImportError as error:
             raise MissingExtraError(
