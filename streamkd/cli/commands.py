@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.cli import flags
-from streamkd.quiet import import_tensorflow
 from streamkd.errors import OptionError
+from streamkd.quiet import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
 # Lists in JSON output are cut here; a count stands beside each.
