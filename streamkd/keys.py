@@ -19,6 +19,9 @@ import numpy as np
 
 # Keys handled at a time where a step needs memory for each: 65,536 keys of 60 bytes take 4 MB.
 _CHUNK_KEYS = 65_536
+# No system opens a path of more than 4,096 bytes. A longer key is a mistake, or a damaged offset
+# that asks for gigabytes.
+MAX_KEY_BYTES = 65_535
 # Bytes of a key that are compared at once; most keys are shorter.
 _WINDOW_BYTES = 64
 
@@ -172,7 +175,8 @@ class Keys:
     def first_invalid(self) -> tuple[int, str] | None:
         """Returns the index and the fault of the first key that is no path below a root, or None.
 
-        Such a path is not empty, does not start with '/', and has no part '..' and no NUL byte.
+        Such a path is not empty, does not start with '/', has no part '..' and no NUL byte, and
+        at most `MAX_KEY_BYTES` bytes.
         """
         for first in range(0, len(self), _CHUNK_KEYS):
             part = self._contiguous(first, min(first + _CHUNK_KEYS, len(self)))
@@ -292,14 +296,15 @@ def _pieces(keys: Keys) -> Iterator[np.ndarray]:
 def _suspects(keys: Keys) -> np.ndarray:
     """Returns the indices of keys that may be invalid: a superset, found without a Python loop."""
     data, offsets = keys.data, keys.offsets.astype(np.int64)
-    empty = np.flatnonzero(offsets[1:] == offsets[:-1])
+    lengths = offsets[1:] - offsets[:-1]
+    odd = np.flatnonzero((lengths == 0) | (lengths > MAX_KEY_BYTES))
     if not len(data):
-        return empty
+        return odd
     dots = np.flatnonzero((data[:-1] == ord(".")) & (data[1:] == ord(".")))
     nul = np.flatnonzero(data == 0)
     slash = np.flatnonzero(data[np.minimum(offsets[:-1], len(data) - 1)] == ord("/"))
     inside = np.searchsorted(offsets, np.concatenate([dots, nul]), side="right") - 1
-    return np.unique(np.concatenate([empty, slash, inside])).astype(np.int64)
+    return np.unique(np.concatenate([odd, slash, inside])).astype(np.int64)
 
 
 def _fault(key: bytes) -> str | None:
@@ -312,4 +317,6 @@ def _fault(key: bytes) -> str | None:
         return "has a NUL byte"
     if b".." in key.split(b"/"):
         return "leads out of the directory by a part '..'"
+    if len(key) > MAX_KEY_BYTES:
+        return f"has {len(key):,} bytes, more than any path"
     return None

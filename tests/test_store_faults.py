@@ -139,6 +139,38 @@ def test_an_error_of_the_nth_call_of_a_pass_that_repairs(tmp_path, reference, nu
     assert num_messages * step > 50
 
 
+IN_MEMORY = """
+import os, resource, sys
+sys.path.insert(0, sys.argv[2])
+import store_helpers
+from streamkd.errors import DiskFullError
+from streamkd.store import disk
+
+reserve, unlimited = disk.reserve, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+def reserve_and_limit(descriptor, num_bytes):
+    reserve(descriptor, num_bytes)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+
+disk.reserve = reserve_and_limit
+for limit in (0, 2048, 4096, 5000, 9000, 20_000, 60_000):
+    try:
+        store_helpers.create(sys.argv[1], 5)
+        print("created")
+    except DiskFullError as error:
+        print("File too large" in str(error), os.listdir(os.path.dirname(sys.argv[1])))
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+"""
+
+
+def test_an_error_of_the_file_in_memory_that_hdf5_writes_ends_no_process(tmp_path):
+    # h5py raises an AttributeError instead, and HDF5 a segmentation fault when the process ends.
+    arguments = [sys.executable, "-c", IN_MEMORY, str(tmp_path / "s.h5"), os.path.dirname(__file__)]
+    ended = subprocess.run(arguments, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "True []\n" * 7
+
+
 def read_everything(path, way):
     """Reads all that a store has; each row must be right."""
     store = open_store(path, way)

@@ -50,6 +50,7 @@ def reference(tmp_path):
         ([b"/a", b"b"], "Key 0, '/a', is an absolute path"),
         ([b"a/../../b", b"b"], "leads out of the directory by a part '..'"),
         ([b"a\0b", b"b"], "has a NUL byte"),
+        ([b"a" * 65_535, b"b" * 65_536], "has 65,536 bytes, more than any path"),
     ],
 )
 def test_keys_that_cannot_be_are_refused(path, names, message):

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import h5py
 import numpy as np
 
-from streamkd.errors import OptionError, StoreError
+from streamkd.errors import OptionError, StoreError, StreamkdError
 from streamkd.keys import Keys
 from streamkd.store import disk, userblock
 from streamkd.store.layout import (
@@ -235,7 +235,9 @@ def _check_hdf5(path: str, descriptor: int, block: Userblock) -> StoreHeader:
             header = _read_header(path, file)
             _check_datasets(path, file, header, block)
             return header
-    except (OSError, RuntimeError, KeyError) as error:
+    except StreamkdError:
+        raise
+    except Exception as error:  # h5py raises whatever it stumbles upon
         if getattr(error, "errno", None):  # of the system; HDF5's own errors have no number
             raise _unreadable(path, error) from error
         raise damaged(path, f"HDF5 cannot read it ({error})") from error

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.keys import Keys, hash_keys
+from streamkd.keys import MAX_KEY_BYTES, Keys, hash_keys
 from streamkd.store import codecs
 from streamkd.store.layout import NOT_DONE, REFUSED, SUMMARY_BYTES
 from streamkd.store.opening import StoreFile
@@ -94,7 +94,7 @@ def check_single_rows(
     there, images = rows[good], rows[good] // file.header.num_views
     if len(there):
         sums = row_crc32(
-            hash_keys(keys.take(images)),
+            _hashes_of_images(file, keys, images),
             file.read_rows("content", images, ()),
             [
                 file.read_rows(name, there, file.spec(name).shape[2:])[:, None]
@@ -103,6 +103,15 @@ def check_single_rows(
         )
         good[good] = sums[:, 0] == file.read_rows("row_crc32", there, ())
     return done, good
+
+
+def _hashes_of_images(file: StoreFile, keys: Keys, images: np.ndarray) -> np.ndarray:
+    """Returns the hash of the key of each image; damaged offsets are refused, not followed."""
+    starts, lengths = keys.spans(images)
+    inside = (starts >= 0) & (lengths >= 0) & (starts <= len(keys.data) - lengths)
+    if not (inside & (lengths <= MAX_KEY_BYTES)).all():
+        raise damaged(file.path, "its key offsets do not divide the key bytes")
+    return hash_keys(keys.take(images))
 
 
 def images_at_a_time(file: StoreFile, num_bytes: int = 4 << 20) -> int:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
-from typing import IO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -39,7 +39,7 @@ class Skeleton:
       extents: first byte and number of bytes of each dataset.
     """
 
-    def __init__(self, scratch: IO[bytes], extents: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, scratch: _ScratchFile, extents: dict[str, tuple[int, int]]) -> None:
         self._scratch = scratch
         self.extents = extents
         self.file_size = os.fstat(scratch.fileno()).st_size
@@ -75,11 +75,12 @@ def build(
     """Returns the metadata of an HDF5 file with these root attributes and datasets."""
     scratch = _scratch_file()
     try:
-        file = _create_hdf5(scratch)
-        for name, value in attributes.items():
-            file.attrs.create(name, value)
-        extents = {name: _create_dataset(file.id, name, spec) for name, spec in specs.items()}
-        file.close()
+        with _create_hdf5(scratch) as file:
+            for name, value in attributes.items():
+                file.attrs.create(name, value)
+            extents = {name: _create_dataset(file.id, name, spec) for name, spec in specs.items()}
+        if scratch.error is not None:
+            raise scratch.error
         head = disk.read_at(scratch.fileno(), 9, USERBLOCK_BYTES)
         # Superblock 0 has no "open for writing" flag that a crash could leave behind.
         assert head == HDF5_SIGNATURE + b"\0", f"HDF5 wrote another superblock: {head!r}"
@@ -91,14 +92,43 @@ def build(
         raise
 
 
-def _scratch_file() -> IO[bytes]:
+class _ScratchFile(FileIO):
+    """An unnamed file that keeps its first error for us, and tells HDF5 that all is well.
+
+    An error would leave the file open inside HDF5, which then ends the process with a segmentation
+    fault at its exit.
+    """
+
+    error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._kept(lambda: super(_ScratchFile, self).seek(offset, whence), offset)
+
+    def write(self, data: Any) -> int:
+        num_bytes = memoryview(data).nbytes
+        return self._kept(lambda: super(_ScratchFile, self).write(data), num_bytes)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._kept(lambda: super(_ScratchFile, self).truncate(size), size or 0)
+
+    def _kept(self, call: Callable[[], int | None], well: int) -> int:
+        """Returns what `call` returns, or `well` if it failed."""
+        try:
+            return call() or 0
+        except OSError as error:
+            self.error = self.error or error
+            return well
+
+
+def _scratch_file() -> _ScratchFile:
     """Returns an unnamed file; of its terabytes only what is written takes room."""
     if hasattr(os, "memfd_create"):
-        return FileIO(os.memfd_create("streamkd"), "r+")
-    return tempfile.TemporaryFile(buffering=0)
+        return _ScratchFile(os.memfd_create("streamkd"), "r+")
+    with tempfile.TemporaryFile() as file:
+        return _ScratchFile(os.dup(file.fileno()), "r+")
 
 
-def _create_hdf5(scratch: IO[bytes]) -> h5py.File:
+def _create_hdf5(scratch: _ScratchFile) -> h5py.File:
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_userblock(USERBLOCK_BYTES)
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
