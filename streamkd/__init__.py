@@ -39,6 +39,7 @@ _HOME = {
     "load_teacher": "streamkd.teachers.loading",
     "merge": "streamkd.stream.merging",
     "open_store": "streamkd.store.collection",
+    "plan": "streamkd.teachers.planning",
     "scan": "streamkd.images.manifest",
     "teach": "streamkd.teachers.teaching",
     "verify": "streamkd.stream.verification",

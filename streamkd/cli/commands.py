@@ -82,6 +82,45 @@ def teach(args: argparse.Namespace) -> Answer:
     return store.describe(), 0
 
 
+def plan(args: argparse.Namespace) -> Answer:
+    """Compares codecs on logits of the real teacher."""
+    from streamkd.teachers import planning
+
+    planning.check_source(args.store, args.teacher)
+    names = flags.read_class_names(args.class_names)
+    manifest = flags.scan_images(args)
+    teacher = args.teacher
+    if teacher is not None:
+        _check_exists(teacher, "teacher")
+        import_tensorflow()
+        from streamkd.teachers.loading import load_teacher
+
+        teacher = load_teacher(
+            teacher,
+            preprocess=args.preprocess,
+            output=args.teacher_output,
+            drop_output=args.drop_output,
+            trust=args.trust,
+        )
+    report = planning.plan(
+        manifest,
+        store=args.store,
+        teacher=teacher,
+        views=args.views,
+        codecs=args.codecs,
+        max_kl=args.max_kl,
+        sample=args.sample,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        class_names=names,
+        progress=not args.quiet,
+        **flags.pixels(args),
+    )
+    if not args.json:
+        report["text"] = planning.describe(report)
+    return report, 0
+
+
 def import_(args: argparse.Namespace) -> Answer:
     """Writes a store of logits made elsewhere."""
     flags.check_out(args.out, what="store")

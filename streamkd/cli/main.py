@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"streamkd {streamkd.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        *(_demo, _scan, _teach, _verify, _inspect, _import, _merge),
+        *(_demo, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
         *(_train, _evaluate, _export),
     ):
         add(subparsers)
@@ -97,6 +97,11 @@ def _teach(subparsers: Any) -> None:
         metavar="I/N",
         help="only the I-th of N parts of the pass, from 1; `merge` makes one store of them",
     )
+    _add_teacher_answers(parser)
+
+
+def _add_teacher_answers(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how the teacher is asked and what its outputs mean."""
     parser.add_argument(
         "--preprocess",
         default="none",
@@ -113,6 +118,39 @@ def _teach(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--drop-output", type=int, metavar="N", help="an output that is no class, from 0"
+    )
+
+
+def _plan(subparsers: Any) -> None:
+    parser = _command(
+        subparsers, commands.plan, "Bytes, fidelity and hours for each codec, before they are paid."
+    )
+    flags.add_directory(parser)
+    flags.add_pixels(parser)
+    flags.add_trust(parser)
+    parser.add_argument("--store", metavar="S.h5", help="float16 or float32 logits of some images")
+    parser.add_argument("--teacher", metavar="T", help="asked about --sample images, and timed")
+    parser.add_argument(
+        "--views", type=int, default=0, metavar="N", help="views beside the plain one (default 0)"
+    )
+    parser.add_argument("--sample", type=int, default=1000, metavar="N", help="default 1000")
+    parser.add_argument(
+        "--codecs", nargs="+", type=flags.codec, metavar="CODEC", help="compare these only"
+    )
+    parser.add_argument(
+        "--max-kl",
+        type=float,
+        default=0.01,
+        metavar="NATS",
+        help="recommend the smallest codec that loses no more at T = 1, 2, 4 and 20 (default 0.01)",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images asked about at once")
+    _add_teacher_answers(parser)
+    parser.epilog = (
+        "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
+        "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
+        "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
+        "agreement; the last two null where the logits are too large for it)."
     )
 
 

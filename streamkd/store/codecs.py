@@ -184,13 +184,13 @@ class LevelCodec:
         scale = stored["scale"]
         logits = packing.unpack(stored["packed"], self.bits, num_classes)
         if self.num_kept:
-            # Before the codes become logits; NumPy finds the few in 0.1 ns a class.
+            # Before the codes become logits.
             marked = np.flatnonzero(logits == (1 << self.bits) - 1)
             _check_marked(marked, len(logits), num_classes, self.num_kept)
         logits *= scale[:, 1:2]
         logits += scale[:, 0:1]
         if self.num_kept:
-            kept = scale[:, 2:3] - _DISTANCES[stored["kept_distances"]]
+            kept = scale[:, 2:3] - np.take(_DISTANCES, stored["kept_distances"])
             logits.reshape(-1)[marked] = kept.reshape(-1)
         return logits
 
@@ -252,8 +252,9 @@ class KeptCodec:
         if impossible.any():
             raise ImpossibleRowError(int(np.flatnonzero(impossible)[0]))
         logits = np.repeat(scale[:, 0], num_classes).reshape(-1, num_classes)
-        kept = scale[:, 1:2] - _DISTANCES[stored["kept_distances"]]
-        np.put_along_axis(logits, classes.astype(np.int64), kept, axis=1)
+        kept = scale[:, 1:2] - np.take(_DISTANCES, stored["kept_distances"])
+        starts = np.arange(0, logits.size, num_classes)[:, None]
+        logits.reshape(-1)[starts + classes] = kept
         return logits
 
 

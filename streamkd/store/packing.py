@@ -43,27 +43,25 @@ def unpack(packed: np.ndarray, bits: int, num_codes: int) -> np.ndarray:
     """
     if bits == 8:
         return packed.astype(np.float32)
-    groups = _triplet_halves(packed) if bits == 3 else packed
+    groups = _twelve_bits(packed) if bits == 3 else packed
     # As items of 8 or 16 bytes: `take` moves them as a whole.
     codes = np.take(_GROUPS[bits], groups).view(np.float32)
     return codes if codes.shape[1] == num_codes else codes[:, :num_codes].copy()
 
 
-def _triplet_halves(packed: np.ndarray) -> np.ndarray:
-    """Returns uint16 `[rows, 2 * triplets]`: every three bytes as two numbers of 12 bits."""
+def _twelve_bits(packed: np.ndarray) -> np.ndarray:
+    """Returns int64 `[rows, 2 * triplets]`: every three bytes as two numbers of 12 bits."""
     rows, width = packed.shape
-    num_triplets = math.ceil(width / 3)
-    if width != 3 * num_triplets:
-        padded = np.zeros((rows, 3 * num_triplets), np.uint8)
-        padded[:, :width] = packed
-        packed = padded
-    triplets = packed.reshape(rows, num_triplets, 3)
-    middle = triplets[:, :, 1].astype(np.uint16)
-    halves = np.empty((rows, num_triplets, 2), np.uint16)
-    np.bitwise_or((middle & 15) << 8, triplets[:, :, 0], out=halves[:, :, 0])
-    high = triplets[:, :, 2].astype(np.uint16)
-    np.bitwise_or(high << 4, middle >> 4, out=halves[:, :, 1])
-    return halves.reshape(rows, 2 * num_triplets)
+    triplets = math.ceil(width / 3)
+    # Four bytes are read at every third, so one more stands behind the last.
+    data = np.zeros(rows * triplets * 3 + 1, np.uint8)
+    data[:-1].reshape(rows, triplets * 3)[:, :width] = packed
+    words = np.ndarray((rows, triplets), "<u4", data, strides=(3 * triplets, 3)).astype(np.int64)
+    numbers = np.empty((rows, triplets, 2), np.int64)
+    np.bitwise_and(words, 0xFFF, out=numbers[:, :, 0])
+    words >>= 12
+    np.bitwise_and(words, 0xFFF, out=numbers[:, :, 1])
+    return numbers.reshape(rows, 2 * triplets)
 
 
 def _groups(group_bits: int, bits: int) -> np.ndarray:

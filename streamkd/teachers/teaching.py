@@ -57,7 +57,7 @@ def teach(
       image_size: (height, width) in pixels; by default what the teacher asks for.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       batch_size: images a block; kept in the store, since another size gives other last bits.
-      codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs.py`.
+      codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       shard: (i, n), the i-th of n parts of the pass, counted from 1, into a store of its own; all
         parts merged are the store of an undivided pass, to the byte.
@@ -69,6 +69,42 @@ def teach(
     Raises:
       StreamkdError: what does not fit; nothing that was written is lost.
     """
+    setup = teacher_setup(
+        images,
+        teacher,
+        image_size=image_size,
+        color_mode=color_mode,
+        interpolation=interpolation,
+        crop_to_aspect_ratio=crop_to_aspect_ratio,
+        pad_to_aspect_ratio=pad_to_aspect_ratio,
+        batch_size=batch_size,
+        codec=codec,
+        class_names=class_names,
+    )
+    images, path = images.select(images.keys.sort_order()), os.fspath(out)
+    if shard is not None:
+        images = shard_of(images, shard, batch_size)
+    elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
+        return teach_changes(setup, images, path, progress=progress)
+    store = TeacherPass(setup, images, path).run(progress)
+    _warn_of_chance(setup.teacher, store)
+    return store
+
+
+def teacher_setup(
+    images: Manifest,
+    teacher: Any,
+    *,
+    image_size: tuple[int, int] | None = None,
+    color_mode: str = "rgb",
+    interpolation: str = "bilinear",
+    crop_to_aspect_ratio: bool = False,
+    pad_to_aspect_ratio: bool = False,
+    batch_size: int = BATCH_SIZE,
+    codec: str = "float16",
+    class_names: list[str] | None = None,
+) -> TeacherSetup:
+    """Returns what the answers depend on, checked; arguments and errors as in `teach`."""
     teacher = load_teacher(teacher)
     options = ImageOptions(
         image_size=_teaching_size(teacher, image_size),
@@ -80,21 +116,13 @@ def teach(
     options_module.check_count("--batch-size", batch_size)
     codecs.get(codec)
     _check_channels(teacher, options)
-    setup = TeacherSetup(
+    return TeacherSetup(
         teacher=teacher,
         options=options,
         class_names=class_names or images.class_names,
         batch_size=batch_size,
         codec=codec,
     )
-    images, path = images.select(images.keys.sort_order()), os.fspath(out)
-    if shard is not None:
-        images = shard_of(images, shard, batch_size)
-    elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
-        return teach_changes(setup, images, path, progress=progress)
-    store = TeacherPass(setup, images, path).run(progress)
-    _warn_of_chance(teacher, store)
-    return store
 
 
 def shard_of(images: Manifest, shard: tuple[int, int], batch_size: int) -> Manifest:
