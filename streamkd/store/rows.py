@@ -56,13 +56,16 @@ def row_crc32(
     return np.array(sums, np.uint32).reshape(num_images, num_views)
 
 
-def check_rows(file: StoreFile, keys: Keys, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def check_rows(
+    file: StoreFile, keys: Keys, first: int, stop: int, key_hashes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns `done` and whether the row is as it was written, for images `first` to `stop`.
 
     Args:
       file: the store.
       keys: its keys.
       first, stop: images.
+      key_hashes: of these images, where they are known; they take a third of the time.
 
     Returns:
       uint8 and bool, both `[images, num_views]`; a row that is not done is not as written.
@@ -72,7 +75,7 @@ def check_rows(file: StoreFile, keys: Keys, first: int, stop: int) -> tuple[np.n
     good = (done != NOT_DONE) & (done <= REFUSED)
     if good.any():
         sums = row_crc32(
-            hash_keys(keys.take(range(first, stop))),
+            hash_keys(keys.take(range(first, stop))) if key_hashes is None else key_hashes,
             file.read("content", first, stop),
             [file.read(name, first, stop) for name in row_datasets(file)],
         )

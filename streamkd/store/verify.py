@@ -98,15 +98,15 @@ def verify_store(
         return report
     with file:
         report.rows_total, report.rows_done = file.header.num_rows, count_settled(file)
-        keys = _check_static(file, report)
+        static = _check_static(file, report)
         _check_summary(file, report)
-        if keys is not None:
-            _check_rows(file, keys, report, compare, _ranges(file, sample, seed), progress)
+        if static is not None:
+            _check_rows(file, *static, report, compare, _ranges(file, sample, seed), progress)
     return report
 
 
-def _check_static(file: StoreFile, report: VerifyReport) -> Keys | None:
-    """Returns the keys if they can be relied on to name rows."""
+def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarray] | None:
+    """Returns the keys and the hash of each, if they can be relied on to name rows."""
     for name in STATIC_DATASETS:
         try:
             file.check_static(name)
@@ -128,13 +128,13 @@ def _check_static(file: StoreFile, report: VerifyReport) -> Keys | None:
     order = np.argsort(hashes, kind="stable")
     if not np.array_equal(file.read("key_hash"), hashes[order]):
         report.add("the key index does not hold the hashes of the keys")
-    elif not np.array_equal(file.read("key_row"), order.astype(np.uint64)):
+    elif not np.array_equal(file.read("key_row"), order.view(np.uint64)):
         report.add("the key index does not lead to the keys")
     labels, num_classes = file.read("labels"), len(_class_names(file)) or file.header.num_classes
     wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
     if len(wrong):
         report.add(f"label {labels[wrong[0]]} of {num_classes:,} classes", key=keys[wrong[0]])
-    return keys
+    return keys, hashes
 
 
 def _class_names(file: StoreFile) -> Keys:
@@ -170,6 +170,7 @@ def _ranges(file: StoreFile, sample: int | None, seed: int) -> list[tuple[int, i
 def _check_rows(
     file: StoreFile,
     keys: Keys,
+    hashes: np.ndarray,
     report: VerifyReport,
     compare: Compare | None,
     ranges: list[tuple[int, int]],
@@ -179,7 +180,7 @@ def _check_rows(
     to_check = sum(stop - first for first, stop in ranges) * file.header.num_views
     unfinished = not file.read("summary").any()  # then missing rows are one problem, not many
     for first, stop in ranges:
-        done, good = check_rows(file, keys, first, stop)
+        done, good = check_rows(file, keys, first, stop, hashes[first:stop])
         bad = ~good & ((done != NOT_DONE) | (not unfinished))
         for image, view in np.argwhere(bad):
             report.add(_row_fault(int(done[image, view])), key=keys[first + image], view=int(view))
