@@ -37,8 +37,8 @@ _FLOAT32_OF_HALF = np.arange(1 << 16, dtype="<u2").view(_HALF).astype(np.float32
 _LARGEST_HALF = 65504.0
 
 # Distances below the largest logit that a byte can say: 0.013 apart at the largest, 5 % of the
-# distance apart far below it, up to the widest that float16 allows. That costs a tenth of the KL
-# at most against exact distances, for half the bytes of float16 (DESIGN.md).
+# distance apart far below it, up to the widest that float16 allows. Against exact distances the KL
+# is up to a fifth larger at temperature 1, a twentieth above it, for half the bytes of float16.
 _FINEST = 0.25
 _DISTANCES = (
     _FINEST * np.expm1(np.log(2 * _LARGEST_HALF / _FINEST + 1) / 255 * np.arange(256))
