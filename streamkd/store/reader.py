@@ -201,7 +201,7 @@ class LogitStore:
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns float32 `[B, num_classes]`, the teacher's logits of `rows`, in that order.
 
-        A row is compared with its checksum when it is first read, once for this reader: 2 to 3 µs,
+        A row is compared with its checksum when it is first read, once for this reader: 3 to 5 µs,
         which on every read would be most of the cost.
 
         Args:
