@@ -172,6 +172,11 @@ class Keys:
             depth += width
         return equal
 
+    def is_divided(self) -> bool:
+        """Returns whether the offsets divide the bytes; in a file from elsewhere they may not."""
+        offsets, end = self.offsets, len(self.data)
+        return bool(not offsets[0] and offsets[-1] == end and (offsets[1:] >= offsets[:-1]).all())
+
     def first_invalid(self) -> tuple[int, str] | None:
         """Returns the index and the fault of the first key that is no path below a root, or None.
 

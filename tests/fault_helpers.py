@@ -13,6 +13,7 @@ Names and contents are told apart as on a real disk: a file is a number, a name 
 from __future__ import annotations
 
 import copy
+import ctypes
 import fcntl
 import mmap
 import os
@@ -385,3 +386,28 @@ def short_read(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A fault: a read that gives one byte only; other calls are performed."""
     data = real(*args, **kwargs)
     return data[:1] if isinstance(data, bytes) else data
+
+
+class Watch:
+    """Tells whether anyone, HDF5 included, has opened a file since (Linux)."""
+
+    _IN_OPEN = 0x20
+
+    def __init__(self, path: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        added = libc.inotify_add_watch(self._descriptor, os.fsencode(path), self._IN_OPEN)
+        assert added >= 0, os.strerror(ctypes.get_errno())
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def opened(self) -> bool:
+        """Returns whether the file was opened since the last time that this was asked."""
+        try:
+            return bool(os.read(self._descriptor, 4096))
+        except BlockingIOError:
+            return False

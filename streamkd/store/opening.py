@@ -257,8 +257,9 @@ def _read_header(path: str, file: h5py.File) -> StoreHeader:
         if attributes["format_version"] != FORMAT_VERSION:
             raise ValueError("attribute 'format_version' differs from the userblock")
         return StoreHeader.from_attributes(attributes)
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, f"its attributes are not those of a store ({error})") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        shown = str(error)[:200]  # an attribute may hold 64 KB
+        raise damaged(path, f"its attributes are not those of a store ({shown})") from error
 
 
 def _check_datasets(path: str, file: h5py.File, header: StoreHeader, block: Userblock) -> None:

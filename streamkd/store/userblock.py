@@ -125,7 +125,7 @@ def parse(path: str, head: bytes) -> Userblock:
         raise damaged(path, f"it ends after {len(head):,} bytes")
     try:
         return _from_json(json.loads(body))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(path, "its userblock does not describe a store") from error
 
 

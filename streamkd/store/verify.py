@@ -114,8 +114,7 @@ def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarr
             report.add(str(error))
     keys = file.read_keys()
     for what, entries in (("key", keys), ("class", _class_names(file))):
-        offsets = entries.offsets
-        if offsets[0] or offsets[-1] != len(entries.data) or (offsets[1:] < offsets[:-1]).any():
+        if not entries.is_divided():
             report.add(f"the {what} offsets do not divide the {what} bytes")
             return None
     invalid, disorder = keys.first_invalid(), keys.first_disorder()

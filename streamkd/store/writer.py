@@ -47,6 +47,7 @@ from streamkd.store.rows import (
     row_crc32,
     row_datasets,
 )
+from streamkd.store.userblock import damaged
 
 __all__ = ["StoreWriter", "create_store"]
 
@@ -83,6 +84,7 @@ class StoreWriter:
             self._file.check_static(*STATIC_DATASETS)
             with StoreFile(self.path, io="mmap") as mapped:
                 self.keys: Keys = mapped.read_keys()
+            self._check_keys()
         except BaseException:
             self.close()
             raise
@@ -250,6 +252,14 @@ class StoreWriter:
             self._write_summary(bytes(SUMMARY_HEAD_BYTES), 0)
             self._write_summary(packed[SUMMARY_HEAD_BYTES:], SUMMARY_HEAD_BYTES)
             self._write_summary(packed[:SUMMARY_HEAD_BYTES], 0)
+
+    def _check_keys(self) -> None:
+        """Refuses keys that no store has: whoever fills the store opens the files they name."""
+        if not self.keys.is_divided():
+            raise damaged(self.path, "its key offsets do not divide the key bytes")
+        invalid = self.keys.first_invalid()
+        if invalid is not None:
+            raise damaged(self.path, f"the key of image {invalid[0]:,} {invalid[1]}")
 
     def _checked(
         self, images: range, logits: Any, content: Any, refused: Any
