@@ -87,34 +87,62 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 if not helpers.os.path.exists(sys.argv[1]):
-    helpers.create(sys.argv[1], 3000, num_classes=100, block_rows=10)
+    helpers.create(sys.argv[1], 12_000, num_classes=100, block_rows=10)
 log = open(sys.argv[1] + ".log", "a")
 def acknowledged(block):
     print(block, file=log, flush=True)
-    time.sleep(0.002)
+    time.sleep(0.005)
 helpers.fill(sys.argv[1], acknowledged=acknowledged)
 """
+# Where the kills of a chain fall: while the store is created, at the start of a process that goes
+# on, and while it writes.
+NUM_CREATION, NUM_START_UP, NUM_PASS = 20, 40, 150
+
+
+def blocks_in(log):
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def kill_at(place, process, path, log, chance):
+    """Kills a writer at a random moment of `place`."""
+    before = len(blocks_in(log))
+    temporary = path.with_name(f".{path.name}.{process.pid}.tmp")
+    if place == "start-up":
+        time.sleep(chance.uniform(0.0, 0.5))
+    while place == "creation" and not (temporary.exists() or path.exists()):
+        pass
+    while place == "pass" and len(blocks_in(log)) == before and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep({"creation": chance.uniform(0, 0.01), "pass": chance.uniform(0, 0.06)}.get(place, 0))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.slow
-def test_a_chain_of_thirty_kills_leaves_the_bytes_of_an_undisturbed_pass(tmp_path):
+def test_a_chain_of_kills_leaves_the_bytes_of_an_undisturbed_pass(tmp_path):
     path, log = tmp_path / "killed.h5", tmp_path / "killed.h5.log"
     arguments = [sys.executable, "-c", WRITER, str(path), os.path.dirname(__file__)]
-    rng, num_kills = random.Random(0), 0
-    while num_kills < 30:
+    chance, num_half_made = random.Random(0), 0
+    mixed = ["start-up"] * NUM_START_UP + ["pass"] * NUM_PASS
+    chance.shuffle(mixed)
+    for place in ["creation"] * NUM_CREATION + mixed:
         process = subprocess.Popen(arguments)
-        time.sleep(rng.uniform(0.05, 0.55))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            break
-        num_kills += 1
+        kill_at(place, process, path, log, chance)
+        assert process.returncode < 0, "the pass ended too early to be killed often"
+        num_half_made += path.with_name(f".{path.name}.{process.pid}.tmp").exists()
+        acknowledged = set(blocks_in(log))
         if not path.exists():
+            assert not acknowledged
             continue
-        acknowledged = {int(line) for line in log.read_text().split()} if log.exists() else set()
+        with h5py.File(path, "r") as file:
+            done = np.flatnonzero(file["done"][::10, 0])
+        assert acknowledged <= set(done.tolist())
         with StoreWriter(path) as writer:
             assert not acknowledged & set(writer.pending_blocks().tolist())
-    assert num_kills >= 15, "the pass ended too early to be killed often"
+    print(f"{len(mixed) + NUM_CREATION} kills, {num_half_made} of them with a half-made store;")
+    print(f"{len(acknowledged):,} of 1,200 blocks acknowledged by then")
+    assert num_half_made >= 3
     subprocess.run(arguments, check=True)
-    helpers.teach(tmp_path / "reference.h5", 3000, num_classes=100, block_rows=10)
+    helpers.teach(tmp_path / "reference.h5", 12_000, num_classes=100, block_rows=10)
     assert path.read_bytes() == (tmp_path / "reference.h5").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["killed.h5", "killed.h5.log", "reference.h5"]
