@@ -67,6 +67,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, StoreError
+from streamkd.images.views import Views
 from streamkd.store import codecs
 
 FORMAT_NAME = "streamkd logit store"
@@ -105,7 +106,8 @@ class StoreHeader:
       block_rows: rows that are taught and committed at once; a multiple of `num_views`.
       fingerprint: of the images: keys, labels and classes.
       images: the image specification, as `ImageOptions.to_dict`.
-      views: the view specification; `{"count": 1, "kind": "plain"}` for the plain image.
+      views: the view specification, as `Views.to_dict`; `{"count": 1, "kind": "plain"}` for the
+        plain image.
       decoder: what turns the bytes of a file into pixels.
       teacher: its identity: name, digest of the weights, output kind, preprocessing.
       versions: of the libraries that took part.
@@ -143,6 +145,7 @@ class StoreHeader:
                 f"num_views is {self.num_views}, and the view specification has "
                 f"{self.views['count']} views; make them agree."
             )
+        Views.from_dict(self.views)
         for name in _TEXTS:
             _encode_text(name, getattr(self, name))
         for name in _DICTS:  # what comes back from the file is equal to what went in
@@ -222,7 +225,10 @@ def dataset_specs(
         "class_bytes": ("|u1", (num_class_bytes,)),
         "class_offsets": ("<u8", (num_class_names + 1,)),
     }
-    for name, (dtype, shape) in codecs.get(header.codec).datasets(header.num_classes).items():
+    for name, (dtype, shape) in {
+        **Views.from_dict(header.views).datasets(),
+        **codecs.get(header.codec).datasets(header.num_classes),
+    }.items():
         specs[name] = (dtype, (images, views, *shape))
     specs["content"] = ("<u8", (images,))
     specs["row_crc32"] = ("<u4", (images, views))

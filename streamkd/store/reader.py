@@ -22,7 +22,13 @@ from streamkd.store import codecs, key_index
 from streamkd.store.creation import decode_class_names
 from streamkd.store.layout import DONE, NOT_DONE, StoreHeader
 from streamkd.store.opening import Io, StoreFile
-from streamkd.store.rows import check_single_rows, count_settled, read_summary, row_datasets
+from streamkd.store.rows import (
+    check_single_rows,
+    count_settled,
+    read_summary,
+    row_datasets,
+    view_datasets,
+)
 from streamkd.store.userblock import damaged, digest
 
 MAX_LISTED = 100
@@ -58,6 +64,7 @@ class LogitStore:
         self.header: StoreHeader = self._file.header
         self._codec = codecs.get(self.header.codec)
         self._row_datasets = row_datasets(self._file)
+        self._view_datasets = view_datasets(self._file)
         # Where the file is mapped: looking the place of a dataset up at each read took 20 µs.
         self._mapped = {
             name: self._file.read(name).reshape(-1, *self._shape_of_row(name))
@@ -215,7 +222,8 @@ class LogitStore:
         rows = self._in_range("row", rows, self.rows_total)
         self._check(rows, allow_refused=False)
         try:
-            return self._codec.decode(self._stored(rows), self.num_classes)
+            logits = self._read_all(rows, self._row_datasets[len(self._view_datasets) :])
+            return self._codec.decode(logits, self.num_classes)
         except codecs.ImpossibleRowError as error:
             raise self._impossible(int(rows[error.index])) from error
 
@@ -225,11 +233,21 @@ class LogitStore:
         Args and errors: as in `gather`, except that rows of refused images are given out too.
 
         Returns:
-          The codec's datasets, each `[B, …]`, and uint8 `[B]`, what `done` says of each row.
+          The datasets of the view's parameters and of the codec, each `[B, …]`, and uint8 `[B]`,
+          what `done` says of each row.
         """
         rows = self._in_range("row", rows, self.rows_total)
         self._check(rows, allow_refused=True)
-        return self._stored(rows), self.done_of(rows)
+        return self._read_all(rows, self._row_datasets), self.done_of(rows)
+
+    def view_parameters(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the parameters of the views that the teacher answered, each `[B, …]`.
+
+        Args and errors: as in `gather`. See `images/views.py` for what they are.
+        """
+        rows = self._in_range("row", rows, self.rows_total)
+        self._check(rows, allow_refused=False)
+        return self._read_all(rows, self._view_datasets)
 
     def done_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns uint8 `[B]`, what `done` says of each row, unchecked: see `store/layout.py`."""
@@ -262,8 +280,8 @@ class LogitStore:
             "versions": self.header.versions,
         }
 
-    def _stored(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: self._read_rows(name, rows) for name in self._row_datasets}
+    def _read_all(self, rows: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        return {name: self._read_rows(name, rows) for name in names}
 
     def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Returns a copy of single entries; `rows` have been checked to be in range."""

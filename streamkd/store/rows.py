@@ -1,7 +1,8 @@
 """Rows: their checksums and the summary, as both the writer and the reader compute them.
 
 The CRC-32 of a row covers, in this order: the hash of its key and the digest of its image's bytes
-(8 bytes each, little-endian), then the row's entry in each dataset of the codec.
+(8 bytes each, little-endian), then the row's entry in each dataset of its view's parameters and of
+the codec.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.images.views import Views
 from streamkd.keys import MAX_KEY_BYTES, Keys, hash_keys
 from streamkd.store import codecs
 from streamkd.store.layout import NOT_DONE, REFUSED, SUMMARY_BYTES
@@ -25,9 +27,13 @@ SUMMARY_HEAD_BYTES = 8
 
 
 def row_datasets(file: StoreFile) -> list[str]:
-    """Returns the datasets that hold the logits, in the order in which the CRC covers them."""
-    header = file.header
-    return list(codecs.get(header.codec).datasets(header.num_classes))
+    """Returns the datasets that hold a row, in the order in which the CRC covers them."""
+    return [*view_datasets(file), *codecs.get(file.header.codec).datasets(file.header.num_classes)]
+
+
+def view_datasets(file: StoreFile) -> list[str]:
+    """Returns the datasets that hold the parameters of a row's view."""
+    return list(Views.from_dict(file.header.views).datasets())
 
 
 def row_crc32(
@@ -38,7 +44,7 @@ def row_crc32(
     Args:
       key_hashes: uint64 `[images]`.
       content: uint64 `[images]`.
-      stored: the codec's datasets of these images, each `[images, num_views, …]`.
+      stored: the datasets of these images that hold a row, each `[images, num_views, …]`.
 
     The rows are laid side by side first, so that each is one call: 0.3 µs for 36 bytes, 1.2 µs
     for 2 KB.

@@ -147,6 +147,7 @@ class StoreWriter:
         logits: np.ndarray,
         content: np.ndarray,
         refused: np.ndarray | None = None,
+        views: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Stores the rows of a block; returns when they are on the disk.
 
@@ -156,6 +157,8 @@ class StoreWriter:
           content: uint64 `[images]`, digests of the files' bytes as the teacher saw them.
           refused: bool `[images]`, images that could not be decoded and are left out, as asked
             for; their logits are not looked at. By default none.
+          views: the parameters of the views that were answered, each `[rows, …]` as
+            `images/views.py` says; left out where there is the plain view alone.
 
         Raises:
           NonFiniteError: a logit that is not finite, or too large for the codec; nothing written.
@@ -165,7 +168,8 @@ class StoreWriter:
         """
         images = self.images_of_block(block)
         logits, content, refused = self._checked(images, logits, content, refused)
-        self._commit(block, codecs.get(self.header.codec).encode(logits), content, refused)
+        stored = {**(views or {}), **codecs.get(self.header.codec).encode(logits)}
+        self.write_stored(block, stored, content, refused)
 
     def write_stored(
         self,
@@ -178,13 +182,20 @@ class StoreWriter:
 
         Args:
           block: one of `pending_blocks()`.
-          stored: the codec's datasets, each `[rows, …]` in the order of `rows_of_block`.
+          stored: the datasets of views and codec, each `[rows, …]` in the order of
+            `rows_of_block`.
           content: uint64 `[images]`.
           refused: bool `[images]`.
 
         Raises: as `write_block`.
         """
-        for name in row_datasets(self._file):
+        names = row_datasets(self._file)
+        if set(stored) != set(names):
+            raise OptionError(
+                f"This block has {', '.join(stored)}, and a row of {self.path} is made of "
+                f"{', '.join(names)}.\nGive the parameters of the views, and logits."
+            )
+        for name in names:
             spec, part = self._file.spec(name), stored[name]
             shape = (len(self.rows_of_block(block)), *spec.shape[2:])
             if part.dtype != spec.dtype or part.shape != shape:
@@ -192,7 +203,7 @@ class StoreWriter:
                     f"The {name} of this block are {part.dtype}{list(part.shape)}, and must be "
                     f"{spec.dtype}{list(shape)}.\nGive rows of a store with the same codec."
                 )
-        self._commit(block, stored, content, refused)
+        self._commit(block, {name: stored[name] for name in names}, content, refused)
 
     def _commit(
         self, block: int, stored: dict[str, np.ndarray], content: np.ndarray, refused: np.ndarray

@@ -1,0 +1,173 @@
+"""Renders views: pixels of files and stored parameters in, what teacher and student see out.
+
+    pixels = cut(decoded, boxes, options)                   # crops, at the size that is asked for
+    pixels = change(pixels, parameters)                     # mirrored, coloured
+    pixels = erase(mix(pixels, partners, parameters), parameters)
+
+One code path for teacher and student. All boxes are relative, so that the two may differ in
+resolution. Nothing here draws a random number: parameters come from the store, see `views.py`.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from streamkd.images.decode import MOST_UNROLLED, decode_pixels, fit
+from streamkd.options import ImageOptions
+
+# What an erased box is filled with: the middle of 0 to 255.
+GREY = 127.5
+# Luminance of red, green and blue (ITU-R BT.601), as in Pillow's conversion to grey.
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def decode_views(
+    contents: tf.Tensor,
+    one_size: tf.Tensor,
+    boxes: tf.Tensor | None,
+    canonical: ImageOptions | None,
+    options: ImageOptions,
+) -> tf.Tensor:
+    """Returns crops of some files, each decoded once.
+
+    Args:
+      contents: string `[files]`, the bytes of each file.
+      one_size: bool, whether the headers say that all images have one size.
+      boxes: float32 `[files, views, 4]`, the crops of each file: y1, x1, y2, x2, from 0 to 1; or
+        None for the whole image, once.
+      canonical: brings every image to one size first, rounded to whole numbers, as the pixel cache
+        keeps it; None to cut from the file's own pixels.
+      options: how files are decoded, and the size to return.
+
+    Returns:
+      float32 `[files, views, height, width, channels]`, 0 to 255.
+    """
+    num_files = contents.shape[0]
+    num_views = 1 if boxes is None else boxes.shape[1]
+
+    def render(images: tf.Tensor, some: tf.Tensor | None) -> tf.Tensor:
+        if canonical is not None:
+            images = to_canonical(images, canonical)
+        return fit(images, options)[:, None] if some is None else cut(images, some, options)
+
+    def render_each() -> tf.Tensor:
+        signature = tf.TensorSpec((num_views, *options.shape), tf.float32)
+        elements = contents if boxes is None else (contents, boxes)
+
+        def one(element: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            data, some = (element, None) if boxes is None else (element[0], element[1][None])
+            return render(decode_pixels(data, options)[None], some)[0]
+
+        return tf.map_fn(one, elements, fn_output_signature=signature)
+
+    def render_together() -> tf.Tensor:
+        files = tf.unstack(contents, num_files)
+        return render(tf.stack([decode_pixels(data, options) for data in files]), boxes)
+
+    if num_files is None or num_files > MOST_UNROLLED:
+        images = render_each()
+    else:
+        images = tf.cond(one_size, render_together, render_each)
+    return tf.ensure_shape(images, (num_files, num_views, *options.shape))
+
+
+def to_canonical(images: tf.Tensor, canonical: ImageOptions) -> tf.Tensor:
+    """Returns uint8 images of the canonical size: what a pixel cache keeps of them."""
+    return tf.cast(tf.round(tf.clip_by_value(fit(images, canonical), 0, 255)), tf.uint8)
+
+
+def cut(images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor:
+    """Returns crops of images of one size, by `tf.image.crop_and_resize`.
+
+    Args:
+      images: uint8 or float32 `[images, any height, any width, channels]`.
+      boxes: float32 `[images, views, 4]`.
+      options: the size, and 'bilinear' or 'nearest'.
+
+    Returns:
+      float32 `[images, views, height, width, channels]`.
+    """
+    num_images, num_views = tf.shape(images)[0], boxes.shape[1]
+    crops = tf.image.crop_and_resize(
+        images,
+        tf.reshape(boxes, (-1, 4)),
+        tf.repeat(tf.range(num_images), num_views),
+        options.image_size,
+        method="nearest" if options.interpolation == "nearest" else "bilinear",
+    )
+    return tf.reshape(crops, (-1, num_views, *options.shape))
+
+
+def change(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns pixels mirrored and coloured: what is done to an image before it is mixed.
+
+    Args:
+      pixels: float32 `[rows, height, width, channels]`, 0 to 255.
+      parameters: of each row, as far as its views have them: `view_flip`, `view_color`.
+    """
+    if "view_flip" in parameters:
+        mirrored = parameters["view_flip"][:, None, None, None] > 0
+        pixels = tf.where(mirrored, tf.reverse(pixels, [2]), pixels)
+    if "view_color" in parameters:
+        pixels = _color(pixels, parameters["view_color"])
+    return pixels
+
+
+def mix(pixels: tf.Tensor, partners: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns pixels mixed with those of their partners: pasted into a box, or faded.
+
+    Args:
+      pixels: float32 `[rows, height, width, channels]`, after `change`.
+      partners: the same of each row's partner; the row's own where it is not mixed.
+      parameters: `view_share` and, with cutmix, `view_paste`.
+    """
+    share = parameters["view_share"][:, None, None, None]
+    if "view_paste" not in parameters:
+        return share * pixels + (1 - share) * partners
+    boxes = parameters["view_paste"]
+    pasted = tf.where(inside(boxes, pixels.shape[1:3]), partners, pixels)
+    has_box = (boxes[:, 2] > boxes[:, 0])[:, None, None, None]
+    return tf.where(has_box, pasted, share * pixels + (1 - share) * partners)
+
+
+def erase(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns pixels with the box of `view_erase` grey, where the views have one."""
+    if "view_erase" not in parameters:
+        return pixels
+    return tf.where(inside(parameters["view_erase"], pixels.shape[1:3]), GREY, pixels)
+
+
+def inside(boxes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+    """Returns bool `[rows, height, width, 1]`, the pixels whose centres lie in each row's box.
+
+    Args:
+      boxes: float32 `[rows, 4]`, y1, x1, y2, x2, from 0 to 1; an empty one holds no pixel.
+      image_size: height and width.
+    """
+    height, width = image_size
+    y = ((tf.range(height, dtype=tf.float32) + 0.5) / height)[None, :, None, None]
+    x = ((tf.range(width, dtype=tf.float32) + 0.5) / width)[None, None, :, None]
+    y1, x1, y2, x2 = (edge[:, None, None, None] for edge in tf.unstack(boxes, axis=1))
+    return (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
+
+
+def _color(pixels: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Returns pixels with brightness, contrast and saturation multiplied, cut at 0 and 255.
+
+    In that order, as torchvision's ColorJitter does them one after the other: contrast fades to
+    the image's mean grey, saturation to each pixel's own grey.
+    """
+    brightness, contrast, saturation = (
+        factor[:, None, None, None] for factor in tf.unstack(factors, axis=1)
+    )
+    pixels = tf.clip_by_value(pixels * brightness, 0, 255)
+    mean = tf.reduce_mean(_grey(pixels), axis=(1, 2), keepdims=True)
+    pixels = tf.clip_by_value(contrast * pixels + (1 - contrast) * mean, 0, 255)
+    return tf.clip_by_value(saturation * pixels + (1 - saturation) * _grey(pixels), 0, 255)
+
+
+def _grey(pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the luminance, `[rows, height, width, 1]`; of grey images the pixels themselves."""
+    if pixels.shape[-1] < 3:
+        return pixels[..., :1]
+    return tf.reduce_sum(pixels[..., :3] * tf.constant(_LUMINANCE), axis=-1, keepdims=True)
