@@ -61,7 +61,7 @@ def main() -> None:
                 print_row(f"create {num_images:,}", child("create", path, num_images))
             for name in ("opening", "gather", "look_up"):
                 print_row(f"{name} {num_images:,}", child(name, path))
-        for num_images in args.join:
+        for num_images in (n for n in args.join if n <= max(args.images)):
             path = directory / f"{max(args.images)}.h5"
             for order in range(len(ORDERS)):
                 title = f"join {num_images:,}, {ORDERS[order]}"
