@@ -6,7 +6,7 @@ Prints mean KL(true ‖ rebuilt) at T = 1, 2, 4, 20 for each codec, and how many
 than TinyViT's form: the 100 largest probabilities in half precision with their classes, and what
 is left spread evenly over the rest (404 bytes, of which 4 are a seed).
 Teachers: three MobileNets on 1,000 ImageNet photographs, and a small network on CIFAR-10, trained
-here for two minutes. Then microseconds to read 256 rows of 1,000 classes and to decode them.
+here for a minute. Then microseconds to read 256 rows of 1,000 classes and to decode them.
 
 A quantised MobileNet ends in probabilities of 8 bits, which would make every codec look good; its
 logits are computed here in float from what goes into the last layer. They are cached in the folder
@@ -86,11 +86,11 @@ def cifar_logits() -> np.ndarray:
 
     root = common.data_directory("cifar10")
     load = tf_keras.utils.image_dataset_from_directory
-    train = load(root / "train", image_size=(32, 32), batch_size=128, seed=1).take(200).cache()
+    train = load(root / "train", image_size=(32, 32), batch_size=128, seed=1).take(150).cache()
     test = load(root / "test", image_size=(32, 32), batch_size=500, shuffle=False)
     layers = tf_keras.layers
     model = tf_keras.Sequential([layers.Rescaling(1 / 255, input_shape=(32, 32, 3))])
-    for width in (32, 64, 128):
+    for width in (16, 32, 64):
         model.add(layers.Conv2D(width, 3, padding="same", use_bias=False))
         model.add(layers.BatchNormalization())
         model.add(layers.ReLU())
@@ -100,7 +100,7 @@ def cifar_logits() -> np.ndarray:
     model.add(layers.Dense(10))
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
-    model.fit(train, epochs=8, verbose=0)
+    model.fit(train, epochs=6, verbose=0)
     print(f"CIFAR-10 network: right on {model.evaluate(test, verbose=0)[1]:.1%}")
     return model.predict(test, verbose=0).astype(np.float32)
 
@@ -161,7 +161,7 @@ def print_fidelity(name: str, logits: np.ndarray, forms: list[str]) -> None:
 def print_row(form: str, num_bytes: int, same: float, lost: list, reference: list) -> None:
     numbers = " ".join(f"{number:8.1e}" for number in lost)
     ratios = " ".join(
-        f"{before / now:7.1f}" if now else "      -"
+        f"{before / now:7.2g}" if now else "      -"
         for before, now in zip(reference, lost, strict=True)
     )
     print(f"{form:<34} {num_bytes:>5}  {same:6.1%}  {numbers}  {ratios}")
