@@ -16,6 +16,7 @@ import pytest
 import streamkd as kd
 from streamkd.cli.main import main
 from streamkd.errors import OptionError, OtherImagesError, StoreError, TeacherError
+from streamkd.images.views import Views
 from streamkd.store import codecs, fidelity
 from streamkd.teachers import planning
 from streamkd.teachers.teaching import teach
@@ -133,8 +134,11 @@ def test_views_multiply_the_rows(images, wide):
     plain, views = (kd.plan(images, store=wide, views=n, codecs=["float16"]) for n in (0, 8))
     assert (plain["num_views"], views["num_views"], views["rows_total"]) == (1, 9, 270)
     (one,), (nine,) = plain["codecs"], views["codecs"]
-    # Of a row: its logits, its checksum and whether it is done.
-    assert nine["num_bytes"] - one["num_bytes"] == 30 * 8 * (2 * NUM_CLASSES + 5)
+    # Of a row: its logits, its checksum, whether it is done; and of a view its crop and flip.
+    row = 2 * NUM_CLASSES + 5
+    assert nine["num_bytes"] - one["num_bytes"] == 30 * (8 * row + 9 * 17)
+    mixed = kd.plan(images, store=wide, views=Views(8, mixup=0.8), codecs=["float16"])["codecs"]
+    assert mixed[0]["num_bytes"] - one["num_bytes"] == 30 * (8 * row + 9 * 12)
 
 
 def test_the_smallest_codec_under_the_limit_is_recommended(images, wide):

@@ -131,7 +131,7 @@ def _plan(subparsers: Any) -> None:
     parser.add_argument("--store", metavar="S.h5", help="float16 or float32 logits of some images")
     parser.add_argument("--teacher", metavar="T", help="asked about --sample images, and timed")
     parser.add_argument(
-        "--views", type=int, default=0, metavar="N", help="views beside the plain one (default 0)"
+        "--views", type=int, default=0, metavar="N", help="with crop and flip, beside the plain one"
     )
     parser.add_argument("--sample", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument(

@@ -19,6 +19,7 @@ import numpy as np
 
 from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.images.manifest import Manifest
+from streamkd.images.views import Views
 from streamkd.options import check_count, check_positive
 from streamkd.progress import image_progress
 from streamkd.store import codecs, fidelity
@@ -45,7 +46,7 @@ def plan(
     *,
     store: Any = None,
     teacher: Any = None,
-    views: int = 0,
+    views: int | Views = 0,
     codecs: Sequence[str] | None = None,
     max_kl: float = MAX_KL,
     sample: int = SAMPLE,
@@ -62,7 +63,8 @@ def plan(
       images: the transfer set.
       store: a store, or the path of one, that has some of these images in float16 or float32.
       teacher: in its place, a `Teacher`, or whatever `load_teacher` takes.
-      views: views of each image beside the plain one; there are 1 + `views` rows an image.
+      views: the views, or how many there are beside the plain one; there are 1 + `views` rows an
+        image. A number stands for views with crop and flip, whose parameters take 17 bytes a row.
       codecs: names of those to compare; by default `CODECS`, without those that would keep more
         than half of the classes.
       max_kl: see `recommended`, in nats.
@@ -90,8 +92,8 @@ def plan(
       OtherImagesError: a store with none of the images.
     """
     check_source(store, teacher)
-    if views < 0:
-        raise OptionError(f"--views is {views}; it must be 0 or more.")
+    if not isinstance(views, Views):
+        views = Views(views, crop=(0.35, 1.0), flip=True) if views > 0 else Views(views)
     check_count("--sample", sample)
     check_positive("--max-kl", max_kl)
     drawn = np.random.default_rng(seed).permutation(len(images))[:sample]
@@ -102,16 +104,14 @@ def plan(
     else:
         setup = _setup(images, teacher, batch_size, class_names, pixels)
         name, (logits, seconds) = setup.teacher.name, _ask(part, setup, progress, clock)
-    num_views = 1 + views
-    rows = len(images) * num_views
+    rows = len(images) * views.num_views
     compared = [
-        _compare(codec, logits, images, num_views)
-        for codec in _fitting_codecs(codecs, logits.shape[1])
+        _compare(codec, logits, images, views) for codec in _fitting_codecs(codecs, logits.shape[1])
     ]
     compared.sort(key=lambda entry: entry["num_bytes"])
     return {
         "num_images": len(images),
-        "num_views": num_views,
+        "num_views": views.num_views,
         "rows_total": rows,
         "num_classes": logits.shape[1],
         "num_sampled": len(logits),
@@ -238,10 +238,10 @@ def _fitting_codecs(names: Sequence[str] | None, num_classes: int) -> list[codec
 
 
 def _compare(
-    codec: codecs.Codec, logits: np.ndarray, images: Manifest, num_views: int
+    codec: codecs.Codec, logits: np.ndarray, images: Manifest, views: Views
 ) -> dict[str, Any]:
     """Returns the entry of one codec."""
-    num_bytes = store_bytes(images, codec, logits.shape[1], num_views)
+    num_bytes = store_bytes(images, codec, logits.shape[1], views)
     fits = bool((np.abs(logits) <= codec.largest).all())
     found = fidelity.measure(codec, logits) if fits else None
     return {
@@ -254,18 +254,18 @@ def _compare(
     }
 
 
-def store_bytes(images: Manifest, codec: codecs.Codec, num_classes: int, num_views: int) -> int:
+def store_bytes(images: Manifest, codec: codecs.Codec, num_classes: int, views: Views) -> int:
     """Returns the bytes of a store of these images, but for up to 200 kB between its datasets."""
     names = images.class_names or []
     header = StoreHeader(
         num_images=len(images),
-        num_views=num_views,
+        num_views=views.num_views,
         num_classes=num_classes,
         codec=codec.name,
-        block_rows=num_views,
+        block_rows=views.num_views,
         fingerprint=images.fingerprint,
         images={},
-        views={"count": num_views},
+        views=views.to_dict(),
         decoder="any",
         teacher={},
         versions={},
