@@ -10,9 +10,12 @@ resolution. Nothing here draws a random number: parameters come from the store, 
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
 
 from streamkd.images.decode import MOST_UNROLLED, decode_pixels, fit
+from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 
 # What an erased box is filled with: the middle of 0 to 255.
@@ -27,6 +30,8 @@ def decode_views(
     boxes: tf.Tensor | None,
     canonical: ImageOptions | None,
     options: ImageOptions,
+    *,
+    plain_first: bool = False,
 ) -> tf.Tensor:
     """Returns crops of some files, each decoded once.
 
@@ -38,6 +43,7 @@ def decode_views(
       canonical: brings every image to one size first, rounded to whole numbers, as the pixel cache
         keeps it; None to cut from the file's own pixels.
       options: how files are decoded, and the size to return.
+      plain_first: the first view of each file is the plain image, whatever its box.
 
     Returns:
       float32 `[files, views, height, width, channels]`, 0 to 255.
@@ -48,7 +54,11 @@ def decode_views(
     def render(images: tf.Tensor, some: tf.Tensor | None) -> tf.Tensor:
         if canonical is not None:
             images = to_canonical(images, canonical)
-        return fit(images, options)[:, None] if some is None else cut(images, some, options)
+        if some is None:
+            return fit(images, options)[:, None]
+        if not plain_first:
+            return cut(images, some, options)
+        return tf.concat([fit(images, options)[:, None], cut(images, some[:, 1:], options)], 1)
 
     def render_each() -> tf.Tensor:
         signature = tf.TensorSpec((num_views, *options.shape), tf.float32)
@@ -69,6 +79,57 @@ def decode_views(
     else:
         images = tf.cond(one_size, render_together, render_each)
     return tf.ensure_shape(images, (num_files, num_views, *options.shape))
+
+
+def render_block(
+    contents: tf.Tensor,
+    one_size: tf.Tensor,
+    parameters: dict[str, tf.Tensor],
+    partners: tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]] | None,
+    views: Views,
+    options: ImageOptions,
+) -> tf.Tensor:
+    """Returns every view of some images, as the teacher is shown them.
+
+    Args:
+      contents, one_size: of the files, as in `decode_views`.
+      parameters: `[files, num_views, …]`, as they are stored.
+      partners: where views are mixed, contents, one_size and parameters of the partners of views
+        1 and on: string `[files * (num_views - 1)]`, bool, and `[files * (num_views - 1), …]`.
+      views: their specification.
+      options: how files become pixels.
+
+    Returns:
+      float32 `[files * num_views, height, width, channels]`, in the order of the store's rows.
+    """
+    num_views, shape = views.num_views, options.shape
+    canonical = canonical_options(views, options)
+    pixels = decode_views(
+        contents, one_size, parameters.get("view_crop"), canonical, options, plain_first=True
+    )
+    if "view_crop" not in parameters:
+        pixels = tf.repeat(pixels, num_views, axis=1)
+    pixels = tf.reshape(pixels, (-1, *shape))
+    rows = {name: tf.reshape(p, (-1, *p.shape[2:])) for name, p in parameters.items()}
+    pixels = change(pixels, rows)
+    if partners is not None:
+        others, others_one_size, other_rows = partners
+        boxes = other_rows.get("view_crop")
+        boxes = None if boxes is None else boxes[:, None]
+        others = decode_views(others, others_one_size, boxes, canonical, options)
+        others = change(tf.reshape(others, (-1, *shape)), other_rows)
+        # The plain view is mixed with itself, which changes nothing.
+        plain = tf.reshape(pixels, (-1, num_views, *shape))[:, :1]
+        others = tf.concat([plain, tf.reshape(others, (-1, num_views - 1, *shape))], axis=1)
+        pixels = mix(pixels, tf.reshape(others, (-1, *shape)), rows)
+    return erase(pixels, rows)
+
+
+def canonical_options(views: Views, options: ImageOptions) -> ImageOptions | None:
+    """Returns how images are brought to the canonical size of the views, if they have one."""
+    if views.canonical_size is None:
+        return None
+    return dataclasses.replace(options, image_size=views.canonical_size)
 
 
 def to_canonical(images: tf.Tensor, canonical: ImageOptions) -> tf.Tensor:

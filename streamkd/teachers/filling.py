@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,9 +18,24 @@ from streamkd.store.writer import StoreWriter
 
 PLAIN_VIEW = {"kind": "plain", "count": 1}
 
-# Given groups of images (int64 numbers), yields for each, in order, its logits, float
-# `[images, num_classes]`, and the digests of its files' bytes, uint64 `[images]`.
-Answers = Callable[[list[np.ndarray]], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is kept of one group of images.
+
+    Attributes:
+      logits: float `[images * num_views, num_classes]`, in the order of the store's rows.
+      contents: uint64 `[images]`, the digests of their files' bytes.
+      views: the parameters of the views, each `[images * num_views, …]`; empty for plain ones.
+    """
+
+    logits: np.ndarray
+    contents: np.ndarray
+    views: dict[str, np.ndarray]
+
+
+# Given groups of images (int64 numbers), yields the answer to each, in order.
+Answers = Callable[[list[np.ndarray]], Iterator[Answer]]
 
 
 def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> LogitStore:
@@ -45,9 +61,9 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
             image_progress(num_images, num_done, what, progress) as bar,
             BackgroundWriter(writer) as background,
         ):
-            for block, (logits, contents) in zip(blocks, answers(groups), strict=True):
-                background.write_block(block, logits, contents)
-                bar.update(len(contents))
+            for block, answer in zip(blocks, answers(groups), strict=True):
+                background.write_block(block, answer.logits, answer.contents, views=answer.views)
+                bar.update(len(answer.contents))
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))
     return LogitStore(path)

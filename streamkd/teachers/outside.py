@@ -33,7 +33,7 @@ from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.writer import check_range, create_store
-from streamkd.teachers.filling import PLAIN_VIEW, check_same, fill_store
+from streamkd.teachers.filling import PLAIN_VIEW, Answer, check_same, fill_store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +139,12 @@ class _Writing:
         self._check_same(LogitStore(self.path))
         return fill_store(self.path, self._answers, what="writing", progress=progress)
 
-    def _answers(self, groups: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields logits and content digests of each group."""
+    def _answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
+        """Yields the answer to each group."""
         num_classes = LogitStore(self.path).num_classes
         for group in groups:
             batch = self._batch(group)
-            yield self._ask(batch, num_classes), digest_contents(batch.contents)
+            yield Answer(self._ask(batch, num_classes), digest_contents(batch.contents), {})
 
     def _create(self) -> None:
         """Creates the store once the first block has been answered."""

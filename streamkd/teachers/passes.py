@@ -23,17 +23,17 @@ import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
 from streamkd.images.classes import renumber, shown
-from streamkd.images.decode import decode_batch, refuse_bad_image
-from streamkd.images.files import read_files
+from streamkd.images.decode import refuse_bad_image
 from streamkd.images.manifest import Manifest
-from streamkd.images.pipeline import read_pipeline
+from streamkd.images.views import Views
 from streamkd.options import DECODER, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.writer import check_range, create_store
-from streamkd.teachers.filling import PLAIN_VIEW, check_same, fill_store
+from streamkd.teachers.blocks import DrawnViews, rendered_blocks
+from streamkd.teachers.filling import Answer, check_same, fill_store
 from streamkd.teachers.teacher import Teacher
 
 # Between two machines, or with float16 in the store, the last digits differ: up to 1e-3 of the
@@ -49,8 +49,9 @@ class TeacherSetup:
       teacher: who is asked.
       options: how files become the pixels that it sees.
       class_names: its classes in the order of its outputs, or None where they have no names.
-      batch_size: images that are answered and committed at once.
+      batch_size: rows that are answered and committed at once, or a few less: whole images.
       codec: how its logits are kept.
+      views: which renditions of an image are answered.
     """
 
     teacher: Teacher
@@ -58,6 +59,11 @@ class TeacherSetup:
     class_names: list[str] | None
     batch_size: int
     codec: str
+    views: Views
+
+    @property
+    def images_per_block(self) -> int:
+        return max(1, self.batch_size // self.views.num_views)
 
     def check_same(self, store: LogitStore) -> None:
         """Refuses a store that was begun with anything else.
@@ -72,7 +78,8 @@ class TeacherSetup:
             "teacher": self.teacher.identity(),
             "image specification": self.options.to_dict(),
             "--codec": self.codec,
-            "--batch-size": self.batch_size,
+            "view specification": self.views.to_dict(),
+            "--batch-size": self.images_per_block * self.views.num_views,
             "decoder": DECODER,
             "--class-names": self.class_names or [],
         }
@@ -80,7 +87,8 @@ class TeacherSetup:
             "teacher": header.teacher,
             "image specification": header.images,
             "--codec": header.codec,
-            "--batch-size": header.block_rows // header.num_views,
+            "view specification": header.views,
+            "--batch-size": header.block_rows,
             "decoder": header.decoder,
             "--class-names": store.class_names,
         }
@@ -103,6 +111,7 @@ class TeacherPass:
         self.setup = setup
         self.images = images
         self.path = os.fspath(path)
+        self._drawn = DrawnViews(setup.views, images.keys)
         classes = setup.class_names
         self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
 
@@ -137,7 +146,7 @@ class TeacherPass:
         theirs, mine = theirs[mine >= 0], mine[mine >= 0]
         if not len(mine):
             return
-        pixels, contents = next(self._read([mine]))
+        pixels, contents = next(self._read([mine], plain=True))
         same = contents == store.content_of(theirs)
         if not same.any():
             return
@@ -154,56 +163,58 @@ class TeacherPass:
             "Give the teacher it was begun with, or another path with `--out`."
         )
 
-    def answers(self, groups: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields logits and content digests of each group of images, which are asked for now."""
-        for pixels, contents in self._read(groups):
-            yield self.setup.teacher(pixels), contents
+    def answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
+        """Yields the answer to each group of images, which are asked for now."""
+        for group, (pixels, contents) in zip(groups, self._read(groups), strict=True):
+            yield Answer(self.setup.teacher(pixels), contents, self._drawn.as_rows(group))
 
     def _create(self) -> None:
         """Creates the store once the teacher has answered the first block."""
         setup, images = self.setup, self.images
-        first = np.arange(min(setup.batch_size, len(images)))
+        num_views = setup.views.num_views
+        first = np.arange(min(setup.images_per_block, len(images)))
         pixels, _ = next(self._read([first]))
         logits = setup.teacher(pixels)
         self.check_num_classes(logits.shape[1])
         check_range(logits, images.keys.take(first), setup.codec)
         header = StoreHeader(
             num_images=len(images),
-            num_views=1,
+            num_views=num_views,
             num_classes=logits.shape[1],
             codec=setup.codec,
-            block_rows=setup.batch_size,
+            block_rows=setup.images_per_block * num_views,
             fingerprint=images.fingerprint,
             images=setup.options.to_dict(),
-            views=PLAIN_VIEW,
+            views=setup.views.to_dict(),
             decoder=DECODER,
             teacher=setup.teacher.identity(),
             versions=_versions(),
         )
         create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
 
-    def _read(self, groups: list[np.ndarray]) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """Yields pixels and content digests of each group; a bad image is refused by name."""
+    def _read(
+        self, groups: list[np.ndarray], *, plain: bool = False
+    ) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """Yields pixels, `[images * num_views, …]`, and content digests of each group.
 
-        def contents_of(number: int) -> tuple[np.ndarray, np.bool_]:
-            return read_files(self.images.paths(groups[number]))
+        Args:
+          groups: images that are read together.
+          plain: the plain view alone.
 
-        def read(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            contents, one_size = tf.numpy_function(contents_of, [number], [tf.string, tf.bool])
-            return tf.ensure_shape(contents, (None,)), tf.ensure_shape(one_size, ())
-
-        options = self.setup.options
-        dataset = read_pipeline(
-            tf.data.Dataset.range(len(groups)),
-            read,
-            lambda contents, one_size: decode_batch(contents, one_size, options),
-        )
-        batches = iter(dataset)
+        Raises:
+          BadImageError: names the file.
+        """
+        options, drawn = self.setup.options, self._drawn
+        if plain:
+            views = Views(0, canonical_size=self.setup.views.canonical_size)
+            drawn = DrawnViews(views, self.images.keys)
+        batches = iter(rendered_blocks(self.images, groups, drawn, options))
         for group in groups:
             try:
                 pixels, contents = next(batches)
             except tf.errors.OpError as error:
-                refuse_bad_image(error, self.images, group, options)
+                involved = np.unique(np.concatenate([group, drawn.partners_of(group)]))
+                refuse_bad_image(error, self.images, involved.tolist(), options)
                 raise
             yield pixels, contents.numpy()
 

@@ -217,7 +217,8 @@ def _ask(
     answers, times = [], [clock()]
     asked = TeacherPass(setup, images, os.devnull)  # which writes nothing before `run`
     with image_progress(len(images), 0, "asking", progress) as bar:
-        for logits, _ in asked.answers(groups):
+        for answer in asked.answers(groups):
+            logits = answer.logits
             asked.check_num_classes(logits.shape[1])
             answers.append(logits)
             times.append(clock())

@@ -15,6 +15,7 @@ from typing import Any
 from streamkd import options as options_module
 from streamkd.errors import OptionError
 from streamkd.images.manifest import Manifest
+from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
@@ -42,6 +43,7 @@ def teach(
     batch_size: int = BATCH_SIZE,
     codec: str = "float16",
     class_names: list[str] | None = None,
+    views: Views | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> LogitStore | StoreCollection:
@@ -59,6 +61,7 @@ def teach(
       batch_size: images a block; kept in the store, since another size gives other last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
+      views: which renditions of every image the teacher answers besides the plain one.
       shard: (i, n), the i-th of n parts of the pass, counted from 1, into a store of its own; all
         parts merged are the store of an undivided pass, to the byte.
       progress: show images per second and the time left on standard error.
@@ -80,10 +83,11 @@ def teach(
         batch_size=batch_size,
         codec=codec,
         class_names=class_names,
+        views=views,
     )
     images, path = images.select(images.keys.sort_order()), os.fspath(out)
     if shard is not None:
-        images = shard_of(images, shard, batch_size)
+        images = shard_of(images, shard, setup.images_per_block)
     elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
         return teach_changes(setup, images, path, progress=progress)
     store = TeacherPass(setup, images, path).run(progress)
@@ -103,6 +107,7 @@ def teacher_setup(
     batch_size: int = BATCH_SIZE,
     codec: str = "float16",
     class_names: list[str] | None = None,
+    views: Views | None = None,
 ) -> TeacherSetup:
     """Returns what the answers depend on, checked; arguments and errors as in `teach`."""
     teacher = load_teacher(teacher)
@@ -122,16 +127,17 @@ def teacher_setup(
         class_names=class_names or images.class_names,
         batch_size=batch_size,
         codec=codec,
+        views=views or Views(0),
     )
 
 
-def shard_of(images: Manifest, shard: tuple[int, int], batch_size: int) -> Manifest:
+def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) -> Manifest:
     """Returns the i-th of n parts of the images, cut between blocks.
 
     Args:
       images: in key order.
       shard: (i, n), with i from 1 to n.
-      batch_size: images a block.
+      images_per_block: of which a block is made.
 
     Raises:
       OptionError: no such part, or one without images.
@@ -142,15 +148,15 @@ def shard_of(images: Manifest, shard: tuple[int, int], batch_size: int) -> Manif
             f"--shard is {number}/{count}; the parts of a pass are counted from 1 to {count}, for "
             f"example --shard 1/{max(count, 1)}."
         )
-    num_blocks = -(-len(images) // batch_size)
+    num_blocks = -(-len(images) // images_per_block)
     if count > num_blocks:
         raise OptionError(
             f"--shard is {number}/{count}, and {len(images):,} images are {num_blocks:,} blocks of "
-            f"{batch_size}, so that some parts would be empty.\n"
+            f"{images_per_block}, so that some parts would be empty.\n"
             f"Divide the pass into at most {num_blocks:,} parts, or give a smaller --batch-size."
         )
-    first = (number - 1) * num_blocks // count * batch_size
-    stop = min(number * num_blocks // count * batch_size, len(images))
+    first = (number - 1) * num_blocks // count * images_per_block
+    stop = min(number * num_blocks // count * images_per_block, len(images))
     return images.select(slice(first, stop))
 
 
