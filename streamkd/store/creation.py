@@ -185,16 +185,32 @@ def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
     remove_leftovers(path)
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666)
+    descriptor = _locked_new_file(temporary)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor, temporary
     finally:
         with contextlib.suppress(OSError):  # it has its final name, or the next pass removes it
             os.unlink(temporary)
         os.close(descriptor)
+
+
+def _locked_new_file(temporary: str) -> int:
+    """Returns the descriptor of a new file, locked."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        os.close(descriptor)  # between our open and our lock another maker took it for a leftover
 
 
 def remove_leftovers(path: str) -> None:
