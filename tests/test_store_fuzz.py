@@ -107,7 +107,7 @@ def regions_of(path):
     return ranges, ranges + [(start, start + size) for start, size in block.extents.values()]
 
 
-@numbers(150, 5000)
+@numbers(100, 5000)
 def test_a_flipped_bit_is_detected_or_harmless(path, count):
     expected, (_, regions) = everything(path), regions_of(path)
     data, chance, outcomes = path.read_bytes(), random.Random(1), collections.Counter()
@@ -217,7 +217,7 @@ for line in sys.stdin:
 """
 
 
-@numbers(60, 2000)
+@numbers(30, 2000)
 def test_changed_metadata_with_a_digest_that_fits_gives_no_wrong_row(path, tmp_path, count):
     data, chance = path.read_bytes(), random.Random(5)
     (_, *metadata), _ = regions_of(path)

@@ -167,10 +167,14 @@ def test_every_prefix_of_the_calls_opens_and_believes_no_wrong_row(
     assert seen["whole pass"].num_absent and not seen["repair"].num_absent
 
 
+@pytest.mark.parametrize(
+    "step", [pytest.param(5, id="every fifth"), pytest.param(1, id="every", marks=pytest.mark.slow)]
+)
 def test_a_process_that_takes_over_from_a_killed_one_leaves_the_same_bytes(
-    tmp_path, reference, whole_pass
+    tmp_path, reference, whole_pass, step
 ):
-    for stop_after in range(len(whole_pass)):
+    named = next(number for number, event in enumerate(whole_pass) if event.kind == "link") + 1
+    for stop_after in {named, *range(0, len(whole_pass), step)}:
         directory = tmp_path / f"killed-{stop_after}"
         directory.mkdir()
         run_pass(directory, stop_after=stop_after)
