@@ -21,6 +21,7 @@ import numpy as np
 
 from streamkd.errors import OptionError, StoreError, UnfinishedStoreError
 from streamkd.images.fingerprint import fingerprint
+from streamkd.images.views import Views
 from streamkd.keys import Keys
 from streamkd.store import index_file
 from streamkd.store.index_file import IndexFile, ListedStore, damaged_index
@@ -266,6 +267,33 @@ class StoreCollection:
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Returns float32 `[B, num_classes]`, the logits of `rows`; errors as in `LogitStore`."""
         return self._spread("row", rows, self.num_views, LogitStore.gather)
+
+    def view_parameters(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the parameters of views, as `LogitStore`; partners are numbered through."""
+        names = list(Views.from_dict(self.header.views).datasets())
+        if not names:
+            return {}
+
+        def take(store: LogitStore, local: np.ndarray) -> tuple[np.ndarray, ...]:
+            found = store.view_parameters(local)
+            return tuple(found[name] for name in names)
+
+        found = dict(zip(names, self._spread_many("row", rows, self.num_views, take), strict=True))
+        if "view_partner" in found:
+            first = self._first_images[self.store_of_images(np.asarray(rows) // self.num_views)]
+            partner = found["view_partner"]
+            found["view_partner"] = np.where(partner < 0, partner, partner + first)
+        return found
+
+    def partners_of(self, view: int) -> np.ndarray:
+        """Returns who each image is mixed with in a view; all numbered through."""
+        parts = [store.partners_of(view) for store in self.stores]
+        return np.concatenate(
+            [
+                np.where(part < 0, part, part + first)
+                for part, first in zip(parts, self._first_images, strict=False)
+            ]
+        )
 
     def done_of(self, rows: np.ndarray) -> np.ndarray:
         """Returns uint8 `[B]`, what `done` says of each row."""

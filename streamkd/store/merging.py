@@ -18,8 +18,9 @@ import numpy as np
 
 from streamkd.errors import MissingLogitsError, StoreError
 from streamkd.images.fingerprint import fingerprint
+from streamkd.images.views import Views
 from streamkd.keys import Keys
-from streamkd.store.collection import StoreCollection
+from streamkd.store.collection import StoreCollection, flatten
 from streamkd.store.index_file import IndexFile, refuse_stale_index
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.reader import LogitStore
@@ -93,6 +94,7 @@ def _copy(
     if LogitStore(out).finished:
         return
     views = np.arange(source.num_views)
+    new_numbers = _new_numbers(source, images)
     with StoreWriter(out) as writer:
         pending = writer.pending_blocks()
         num_copied = len(images) - sum(len(writer.images_of_block(b)) for b in pending)
@@ -101,12 +103,28 @@ def _copy(
             mine = images[wanted.start : wanted.stop]
             rows = (mine[:, None] * source.num_views + views).reshape(-1)
             stored, done = source.stored_rows(rows)
+            if new_numbers is not None:
+                partners = source.view_parameters(rows)["view_partner"]
+                stored["view_partner"] = np.where(partners < 0, partners, new_numbers[partners])
             refused = (done == REFUSED).reshape(len(mine), -1).any(axis=1)
             writer.write_stored(block, stored, source.content_of(mine), refused)
             num_copied += len(mine)
             if progress is not None:
                 progress(num_copied)
         writer.finish(teacher_summary(LogitStore(out)))
+
+
+def _new_numbers(source: LogitStore | StoreCollection, images: np.ndarray) -> np.ndarray | None:
+    """Returns the new number of each image of `source` that is kept, -2 where it is not.
+
+    None where views are not mixed, so that no image is named by its number.
+    """
+    if not Views.from_dict(source.header.views).mixes:
+        return None
+    stores = flatten([source])
+    numbers = np.full(sum(store.num_images for store in stores), -2, np.int64)
+    numbers[images] = np.arange(len(images))
+    return numbers
 
 
 def _check_begun(out: str, header: StoreHeader, keys: Keys) -> None:

@@ -254,6 +254,14 @@ class LogitStore:
         rows = self._in_range("row", rows, self.rows_total)
         return self._read_rows("done", rows)
 
+    def partners_of(self, view: int) -> np.ndarray:
+        """Returns int64 `[num_images]`, who each image is mixed with in a view, unchecked.
+
+        -1 where it is not mixed, -2 where its partner is no longer in the store. The row itself,
+        which `view_parameters` compares with its checksum, says the same.
+        """
+        return np.array(self._file.read("view_partner")[:, view])
+
     def describe(self) -> dict[str, Any]:
         """Returns what the store holds, as `streamkd inspect --json` prints it."""
         summary, names = self.summary or {}, self.class_names

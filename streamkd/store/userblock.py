@@ -25,7 +25,7 @@ USERBLOCK_BYTES = 4096
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _MAGIC = FORMAT_NAME.encode() + b" "
-_DTYPES = ("<f2", "<f4", "|u1", "<u2", "<u4", "<u8", "<i4")
+_DTYPES = ("<f2", "<f4", "|u1", "<u2", "<u4", "<u8", "<i4", "<i8")
 # Real stores have some 100 KB of it: attributes, and gaps of under 4 KiB between datasets.
 _MAX_METADATA_BYTES = 16 << 20
 _CHUNK_BYTES = 8 << 20

@@ -21,6 +21,7 @@ from streamkd.errors import MissingLogitsError, OptionError, UnfinishedStoreErro
 from streamkd.images.classes import renumber
 from streamkd.images.digest import digest_files
 from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, open_store
@@ -28,6 +29,7 @@ from streamkd.store.reader import LogitStore
 from streamkd.stream.stream import Stream
 
 MISSING = ("raise", "drop")
+AUGMENTS = ("replay", "independent")
 # Enough rows to see a wrong pairing at once, few enough to be read in a moment.
 ACCURACY_ROWS = 4096
 
@@ -45,6 +47,8 @@ def join(
     crop_to_aspect_ratio: bool | None = None,
     pad_to_aspect_ratio: bool | None = None,
     missing: str = "raise",
+    augment: str = "replay",
+    views: Views | None = None,
     progress: bool = True,
 ) -> Stream:
     """Returns the stream of images joined with their stored logits.
@@ -61,6 +65,10 @@ def join(
         a store they can only be repeated.
       missing: 'raise' refuses images without logits, 'drop' leaves them out and warns; a store
         with logits of none of them is refused either way.
+      augment: 'replay' shows the views that the teacher answered. 'independent' draws others for
+        every epoch, while the logits stay those of the plain image: known to be no better than
+        labels alone in long runs, and offered for comparison.
+      views: which views 'independent' draws, one an epoch; they cannot be mixed.
       progress: show progress where files have to be read to find renamed ones.
 
     Raises:
@@ -70,6 +78,7 @@ def join(
       OptionError: options that do not fit.
     """
     options_module.check_choice("missing", missing, MISSING)
+    independent = _independent(augment, views)
     if isinstance(store, str | os.PathLike):
         store = open_store(store)
     given = {
@@ -93,6 +102,8 @@ def join(
         labels = renumber(images.labels, images.class_names, class_names, "the store")
         _check_accuracy(labels, rows, store)
     _check_batch_size(batch_size, seed, len(images))
+    if store is not None and independent is None:
+        _check_pairs(batch_size, store)
     return Stream(
         images,
         store,
@@ -104,7 +115,44 @@ def join(
         batch_size=batch_size,
         seed=seed,
         shuffle=shuffle,
+        independent=independent,
     )
+
+
+def _independent(augment: str, views: Views | None) -> Views | None:
+    """Returns the views that are drawn anew for every epoch, or None for those of the store."""
+    options_module.check_choice("augment", augment, AUGMENTS)
+    if augment == "replay":
+        if views is not None:
+            raise OptionError(
+                "The views belong to the store: the student sees what the teacher saw.\n"
+                "Leave views out, or compare with augment='independent'."
+            )
+        return None
+    if views is None or not views.count:
+        raise OptionError(
+            "augment='independent' needs to be told which views to draw.\n"
+            "Add views=Views(1, crop=(0.35, 1), flip=True)."
+        )
+    if views.mixes:
+        raise OptionError(
+            "Views that are drawn independently cannot be mixed: there are no logits for a mixture "
+            "that the teacher has not seen.\nLeave mixup and cutmix out."
+        )
+    warnings.warn(
+        "The student is shown views that are not the views that the teacher answered, which in "
+        "long runs is no better than labels alone. Use it for comparison.",
+        stacklevel=3,
+    )
+    return views
+
+
+def _check_pairs(batch_size: int, store: LogitStore | StoreCollection) -> None:
+    if Views.from_dict(store.header.views).mixes and batch_size % 2:
+        raise OptionError(
+            f"batch_size is {batch_size}, and the views of {store.path} are mixed in pairs, which "
+            f"share a batch.\nGive an even one: `--batch-size {batch_size + 1}`."
+        )
 
 
 def image_options(

@@ -23,6 +23,8 @@ def indices_of_batch(
 ) -> tf.Tensor:
     """Returns the images of one batch, int64 `[batch_size]`, for a step (int64 scalar).
 
+    What is put in order may as well be pairs of images, or whatever else there is a number of.
+
     Needs batch_size <= num_images, so that a batch lies in two epochs at most.
     """
     positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
@@ -41,6 +43,11 @@ def indices_of_batch(
         max_index=tf.constant(num_images - 1, tf.int64),
         rounds=ROUNDS,
     )
+
+
+def epochs_of_batch(step: tf.Tensor, *, num_images: int, batch_size: int) -> tf.Tensor:
+    """Returns the epoch, from 0, of each image of one batch, int64 `[batch_size]`."""
+    return (step * batch_size + tf.range(batch_size, dtype=tf.int64)) // num_images
 
 
 def _seed_of_epoch(seed: int, epoch: tf.Tensor) -> tf.Tensor:

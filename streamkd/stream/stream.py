@@ -15,6 +15,7 @@ A batch is `(images, targets, sample_weight)` with
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +23,18 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError
-from streamkd.images.decode import decode_batch
+from streamkd.images.decode import content_digests, decode_batch
 from streamkd.images.files import read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
+from streamkd.images.rendering import canonical_options, change, decode_views, erase, mix
+from streamkd.images.views import Views
+from streamkd.keys import Keys, hash_keys
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream import batches, order
+from streamkd.stream.pairs import Pairs
 
 
 class Stream:
@@ -42,6 +47,10 @@ class Stream:
       num_classes: their number.
       options: how files become pixels.
       batch_size, seed, shuffle: as given to `join`.
+      views: those that the teacher answered; epoch e shows view 1 + e mod V of every image, or the
+        plain image where there is no other.
+      independent: views that are drawn anew for every epoch instead, while the logits stay those
+        of the plain image; for comparison.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Stream:
         batch_size: int,
         seed: int,
         shuffle: bool,
+        independent: Views | None = None,
     ) -> None:
         self.images = images
         self.store = store
@@ -68,6 +78,11 @@ class Stream:
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.independent = independent
+        self.views = Views(0) if store is None else Views.from_dict(store.header.views)
+        self._pairs: Pairs | None = None
+        if store is not None and self.views.mixes and independent is None:
+            self._pairs = Pairs(store, rows // store.num_views)
         self._refusal: StreamkdError | None = None
 
     @property
@@ -76,7 +91,8 @@ class Stream:
 
     def end_of_epoch(self, epoch: int) -> int:
         """Returns the number of steps after which every image was seen `epoch` times."""
-        return order.end_of_epoch(epoch, num_images=self.num_images, batch_size=self.batch_size)
+        num_units, units_per_batch = self._units()
+        return order.end_of_epoch(epoch, num_images=num_units, batch_size=units_per_batch)
 
     def dataset(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
         """Returns the batches of the steps `start` to `stop` (without end where None)."""
@@ -111,62 +127,144 @@ class Stream:
 
     def indices(self, step: int) -> np.ndarray:
         """Returns the images of one step, int64 `[batch]`, as positions in the manifest."""
-        return self._indices(tf.constant(step, tf.int64)).numpy()
+        return self._places(*(part.numpy() for part in self._order(tf.constant(step, tf.int64))))[0]
 
-    def _indices(self, step: tf.Tensor) -> tf.Tensor:
-        return order.indices_of_batch(
+    def _units(self) -> tuple[int, int]:
+        """Returns how many units an epoch and a batch have: images, or pairs of them."""
+        if self._pairs is not None:
+            return self._pairs.num_units, self.batch_size // 2
+        return self.num_images, self.batch_size
+
+    def _order(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the units of a batch and their epochs, both int64."""
+        num_units, units_per_batch = self._units()
+        units = order.indices_of_batch(
             step,
-            num_images=self.num_images,
-            batch_size=self.batch_size,
+            num_images=num_units,
+            batch_size=units_per_batch,
             seed=self.seed,
             shuffle=self.shuffle,
         )
+        return units, order.epochs_of_batch(step, num_images=num_units, batch_size=units_per_batch)
+
+    def _places(self, units: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images of a batch and their views, both int64 `[batch]`."""
+        if not self.views.count or self.independent is not None:
+            return units, np.zeros_like(units)
+        views = 1 + epochs % self.views.count
+        if self._pairs is None:
+            return units, views
+        found = np.empty((2, len(units), 2), np.int64)
+        for view in np.unique(views).tolist():
+            images, shown = self._pairs.of(view)
+            mine = views == view
+            found[0, mine], found[1, mine] = images[units[mine]], shown[units[mine]]
+        return found[0].reshape(-1), found[1].reshape(-1)
 
     def _look_up(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what a batch is made of: the bytes of its files, labels and stored rows."""
-        types = {"paths": tf.string, "files": tf.string, "one_size": tf.bool}
-        types |= {"labels": tf.int32, "rows": tf.int64}
+        kinds: dict[str, tuple[Any, tuple]] = {
+            "paths": (tf.string, ()),
+            "files": (tf.string, ()),
+            "one_size": (tf.bool, ()),
+            "labels": (tf.int32, ()),
+            "rows": (tf.int64, ()),
+            "weights": (tf.float32, ()),
+        }
         if self.store is not None:
-            types |= {"contents": tf.uint64, "teacher_logits": tf.float32}
-        values = tf.numpy_function(self._gather, [self._indices(step)], list(types.values()))
-        found = dict(zip(types, values, strict=True))
+            kinds["contents"] = (tf.uint64, ())
+            kinds["teacher_logits"] = (tf.float32, (self.num_classes,))
+        for name, (dtype, shape) in (self.independent or self.views).datasets().items():
+            kinds[name] = (tf.as_dtype(np.dtype(dtype)), shape)
+        types = [dtype for dtype, _ in kinds.values()]
+        values = tf.numpy_function(self._gather, self._order(step), types)
+        found = dict(zip(kinds, values, strict=True))
         for name, value in found.items():
-            width = [self.num_classes] if name == "teacher_logits" else []
-            value.set_shape([] if name == "one_size" else [self.batch_size, *width])
+            value.set_shape([] if name == "one_size" else [self.batch_size, *kinds[name][1]])
         return found
 
-    def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
+    def _gather(self, units: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
         try:
-            return self._gathered(indices)
+            return self._gathered(units, epochs)
         except StreamkdError as refusal:
             # TensorFlow keeps the words of an exception and loses its class; see `refuse`.
             self._refusal = refusal
             raise
 
-    def _gathered(self, indices: np.ndarray) -> list[np.ndarray]:
-        rows = self.rows[indices]
+    def _gathered(self, units: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
+        indices, views = self._places(units, epochs)
+        rows = np.where(self.rows[indices] < 0, -1, self.rows[indices] + views)
         paths = self.images.paths(indices)
-        found = [np.array(paths, object), *read_files(paths), self.labels[indices], rows]
+        weights = np.ones(len(indices), np.float32)
+        if self._pairs is not None:  # an odd one stands in its unit twice, and counts once
+            weights[1::2][indices[0::2] == indices[1::2]] = 0
+        found = [np.array(paths, object), *read_files(paths), self.labels[indices], rows, weights]
         if self.store is not None:
             contents = self.store.content_of(rows // self.store.num_views)
             found += [contents, self.store.gather(rows)]
+        if self.independent is not None:
+            return found + self._drawn_anew(paths, epochs)
+        if self.views.count and self.store is not None:
+            found += self.store.view_parameters(rows).values()
         return found
 
+    def _drawn_anew(self, paths: list[bytes], epochs: np.ndarray) -> list[np.ndarray]:
+        """Returns parameters of views that are drawn for these epochs."""
+        assert self.independent is not None
+        hashes = hash_keys(Keys.from_list(paths))
+        parts: dict[str, np.ndarray] = {}
+        for epoch in np.unique(epochs).tolist():
+            seed = (self.seed * 1_000_003 + epoch) % 2**32
+            drawn = dataclasses.replace(self.independent, count=1, seed=seed).draw(hashes)
+            for name, values in drawn.items():
+                whole = parts.setdefault(name, values[:, 1].copy())
+                whole[epochs == epoch] = values[epochs == epoch, 1]
+        return [parts[name] for name in self.independent.datasets()]
+
     def _decode(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        pixels, contents = decode_batch(found["files"], found["one_size"], self.options)
+        views = self.independent or self.views
+        if views.count or views.canonical_size is not None:
+            contents = content_digests(found["files"])
+            pixels = self._rendered(found, views)
+        else:
+            pixels, contents = decode_batch(found["files"], found["one_size"], self.options)
         if self.store is not None:
             check = batches.check_contents(
                 self.images, found["paths"], contents, found["contents"], found["rows"]
             )
             with tf.control_dependencies([check]):
                 pixels = tf.identity(pixels)
-        labels = found["labels"]
-        whole = tf.ones([self.batch_size], tf.float32)
+        labels, whole = found["labels"], tf.ones([self.batch_size], tf.float32)
+        others, share = labels, whole
+        if self._pairs is not None:
+            others, share = _swapped(labels), found["view_share"]
         targets = {
-            "labels": tf.stack([labels, labels], axis=1),
-            "label_shares": tf.stack([whole, tf.zeros_like(whole)], axis=1),
+            "labels": tf.stack([labels, others], axis=1),
+            "label_shares": tf.stack([share, 1 - share], axis=1),
             "rows": found["rows"],
         }
         if self.store is not None:
             targets["teacher_logits"] = found["teacher_logits"]
-        return pixels, targets, whole
+        return pixels, targets, found["weights"]
+
+    def _rendered(self, found: dict[str, tf.Tensor], views: Views) -> tf.Tensor:
+        """Returns the pixels of the views that a batch shows."""
+        boxes = found.get("view_crop")
+        pixels = decode_views(
+            found["files"],
+            found["one_size"],
+            None if boxes is None else boxes[:, None],
+            canonical_options(views, self.options),
+            self.options,
+        )[:, 0]
+        pixels = change(pixels, found)
+        if self._pairs is not None:
+            # Of a unit of two that are shown plain, each has a share of 1.
+            pixels = mix(pixels, _swapped(pixels), found)
+        return erase(pixels, found)
+
+
+def _swapped(values: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, …]` with the two of each pair in each other's place."""
+    shape = values.shape
+    return tf.reshape(tf.reverse(tf.reshape(values, (shape[0] // 2, 2, -1)), [1]), shape)

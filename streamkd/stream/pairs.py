@@ -1,0 +1,78 @@
+"""Pairs: which images share a batch because the teacher saw them mixed with each other.
+
+    pairs = Pairs(store, store_images)
+    units, views = pairs.of(view=3)        # int64 [num_units, 2], images and their views
+
+With mixing the pair is the unit of the shuffle, so that each file is decoded once for both of its
+roles. An image whose partner is gone, was changed, or is taught elsewhere by now cannot be shown
+mixed any more; it is shown plain, with what the teacher answered to the plain image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamkd.store.collection import StoreCollection
+from streamkd.store.reader import LogitStore
+
+# Of an epoch and the one before it, which batches straddle.
+_KEPT = 2
+
+
+class Pairs:
+    """Puts images into units of two, a different way for each view.
+
+    Attributes:
+      num_units: in each epoch, half the images rounded up.
+    """
+
+    def __init__(self, store: LogitStore | StoreCollection, images: np.ndarray) -> None:
+        """Args: `images`, int64 `[num_images]`, each image's number in the store."""
+        self._store = store
+        self._images = images
+        self._place = np.full(int(images.max()) + 1, -1, np.int64)
+        self._place[images] = np.arange(len(images))
+        self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.num_units = -(-len(images) // 2)
+
+    def of(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images of each unit and which view of them is shown.
+
+        Returns:
+          int64 `[num_units, 2]`, places in the manifest; where an odd one is alone it stands
+          twice. And int64 `[num_units, 2]`, `view`, or 0 where an image is shown plain.
+        """
+        if view not in self._made:
+            made = dict(list(self._made.items())[1 - _KEPT :])
+            self._made = {**made, view: self._make(view)}
+        return self._made[view]
+
+    def partners(self, view: int) -> np.ndarray:
+        """Returns int64 `[num_images]`, the place of each image's partner.
+
+        -1 where the teacher saw it unmixed, -2 where it cannot be mixed as the teacher saw it.
+        """
+        stored = self._store.partners_of(view)[self._images]
+        place = np.full(len(stored), -2, np.int64)
+        place[stored == -1] = -1
+        known = (stored >= 0) & (stored < len(self._place))
+        place[known] = self._place[stored[known]]
+        place[known & (place < 0)] = -2
+        mixed = np.flatnonzero(place >= 0)
+        # Each must be the other's: an image that was taught again has another partner by now.
+        place[mixed[place[place[mixed]] != mixed]] = -2
+        return place
+
+    def _make(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        partners = self.partners(view)
+        numbers = np.arange(len(partners))
+        leaders = np.flatnonzero(partners > numbers)
+        single = np.flatnonzero(partners < 0)
+        shown = np.where(partners[single] == -1, view, 0)
+        if len(single) % 2:
+            single, shown = np.append(single, single[-1]), np.append(shown, shown[-1])
+        units = np.concatenate(
+            [np.stack([leaders, partners[leaders]], axis=1), single.reshape(-1, 2)]
+        )
+        views = np.concatenate([np.full((len(leaders), 2), view), shown.reshape(-1, 2)])
+        return units, views

@@ -1,0 +1,271 @@
+"""Replay: the student sees exactly the view that the teacher answered.
+
+The teacher is a random projection of the pixels, so that any other pixel gives another answer. It
+is asked again about what the student's stream shows, and must say what is in the store.
+"""
+
+import warnings
+
+import helpers
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from test_deltas import change
+
+import streamkd as kd
+from streamkd.images.manifest import scan
+from streamkd.images.views import Views
+from streamkd.keys import hash_keys
+from streamkd.stream.join import join
+from streamkd.stream.merging import merge
+from streamkd.teachers.teaching import teach
+
+KINDS = {
+    "plain": Views(0),
+    "repeated": Views(2),
+    "crop": Views(2, crop=(0.35, 1.0)),
+    "flip": Views(2, flip=True),
+    "colour": Views(2, color=0.5),
+    "erase": Views(3, erase=0.7),
+    "mixup": Views(2, mixup=0.8),
+    "cutmix": Views(2, cutmix=1.0),
+    "canonical": Views(2, crop=(0.3, 0.9), canonical_size=(14, 12)),
+    "everything": Views(
+        3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0
+    ),
+    "everything canonical": Views(
+        3, crop=(0.35, 1.0), flip=True, color=0.4, mixup=1.0, canonical_size=(11, 13)
+    ),
+}
+SIZE = (9, 10)
+# Answers are of the order of 1, and float32 rounds their sums of 270 products.
+NOISE = 2e-5
+
+
+def project(pixels):
+    """Returns float32 `[batch, 3]`: every pixel counts."""
+    weights = np.random.default_rng(0).normal(size=(int(np.prod(pixels.shape[1:])), 3))
+    return (np.reshape(pixels, (len(pixels), -1)) @ weights / 2000).astype(np.float32)
+
+
+def answers(images, path, views, **arguments):
+    """Teaches at `SIZE`, float32."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The teacher .* is right on")
+        return teach(
+            images,
+            kd.load_teacher(project, name="p", output="logits"),
+            path,
+            image_size=SIZE,
+            batch_size=arguments.pop("batch_size", 13),
+            codec="float32",
+            views=views,
+            progress=False,
+            **arguments,
+        )
+
+
+def assert_replayed(stream, start, stop):
+    """Asks the teacher again about what the stream shows; returns the largest difference."""
+    largest = 0.0
+    for pixels, targets, _ in stream.dataset(start, stop):
+        difference = np.abs(project(pixels.numpy()) - targets["teacher_logits"].numpy())
+        largest = max(largest, float(difference.max()))
+    assert 0 <= largest < NOISE
+    return largest
+
+
+def draw_noisy(folder, one_size):
+    """Draws 21 images of noise, an odd number, in three classes."""
+    rng = np.random.default_rng(0)
+    for number in range(21):
+        place = folder / ("ant" if number < 8 else "bee" if number < 15 else "cat")
+        place.mkdir(parents=True, exist_ok=True)
+        size = (12, 15) if one_size else tuple(rng.integers(8, 30, 2).tolist())
+        helpers.draw_noise(place / f"{number:02d}.png", size, seed=number)
+    return scan(folder)
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """21 images of noise and of many sizes, in three classes."""
+    return draw_noisy(tmp_path / "noisy", one_size=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one_size"), [*((k, False) for k in KINDS), *((k, True) for k in list(KINDS)[-3:])]
+)
+def test_the_teacher_says_the_same_of_what_the_student_sees(tmp_path, kind, one_size):
+    views, noisy = KINDS[kind], draw_noisy(tmp_path / "noisy", one_size)
+    store = answers(noisy, tmp_path / "s.h5", views)
+    for batch_size, seed in ((4, 0), (20, 1)):
+        stream = join(noisy, store, batch_size=batch_size, seed=seed)
+        # Two epochs of every view, and entered in the middle as a resumed run enters it.
+        assert_replayed(stream, 0, stream.end_of_epoch(2 * max(1, views.count)))
+        assert_replayed(stream, 3, 7)
+
+
+@pytest.mark.parametrize("kind", ["plain", "crop", "mixup"])
+def test_an_epoch_shows_every_image_once_and_the_same_view_of_each(noisy, tmp_path, kind):
+    views = KINDS[kind]
+    store = answers(noisy, tmp_path / "s.h5", views)
+    stream = join(noisy, store, batch_size=2, seed=3)
+    start = 0
+    for epoch in range(2 * max(1, views.count)):
+        stop = stream.end_of_epoch(epoch + 1)
+        rows, weights = [], []
+        for _, targets, weight in stream.dataset(start, stop):
+            rows += targets["rows"].numpy().tolist()
+            weights += weight.numpy().tolist()
+        rows = np.array(rows)[np.array(weights) > 0]
+        if views.mixes:  # otherwise batches of an odd number of images straddle epochs
+            assert sorted((rows // views.num_views).tolist()) == list(range(21))
+            assert set((rows % views.num_views).tolist()) == {1 + epoch % views.count}
+        start = stop
+    assert views.mixes or set((rows % views.num_views).tolist()) <= set(range(views.num_views))
+
+
+def test_mixed_labels_come_with_their_shares(noisy, tmp_path):
+    store = answers(noisy, tmp_path / "s.h5", Views(2, mixup=0.8, cutmix=1.0))
+    stream = join(noisy, store, batch_size=4, seed=1)
+    for _, targets, _ in stream.dataset(0, 12):
+        rows, labels = targets["rows"].numpy(), targets["labels"].numpy()
+        parameters = store.view_parameters(rows)
+        images = rows // 3
+        partners = np.where(parameters["view_partner"] < 0, images, parameters["view_partner"])
+        assert np.array_equal(labels[:, 0], store.labels[images])
+        assert np.array_equal(labels[:, 1], store.labels[partners])
+        shares = targets["label_shares"].numpy()
+        assert np.array_equal(shares[:, 0], parameters["view_share"])
+        np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+
+
+def test_what_is_stored_is_replayed_and_never_drawn_again(noisy, tmp_path, monkeypatch):
+    store = answers(noisy, tmp_path / "s.h5", KINDS["everything"])
+
+    def draw(*_):
+        raise AssertionError("a view was drawn")
+
+    for name in ("draw", "match", "draw_mixing"):
+        monkeypatch.setattr(Views, name, draw)
+    assert_replayed(join(noisy, store, batch_size=4), 0, 15)
+
+
+def test_rows_hold_the_parameters_that_the_specification_draws(noisy, tmp_path):
+    views = KINDS["everything"]
+    store = answers(noisy, tmp_path / "s.h5", views)
+    hashes = hash_keys(store.keys)
+    found = store.view_parameters(np.arange(store.rows_total))
+    for name, values in views.draw(hashes).items():
+        assert np.array_equal(found[name], values.reshape(found[name].shape)), name
+    assert np.array_equal(found["view_partner"], views.match(hashes).reshape(-1))
+
+
+def test_the_pass_goes_on_to_the_same_bytes(noisy, tmp_path):
+    calls = []
+
+    def failing(pixels):
+        calls.append(1)
+        if len(calls) == 5:
+            raise helpers.TeacherFailedError
+        return project(pixels)
+
+    answers(noisy, tmp_path / "uncut.h5", KINDS["everything"])
+    with pytest.raises(helpers.TeacherFailedError):
+        teach(
+            noisy,
+            kd.load_teacher(failing, name="p", output="logits"),
+            tmp_path / "s.h5",
+            image_size=SIZE,
+            batch_size=13,
+            codec="float32",
+            views=KINDS["everything"],
+            progress=False,
+        )
+    answers(noisy, tmp_path / "s.h5", KINDS["everything"])
+    assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
+
+
+def test_the_student_may_have_another_resolution(tmp_path):
+    noisy = draw_noisy(tmp_path / "noisy", one_size=True)
+    for key in noisy.keys:  # nothing finer than what both resolutions can show
+        path = tmp_path / "noisy" / key.decode()
+        with Image.open(path) as image:
+            image.resize((3, 2)).resize((60, 48), Image.Resampling.BICUBIC).save(path)
+    store = answers(noisy, tmp_path / "s.h5", Views(2, crop=(0.5, 1.0), flip=True, cutmix=1.0))
+    small, large = (
+        join(noisy, store, image_size=size, batch_size=4, seed=2) for size in (SIZE, (36, 40))
+    )
+    for one, other in zip(small.dataset(0, 6), large.dataset(0, 6), strict=True):
+        assert np.array_equal(one[1]["rows"], other[1]["rows"])
+        # The same view in more detail: brought back to the size of the other it is near.
+        back = tf.image.resize(other[0], SIZE, antialias=True)
+        assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.98
+
+
+def test_views_in_two_shards_merged_and_with_deltas_are_replayed(images, directory, tmp_path):
+    views = Views(2, crop=(0.5, 1.0), flip=True, mixup=1.0)
+    for number in (1, 2):
+        answers(images, tmp_path / f"{number}.h5", views, shard=(number, 2))
+    merged = merge([tmp_path / "1.h5", tmp_path / "2.h5"], tmp_path / "m.h5", progress=False).store
+    assert_replayed(join(images, merged, batch_size=4), 0, 15)
+    images = change(directory)
+    store = answers(images, tmp_path / "m.h5", views)
+    stream = join(images, store, batch_size=4, progress=False)
+    assert_replayed(stream, 0, 20)
+    compact = merge([tmp_path / "m.h5"], tmp_path / "c.h5", images=images, progress=False).store
+    stream = join(images, compact, batch_size=4, progress=False)
+    assert_replayed(stream, 0, 20)
+    assert kd.verify(tmp_path / "c.h5", images=images, progress=False).sound
+
+
+def test_an_image_whose_partner_is_gone_is_shown_plain(noisy, tmp_path):
+    store = answers(noisy, tmp_path / "s.h5", Views(1, mixup=1.0))
+    partner = int(store.partners_of(1)[store.images_of_keys(noisy.keys)[0]])
+    kept = np.flatnonzero(store.images_of_keys(noisy.keys) != partner)
+    stream = join(noisy.select(kept), store, batch_size=4)
+    rows = np.concatenate([t["rows"].numpy() for _, t, _ in stream.dataset(0, 5)])
+    first = int(store.images_of_keys(noisy.keys)[0])
+    assert set(rows[rows // 2 == first].tolist()) == {2 * first}
+    assert_replayed(stream, 0, 10)
+
+
+def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(noisy, tmp_path):
+    store = answers(noisy, tmp_path / "s.h5", Views(0))
+    with pytest.warns(UserWarning, match="not the views that the teacher answered"):
+        stream = join(
+            noisy, store, batch_size=7, augment="independent", views=Views(1, crop=(0.3, 0.8))
+        )
+    batches = list(stream.dataset(0, 6))
+    for pixels, targets, _ in batches:
+        rows = targets["rows"].numpy()
+        assert np.array_equal(targets["teacher_logits"], store.gather(rows))
+        assert np.abs(project(pixels.numpy()) - store.gather(rows)).min() > NOISE
+    again = list(stream.dataset(3, 6))
+    for one, other in zip(batches[3:], again, strict=True):
+        assert np.array_equal(one[0], other[0])
+    by_row = {}
+    for pixels, targets, _ in batches:
+        for row, image in zip(targets["rows"].numpy().tolist(), pixels.numpy(), strict=True):
+            by_row.setdefault(row, []).append(image)
+    assert all(not np.array_equal(*two) for two in by_row.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batch_size": 5}, r"batch_size is 5, .* mixed in pairs.*\n.*`--batch-size 6`"),
+        ({"augment": "both"}, "augment is 'both'; choose one of replay, independent"),
+        ({"augment": "independent"}, "augment='independent' needs to be told which views"),
+        (
+            {"augment": "independent", "views": Views(1, mixup=1.0)},
+            "cannot be mixed",
+        ),
+        ({"views": Views(2)}, "The views belong to the store"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(noisy, tmp_path, arguments, words):
+    store = answers(noisy, tmp_path / "s.h5", Views(1, mixup=1.0))
+    with pytest.raises(kd.StreamkdError, match=words):
+        join(noisy, store, **{"batch_size": 4, **arguments})
