@@ -201,7 +201,7 @@ def test_the_student_may_have_another_resolution(tmp_path):
         assert np.array_equal(one[1]["rows"], other[1]["rows"])
         # The same view in more detail: brought back to the size of the other it is near.
         back = tf.image.resize(other[0], SIZE, antialias=True)
-        assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.98
+        assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.95
 
 
 def test_views_in_two_shards_merged_and_with_deltas_are_replayed(images, directory, tmp_path):

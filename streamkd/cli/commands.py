@@ -54,6 +54,7 @@ def teach(args: argparse.Namespace) -> Answer:
     """Asks the teacher about every image, once."""
     flags.check_out(args.out, what="store")
     names = flags.read_class_names(args.class_names)
+    views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
     _check_exists(args.teacher, "teacher")
 
@@ -75,6 +76,7 @@ def teach(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         codec=args.codec,
         class_names=names,
+        views=views,
         shard=args.shard,
         progress=not args.quiet,
         **flags.pixels(args),
@@ -206,6 +208,7 @@ def train(args: argparse.Namespace) -> Answer:
             "train takes the training side of --validation-split, and validates on the other.\n"
             "Leave --subset out."
         )
+    views = _independent_views(args)
     split = args.validation_split is not None
     manifest = flags.scan_images(args, subset="training" if split else None)
     validation = flags.scan_images(args, args.validation) if args.validation else None
@@ -227,6 +230,8 @@ def train(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         seed=args.seed,
         missing=args.missing,
+        augment=args.augment,
+        views=views,
         progress=not args.quiet,
         **flags.pixels(args),
     )
@@ -315,6 +320,24 @@ def demo(args: argparse.Namespace) -> Answer:
     if args.json:
         answer.pop("text")
     return answer, 0
+
+
+def _independent_views(args: argparse.Namespace) -> Any:
+    """Returns the views of `--augment independent`; None for those of the store."""
+    drawn = args.crop or args.flip or args.color or args.erase or args.mixup or args.cutmix
+    if args.augment == "independent":
+        if not drawn:
+            raise OptionError(
+                "--augment independent draws views of its own; say which: `--crop 0.35 1 --flip`."
+            )
+        return flags.views(args, 1)
+    if drawn or args.canonical_size:
+        raise OptionError(
+            "The views belong to the store: the student sees what the teacher saw.\n"
+            "Give --crop, --flip and the like to `streamkd teach`, or compare with "
+            "`--augment independent`."
+        )
+    return None
 
 
 def _labels_of_store(path: str) -> str | None:

@@ -82,6 +82,57 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of views, except --views itself."""
+    group = parser.add_argument_group("views of every image")
+    group.add_argument(
+        "--crop",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="smallest and largest share of the area, such as 0.35 1",
+    )
+    group.add_argument("--flip", action="store_true", help="mirror every second view")
+    for name, default, metavar, help in (
+        ("color", 0.4, "C", "brightness, contrast and saturation by up to C (0.4)"),
+        ("erase", 0.25, "P", "erase a box of a share P of the views (0.25)"),
+        ("mixup", 0.8, "A", "fade pairs into each other, shares from Beta(A, A) (0.8)"),
+        ("cutmix", 1.0, "A", "paste boxes between pairs, areas from Beta(A, A) (1)"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=float,
+            nargs="?",
+            const=default,
+            default=0.0,
+            metavar=metavar,
+            help=help,
+        )
+    group.add_argument(
+        "--canonical-size",
+        type=image_size,
+        metavar="HEIGHTxWIDTH",
+        help="bring every image to this size before views are cut from it",
+    )
+
+
+def views(args: argparse.Namespace, count: int) -> Any:
+    """Returns the `Views` that the flags describe."""
+    from streamkd.images.views import Views
+
+    return Views(
+        count,
+        crop=None if args.crop is None else tuple(args.crop),
+        flip=args.flip,
+        color=args.color,
+        erase=args.erase,
+        mixup=args.mixup,
+        cutmix=args.cutmix,
+        canonical_size=args.canonical_size,
+        seed=args.seed,
+    )
+
+
 def add_directory(parser: argparse.ArgumentParser) -> None:
     """Adds IMAGES and Keras' directory arguments."""
     parser.add_argument(

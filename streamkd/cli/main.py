@@ -92,6 +92,10 @@ def _teach(subparsers: Any) -> None:
     )
     flags.add_codec(parser)
     parser.add_argument(
+        "--views", type=int, default=0, metavar="N", help="answer N views beside the plain image"
+    )
+    flags.add_views(parser)
+    parser.add_argument(
         "--shard",
         type=flags.shard,
         metavar="I/N",
@@ -251,6 +255,13 @@ def _train(subparsers: Any) -> None:
         help="as --preprocess; becomes the student's first layers",
     )
     parser.add_argument("--missing", choices=("raise", "drop"), default="raise")
+    parser.add_argument(
+        "--augment",
+        choices=("replay", "independent"),
+        default="replay",
+        help="show the views that the teacher answered, or, for comparison, others (--crop, …)",
+    )
+    flags.add_views(parser)
     parser.add_argument("--jit", choices=("on", "off"), default="off", help="XLA (default off)")
     parser.add_argument(
         "--resume",
