@@ -376,6 +376,7 @@ class _Fit:
             "batch_size": stream.batch_size,
             "seed": stream.seed,
             "shuffle": stream.shuffle,
+            "independent_views": stream.independent and stream.independent.to_dict(),
             "temperature": distiller.temperature,
             "label_weight": distiller.label_weight,
             "student_preprocess": distiller.student_preprocess,
