@@ -23,7 +23,7 @@ def test_the_specification_comes_back_from_a_store():
         assert Views.from_dict(views.to_dict()) == views
     assert Views(0).to_dict() == {"kind": "plain", "count": 1}
     assert EVERYTHING.to_dict()["count"] == EVERYTHING.num_views == 4
-    with pytest.raises(OptionError, match="'rotate'.*newer streamkd"):
+    with pytest.raises(OptionError, match=r"'rotate'.*newer streamkd"):
         Views.from_dict({**EVERYTHING.to_dict(), "rotate": 3})
 
 
