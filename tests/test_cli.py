@@ -59,9 +59,12 @@ def test_scan_answers_with_its_keys(here, capsys):
         "num_classes",
         "class_names",
         "class_counts",
+        "num_empty_classes",
+        "empty_classes",
         "fingerprint",
     }
     assert answer["num_classes"] == 3
+    assert answer["num_empty_classes"] == 0 and answer["empty_classes"] == []
     assert (answer["num_images"], answer["class_counts"]) == (30, [11, 9, 10])
     assert answer["class_names"] == ["ant", "bee", "cat"]
 

@@ -30,6 +30,7 @@ def scan(args: argparse.Namespace) -> Answer:
         "num_classes": manifest.num_classes,
         "class_names": _capped(manifest.class_names),
         "class_counts": _capped(manifest.class_counts),
+        **_empty_classes(manifest.empty_classes),
         "fingerprint": manifest.fingerprint,
     }
     if args.out:
@@ -48,6 +49,14 @@ def scan(args: argparse.Namespace) -> Answer:
         "bad": report.bad[:LONGEST_LIST],
     }
     return answer, 1 if report.bad else 0
+
+
+def _empty_classes(names: list[str] | None) -> dict[str, Any]:
+    """Returns the classes that have no image, with their number."""
+    return {
+        "num_empty_classes": None if names is None else len(names),
+        "empty_classes": _capped(names),
+    }
 
 
 def teach(args: argparse.Namespace) -> Answer:
@@ -130,7 +139,7 @@ def import_(args: argparse.Namespace) -> Answer:
     from streamkd.images.manifest import scan as scan_directory
     from streamkd.teachers.importing import import_logits
 
-    manifest = scan_directory(args.images, labels=None if args.labels == "none" else "inferred")
+    manifest = scan_directory(args.images, labels=flags.read_labels(args.labels))
     store = import_logits(
         args.logits,
         args.keys,

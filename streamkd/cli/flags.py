@@ -64,9 +64,10 @@ def add_labels(parser: Any) -> None:
     """Adds --labels."""
     parser.add_argument(
         "--labels",
-        choices=("inferred", "none"),
         default="inferred",
-        help="take the folder as the class, or list every image without a label",
+        metavar="inferred|none|FILE",
+        help="take the folder as the class (the default), list every image without a label, or "
+        "read one label an image, in the order of the paths: one a line, or a list in JSON",
     )
 
 
@@ -136,10 +137,18 @@ def views(args: argparse.Namespace, count: int) -> Any:
 def add_directory(parser: argparse.ArgumentParser) -> None:
     """Adds IMAGES and Keras' directory arguments."""
     parser.add_argument(
-        "images", metavar="IMAGES", help="a directory with one folder a class, or a manifest file"
+        "images",
+        metavar="IMAGES",
+        help="a directory with one folder a class, a manifest, or a table (CSV or JSON lines) with "
+        "the columns file_name, label and weight",
     )
     group = parser.add_argument_group("directory, as in Keras' image_dataset_from_directory")
     add_labels(group)
+    group.add_argument(
+        "--class-map",
+        metavar="FILE",
+        help='the class of each folder, in JSON: {"n02085620": "dog", ...}; null leaves it out',
+    )
     group.add_argument(
         "--follow-links", action="store_true", help="enter folders that are symbolic links"
     )
@@ -147,6 +156,9 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--validation-split", type=float, metavar="SHARE", help="share that validation gets"
     )
     group.add_argument("--subset", choices=("training", "validation"), help="which side of it")
+    group.add_argument(
+        "--stratify", action="store_true", help="every class gives validation the same share"
+    )
     group.add_argument(
         "--seed", type=seed, default=0, help="of the split and of the order (default 0)"
     )
@@ -207,6 +219,20 @@ def read_class_names(path: str | None) -> list[str] | None:
     return names
 
 
+def read_labels(text: str) -> Any:
+    """Returns what `scan` takes as labels: 'inferred', None, or the list in a file."""
+    if text in ("inferred", "none"):
+        return None if text == "none" else text
+    from streamkd.images import labelling
+
+    if not Path(text).exists():
+        raise OptionError(
+            f"--labels is {text!r}, and there is no such file.\n"
+            "Give inferred, none, or a file with one label an image."
+        )
+    return labelling.read_labels(text)
+
+
 def scan_images(args: argparse.Namespace, source: str | None = None, **changes: Any) -> Any:
     """Returns the manifest that the directory flags describe."""
     from streamkd.images.manifest import scan
@@ -220,15 +246,19 @@ def scan_images(args: argparse.Namespace, source: str | None = None, **changes: 
         raise OptionError(
             "--validation-split needs --subset.\nAdd `--subset training` or `--subset validation`."
         )
+    # What is said of the folders of IMAGES holds for another directory; a manifest has its own.
+    class_map = None if source and Path(source).is_file() else args.class_map
     with image_progress(None, 0, "listing", not args.quiet and sys.stderr.isatty()) as bar:
         return scan(
             source or args.images,
-            labels=None if args.labels == "none" and not source else "inferred",
+            labels="inferred" if source else read_labels(args.labels),
             class_names=changes.get("class_names"),
+            class_map=class_map,
             follow_links=args.follow_links,
             validation_split=split,
             subset=subset,
             seed=args.seed,
+            stratify=args.stratify,
             progress=bar.update,
         )
 

@@ -73,7 +73,11 @@ def _demo(subparsers: Any) -> None:
 def _scan(subparsers: Any) -> None:
     parser = _command(subparsers, commands.scan, "Lists images, classes and counts.")
     flags.add_directory(parser)
-    parser.add_argument("--class-names", metavar="FILE", help="folders to take, one a line")
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="folders to take, one a line; of a table, its classes in the order of their numbers",
+    )
     parser.add_argument("--check", action="store_true", help="open every file; 1 if any is bad")
     parser.add_argument("--out", metavar="MANIFEST", help="write the list, to be used as IMAGES")
 
@@ -380,7 +384,7 @@ def _finite(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"

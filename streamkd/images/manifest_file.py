@@ -1,0 +1,268 @@
+"""Manifests in files: the one that streamkd writes, and tables of file names with labels.
+
+    write(listed, Path("train.jsonl")); read(Path("train.jsonl"))
+    read(Path("photos/metadata.csv"))       # columns file_name, label, weight
+
+A table is CSV (or TSV) with a header, or JSON lines; its file names are relative to its own folder,
+as in Hugging Face's `metadata.csv` and `metadata.jsonl`. Columns:
+  file_name   a path below the folder of the table
+  label       optional: the name of a class, or its number; empty or null for no label
+  weight      optional: the image's share in the loss; empty or null for 1
+Other columns are left alone. A file is read line by line, and no object is kept for a line.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import os
+import posixpath
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError, OutputError
+from streamkd.images.key_builder import KeyBuilder
+from streamkd.images.labelling import LabelColumn
+from streamkd.images.listing import UNLABELLED, Listed, shown
+from streamkd.keys import Keys
+
+FORMAT = "streamkd manifest"
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def read(path: Path, class_names: list[str] | None = None) -> Listed:
+    """Returns the images that a manifest file lists.
+
+    Args:
+      path: written by `write`, or a table.
+      class_names: the classes of a table in the order of their numbers.
+
+    Raises:
+      ImagesNotFoundError: it is none of these, damaged, or lists nothing.
+      ClassNamesError: a label that `class_names` does not have.
+      OptionError: `class_names` beside a manifest that has its own.
+    """
+    try:
+        listed = _read(path, class_names)
+    except (ClassNamesError, OptionError):
+        raise
+    except OSError as error:
+        raise ImagesNotFoundError(
+            f"The manifest {str(path)!r} cannot be read: {error.strerror}.\n"
+            "Give a directory with one folder of images a class, or a file that can be read."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ImagesNotFoundError(
+            f"{str(path)!r} is neither a directory nor a manifest: {reason}.\n"
+            "Give a directory with one folder of images a class, a file written by `streamkd scan "
+            "--out`, or a table (CSV or JSON lines) with a column file_name."
+        ) from error
+    if not len(listed.keys):
+        raise ImagesNotFoundError(
+            f"The manifest {str(path)!r} lists no images.\nGive one that does."
+        )
+    return listed
+
+
+def _read(path: Path, class_names: list[str] | None) -> Listed:
+    delimiter = DELIMITERS.get(path.suffix.lower())
+    # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        if delimiter:
+            entries = _csv_entries(lines, delimiter)
+            return _read_table(path, entries, LabelColumn(texts=True), class_names)
+        head = json.loads(lines.readline())
+        if "file_name" in head:
+            lines.seek(0)
+            return _read_table(path, _json_entries(lines), LabelColumn(), class_names)
+        if class_names is not None:
+            raise OptionError("A manifest has its own classes; leave class_names out.")
+        return _read_own(head, lines)
+
+
+def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
+    """Returns what `write` wrote, after its first line."""
+    if head["format"] != FORMAT or head["version"] != 1:
+        raise ValueError(f"format {head['format']!r}, version {head['version']!r}")
+    root, class_names = os.fsencode(head["root"]), head["class_names"]
+    most = len(class_names or []) - 1
+    builder, labels, weights = KeyBuilder(), array("i"), _Weights()
+    for line in lines:
+        entry = json.loads(line)
+        builder.add(_key(entry))
+        labels.append(int(entry["label"]))
+        weights.add(entry.get("weight"))
+        if not UNLABELLED <= labels[-1] <= most:
+            raise ValueError(f"a label {labels[-1]}, and {most + 1} classes")
+    if len(builder) != head["num_images"]:
+        raise ValueError(f"{len(builder)} of its {head['num_images']} images are there")
+    keys = builder.keys()
+    _check_keys(keys)
+    return Listed(root, keys, np.array(labels, np.int32), class_names, weights.array())
+
+
+def _read_table(
+    path: Path,
+    entries: Iterator[tuple[int, dict[str, Any]]],
+    labels: LabelColumn,
+    class_names: list[str] | None,
+) -> Listed:
+    builder, weights = KeyBuilder(), _Weights()
+    for line, entry in entries:
+        try:
+            key = _key(entry)
+            if key.startswith(b"/"):
+                raise ValueError(
+                    f"{entry['file_name']!r} is an absolute path, and not relative to the folder "
+                    "of the file"
+                )
+            builder.add(posixpath.normpath(key))
+            labels.add(entry.get("label"))
+            weights.add(entry.get("weight"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"line {line}: {reason}") from error
+    keys = builder.keys()
+    _check_keys(keys)
+    numbers, names = labels.numbered(class_names)
+    return Listed(os.fsencode(path.parent), keys, numbers, names, weights.array())
+
+
+def _csv_entries(lines: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the number of each line and its cells by column."""
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    header = next(rows, [])
+    if "file_name" not in header:
+        raise ValueError(f"no column 'file_name'; there are {shown(header)}")
+    for row in rows:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise ValueError(f"line {rows.line_num}: {len(row)} cells, and {len(header)} columns")
+        yield rows.line_num, dict(zip(header, row, strict=True))
+
+
+def _json_entries(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(entry, dict):
+                raise ValueError(f"line {number}: no object")
+            yield number, entry
+
+
+def _key(entry: dict[str, Any]) -> bytes:
+    encoded = entry.get("file_name_base64")
+    if encoded:
+        return base64.b64decode(encoded, validate=True)
+    name = entry["file_name"]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a file_name {name!r}")
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _check_keys(keys: Keys) -> None:
+    """Refuses keys that lead out of the folder, and keys that are there twice."""
+    invalid = keys.first_invalid()
+    if invalid is not None:
+        index, fault = invalid
+        raise ValueError(f"the file_name of image {index + 1:,} {fault}")
+    order = keys.sort_order()
+    if not len(order):
+        return
+    twice = keys.take(order).first_disorder(strictly=True)
+    if twice is not None:
+        first, second = sorted(order[twice - 1 : twice + 1].tolist())
+        name = os.fsdecode(keys[first])
+        raise ValueError(f"{name!r} is listed twice, as image {first + 1:,} and {second + 1:,}")
+
+
+class _Weights:
+    """The weights of images, four bytes each; none are kept until one is given."""
+
+    def __init__(self) -> None:
+        self._values = array("f")
+        self._num_images = 0
+
+    def add(self, value: Any) -> None:
+        """Adds the weight of one image; None or '' where it has none."""
+        self._num_images += 1
+        if value is None or value == "":
+            if self._values:
+                self._values.append(1.0)
+            return
+        weight = float(value)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"a weight {value!r}; it must be a number of at least 0")
+        if not self._values:
+            self._values = array("f", [1.0]) * (self._num_images - 1)
+        self._values.append(weight)
+
+    def array(self) -> np.ndarray | None:
+        return np.array(self._values, np.float32) if self._values else None
+
+
+def write(listed: Any, path: Path) -> None:
+    """Writes a manifest as JSON lines, whole or not at all.
+
+    Args:
+      listed: a `Manifest`, or a `Listed`.
+      path: what to write; a manifest that is there is replaced.
+
+    Raises:
+      OutputError: it cannot be written, or something else than a manifest is there.
+    """
+    if path.exists() and not _is_manifest(path):
+        raise OutputError(
+            f"{path} is there already, and is no manifest.\nMove it away, or give another path."
+        )
+    head = {"format": FORMAT, "version": 1, "root": os.fsdecode(listed.root)}
+    head |= {"class_names": listed.class_names, "num_images": len(listed.keys)}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as lines:
+            lines.write(json.dumps(head) + "\n")
+            for entry in _entries(listed):
+                lines.write(json.dumps(entry) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"The manifest {path} cannot be written: {error.strerror}.\nGive another path."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _entries(listed: Any) -> Iterator[dict[str, Any]]:
+    for index, key in enumerate(listed.keys):
+        entry = {**key_fields(key, "file_name"), "label": int(listed.labels[index])}
+        if listed.weights is not None:
+            entry["weight"] = float(listed.weights[index])
+        yield entry
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        with open(path, "rb") as lines:
+            return FORMAT.encode() in lines.readline(4096)
+    except OSError:
+        return False
+
+
+def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
+    """Returns `key` as JSON fields; one that is not UTF-8 comes with its bytes in base64."""
+    text = key.decode("utf-8", "backslashreplace")
+    if text.encode() == key:
+        return {name: text}
+    return {name: text, f"{name}_base64": base64.b64encode(key).decode()}

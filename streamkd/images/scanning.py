@@ -1,0 +1,213 @@
+"""Finds the images of a source: a directory of any of the usual shapes, or a manifest file.
+
+| source | what is listed |
+|---|---|
+| one folder a class | every folder, in Keras' order; `class_map` gives several folders one class |
+| any folder, `labels=None` or a list | all images below it, whatever the folders |
+| a flat folder with `metadata.csv` or `metadata.jsonl` | what the table lists |
+| a table, or a manifest written by `Manifest.write` | what it lists |
+| `train`, `val` and `test` folders and nothing else | refused: one of them is meant |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import ImagesNotFoundError, OptionError
+from streamkd.images import labelling, listing, manifest_file
+from streamkd.images.key_builder import KeyBuilder
+from streamkd.images.listing import Listed
+
+# What people call the parts of a data set, in lower case; the names that Hugging Face knows.
+PARTS = frozenset(
+    ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+)
+
+
+def find_images(
+    source: str | bytes | os.PathLike,
+    *,
+    labels: Any,
+    class_names: list[str] | None,
+    class_map: Mapping[str, str | None] | None,
+    follow_links: bool,
+    found: Callable[[int], None],
+) -> Listed:
+    """Returns the images of a directory or of a manifest file; see `manifest.scan`."""
+    labels = _checked_labels(labels, class_names, class_map)
+    root = os.path.abspath(os.fsencode(source))
+    if os.path.isfile(root):
+        return _from_file(root, labels, class_names, class_map, found)
+    listing.check_directory(root)
+    if isinstance(labels, str):
+        folders = listing.class_folders(root)
+        if class_map is None and class_names is None:
+            table = _table_of(root, folders)
+            if table is not None:
+                return _from_file(table, labels, None, None, found)
+            _refuse_parts(root, folders)
+        taken, names = _choose(root, folders, class_names, class_map)
+        return _list_classes(root, folders, taken, names, follow_links, found)
+    if class_names is not None:
+        raise OptionError("class_names needs labels; leave labels=None out, or class_names.")
+    builder = KeyBuilder()
+    listing.add_images(builder, root, b"", follow_links=follow_links, found=found)
+    if not len(builder):
+        _refuse_empty(root, 0)
+    keys = builder.keys()
+    if labels is None:
+        return Listed(root, keys, np.zeros(len(keys), np.int32), None).without_labels()
+    return Listed(root, keys, *_labels_of(labels, len(keys), root))
+
+
+def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
+    """Returns 'inferred', None or a list of labels."""
+    if labels is None or isinstance(labels, str | bytes | Mapping):
+        if labels not in ("inferred", None):
+            raise OptionError(
+                f"labels is {labels!r}; choose 'inferred' (the folders), None, or give a list with "
+                "one label an image."
+            )
+    elif isinstance(labels, Iterable):
+        labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+        if class_names is not None:
+            raise OptionError(
+                "class_names goes with labels='inferred'; the classes of a list are its sorted "
+                "labels. Leave class_names out, or give a list of names."
+            )
+    else:
+        raise OptionError(f"labels is {labels!r}; choose 'inferred', None, or give a list.")
+    if class_map is not None and labels != "inferred":
+        raise OptionError("A class map goes with labels='inferred'; leave labels out, or the map.")
+    return labels
+
+
+def _from_file(
+    path: bytes, labels: Any, class_names: Any, class_map: Any, found: Callable[[int], None]
+) -> Listed:
+    if isinstance(labels, list):
+        raise OptionError("A manifest has its own labels; leave the list of labels out.")
+    if class_map is not None:
+        raise OptionError("A class map is about folders; a manifest has its own classes.")
+    listed = manifest_file.read(Path(os.fsdecode(path)), class_names)
+    found(len(listed.keys))
+    return listed.without_labels() if labels is None else listed
+
+
+def _table_of(root: bytes, folders: list[str]) -> bytes | None:
+    """Returns the path of the metadata file of a directory, or None where there is none.
+
+    Raises:
+      OptionError: there are two, or class folders beside one.
+    """
+    shown = os.fsdecode(root)
+    there = [name for name in manifest_file.METADATA_NAMES if os.path.isfile(f"{shown}/{name}")]
+    if not there:
+        return None
+    if len(there) > 1:
+        raise OptionError(
+            f"{shown!r} has a {there[0]} and a {there[1]}.\nGive one of them: {shown}/{there[0]}."
+        )
+    if len(folders) > 1:
+        raise OptionError(
+            f"{shown!r} has {len(folders)} folders ({listing.shown(folders)}) and a {there[0]}; "
+            "either could say the classes.\n"
+            f"Give the file, {shown}/{there[0]}, or name the folders: class_names=[...] "
+            "(on the command line `scan --class-names FILE` or `--class-map FILE`)."
+        )
+    return os.path.join(root, os.fsencode(there[0]))
+
+
+def _refuse_parts(root: bytes, folders: list[str]) -> None:
+    """Refuses a directory of train, val and test folders: they would be taken for classes."""
+    if not folders or not all(name.lower() in PARTS for name in folders):
+        return
+    shown = os.fsdecode(root)
+    raise ImagesNotFoundError(
+        f"The folders of {shown!r} are {listing.shown(folders)}: parts of a data set, not "
+        "classes.\n"
+        f"Give one of them, such as {os.path.join(shown, folders[0])}; if they are classes, name "
+        "them: class_names=[...] (on the command line `--class-map FILE`)."
+    )
+
+
+def _choose(
+    root: bytes, folders: list[str], class_names: Any, class_map: Any
+) -> tuple[list[tuple[str, int]], list[str]]:
+    """Returns the folders to list, each with its class number, and the classes."""
+    if class_map is not None:
+        class_map = labelling.check_class_map(class_map)
+        return labelling.map_folders(folders, class_map, class_names)
+    names = folders
+    if class_names is not None:
+        names = listing.choose_folders(folders, class_names, root)
+    return [(name, number) for number, name in enumerate(names)], names
+
+
+def _list_classes(
+    root: bytes,
+    folders: list[str],
+    taken: list[tuple[str, int]],
+    names: list[str],
+    follow_links: bool,
+    found: Callable[[int], None],
+) -> Listed:
+    visited = set()
+    if follow_links:
+        paths = [root, *(os.path.join(root, os.fsencode(folder)) for folder in folders)]
+        visited = {listing.identity(path) for path in paths}
+    builder = KeyBuilder()
+    counts = [
+        listing.add_images(
+            builder,
+            root,
+            os.fsencode(folder),
+            follow_links=follow_links,
+            found=found,
+            visited=visited,
+        )
+        for folder, _ in taken
+    ]
+    if not len(builder):
+        _refuse_empty(root, len(taken))
+    labels = np.repeat(np.array([number for _, number in taken], np.int32), counts)
+    return Listed(root, builder.keys(), labels, names)
+
+
+def _labels_of(
+    labels: list[Any], num_images: int, root: bytes
+) -> tuple[np.ndarray, list[str] | None]:
+    """Returns class numbers and names for a list of labels in the order of the images."""
+    if len(labels) != num_images:
+        raise OptionError(
+            "labels does not fit the directory: one label an image, in the order of the paths.\n"
+            f"  labels: {len(labels):,}\n"
+            f"  {os.fsdecode(root)}: {num_images:,} images\n"
+            "`streamkd scan --labels none --out images.jsonl` writes the images in that order."
+        )
+    try:
+        return labelling.number_labels(labels)
+    except ValueError as error:
+        raise OptionError(
+            f"labels holds {error}.\nGive one number or one name an image."
+        ) from error
+
+
+def _refuse_empty(root: bytes, num_folders: int) -> None:
+    shown = os.fsdecode(root)
+    endings = ", ".join(ending.decode() for ending in listing.EXTENSIONS)
+    loose = sum(1 for name in os.listdir(root) if name.lower().endswith(listing.EXTENSIONS))
+    if loose:
+        raise ImagesNotFoundError(
+            f"The directory {shown!r} has {loose:,} images but no folder a class.\n"
+            "Move them into one folder a class, or list them without labels: `--labels none`."
+        )
+    raise ImagesNotFoundError(
+        f"There are no images in {shown!r} ({num_folders} folders looked into).\n"
+        f"Give a directory with one folder of images a class; listed are {endings}."
+    )
