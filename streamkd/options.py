@@ -26,6 +26,8 @@ INTERPOLATIONS = (
     "gaussian",
     "mitchellcubic",
 )
+# What becomes of a file that cannot be decoded.
+ON_BAD = ("raise", "skip")
 # The decoder is part of a store's view specification: another one gives other pixels
 # (TensorFlow's default and Pillow's differ by up to 5 levels in a JPEG).
 DECODER = "tf.io.decode_image"

@@ -6,7 +6,8 @@ One map call decodes a whole batch: for small files that is about 2.5 times fast
 an image, since tf.data's own work for each element dominates there.
 
 Pixels are those of `image_dataset_from_directory`: `tf.io.decode_image`, then `tf.image.resize`
-without antialiasing, float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it.
+without antialiasing, float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it. What
+TensorFlow does not decode has become a PNG before: `images/conversion.py`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import BadImageError, readable_key
-from streamkd.images.files import read_file
+from streamkd.images.conversion import UndecodableError, decodable
+from streamkd.images.fetching import Files, leave_out
+from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.manifest import Manifest
 from streamkd.options import ImageOptions
 
@@ -27,7 +31,10 @@ MOST_UNROLLED = 256
 
 
 def decode_batch(
-    contents: tf.Tensor, one_size: tf.Tensor, options: ImageOptions
+    contents: tf.Tensor,
+    one_size: tf.Tensor,
+    options: ImageOptions,
+    digests: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the pixels and the content digests of some files.
 
@@ -37,6 +44,7 @@ def decode_batch(
         called without a loop and all images are resized in one operation, for the same pixels:
         about 38 µs of CPU a file of CIFAR-10 instead of 48.
       options: how bytes become pixels.
+      digests: as in `content_digests`.
 
     Returns:
       images, float32 `[batch, height, width, channels]`, 0 to 255; and content digests,
@@ -63,12 +71,22 @@ def decode_batch(
         images = decode_each()
     else:
         images = tf.cond(one_size, decode_together, decode_each)
-    return tf.ensure_shape(images, (batch_size, *options.shape)), content_digests(contents)
+    images = tf.ensure_shape(images, (batch_size, *options.shape))
+    return images, content_digests(contents, digests)
 
 
-def content_digests(contents: tf.Tensor) -> tf.Tensor:
-    """Returns FarmHash64 of each string, uint64 `[batch]`, for string `[batch]`."""
-    return tf.bitcast(tf.fingerprint(contents, method="farmhash64"), tf.uint64)
+def content_digests(contents: tf.Tensor, known: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns FarmHash64 of each file's bytes, uint64 `[batch]`.
+
+    Args:
+      contents: string `[batch]`.
+      known: uint64 `[batch]`, the digest of each file whose own bytes are not in `contents`; 0 for
+        the others. See `images/fetching.py`.
+    """
+    digests = tf.bitcast(tf.fingerprint(contents, method="farmhash64"), tf.uint64)
+    if known is None:
+        return digests
+    return tf.where(tf.not_equal(known, 0), known, digests)
 
 
 def decode(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
@@ -147,20 +165,33 @@ def find_bad_image(
 def why_bad(path: bytes, options: ImageOptions | None = None) -> str | None:
     """Returns why one file cannot be decoded, or None where it can."""
     try:
-        if os.stat(path).st_size == 0:
-            return "the file is empty"
-        data = tf.constant(read_file(path))
-        if options is None:
-            tf.io.decode_image(data, expand_animations=False)
-        else:
-            decode(data, options)
-    except FileNotFoundError:
-        return "the file is gone"
+        return why_undecodable(decodable(read_file(path)), options)
     except OSError as error:
-        return f"the file cannot be read: {error.strerror}"
+        return why_unreadable(error)
+    except UndecodableError as error:
+        return str(error)
+
+
+def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | None:
+    """Returns why TensorFlow cannot decode what `decodable` returned; None where it can."""
+    try:
+        if options is None:
+            tf.io.decode_image(tf.constant(data), expand_animations=False)
+        else:
+            decode(tf.constant(data), options)
     except tf.errors.OpError as error:
         return _first_line(error)
     return None
+
+
+def leave_out_undecodable(files: Files, options: ImageOptions) -> tuple[Files, dict[int, str]]:
+    """Returns files without those that TensorFlow cannot decode, and why it cannot, by place."""
+    reasons = {}
+    for place in np.flatnonzero(~files.bad).tolist():
+        reason = why_undecodable(files.contents[place], options)
+        if reason is not None:
+            reasons[place] = reason
+    return leave_out(files, list(reasons)), reasons
 
 
 def _first_line(error: tf.errors.OpError) -> str:

@@ -7,13 +7,13 @@ is checked for the price of about a microsecond an image. Outside the graph it c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from streamkd.errors import MissingExtraError
+from streamkd.images.files import read_file
 from streamkd.quiet import import_tensorflow
 
 NUM_READERS = 4
@@ -89,7 +89,6 @@ def _in_order(pool: ThreadPoolExecutor, paths: Iterable[bytes]) -> Iterator[byte
 
 def _read(path: bytes) -> bytes | None:
     try:
-        with open(os.fspath(path), "rb") as file:
-            return file.read()
+        return read_file(path)
     except OSError:
         return None

@@ -7,15 +7,14 @@ several batches are read at once.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
-
-import numpy as np
-
-from streamkd.images.header import have_one_size
+import stat
 
 # Most small images come in one call; a larger buffer would be a mapping of its own for each file.
 _CHUNK_BYTES = 1 << 16
+# A pipe that is named like an image would keep its reader waiting; this makes it an empty file.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def read_file(path: bytes) -> bytes:
@@ -24,13 +23,15 @@ def read_file(path: bytes) -> bytes:
     Raises:
       OSError: it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, _FLAGS)
     try:
         data = os.read(descriptor, _CHUNK_BYTES)
         # A file that is shorter than it was asked for is at its end. Should a network file system
         # ever return less, no decoder takes the rest for whole, and the content digest tells.
         if len(data) < _CHUNK_BYTES:
             return data
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # such as a link to /dev/zero
+            raise OSError(errno.EINVAL, "Not a file", path)
         parts = [data]
         while part := os.read(descriptor, _CHUNK_BYTES * len(parts)):
             parts.append(part)
@@ -39,17 +40,8 @@ def read_file(path: bytes) -> bytes:
         os.close(descriptor)
 
 
-def read_files(paths: Sequence[bytes]) -> tuple[np.ndarray, np.bool_]:
-    """Returns the bytes of some files, and whether they hold images of one size.
-
-    Returns:
-      contents, object `[num_paths]`, as TensorFlow takes strings; and the bool that
-      `decode_batch` wants.
-
-    Raises:
-      OSError: one of them cannot be read; the error names it.
-    """
-    files = [read_file(path) for path in paths]
-    contents = np.empty(len(files), object)
-    contents[:] = files
-    return contents, np.bool_(have_one_size(files))
+def why_unreadable(error: OSError) -> str:
+    """Returns the reason that `read_file` had, in words."""
+    if isinstance(error, FileNotFoundError):
+        return "the file is gone"
+    return f"the file cannot be read: {error.strerror}"

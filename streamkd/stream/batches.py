@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from streamkd.errors import ChangedImageError, readable_key
 from streamkd.images.decode import decode_batch, refuse_bad_image
-from streamkd.images.files import read_files
+from streamkd.images.fetching import read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
@@ -69,21 +69,27 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
     """
     num_images = len(images)
 
-    def files_of(indices: np.ndarray) -> tuple[np.ndarray, np.bool_]:
-        return read_files(images.paths(indices))
+    def files_of(indices: np.ndarray) -> tuple[Any, ...]:
+        return read_files(images.paths(indices))[:3]
 
     def look_up(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         inside = positions < num_images
         indices = tf.where(inside, positions, step * batch_size)
-        files, one_size = tf.numpy_function(files_of, [indices], [tf.string, tf.bool])
-        files = tf.ensure_shape(files, (batch_size,))
-        return files, tf.ensure_shape(one_size, ()), indices, tf.cast(inside, tf.float32)
+        kinds = [tf.string, tf.bool, tf.uint64]
+        files, one_size, digests = tf.numpy_function(files_of, [indices], kinds)
+        files, digests = (tf.ensure_shape(part, (batch_size,)) for part in (files, digests))
+        one_size = tf.ensure_shape(one_size, ())
+        return files, one_size, digests, indices, tf.cast(inside, tf.float32)
 
     def decode(
-        files: tf.Tensor, one_size: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
+        files: tf.Tensor,
+        one_size: tf.Tensor,
+        digests: tf.Tensor,
+        indices: tf.Tensor,
+        weights: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
-        return *decode_batch(files, one_size, options), indices, weights
+        return *decode_batch(files, one_size, options, digests), indices, weights
 
     num_batches = -(-num_images // batch_size)
     return read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)

@@ -25,6 +25,7 @@ from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, open_store
+from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.stream.stream import Stream
 
@@ -49,6 +50,7 @@ def join(
     missing: str = "raise",
     augment: str = "replay",
     views: Views | None = None,
+    on_bad: str = "raise",
     progress: bool = True,
 ) -> Stream:
     """Returns the stream of images joined with their stored logits.
@@ -69,6 +71,8 @@ def join(
         every epoch, while the logits stay those of the plain image: known to be no better than
         labels alone in long runs, and offered for comparison.
       views: which views 'independent' draws, one an epoch; they cannot be mixed.
+      on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
+        saw it; 'skip' goes on without it, and lists it in `Stream.skipped`.
       progress: show progress where files have to be read to find renamed ones.
 
     Raises:
@@ -78,6 +82,7 @@ def join(
       OptionError: options that do not fit.
     """
     options_module.check_choice("missing", missing, MISSING)
+    options_module.check_choice("on_bad", on_bad, options_module.ON_BAD)
     independent = _independent(augment, views)
     if isinstance(store, str | os.PathLike):
         store = open_store(store)
@@ -116,6 +121,7 @@ def join(
         seed=seed,
         shuffle=shuffle,
         independent=independent,
+        on_bad=on_bad,
     )
 
 
@@ -224,31 +230,37 @@ def find_rows(
             contents, readable = digest_files(images.paths(unknown), progress=bar.update)
         by_content = store.images_of_content(contents)
         found[unknown] = np.where(readable, by_content, -1)
-    absent = np.flatnonzero(found < 0)
+    refused = np.zeros(len(found), bool)
+    refused[found >= 0] = store.done_of(found[found >= 0] * store.num_views) == REFUSED
+    absent = np.flatnonzero((found < 0) | refused)
     if len(absent) and (missing == "raise" or len(absent) == len(images)):
-        _refuse_missing(images, store, absent)
+        _refuse_missing(images, store, absent, refused)
     if len(absent):
         warnings.warn(
             f"{len(absent):,} of {len(images):,} images have no logits and are left out; "
             f"the first is '{readable_key(images.keys[absent[0]])}'.",
             stacklevel=3,
         )
-        kept = np.flatnonzero(found >= 0)
+        kept = np.flatnonzero((found >= 0) & ~refused)
         images, found = images.select(kept), found[kept]
     return images, found * store.num_views
 
 
 def _refuse_missing(
-    images: Manifest, store: LogitStore | StoreCollection, absent: np.ndarray
+    images: Manifest,
+    store: LogitStore | StoreCollection,
+    absent: np.ndarray,
+    refused: np.ndarray,
 ) -> None:
     first = int(absent[0])
     root = os.fsdecode(images.root)
+    why = "" if not refused[first] else ", which could not be decoded when the teacher was asked"
     raise MissingLogitsError(
         f"{len(absent):,} of {len(images):,} images have no logits in the store.\n"
         f"  images: {root} ({len(images):,} images, fingerprint {images.fingerprint[:8]})\n"
         f"  store:  {store.path} ({store.num_images:,} images, fingerprint "
         f"{store.header.fingerprint[:8]})\n"
-        f"  first without logits: '{readable_key(images.keys[first])}', image {first}\n"
+        f"  first without logits: '{readable_key(images.keys[first])}', image {first}{why}\n"
         f"Teach a store of these images: `streamkd teach {root} --teacher … --out NEW.h5`; or "
         "leave the images out: `--missing drop`.",
         key=images.keys[first],

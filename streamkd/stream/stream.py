@@ -16,15 +16,16 @@ A batch is `(images, targets, sample_weight)` with
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError
-from streamkd.images.decode import content_digests, decode_batch
-from streamkd.images.files import read_files
+from streamkd.images.decode import content_digests, decode_batch, leave_out_undecodable
+from streamkd.images.digest import digest_contents
+from streamkd.images.fetching import Files, leave_out, read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import canonical_options, change, decode_views, erase, mix
@@ -35,6 +36,9 @@ from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream import batches, order
 from streamkd.stream.pairs import Pairs
+
+# Why an image was skipped that can be decoded.
+CHANGED = "it is not the file that the teacher answered"
 
 
 class Stream:
@@ -51,6 +55,11 @@ class Stream:
         plain image where there is no other.
       independent: views that are drawn anew for every epoch instead, while the logits stay those
         of the plain image; for comparison.
+      on_bad: what becomes of a file that cannot be decoded, or is not the one the teacher
+        answered: 'raise', or 'skip': its slot in the batch is black and has sample weight 0, and
+        so has the slot of the image that is mixed with it.
+      skipped: the images that were skipped so far in this process, and why, by their places in the
+        manifest; they are not read again.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Stream:
         seed: int,
         shuffle: bool,
         independent: Views | None = None,
+        on_bad: str = "raise",
     ) -> None:
         self.images = images
         self.store = store
@@ -79,6 +89,8 @@ class Stream:
         self.seed = seed
         self.shuffle = shuffle
         self.independent = independent
+        self.on_bad = on_bad
+        self.skipped: dict[int, str] = {}
         self.views = Views(0) if store is None else Views.from_dict(store.header.views)
         self._pairs: Pairs | None = None
         if store is not None and self.views.mixes and independent is None:
@@ -98,7 +110,9 @@ class Stream:
         """Returns the batches of the steps `start` to `stop` (without end where None)."""
         self._refusal = None
         last = np.iinfo(np.int64).max if stop is None else stop
-        return read_pipeline(tf.data.Dataset.range(start, last), self._look_up, self._decode)
+        steps = tf.data.Dataset.range(start, last)
+        rescue = self._rescue if self.on_bad == "skip" else None
+        return read_pipeline(steps, self._look_up, self._decode, rescue)
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
         """Yields the batches of `dataset`; a file that fails is named in the error.
@@ -161,29 +175,43 @@ class Stream:
             found[0, mine], found[1, mine] = images[units[mine]], shown[units[mine]]
         return found[0].reshape(-1), found[1].reshape(-1)
 
-    def _look_up(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what a batch is made of: the bytes of its files, labels and stored rows."""
+    def _kinds(self) -> dict[str, tuple[Any, tuple]]:
+        """Returns dtype and shape, for one image, of all that a batch is made of."""
         kinds: dict[str, tuple[Any, tuple]] = {
             "paths": (tf.string, ()),
             "files": (tf.string, ()),
             "one_size": (tf.bool, ()),
+            "digests": (tf.uint64, ()),
             "labels": (tf.int32, ()),
             "rows": (tf.int64, ()),
             "weights": (tf.float32, ()),
         }
+        if self.on_bad == "skip":
+            kinds = {"indices": (tf.int64, ()), "bad": (tf.bool, ()), **kinds}
         if self.store is not None:
             kinds["contents"] = (tf.uint64, ())
             kinds["teacher_logits"] = (tf.float32, (self.num_classes,))
         for name, (dtype, shape) in (self.independent or self.views).datasets().items():
             kinds[name] = (tf.as_dtype(np.dtype(dtype)), shape)
-        types = [dtype for dtype, _ in kinds.values()]
-        values = tf.numpy_function(self._gather, self._order(step), types)
+        return kinds
+
+    def _look_up(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what a batch is made of: the bytes of its files, labels and stored rows."""
+        return self._call(self._gather, self._order(step))
+
+    def _rescue(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the same without the files for which it cannot be decoded."""
+        return self._call(self._without_bad, [found[name] for name in self._kinds()])
+
+    def _call(self, function: Any, arguments: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        kinds = self._kinds()
+        values = tf.numpy_function(function, arguments, [dtype for dtype, _ in kinds.values()])
         found = dict(zip(kinds, values, strict=True))
         for name, value in found.items():
             value.set_shape([] if name == "one_size" else [self.batch_size, *kinds[name][1]])
         return found
 
-    def _gather(self, units: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
+    def _gather(self, units: np.ndarray, epochs: np.ndarray) -> list[Any]:
         try:
             return self._gathered(units, epochs)
         except StreamkdError as refusal:
@@ -191,22 +219,61 @@ class Stream:
             self._refusal = refusal
             raise
 
-    def _gathered(self, units: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
+    def _gathered(self, units: np.ndarray, epochs: np.ndarray) -> list[Any]:
         indices, views = self._places(units, epochs)
         rows = np.where(self.rows[indices] < 0, -1, self.rows[indices] + views)
         paths = self.images.paths(indices)
         weights = np.ones(len(indices), np.float32)
         if self._pairs is not None:  # an odd one stands in its unit twice, and counts once
             weights[1::2][indices[0::2] == indices[1::2]] = 0
-        found = [np.array(paths, object), *read_files(paths), self.labels[indices], rows, weights]
+        *files, bad = self._read(indices, paths)
+        found: list[Any] = [indices, bad] if self.on_bad == "skip" else []
+        found += [np.array(paths, object), *files, self.labels[indices], rows, weights]
         if self.store is not None:
             contents = self.store.content_of(rows // self.store.num_views)
             found += [contents, self.store.gather(rows)]
         if self.independent is not None:
-            return found + self._drawn_anew(paths, epochs)
-        if self.views.count and self.store is not None:
+            found += self._drawn_anew(paths, epochs)
+        elif self.views.count and self.store is not None:
             found += self.store.view_parameters(rows).values()
-        return found
+        return self._weighed(found) if self.skipped else found
+
+    def _read(self, indices: np.ndarray, paths: list[bytes]) -> Files:
+        if self.on_bad == "raise":
+            return read_files(paths)
+        known = None
+        if self.skipped:
+            known = np.array([index in self.skipped for index in indices.tolist()])
+
+        def skip(place: int, reason: str) -> None:
+            self.skipped[int(indices[place])] = reason
+
+        return read_files(paths, on_bad=skip, known_bad=known)
+
+    def _without_bad(self, *values: Any) -> list[Any]:
+        """Returns the parts of a batch without the files for which it could not be decoded."""
+        found: dict[str, Any] = dict(zip(self._kinds(), values, strict=True))
+        files = Files(*(found[name] for name in ("files", "one_size", "digests", "bad")))
+        kept, reasons = leave_out_undecodable(files, self.options)
+        if self.store is not None:
+            now = np.where(kept.digests, kept.digests, digest_contents(kept.contents))
+            changed = (now != found["contents"]) & (found["rows"] >= 0) & ~kept.bad
+            reasons |= dict.fromkeys(np.flatnonzero(changed).tolist(), CHANGED)
+            kept = leave_out(kept, np.flatnonzero(changed).tolist())
+        for place, reason in reasons.items():
+            self.skipped[int(found["indices"][place])] = reason
+        found |= dict(zip(("files", "one_size", "digests", "bad"), kept, strict=True))
+        return self._weighed(list(found.values()))
+
+    def _weighed(self, values: list[Any]) -> list[Any]:
+        """Returns the parts of a batch with no weight where a file is bad, or its partner's."""
+        found = dict(zip(self._kinds(), values, strict=True))
+        bad = found["bad"]
+        if self._pairs is not None:
+            theirs = bad.reshape(-1, 2)[:, ::-1].reshape(-1)
+            bad = bad | (theirs & (found["view_partner"] >= 0))
+        found["weights"] = np.where(bad, np.float32(0), found["weights"])
+        return list(found.values())
 
     def _drawn_anew(self, paths: list[bytes], epochs: np.ndarray) -> list[np.ndarray]:
         """Returns parameters of views that are drawn for these epochs."""
@@ -224,13 +291,21 @@ class Stream:
     def _decode(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
         views = self.independent or self.views
         if views.count or views.canonical_size is not None:
-            contents = content_digests(found["files"])
+            contents = content_digests(found["files"], found["digests"])
             pixels = self._rendered(found, views)
         else:
-            pixels, contents = decode_batch(found["files"], found["one_size"], self.options)
+            pixels, contents = decode_batch(
+                found["files"], found["one_size"], self.options, found["digests"]
+            )
+        if self.on_bad == "skip":
+            bad = found["bad"]
+            pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)
         if self.store is not None:
+            compared = found["rows"]
+            if self.on_bad == "skip":
+                compared = tf.where(found["bad"], tf.constant(-1, tf.int64), compared)
             check = batches.check_contents(
-                self.images, found["paths"], contents, found["contents"], found["rows"]
+                self.images, found["paths"], contents, found["contents"], compared
             )
             with tf.control_dependencies([check]):
                 pixels = tf.identity(pixels)
@@ -262,6 +337,11 @@ class Stream:
             # Of a unit of two that are shown plain, each has a share of 1.
             pixels = mix(pixels, _swapped(pixels), found)
         return erase(pixels, found)
+
+
+def _blackened(pixels: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
+    """Returns pixels `[batch, height, width, channels]` with zeros where bad, bool `[batch]`."""
+    return tf.where(bad[:, None, None, None], tf.zeros_like(pixels), pixels)
 
 
 def _swapped(values: tf.Tensor) -> tf.Tensor:

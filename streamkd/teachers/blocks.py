@@ -1,18 +1,19 @@
 """Blocks as the teacher sees them: every view of some images, rendered from their files.
 
 drawn = DrawnViews(views, images.keys)
-for pixels, contents in rendered_blocks(images, groups, drawn, options): ...
+for block in rendered_blocks(images, groups, drawn, options): ...
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.decode import content_digests, decode_batch
-from streamkd.images.files import read_files
+from streamkd.images.decode import content_digests, decode_batch, leave_out_undecodable
+from streamkd.images.fetching import Files, read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import render_block
@@ -52,9 +53,15 @@ class DrawnViews:
         drawn |= {"view_partner": partners, **self.views.draw_mixing(own, theirs)}
         return {name: drawn[name] for name in self.views.datasets()}
 
-    def as_rows(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the same, each `[images * num_views, …]`, in the order of the store's rows."""
-        return {name: p.reshape(-1, *p.shape[2:]) for name, p in self.of(images).items()}
+    def as_rows(self, images: np.ndarray, alone: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the same, each `[images * num_views, …]`, in the order of the store's rows.
+
+        Args:
+          images: their numbers.
+          alone: as in `unmixed`.
+        """
+        parameters = unmixed(self.of(images), alone)
+        return {name: p.reshape(-1, *p.shape[2:]) for name, p in parameters.items()}
 
     def partners_of(self, images: np.ndarray) -> np.ndarray:
         """Returns int64 `[images * (num_views - 1)]`, who each drawn view is mixed with.
@@ -75,42 +82,113 @@ class DrawnViews:
         return {name: p[np.arange(len(partners)), views] for name, p in parameters.items()}
 
 
+class Block(NamedTuple):
+    """Some images as the teacher is shown them.
+
+    Attributes:
+      pixels: float32 `[images * num_views, height, width, channels]`.
+      contents: uint64 `[images]`, content digests.
+      refused: bool `[images]`, images that cannot be decoded; their pixels are black.
+      alone: bool, as in `unmixed`.
+    """
+
+    pixels: tf.Tensor
+    contents: tf.Tensor
+    refused: tf.Tensor
+    alone: tf.Tensor
+
+
+def unmixed(parameters: dict[str, np.ndarray], alone: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns parameters in which some views are not mixed, as that of an odd image is not.
+
+    Args:
+      parameters: each `[images, num_views, …]`.
+      alone: bool `[images * (num_views - 1)]`, drawn views whose partner cannot be decoded; of no
+        length where nothing is mixed.
+    """
+    if not alone.any():
+        return parameters
+    changed = dict(parameters)
+    for name, neutral in (("view_partner", -1), ("view_share", 1), ("view_paste", 0)):
+        if name in parameters:
+            changed[name] = parameters[name].copy()
+            changed[name][:, 1:][alone.reshape(len(changed[name]), -1)] = neutral
+    return changed
+
+
 def rendered_blocks(
-    images: Manifest, groups: list[np.ndarray], drawn: DrawnViews, options: ImageOptions
+    images: Manifest,
+    groups: list[np.ndarray],
+    drawn: DrawnViews,
+    options: ImageOptions,
+    *,
+    skip_bad: bool = False,
 ) -> tf.data.Dataset:
-    """Returns pixels, float32 `[images * num_views, …]`, and content digests of each group."""
+    """Returns a dataset of one `Block` for each group of images.
+
+    Args:
+      images: where the files are.
+      groups: numbers of images.
+      drawn: the parameters of their views.
+      options: how files become pixels.
+      skip_bad: a file that cannot be decoded is refused in its block; by default it is an error.
+    """
     datasets, has_partners = drawn.views.datasets(), drawn.views.mixes
+    on_bad = (lambda place, reason: None) if skip_bad else None
+    parameters = [(tf.as_dtype(np.dtype(dtype)), shape) for dtype, shape in datasets.values()]
+    of_files: list[tuple[Any, tuple]] = [
+        *((tf.string, (None,)), (tf.bool, ())),
+        *((tf.uint64, (None,)), (tf.bool, (None,))),
+    ]
+    signature = [*of_files, *((t, (None, drawn.views.num_views, *s)) for t, s in parameters)]
+    num_own = len(signature)
+    if has_partners:
+        signature += [*of_files, *((t, (None, *s)) for t, s in parameters)]
+
+    def together(own: Files, drawn_own: Any, theirs: Files | None, drawn_theirs: Any) -> list[Any]:
+        """Returns what belongs to a block; a partner that is bad leaves its image alone."""
+        if theirs is None:
+            return [*own, *drawn_own]
+        mixed = unmixed(dict(zip(datasets, drawn_own, strict=True)), theirs.bad)
+        return [*own, *mixed.values(), *theirs, *drawn_theirs]
 
     def gather(number: int) -> list[Any]:
-        group = groups[number]
-        found: list[Any] = [*read_files(images.paths(group)), *drawn.of(group).values()]
+        group, theirs, drawn_theirs = groups[number], None, None
+        own = read_files(images.paths(group), on_bad=on_bad)
         if has_partners:
-            found += read_files(images.paths(drawn.partners_of(group)))
-            found += drawn.of_partners(group).values()
-        return found
+            theirs = read_files(images.paths(drawn.partners_of(group)), on_bad=on_bad)
+            drawn_theirs = drawn.of_partners(group).values()
+        return together(own, drawn.of(group).values(), theirs, drawn_theirs)
 
-    def read(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        parameters = [(tf.as_dtype(np.dtype(dtype)), shape) for dtype, shape in datasets.values()]
-        own: list[tuple[Any, tuple]] = [(tf.string, (None,)), (tf.bool, ())]
-        own += [(dtype, (None, drawn.views.num_views, *shape)) for dtype, shape in parameters]
-        partners: list[tuple[Any, tuple]] = [(tf.string, (None,)), (tf.bool, ())]
-        partners += [(dtype, (None, *shape)) for dtype, shape in parameters]
-        signature = [*own, *partners] if has_partners else own
-        found = tf.numpy_function(gather, [number], [dtype for dtype, _ in signature])
+    def gather_again(*found: Any) -> list[Any]:
+        theirs = None
+        own, _ = leave_out_undecodable(Files(*found[:4]), options)
+        if has_partners:
+            theirs, _ = leave_out_undecodable(Files(*found[num_own : num_own + 4]), options)
+        return together(own, found[4:num_own], theirs, found[num_own + 4 :])
+
+    def call(function: Any, *arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(function, arguments, [dtype for dtype, _ in signature])
         return tuple(
             tf.ensure_shape(part, shape) for part, (_, shape) in zip(found, signature, strict=True)
         )
 
-    def decode(*found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        contents, one_size = found[:2]
+    def decode(*found: tf.Tensor) -> Block:
+        contents, one_size, digests, refused = found[:4]
+        alone = found[num_own + 3] if has_partners else tf.zeros([0], tf.bool)
         if not drawn.views.count and drawn.views.canonical_size is None:
-            return decode_batch(contents, one_size, options)
-        parameters = dict(zip(datasets, found[2:], strict=False))
+            return Block(*decode_batch(contents, one_size, options, digests), refused, alone)
+        own = dict(zip(datasets, found[4:num_own], strict=True))
         partners = None
         if has_partners:
-            rest = found[2 + len(datasets) :]
-            partners = (rest[0], rest[1], dict(zip(datasets, rest[2:], strict=True)))
-        pixels = render_block(contents, one_size, parameters, partners, drawn.views, options)
-        return pixels, content_digests(contents)
+            rest = found[num_own:]
+            partners = (rest[0], rest[1], dict(zip(datasets, rest[4:], strict=True)))
+        pixels = render_block(contents, one_size, own, partners, drawn.views, options)
+        return Block(pixels, content_digests(contents, digests), refused, alone)
 
-    return read_pipeline(tf.data.Dataset.range(len(groups)), read, decode)
+    return read_pipeline(
+        tf.data.Dataset.range(len(groups)),
+        functools.partial(call, gather),
+        decode,
+        functools.partial(call, gather_again) if skip_bad else None,
+    )

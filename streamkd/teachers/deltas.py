@@ -14,7 +14,7 @@ import os
 import numpy as np
 
 from streamkd.errors import StoreError, readable_key
-from streamkd.images.digest import digest_files
+from streamkd.images.digest import digest_contents, digest_files
 from streamkd.images.manifest import Manifest
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, flatten, link_stores, open_store
@@ -24,7 +24,12 @@ from streamkd.teachers.passes import TeacherPass, TeacherSetup, other_images
 
 
 def teach_changes(
-    setup: TeacherSetup, images: Manifest, path: str, *, progress: bool = True
+    setup: TeacherSetup,
+    images: Manifest,
+    path: str,
+    *,
+    skip_bad: bool = False,
+    progress: bool = True,
 ) -> LogitStore | StoreCollection:
     """Returns the finished store at `path` once every image has its logits.
 
@@ -36,6 +41,7 @@ def teach_changes(
       setup: of the pass that filled the store.
       images: in key order.
       path: of a finished store, or of an index file.
+      skip_bad: as in `TeacherPass`.
       progress: show progress on standard error.
 
     Raises:
@@ -45,7 +51,7 @@ def teach_changes(
     store = open_store(path)
     base = flatten([store])[0]
     setup.check_same(base)
-    TeacherPass(setup, images, path).check_answers(base)
+    TeacherPass(setup, images, path, skip_bad=skip_bad).check_answers(base)
     while True:
         delta = _next_delta(path, store)
         if os.path.exists(delta):
@@ -56,7 +62,7 @@ def teach_changes(
             return store
         if len(wanted) == len(images):
             raise other_images(images, base)
-        TeacherPass(setup, images.select(wanted), delta).run(progress)
+        TeacherPass(setup, images.select(wanted), delta, skip_bad=skip_bad).run(progress)
         index = path if is_index_file(path) else index_beside(path)
         link_stores([path, delta], index)
         store = open_store(path)
@@ -67,17 +73,19 @@ def find_changes(
 ) -> np.ndarray:
     """Returns int64, the images without logits: new, or other bytes than the teacher saw.
 
-    A file that cannot be read counts as changed: the pass refuses it by name.
+    A file that cannot be read counts as changed, and the pass refuses it by name; not so where it
+    could not be read when the teacher was asked either, and was skipped.
     """
     with image_progress(len(images), 0, "looking for changes", progress) as bar:
         paths = images.each_path()
         contents, readable = digest_files(paths, progress=bar.update)
+    contents[~readable] = digest_contents([b""])  # as a refused image is stored
     found = store.images_of_keys(images.keys)
     known = found >= 0
     same = np.zeros(len(images), bool)
     same[known] = store.content_of(found[known]) == contents[known]
     same[~known] = store.images_of_content(contents[~known]) >= 0
-    return np.flatnonzero(~(same & readable))
+    return np.flatnonzero(~same)
 
 
 def _next_delta(path: str, store: LogitStore | StoreCollection) -> str:

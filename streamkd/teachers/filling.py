@@ -27,11 +27,13 @@ class Answer:
       logits: float `[images * num_views, num_classes]`, in the order of the store's rows.
       contents: uint64 `[images]`, the digests of their files' bytes.
       views: the parameters of the views, each `[images * num_views, …]`; empty for plain ones.
+      refused: bool `[images]`, images that cannot be decoded, whose logits mean nothing; or None.
     """
 
     logits: np.ndarray
     contents: np.ndarray
     views: dict[str, np.ndarray]
+    refused: np.ndarray | None = None
 
 
 # Given groups of images (int64 numbers), yields the answer to each, in order.
@@ -62,7 +64,9 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
             BackgroundWriter(writer) as background,
         ):
             for block, answer in zip(blocks, answers(groups), strict=True):
-                background.write_block(block, answer.logits, answer.contents, views=answer.views)
+                background.write_block(
+                    block, answer.logits, answer.contents, answer.refused, answer.views
+                )
                 bar.update(len(answer.contents))
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))

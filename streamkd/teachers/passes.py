@@ -102,15 +102,25 @@ class TeacherPass:
       setup: what the answers depend on.
       images: in key order.
       path: of the store.
+      skip_bad: images that cannot be decoded are marked as refused in the store; by default the
+        first of them ends the pass.
 
     Raises:
       ClassNamesError: a class of the images is not one of the teacher's.
     """
 
-    def __init__(self, setup: TeacherSetup, images: Manifest, path: str | os.PathLike) -> None:
+    def __init__(
+        self,
+        setup: TeacherSetup,
+        images: Manifest,
+        path: str | os.PathLike,
+        *,
+        skip_bad: bool = False,
+    ) -> None:
         self.setup = setup
         self.images = images
         self.path = os.fspath(path)
+        self.skip_bad = skip_bad
         self._drawn = DrawnViews(setup.views, images.keys)
         classes = setup.class_names
         self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
@@ -146,8 +156,8 @@ class TeacherPass:
         theirs, mine = theirs[mine >= 0], mine[mine >= 0]
         if not len(mine):
             return
-        pixels, contents = next(self._read([mine], plain=True))
-        same = contents == store.content_of(theirs)
+        pixels, contents, refused, _ = next(self._read([mine], plain=True))
+        same = (contents == store.content_of(theirs)) & ~refused
         if not same.any():
             return
         stored = store.gather(theirs[same] * store.num_views)
@@ -165,17 +175,20 @@ class TeacherPass:
 
     def answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
         """Yields the answer to each group of images, which are asked for now."""
-        for group, (pixels, contents) in zip(groups, self._read(groups), strict=True):
-            yield Answer(self.setup.teacher(pixels), contents, self._drawn.as_rows(group))
+        for group, block in zip(groups, self._read(groups), strict=True):
+            pixels, contents, refused, alone = block
+            views = self._drawn.as_rows(group, alone)
+            yield Answer(self.setup.teacher(pixels), contents, views, refused)
 
     def _create(self) -> None:
         """Creates the store once the teacher has answered the first block."""
         setup, images = self.setup, self.images
         num_views = setup.views.num_views
         first = np.arange(min(setup.images_per_block, len(images)))
-        pixels, _ = next(self._read([first]))
-        logits = setup.teacher(pixels)
+        pixels, _, refused, _ = next(self._read([first]))
+        logits = np.array(setup.teacher(pixels))
         self.check_num_classes(logits.shape[1])
+        logits[np.repeat(refused, num_views)] = 0
         check_range(logits, images.keys.take(first), setup.codec)
         header = StoreHeader(
             num_images=len(images),
@@ -194,8 +207,8 @@ class TeacherPass:
 
     def _read(
         self, groups: list[np.ndarray], *, plain: bool = False
-    ) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """Yields pixels, `[images * num_views, …]`, and content digests of each group.
+    ) -> Iterator[tuple[tf.Tensor, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields the parts of the `Block` of each group.
 
         Args:
           groups: images that are read together.
@@ -208,15 +221,17 @@ class TeacherPass:
         if plain:
             views = Views(0, canonical_size=self.setup.views.canonical_size)
             drawn = DrawnViews(views, self.images.keys)
-        batches = iter(rendered_blocks(self.images, groups, drawn, options))
+        blocks = rendered_blocks(self.images, groups, drawn, options, skip_bad=self.skip_bad)
+        batches = iter(blocks)
         for group in groups:
             try:
-                pixels, contents = next(batches)
+                pixels, *rest = next(batches)
             except tf.errors.OpError as error:
                 involved = np.unique(np.concatenate([group, drawn.partners_of(group)]))
                 refuse_bad_image(error, self.images, involved.tolist(), options)
                 raise
-            yield pixels, contents.numpy()
+            contents, refused, alone = (part.numpy() for part in rest)
+            yield pixels, contents, refused, alone
 
     def _find(self, key: bytes) -> int:
         """Returns the number of the image with this key; -1 where there is none."""

@@ -12,14 +12,17 @@ import os
 import warnings
 from typing import Any
 
+import numpy as np
+
 from streamkd import options as options_module
-from streamkd.errors import OptionError
+from streamkd.errors import OptionError, readable_key
 from streamkd.images.manifest import Manifest
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
 from streamkd.store.index_file import is_index_file
+from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.deltas import teach_changes
 from streamkd.teachers.loading import load_teacher
@@ -45,6 +48,7 @@ def teach(
     class_names: list[str] | None = None,
     views: Views | None = None,
     shard: tuple[int, int] | None = None,
+    on_bad: str = "raise",
     progress: bool = True,
 ) -> LogitStore | StoreCollection:
     """Asks the teacher about every image, or goes on where an earlier pass stopped.
@@ -64,6 +68,9 @@ def teach(
       views: which renditions of every image the teacher answers besides the plain one.
       shard: (i, n), the i-th of n parts of the pass, counted from 1, into a store of its own; all
         parts merged are the store of an undivided pass, to the byte.
+      on_bad: 'raise' ends the pass at the first file that cannot be decoded; 'skip' marks it in the
+        store, warns at the end, and does not ask again until the file changes. `refused_images`
+        lists them, and `join(..., missing="drop")` leaves them out.
       progress: show images per second and the time left on standard error.
 
     Returns:
@@ -72,6 +79,8 @@ def teach(
     Raises:
       StreamkdError: what does not fit; nothing that was written is lost.
     """
+    options_module.check_choice("on_bad", on_bad, options_module.ON_BAD)
+    skip_bad = on_bad == "skip"
     setup = teacher_setup(
         images,
         teacher,
@@ -89,10 +98,20 @@ def teach(
     if shard is not None:
         images = shard_of(images, shard, setup.images_per_block)
     elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
-        return teach_changes(setup, images, path, progress=progress)
-    store = TeacherPass(setup, images, path).run(progress)
+        changed = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
+        _warn_of_refused(images, changed)
+        return changed
+    store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
+    _warn_of_refused(images, store)
     _warn_of_chance(setup.teacher, store)
     return store
+
+
+def refused_images(images: Manifest, store: LogitStore | StoreCollection) -> np.ndarray:
+    """Returns int64, which of the images could not be decoded when the teacher was asked."""
+    found = store.images_of_keys(images.keys)
+    known = np.flatnonzero(found >= 0)
+    return known[store.done_of(found[known] * store.num_views) == REFUSED]
 
 
 def teacher_setup(
@@ -158,6 +177,17 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     first = (number - 1) * num_blocks // count * images_per_block
     stop = min(number * num_blocks // count * images_per_block, len(images))
     return images.select(slice(first, stop))
+
+
+def _warn_of_refused(images: Manifest, store: LogitStore | StoreCollection) -> None:
+    refused = refused_images(images, store)
+    if len(refused):
+        warnings.warn(
+            f"{len(refused):,} of {len(images):,} images cannot be decoded and have no logits in "
+            f"{store.path}; the first is '{readable_key(images.keys[int(refused[0])])}'. "
+            "`streamkd scan --check` says what is wrong; `--missing drop` trains without them.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_chance(teacher: Teacher, store: LogitStore) -> None:

@@ -72,7 +72,8 @@ class TrainingSteps:
         with tf.GradientTape() as tape:
             student_logits = tf.cast(self.model(images, training=True), tf.float32)
             losses, sums = self.losses(student_logits, targets, weights)
-            loss = tf.reduce_sum(losses) / tf.reduce_sum(weights)
+            # A batch may be without any weight, when all of its files are skipped.
+            loss = tf.math.divide_no_nan(tf.reduce_sum(losses), tf.reduce_sum(weights))
             penalties = [tf.cast(penalty, tf.float32) for penalty in self.model.losses]
             loss = tf.add_n([loss, *penalties])
         return tape.gradient(loss, self.model.trainable_variables), sums
