@@ -1,5 +1,6 @@
 """Directory listings against Keras' own loader, and where they differ on purpose."""
 
+import json
 import os
 
 import helpers
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
+from streamkd.images import listing
 from streamkd.images.manifest import scan
 
 TRICKY = [
@@ -134,6 +136,123 @@ def test_names_that_are_no_utf8_are_listed_unlike_in_keras(tmp_path):
     assert images.labels.tolist() == [0, 0, 2]
     with pytest.raises(UnicodeError):
         keras_listing(tmp_path)
+
+
+def test_endings_count_in_any_case_and_nothing_else_does(tmp_path):
+    names = ["a/1.JPEG", "a/2.Jpg", "a/3.PNG", "a/4.GIF", "a/5.bmp", "a/6.WEBP"]
+    draw(tmp_path, [*names, "a/7.tif", "a/.DS_Store", "a/Thumbs.db", "a/8.jpg.part", "a/jpeg"])
+    assert scan(tmp_path).keys.tolist() == [os.fsencode(name) for name in names]
+
+
+@pytest.mark.parametrize("name", [" lead.png", "new\nline.png", "quo'te\".png", "%s{}.png"])
+def test_odd_names_are_keys_as_they_are(tmp_path, name):
+    images = scan(draw(tmp_path, [f"a/{name}"]))
+    assert images.keys.tolist() == [os.fsencode(f"a/{name}")]
+    assert os.path.exists(images.path(0))
+
+
+def test_a_link_to_nowhere_is_listed_for_the_check_to_find(tmp_path):
+    draw(tmp_path, ["a/1.png"])
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone.png")
+    assert scan(tmp_path).keys.tolist() == [b"a/1.png", b"a/2.png"]
+
+
+def test_a_class_without_images_keeps_its_number_and_is_named(tmp_path):
+    images = scan(draw(tmp_path, ["a/1.png", "zebra/1.png"]))
+    assert images.class_names == ["a", "empty", "zebra"] and images.labels.tolist() == [0, 2]
+    assert images.empty_classes == ["empty"]
+
+
+def test_no_image_is_asked_about(tmp_path, monkeypatch):
+    draw(tmp_path, TRICKY)
+    asked = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **rest: asked.append(path) or stat(path, **rest))
+    monkeypatch.setattr(os, "lstat", None)
+    scan(tmp_path)
+    endings = {os.path.splitext(os.fsencode(path))[1].lower() for path in asked}
+    assert asked and endings.isdisjoint(listing.EXTENSIONS)
+
+
+# Labels, classes and shapes of directories that Keras does not know.
+
+
+def test_labels_may_be_names(tmp_path):
+    draw(tmp_path, ["b/1.png", "a/2.png", "3.png"])
+    images = scan(tmp_path, labels=["dog", "cat", "dog"])
+    assert images.keys.tolist() == [b"3.png", b"a/2.png", b"b/1.png"]
+    assert images.class_names == ["cat", "dog"] and images.labels.tolist() == [1, 0, 1]
+
+
+def test_several_folders_share_a_class_by_a_class_map(tmp_path):
+    draw(tmp_path, ["n1/1.png", "n2/2.png", "n3/3.png", "n4/4.png"])
+    class_map = {"n1": "dog", "n2": "cat", "n3": "dog", "n4": None, "empty": "emu"}
+    images = scan(tmp_path, class_map=class_map)
+    assert images.keys.tolist() == [b"n1/1.png", b"n2/2.png", b"n3/3.png"]
+    assert images.class_names == ["dog", "cat", "emu"] and images.labels.tolist() == [0, 1, 0]
+    assert images.class_counts == [2, 1, 0]
+    (tmp_path / "classes.json").write_text(json.dumps(class_map))
+    assert scan(tmp_path, class_map=tmp_path / "classes.json").fingerprint == images.fingerprint
+    with pytest.raises(OptionError, match="A class map goes with labels='inferred'"):
+        scan(tmp_path, labels=None, class_map=class_map)
+
+
+@pytest.mark.parametrize(
+    "parts", [["train", "val"], ["Train", "Test", "validation"], ["train"]], ids="-".join
+)
+def test_train_and_test_folders_are_refused_as_classes(tmp_path, parts):
+    for part in [*parts, ".git"]:
+        helpers.draw_directory(tmp_path / part, {"a": 1, "b": 1}, size=(2, 2))
+    with pytest.raises(ImagesNotFoundError, match="parts of a data set, not classes") as refusal:
+        scan(tmp_path)
+    assert f"such as {tmp_path / sorted(parts)[0]};" in str(refusal.value)
+    assert scan(tmp_path / parts[0]).class_names == ["a", "b"]
+    assert scan(tmp_path, class_names=parts).class_names == parts
+    assert scan(tmp_path, class_map=dict.fromkeys(parts, "x")).class_names == ["x"]
+    assert len(scan(tmp_path, labels=None)) == 2 * len(parts)
+
+
+def test_a_class_named_test_among_others_is_a_class(tmp_path):
+    (draw(tmp_path, ["test/1.png", "cricket/1.png"]) / "empty").rmdir()
+    assert scan(tmp_path).class_names == ["cricket", "test"]
+
+
+@pytest.mark.parametrize("inside", ["", "images/"], ids=["flat", "one folder"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_directory_with_a_metadata_file_is_what_the_file_lists(tmp_path, ending, inside):
+    (draw(tmp_path, [f"{inside}{number}.png" for number in range(3)]) / "empty").rmdir()
+    rows = {"csv": "file_name,label\n{0}2.png,dog\n{0}0.png,cat\n"}
+    rows["jsonl"] = '{{"file_name": "{0}2.png", "label": "dog"}}\n'
+    rows["jsonl"] += '{{"file_name": "{0}0.png", "label": "cat"}}\n'
+    (tmp_path / f"metadata.{ending}").write_text(rows[ending].format(inside))
+    images = scan(tmp_path)
+    assert images.keys.tolist() == [os.fsencode(f"{inside}{number}.png") for number in (2, 0)]
+    assert images.class_names == ["cat", "dog"] and images.labels.tolist() == [1, 0]
+    assert images.fingerprint == scan(tmp_path / f"metadata.{ending}").fingerprint
+    assert len(scan(tmp_path, labels=None)) == 3, "without labels, the files count"
+
+
+def test_a_metadata_file_beside_class_folders_is_refused(tmp_path):
+    draw(tmp_path, ["a/1.png", "b/1.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,label\na/1.png,dog\n")
+    with pytest.raises(
+        OptionError, match=r"has 3 folders \('a', 'b', 'empty'\) and a metadata.csv"
+    ):
+        scan(tmp_path)
+    assert scan(tmp_path, class_names=["a", "b"]).class_names == ["a", "b"]
+    assert scan(tmp_path / "metadata.csv").class_names == ["dog"]
+    (tmp_path / "metadata.jsonl").touch()
+    with pytest.raises(OptionError, match=r"has a metadata.csv and a metadata.jsonl"):
+        scan(tmp_path)
+
+
+def test_a_stratified_split_takes_from_every_class(tmp_path):
+    helpers.draw_directory(tmp_path, {"a": 20, "b": 5}, size=(2, 2))
+    split = {"validation_split": 0.2, "seed": 1, "stratify": True}
+    validation, training = (scan(tmp_path, subset=s, **split) for s in ("validation", "training"))
+    assert validation.class_counts == [4, 1] and training.class_counts == [16, 4]
+    with pytest.raises(OptionError, match="stratify needs labels"):
+        scan(tmp_path, labels=None, subset="training", **split)
 
 
 # Links.

@@ -7,7 +7,7 @@ import helpers
 import numpy as np
 import pytest
 
-from streamkd.errors import ImagesNotFoundError, OptionError
+from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
 from streamkd.images.manifest import Manifest, key_fields, scan
 from streamkd.keys import Keys
 
@@ -149,3 +149,194 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, lines, words):
     with pytest.raises(ImagesNotFoundError, match=words) as refusal:
         scan(path)
     assert str(path) in str(refusal.value)
+
+
+# Weights.
+
+
+def weighted():
+    images = manifest()
+    return Manifest(images.root, images.keys, images.labels, images.class_names, [1, 0.5, 0])
+
+
+def test_weights_go_with_their_images():
+    images = weighted()
+    assert images.weights.dtype == np.float32
+    assert images.select(np.array([2, 0])).weights.tolist() == [0, 1]
+    assert images.select(slice(1, 3)).weights.tolist() == [0.5, 0]
+    assert images.fingerprint == manifest().fingerprint, "a store does not depend on them"
+    assert manifest().weights is None and manifest().select(slice(2)).weights is None
+
+
+def test_weights_are_written_and_read_back(tmp_path):
+    weighted().write(tmp_path / "images.jsonl")
+    assert scan(tmp_path / "images.jsonl").weights.tolist() == [1, 0.5, 0]
+    manifest().write(tmp_path / "images.jsonl")
+    assert scan(tmp_path / "images.jsonl").weights is None
+    assert b"weight" not in (tmp_path / "images.jsonl").read_bytes()
+
+
+def test_classes_without_images_are_named():
+    images = manifest(class_names=("a", "b", "c"))
+    assert images.empty_classes == ["c"] and manifest().empty_classes == []
+    assert images.select(slice(2)).empty_classes == ["b", "c"]
+    assert manifest(class_names=None, labels=(-1, -1, -1)).empty_classes is None
+
+
+# Tables.
+
+
+def table(folder, text, name="metadata.csv"):
+    """Writes a table and returns its path; bytes as they are."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+CSV = "file_name,label,weight\nb/2.png,dog,0.5\n1.png,cat,\nb/3.png,,2\n"
+JSON_LINES = """{"file_name": "b/2.png", "label": "dog", "weight": 0.5}
+{"file_name": "1.png", "label": "cat"}
+
+{"file_name": "b/3.png", "label": null, "weight": 2}
+"""
+TSV = CSV.replace(",", "\t")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("images.csv", CSV),
+        ("images.CSV", "\ufeff" + CSV.replace("\n", "\r\n")),
+        ("images.tsv", TSV),
+        ("metadata.jsonl", JSON_LINES),
+        ("images", JSON_LINES),
+    ],
+    ids=["CSV", "CSV of a spreadsheet", "TSV", "JSON lines", "no ending"],
+)
+def test_a_table_lists_images_labels_and_weights_in_its_order(tmp_path, name, text):
+    images = scan(table(tmp_path, text, name))
+    assert images.root == os.fsencode(tmp_path)
+    assert images.keys.tolist() == [b"b/2.png", b"1.png", b"b/3.png"]
+    assert images.class_names == ["cat", "dog"]
+    assert images.labels.tolist() == [1, 0, -1]
+    assert images.weights.tolist() == [0.5, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file_name,text\na.png,a cat\nb.png,\n",
+        '{"file_name": "a.png", "text": "a cat", "objects": {"bbox": [[1, 2]]}}\n'
+        '{"file_name": "b.png", "text": ""}\n',
+    ],
+    ids=["CSV", "JSON lines"],
+)
+def test_other_columns_are_left_alone_and_without_labels_images_have_none(tmp_path, text):
+    name = "metadata.jsonl" if text.startswith("{") else "metadata.csv"
+    images = scan(table(tmp_path, text, name))
+    assert images.keys.tolist() == [b"a.png", b"b.png"]
+    assert images.class_names is None and images.labels.tolist() == [-1, -1]
+    assert images.weights is None
+
+
+def test_labels_of_a_table_may_be_numbers(tmp_path):
+    path = table(tmp_path, "file_name,label\na.png,10\nb.png,9\nc.png,-1\n")
+    images = scan(path)
+    assert images.class_names == ["9", "10"] and images.labels.tolist() == [1, 0, -1]
+    names = [str(number) for number in "abcdefghijk"]
+    images = scan(path, class_names=names)
+    assert images.class_names == names and images.labels.tolist() == [10, 9, -1]
+    with pytest.raises(ClassNamesError, match="first of 2 that is no class: 10"):
+        scan(path, class_names=["a", "b"])
+
+
+def test_class_names_order_the_classes_of_a_table_and_add_some(tmp_path):
+    images = scan(table(tmp_path, CSV), class_names=["emu", "dog", "cat"])
+    assert images.labels.tolist() == [1, 2, -1] and images.empty_classes == ["emu"]
+
+
+def test_a_table_can_be_split_stripped_and_written(tmp_path):
+    rows = "".join(f"{number}.png,{number % 2},{number}\n" for number in range(20))
+    path = table(tmp_path, "file_name,label,weight\n" + rows)
+    split = {"validation_split": 0.2, "subset": "validation", "seed": 3, "stratify": True}
+    images = scan(path, **split)
+    assert images.class_counts == [2, 2]
+    assert [b"%d.png" % weight for weight in images.weights] == images.keys.tolist()
+    bare = scan(path, labels=None)
+    assert bare.class_names is None and len(bare.weights) == 20
+    images.write(tmp_path / "images.jsonl")
+    again = scan(tmp_path / "images.jsonl")
+    assert again.fingerprint == images.fingerprint
+    assert np.array_equal(again.weights, images.weights) and again.root == images.root
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_names_that_are_no_utf8_and_paths_with_dots_become_keys(tmp_path, ending):
+    names = [b"\xff.png", b"./a/../b.png", b"a//c.png"]
+    if ending == "csv":
+        text = b"file_name\n" + b"\n".join(names)
+    else:
+        text = b"".join(b'{"file_name": "%s"}\n' % name for name in names)
+    images = scan(table(tmp_path, text, f"images.{ending}"))
+    assert images.keys.tolist() == [b"\xff.png", b"b.png", b"a/c.png"]
+
+
+def test_quoted_cells_may_hold_commas_and_lines(tmp_path):
+    path = table(tmp_path, 'file_name,label\n"a,1.png","cat, big"\n"b\n.png",dog\n')
+    images = scan(path)
+    assert images.keys.tolist() == [b"a,1.png", b"b\n.png"]
+    assert images.class_names == ["cat, big", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name,label\na.png,1\n", "no column 'file_name'; there are 'name', 'label'"),
+        ("", "no column 'file_name'"),
+        ("file_name,label\n", "lists no images"),
+        ("file_name,label\na.png,1\nb.png\n", "line 3: 1 cells, and 2 columns"),
+        ("file_name,label\n/a.png,1\n", "line 2: '/a.png' is an absolute path"),
+        ("file_name\na/../../b.png\n", "file_name of image 1 leads out of the directory"),
+        ('file_name\n""\n', "line 2: a file_name ''"),
+        ("file_name\na.png\nb.png\n./a.png\n", "'a.png' is listed twice, as image 1 and 3"),
+        ("file_name,label\na.png,-2\n", "a label -2"),
+        ("file_name,weight\na.png,-1\n", "line 2: a weight '-1'; it must be a number of at"),
+        ("file_name,weight\na.png,nan\n", "a weight 'nan'"),
+        ("file_name,weight\na.png,heavy\n", "line 2: could not convert string to float"),
+        ('file_name\n"a.png', "unexpected end of data"),
+        ('{"file_name": "a.png"}\n[1]\n', "line 2: no object"),
+        ('{"file_name": "a.png"}\n{"file_name": 1}\n', "line 2: a file_name 1"),
+        ('{"file_name": "a.png"}\n{"label": 1}\n', "line 2: no 'file_name'"),
+        ('{"file_name": "a.png", "label": 0.5}\n', "line 1: a label 0.5"),
+        (
+            '{"file_name": "a.png", "label": 1}\n{"file_name": "b.png", "label": "x"}',
+            "numbers and names are mixed: 1 and 'x'",
+        ),
+        ('{"file_name": "a.png"}\n{"file_na', "line 2: Unterminated string"),
+        ('{"file_name": "\\ud800.png"}\n', "surrogates not allowed"),
+    ],
+    ids=[
+        *["columns", "empty", "no rows", "cells", "absolute", "above", "no name", "twice"],
+        *["negative", "weight", "nan", "word", "quote", "list", "number", "no file", "fraction"],
+        *["mixed", "cut", "surrogate"],
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(tmp_path, text, words):
+    path = table(tmp_path, text, "metadata.jsonl" if text.startswith("{") else "metadata.csv")
+    with pytest.raises(ImagesNotFoundError, match=words) as refusal:
+        scan(path)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"labels": [0, 1]}, "A manifest has its own labels"),
+        ({"class_map": {"b": "dog"}}, "A class map is about folders"),
+    ],
+    ids=["labels", "class map"],
+)
+def test_what_is_about_folders_is_refused_beside_a_table(tmp_path, arguments, words):
+    with pytest.raises(OptionError, match=words):
+        scan(table(tmp_path, CSV), **arguments)

@@ -76,7 +76,7 @@ def _stratified(
     for group in np.argsort(shares - exact, kind="stable"):
         if shares.sum() >= num_validation:
             break
-        if shares[group] + 1 < counts[group]:
+        if exact[group] > shares[group] and shares[group] + 1 < counts[group]:
             shares[group] += 1
     by_class = order[np.argsort(classes[order], kind="stable")]
     chosen = np.zeros(len(labels), bool)
