@@ -109,7 +109,9 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     assert (answer["codec"], answer["teacher"]) == ("float16", "teacher.keras")
     assert answer["num_bytes"] == (here / "new.h5").stat().st_size
     assert "teaching" in errors
-    assert command(capsys, "inspect", "new.h5")[1] == answer
+    assert (answer["num_refused"], answer["refused"]) == (0, [])
+    inspected = command(capsys, "inspect", "new.h5")[1]
+    assert {**inspected, "num_refused": 0, "refused": []} == answer
     before = snapshot(here)
     assert command(capsys, *teach)[:2] == (0, answer)
     assert snapshot(here) == before
@@ -161,6 +163,7 @@ def test_train_answers_with_its_keys(here, capsys):
         "val_accuracy",
         "agreement",
         "images_per_second",
+        "num_skipped",
         "run",
     }
     assert (answer["epochs"], answer["steps"], answer["run"]) == (2, 8, "new")

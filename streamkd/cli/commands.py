@@ -69,6 +69,7 @@ def teach(args: argparse.Namespace) -> Answer:
 
     import_tensorflow()
     from streamkd.teachers.loading import load_teacher
+    from streamkd.teachers.teaching import refused_images
     from streamkd.teachers.teaching import teach as run_teach
 
     teacher = load_teacher(
@@ -87,10 +88,24 @@ def teach(args: argparse.Namespace) -> Answer:
         class_names=names,
         views=views,
         shard=args.shard,
+        on_bad=args.on_bad,
         progress=not args.quiet,
         **flags.pixels(args),
     )
-    return store.describe(), 0
+    refused = refused_images(manifest, store)
+    answer = {"num_refused": len(refused), "refused": _with_reasons(manifest, refused)}
+    return {**store.describe(), **answer}, 0
+
+
+def _with_reasons(manifest: Any, refused: Any) -> list[dict[str, Any]]:
+    """Returns the first of some bad images with what is wrong with them now, if it still is."""
+    from streamkd.images.decode import why_bad
+    from streamkd.images.manifest import key_fields
+
+    return [
+        {**key_fields(manifest.keys[index]), "reason": why_bad(manifest.path(index))}
+        for index in refused[:LONGEST_LIST].tolist()
+    ]
 
 
 def plan(args: argparse.Namespace) -> Answer:
@@ -239,6 +254,7 @@ def train(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         seed=args.seed,
         missing=args.missing,
+        on_bad=args.on_bad,
         augment=args.augment,
         views=views,
         progress=not args.quiet,
@@ -272,6 +288,7 @@ def train(args: argparse.Namespace) -> Answer:
     last = history.last
     names = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
     answer = {"epochs": len(history.epochs), "steps": last.get("step")}
+    answer["num_skipped"] = history.num_skipped
     return {**answer, **{name: last.get(name) for name in names}, "run": history.run}, 0
 
 

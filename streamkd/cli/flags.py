@@ -184,6 +184,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
+def add_on_bad(parser: argparse.ArgumentParser) -> None:
+    """Adds --on-bad."""
+    parser.add_argument(
+        "--on-bad",
+        choices=("raise", "skip"),
+        default="raise",
+        help="end at a file that cannot be decoded, naming it (the default), or go on without it "
+        "and list it",
+    )
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="load a model file that runs code on loading"

@@ -99,6 +99,7 @@ def _teach(subparsers: Any) -> None:
         "--views", type=int, default=0, metavar="N", help="answer N views beside the plain image"
     )
     flags.add_views(parser)
+    flags.add_on_bad(parser)
     parser.add_argument(
         "--shard",
         type=flags.shard,
@@ -259,6 +260,7 @@ def _train(subparsers: Any) -> None:
         help="as --preprocess; becomes the student's first layers",
     )
     parser.add_argument("--missing", choices=("raise", "drop"), default="raise")
+    flags.add_on_bad(parser)
     parser.add_argument(
         "--augment",
         choices=("replay", "independent"),

@@ -43,10 +43,13 @@ class History:
     Attributes:
       epochs: one dict an epoch, with the columns of metrics.csv.
       run: the run directory, or None.
+      num_skipped: images that could not be decoded, or were changed, in the whole run; they are
+        listed in its skipped.jsonl.
     """
 
     epochs: list[dict[str, Any]]
     run: str | None = None
+    num_skipped: int = 0
 
     @property
     def history(self) -> dict[str, list]:
@@ -245,6 +248,7 @@ class _Fit:
         self.directory = None if run is None else RunDirectory(run)
         self.checkpoints: Checkpoints | None = None
         self.history: list[dict[str, Any]] = []
+        self.skipped: dict[bytes, str] = {}
         self.starts_over = False
 
     def train(self, resume: bool, progress: bool) -> History:
@@ -275,7 +279,8 @@ class _Fit:
                 self._save(step)
                 if progress:
                     bar.write(_as_line(metrics), file=sys.stderr)
-        return History(self.history, None if self.directory is None else str(self.directory.path))
+        run = None if self.directory is None else str(self.directory.path)
+        return History(self.history, run, len(self._all_skipped()))
 
     def _start(self, resume: bool) -> int:
         """Prepares the run directory and returns the step to go on from."""
@@ -293,6 +298,7 @@ class _Fit:
         if state is None:
             return 0
         self.history = state["history"]
+        self.skipped = self.directory.read_skipped()
         if len(self.history) > self.epochs:
             raise OptionError(
                 f"--epochs is {self.epochs}, and the run {self.directory.path} has done "
@@ -363,8 +369,15 @@ class _Fit:
     def _publish(self) -> None:
         """Writes metrics.csv and student.keras as the newest checkpoint has them."""
         if self.directory is not None:
+            self.directory.write_skipped(self._all_skipped())
             self.directory.write_metrics(self.history)
             self.directory.save_student(self.distiller.student)
+
+    def _all_skipped(self) -> dict[bytes, str]:
+        """Returns the keys of the images that were skipped, before a resume and since, and why."""
+        keys = self.stream.images.keys
+        now = {keys[index]: reason for index, reason in dict(self.stream.skipped).items()}
+        return {**self.skipped, **now}
 
     def _config(self) -> dict[str, Any]:
         """Returns what the run is made of; what a resumed run must repeat."""

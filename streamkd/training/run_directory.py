@@ -1,10 +1,12 @@
 """The run directory: student.keras, metrics.csv, config.json and checkpoints/.
 
-config.json says what the run was made of; a resumed run is held against it.
+config.json says what the run was made of; a resumed run is held against it. skipped.jsonl is there
+where images had to be skipped: one line an image, with its key and the reason.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import csv
 import fcntl
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import OutputError, ResumeError, RunBusyError
+from streamkd.images.manifest import key_fields
 from streamkd.training.checkpoint import sync, write_atomically
 
 COLUMNS = (
@@ -126,6 +129,23 @@ class RunDirectory:
         table.writerows(epochs)
         write_atomically(self.path / "metrics.csv", text.getvalue())
 
+    def write_skipped(self, skipped: dict[bytes, str]) -> None:
+        """Writes skipped.jsonl, sorted by key; without any there is none."""
+        path = self.path / "skipped.jsonl"
+        if not skipped:
+            path.unlink(missing_ok=True)
+            return
+        entries = ({**key_fields(key), "reason": why} for key, why in sorted(skipped.items()))
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def read_skipped(self) -> dict[bytes, str]:
+        """Returns what `write_skipped` wrote."""
+        path = self.path / "skipped.jsonl"
+        if not path.exists():
+            return {}
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        return {key_of(entry): entry["reason"] for entry in entries}
+
     def is_newer_than(self, path: Path) -> bool:
         """Returns whether metrics.csv and student.keras were written after another file."""
         written = _modified(path)
@@ -140,6 +160,12 @@ class RunDirectory:
             temporary.replace(self.student)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def key_of(entry: dict[str, Any]) -> bytes:
+    """Returns the key that `key_fields` made fields of."""
+    encoded = entry.get("key_base64")
+    return base64.b64decode(encoded) if encoded else entry["key"].encode()
 
 
 def _modified(path: Path) -> int:
