@@ -118,7 +118,7 @@ def test_a_file_that_is_no_manifest(here, capsys, template):
         here,
         capsys,
         template,
-        r"^'.*/student\.keras' is neither a directory nor a manifest .*`streamkd scan --out`",
+        r"^'.*/student\.keras' is neither a directory nor a manifest: .*`streamkd scan --out`",
         images="student.keras",
     )
 
