@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -77,10 +78,10 @@ def make_files(root: Path, num_files: int, num_folders: int) -> None:
     """Makes empty files named like photographs, shared out evenly among class folders."""
     per_folder = num_files // num_folders
     for folder in range(num_folders):
-        path = root / f"n{folder:08d}"
-        path.mkdir()
+        path = f"{root}/n{folder:08d}"
+        os.mkdir(path)
         for number in range(per_folder):
-            (path / f"n{folder:08d}_{number}.JPEG").touch()
+            os.close(os.open(f"{path}/n{folder:08d}_{number}.JPEG", os.O_CREAT | os.O_WRONLY))
 
 
 def listed(name: str, root: Path) -> dict[str, float]:
