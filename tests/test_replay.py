@@ -94,19 +94,23 @@ def noisy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "one_size"), [*((k, False) for k in KINDS), *((k, True) for k in list(KINDS)[-3:])]
+    ("kind", "one_size"), [*((kind, False) for kind in KINDS), ("everything", True)]
 )
 def test_the_teacher_says_the_same_of_what_the_student_sees(tmp_path, kind, one_size):
     views, noisy = KINDS[kind], draw_noisy(tmp_path / "noisy", one_size)
     store = answers(noisy, tmp_path / "s.h5", views)
-    for batch_size, seed in ((4, 0), (20, 1)):
+    stream = join(noisy, store, batch_size=4, seed=7)
+    assert_replayed(stream, 0, stream.end_of_epoch(views.count + 1))
+
+
+def test_any_batch_size_and_seed_and_entered_in_the_middle(noisy, tmp_path):
+    store = answers(noisy, tmp_path / "s.h5", KINDS["everything"])
+    for batch_size, seed in ((2, 0), (10, 1)):
         stream = join(noisy, store, batch_size=batch_size, seed=seed)
-        # Two epochs of every view, and entered in the middle as a resumed run enters it.
-        assert_replayed(stream, 0, stream.end_of_epoch(2 * max(1, views.count)))
-        assert_replayed(stream, 3, 7)
+        assert_replayed(stream, 5, 5 + stream.end_of_epoch(4))
 
 
-@pytest.mark.parametrize("kind", ["plain", "crop", "mixup"])
+@pytest.mark.parametrize("kind", ["crop", "mixup"])
 def test_an_epoch_shows_every_image_once_and_the_same_view_of_each(noisy, tmp_path, kind):
     views = KINDS[kind]
     store = answers(noisy, tmp_path / "s.h5", views)
