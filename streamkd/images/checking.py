@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from streamkd.images.decode import why_bad
+from streamkd.images.decode import why_bad_contents
+from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.manifest import Manifest, key_fields
 from streamkd.progress import image_progress
 
@@ -19,6 +19,9 @@ MAGIC = {
     b"GIF8": "gif",
     b"BM": "bmp",
     b"RIFF": "webp",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"\0\0\0\x0cjP  ": "jpeg2000",
 }
 
 
@@ -59,10 +62,14 @@ def check_images(images: Manifest, *, progress: bool = True) -> CheckReport:
 def _check(path: bytes) -> tuple[int, str, str | None]:
     """Returns size, format and what is wrong with one file."""
     try:
-        size = os.stat(path).st_size
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError:
-        return 0, "unreadable", why_bad(path)
-    kinds = (kind for magic, kind in MAGIC.items() if head.startswith(magic))
-    return size, next(kinds, "other"), why_bad(path)
+        data = read_file(path)
+    except OSError as error:
+        return 0, "unreadable", why_unreadable(error)
+    return len(data), _format(data), why_bad_contents(data)
+
+
+def _format(data: bytes) -> str:
+    if data[4:8] == b"ftyp":
+        return "avif" if data[8:12] in (b"avif", b"avis") else "other"
+    kinds = (kind for magic, kind in MAGIC.items() if data.startswith(magic))
+    return next(kinds, "other")

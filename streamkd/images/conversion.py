@@ -10,6 +10,7 @@ clips grey PNGs of 16 bits to white, which TensorFlow scales, and its JPEG has o
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from streamkd.images import header
@@ -52,9 +53,11 @@ def decodable(data: bytes) -> bytes:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > header.MAX_PIXELS:
-        raise UndecodableError(
-            f"it has {width:,} x {height:,} pixels, and at most {header.MAX_PIXELS:,} are decoded"
-        )
+        raise UndecodableError(_too_many(f"{width:,} x {height:,}"))
+
+
+def _too_many(pixels: str) -> str:
+    return f"it has {pixels} pixels, and at most {header.MAX_PIXELS:,} are decoded"
 
 
 def _as_png(data: bytes) -> bytes:
@@ -71,8 +74,9 @@ def _as_png(data: bytes) -> bytes:
     except Image.UnidentifiedImageError as error:
         raise UndecodableError("neither TensorFlow nor Pillow knows its format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = f"at most {header.MAX_PIXELS:,} pixels are decoded"
-        raise UndecodableError(f"{limit}. {error}".rstrip(".")) from error
+        # Pillow refuses to open it from twice the limit on; its message begins with the size.
+        number = re.search(r"\d+", str(error))
+        raise UndecodableError(_too_many(f"{int(number[0]):,}" if number else "more")) from error
     except Exception as error:  # damaged files make Pillow raise whatever there is
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise UndecodableError(f"Pillow cannot decode it: {reason}") from error

@@ -165,9 +165,15 @@ def find_bad_image(
 def why_bad(path: bytes, options: ImageOptions | None = None) -> str | None:
     """Returns why one file cannot be decoded, or None where it can."""
     try:
-        return why_undecodable(decodable(read_file(path)), options)
+        return why_bad_contents(read_file(path), options)
     except OSError as error:
         return why_unreadable(error)
+
+
+def why_bad_contents(data: bytes, options: ImageOptions | None = None) -> str | None:
+    """Returns why the bytes of one file cannot be decoded, or None where they can."""
+    try:
+        return why_undecodable(decodable(data), options)
     except UndecodableError as error:
         return str(error)
 
