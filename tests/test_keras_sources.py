@@ -155,18 +155,23 @@ def test_color_modes(tmp_path, drawn, color_mode):
 # test_image_dataset_from_directory_validation_split
 
 
+@pytest.mark.parametrize("labels", ["inferred", [2, 0, 1, 1, 0, 2, 0, 0, 1, 2]], ids=["", "list"])
 @pytest.mark.parametrize("seed", [0, 1337])
 @pytest.mark.parametrize(("share", "sizes"), [(0.2, (8, 2)), (0.33, (7, 3))])
-def test_validation_split(tmp_path, share, sizes, seed):
+def test_validation_split(tmp_path, share, sizes, seed, labels):
     root = prepare(tmp_path, count=10)
-    both = keras_dataset(root, validation_split=share, subset="both", seed=seed, shuffle=True)
+    split = {"validation_split": share, "seed": seed}
+    # A copy, since Keras shuffles the list that it is given.
+    given = labels if labels == "inferred" else list(labels)
+    both = keras_dataset(root, labels=given, subset="both", shuffle=True, **split)
     for subset, dataset, size in zip(["training", "validation"], both, sizes, strict=True):
-        one = keras_dataset(root, validation_split=share, subset=subset, seed=seed, shuffle=True)
-        images = scan(root, validation_split=share, subset=subset, seed=seed)
+        images = scan(root, labels=labels, subset=subset, **split)
         assert len(images) == size
-        assert keras_keys(one, root) == keras_keys(dataset, root)
         assert set(images.keys) == set(keras_keys(dataset, root))
         assert images.class_names == dataset.class_names
+    # Keras shuffles the training side again while reading; its labels are no list in order.
+    in_keras = zip(keras_keys(dataset, root), keras_pixels(dataset)[1], strict=True)
+    assert dict(zip(images.keys, images.labels.tolist(), strict=True)) == dict(in_keras)
 
 
 # test_image_dataset_from_directory_manual_labels
