@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_stream import assert_paired, joined
 
+import streamkd as kd
 from streamkd.errors import (
     ClassNamesError,
     MissingLogitsError,
@@ -115,7 +116,7 @@ def test_an_added_file_that_cannot_be_read_is_refused_by_name(store, directory):
         joined(scan(directory), store)
 
 
-@pytest.mark.parametrize("missing", ["raise", "drop"])
+@pytest.mark.parametrize("missing", ["raise", "drop", "label"])
 def test_a_store_of_none_of_the_images_is_refused(store, tmp_path, missing):
     other = scan(helpers.draw_directory(tmp_path / "other", {"ant": 3, "bee": 2}, first=500))
     with pytest.raises(MissingLogitsError, match="5 of 5 images have no logits"):
@@ -245,7 +246,7 @@ def test_what_the_teacher_saw_is_what_the_student_sees(images, teacher, path):
         ({"batch_size": 0}, "batch_size is 0; it must be a positive"),
         ({"seed": -1}, "seed is -1; it must lie between 0 and 4294967295"),
         ({"seed": 2**32}, "seed is 4294967296; it must lie"),
-        ({"missing": "skip"}, "missing is 'skip'; choose one of raise, drop"),
+        ({"missing": "skip"}, "missing is 'skip'; choose one of raise, drop, label"),
         ({"image_size": (0, 8)}, r"image_size is \(0, 8\)"),
         ({"color_mode": "bgr"}, "color_mode is 'bgr'"),
     ],
@@ -292,3 +293,32 @@ def test_verification_names_a_changed_or_missing_image(images, store, directory,
     assert not report.sound and report.num_problems == 1
     assert report.problems[0]["key"] == b"bee/00015.png"
     assert open_store(store.path).finished
+
+
+def test_images_without_logits_learn_from_their_labels_alone(store, directory):
+    helpers.draw_image(directory / "bee" / "new.png", 600, 1)
+    with pytest.warns(UserWarning, match=r"1 of 31 images have no logits and learn from their lab"):
+        stream = joined(scan(directory), store, missing="label", batch_size=10)
+    new = 0
+    for pixels, targets, weights in stream.dataset(0, 7):
+        numbers, rows = helpers.pixel_numbers(pixels), targets["rows"].numpy()
+        logits = targets["teacher_logits"].numpy()
+        assert np.array_equal(rows < 0, numbers[:, 0] == 600)
+        assert np.array_equal(helpers.encoded_numbers(logits[rows >= 0]), numbers[rows >= 0])
+        assert not logits[rows < 0].any() and np.all(weights.numpy() == 1)
+        assert np.array_equal(targets["labels"][:, 0], numbers[:, 1])
+        new += int(np.sum(rows < 0))
+    assert new == 2  # 70 of 31 images: each twice, and eight a third time
+    student = helpers.small_model("tf_keras", activation=None)
+    history = kd.Distiller(student, optimizer="sgd").fit(stream, epochs=1, progress=False)
+    assert np.isfinite(history.last["loss"])
+
+
+def test_an_image_with_neither_label_nor_logits_is_refused(store, directory):
+    helpers.draw_image(directory / "bee" / "new.png", 600, 1)
+    images = scan(directory, labels=None)
+    with (
+        pytest.warns(UserWarning, match="1 of 31 images"),
+        pytest.raises(MissingLogitsError, match=r"'bee/new\.png'.*\n.*--missing drop"),
+    ):
+        joined(images, store, missing="label")

@@ -259,7 +259,7 @@ def _train(subparsers: Any) -> None:
         metavar="P",
         help="as --preprocess; becomes the student's first layers",
     )
-    parser.add_argument("--missing", choices=("raise", "drop"), default="raise")
+    parser.add_argument("--missing", choices=("raise", "drop", "label"), default="raise")
     flags.add_on_bad(parser)
     parser.add_argument(
         "--augment",

@@ -40,6 +40,16 @@ _CROP_RATIO = (3 / 4, 4 / 3)
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 3.3)
 _NO_BOX = np.zeros(4, np.float32)
+# The parameters of the plain view.
+NEUTRAL: dict[str, Any] = {
+    "view_crop": [0, 0, 1, 1],
+    "view_flip": 0,
+    "view_color": [1, 1, 1],
+    "view_partner": -1,
+    "view_share": 1,
+    "view_paste": [0, 0, 0, 0],
+    "view_erase": [0, 0, 0, 0],
+}
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -173,9 +183,8 @@ class Views:
             drawn["view_erase"] = np.where(
                 uniform("erase at all")[..., None] < self.erase, boxes, _NO_BOX
             )
-        neutral = {"view_crop": [0, 0, 1, 1], "view_color": [1, 1, 1]}
         stored = {
-            name: _with_plain(values, neutral.get(name, 0), self.datasets()[name][0])
+            name: _with_plain(values, NEUTRAL[name], self.datasets()[name][0])
             for name, values in drawn.items()
         }
         if self.crop is not None:  # rounding may lead out of the image, where there are no pixels

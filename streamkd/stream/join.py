@@ -29,7 +29,7 @@ from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.stream.stream import Stream
 
-MISSING = ("raise", "drop")
+MISSING = ("raise", "drop", "label")
 AUGMENTS = ("replay", "independent")
 # Enough rows to see a wrong pairing at once, few enough to be read in a moment.
 ACCURACY_ROWS = 4096
@@ -65,8 +65,9 @@ def join(
       color_mode: by default as the teacher saw them ('rgb' without a store).
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: part of what the teacher saw; with
         a store they can only be repeated.
-      missing: 'raise' refuses images without logits, 'drop' leaves them out and warns; a store
-        with logits of none of them is refused either way.
+      missing: 'raise' refuses images without logits; 'drop' leaves them out and warns; 'label' lets
+        them learn from their labels alone and warns. A store with logits of none of them is
+        refused in any case.
       augment: 'replay' shows the views that the teacher answered. 'independent' draws others for
         every epoch, while the logits stay those of the plain image: known to be no better than
         labels alone in long runs, and offered for comparison.
@@ -105,10 +106,11 @@ def join(
                 stacklevel=2,
             )
         labels = renumber(images.labels, images.class_names, class_names, "the store")
+        _check_learnable(images, labels, rows)
         _check_accuracy(labels, rows, store)
     _check_batch_size(batch_size, seed, len(images))
     if store is not None and independent is None:
-        _check_pairs(batch_size, store)
+        _check_pairs(batch_size, rows, store)
     return Stream(
         images,
         store,
@@ -153,8 +155,27 @@ def _independent(augment: str, views: Views | None) -> Views | None:
     return views
 
 
-def _check_pairs(batch_size: int, store: LogitStore | StoreCollection) -> None:
-    if Views.from_dict(store.header.views).mixes and batch_size % 2:
+def _check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> None:
+    """Refuses images with neither label nor logits: nothing can be learned from them."""
+    neither = np.flatnonzero((labels == UNLABELLED) & (rows < 0))
+    if len(neither):
+        key = images.keys[int(neither[0])]
+        raise MissingLogitsError(
+            f"{len(neither):,} of {len(images):,} images have neither logits nor a label; the "
+            f"first is '{readable_key(key)}'.\nLeave them out: `--missing drop`.",
+            key=key,
+        )
+
+
+def _check_pairs(batch_size: int, rows: np.ndarray, store: LogitStore | StoreCollection) -> None:
+    if not Views.from_dict(store.header.views).mixes:
+        return
+    if (rows < 0).any():
+        raise OptionError(
+            f"The views of {store.path} are mixed, and an image without logits has no partner.\n"
+            "Leave such images out: `--missing drop`."
+        )
+    if batch_size % 2:
         raise OptionError(
             f"batch_size is {batch_size}, and the views of {store.path} are mixed in pairs, which "
             f"share a batch.\nGive an even one: `--batch-size {batch_size + 1}`."
@@ -235,12 +256,17 @@ def find_rows(
     absent = np.flatnonzero((found < 0) | refused)
     if len(absent) and (missing == "raise" or len(absent) == len(images)):
         _refuse_missing(images, store, absent, refused)
+    fate = "are left out" if missing == "drop" else "learn from their labels alone"
     if len(absent):
         warnings.warn(
-            f"{len(absent):,} of {len(images):,} images have no logits and are left out; "
+            f"{len(absent):,} of {len(images):,} images have no logits and {fate}; "
             f"the first is '{readable_key(images.keys[absent[0]])}'.",
             stacklevel=3,
         )
+    if len(absent) and missing == "label":
+        found[absent] = -1
+        return images, np.where(found < 0, -1, found * store.num_views)
+    if len(absent):
         kept = np.flatnonzero((found >= 0) & ~refused)
         images, found = images.select(kept), found[kept]
     return images, found * store.num_views
@@ -276,7 +302,7 @@ def _check_accuracy(
     of a split, may be a little easier or harder than the whole.
     """
     taught = (store.summary or {}).get("teacher_accuracy")
-    labelled = np.flatnonzero(labels != UNLABELLED)
+    labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
     if taught is None or not len(labelled):
         return
     picked = labelled[:: max(1, len(labelled) // ACCURACY_ROWS)][:ACCURACY_ROWS]

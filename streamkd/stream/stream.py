@@ -29,7 +29,7 @@ from streamkd.images.fetching import Files, leave_out, read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import canonical_options, change, decode_views, erase, mix
-from streamkd.images.views import Views
+from streamkd.images.views import NEUTRAL, Views
 from streamkd.keys import Keys, hash_keys
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
@@ -230,13 +230,33 @@ class Stream:
         found: list[Any] = [indices, bad] if self.on_bad == "skip" else []
         found += [np.array(paths, object), *files, self.labels[indices], rows, weights]
         if self.store is not None:
-            contents = self.store.content_of(rows // self.store.num_views)
-            found += [contents, self.store.gather(rows)]
+            found += self._stored(self.store, rows)
         if self.independent is not None:
             found += self._drawn_anew(paths, epochs)
-        elif self.views.count and self.store is not None:
-            found += self.store.view_parameters(rows).values()
         return self._weighed(found) if self.skipped else found
+
+    def _stored(self, store: LogitStore | StoreCollection, rows: np.ndarray) -> list[np.ndarray]:
+        """Returns content digests, logits and the parameters of the views that are shown.
+
+        An image without logits (row -1) gets zeros, which the loss leaves out, and is shown plain.
+        """
+        there = np.flatnonzero(rows >= 0)
+        all_there, some = len(there) == len(rows), rows[there]
+        found = [store.content_of(some // store.num_views), store.gather(some)]
+        neutral: list[Any] = [np.uint64(0), np.float32(0)]
+        if self.views.count and self.independent is None:
+            parameters = store.view_parameters(some)
+            found += parameters.values()
+            neutral += [np.asarray(NEUTRAL[name], parameters[name].dtype) for name in parameters]
+        if all_there:
+            return found
+        whole = []
+        for part, value in zip(found, neutral, strict=True):
+            filled = np.empty((len(rows), *part.shape[1:]), part.dtype)
+            filled[:] = value
+            filled[there] = part
+            whole.append(filled)
+        return whole
 
     def _read(self, indices: np.ndarray, paths: list[bytes]) -> Files:
         if self.on_bad == "raise":
