@@ -28,7 +28,7 @@ from streamkd.images.checking import check_images
 from streamkd.images.digest import digest_files
 from streamkd.images.manifest import key_fields, scan
 from streamkd.images.views import Views
-from streamkd.keys import Keys
+from streamkd.keys import Keys, hash_keys
 from streamkd.store.layout import REFUSED
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import refused_images, teach
@@ -103,10 +103,14 @@ def test_the_teacher_is_shown_what_is_good_and_the_rest_is_refused(drawn):
     assert kd.verify(store.path, progress=False).sound
 
 
-def test_every_bad_file_alone_ends_the_teacher_pass_by_its_name(drawn, tmp_path):
+@pytest.mark.parametrize(
+    "which", ["one of each kind", pytest.param("all", marks=pytest.mark.slow)]
+)
+def test_every_bad_file_alone_ends_the_teacher_pass_by_its_name(drawn, tmp_path, which):
     images, expected, _ = drawn
+    kinds = {outcome: key for key, outcome in expected.items() if isinstance(outcome, str)}
     for index, key in enumerate(images.keys):
-        if isinstance(expected[key], str):
+        if isinstance(expected[key], str) and (which == "all" or key == kinds[expected[key]]):
             with pytest.raises(BadImageError, match=expected[key]) as refusal:
                 answer(images.select(np.array([index])), tmp_path / "s.h5", "raise")
             assert refusal.value.key == key
@@ -248,49 +252,52 @@ def test_what_went_bad_since_has_no_weight_and_the_rest_is_as_before(tmp_path, k
     entered = join(images, store, batch_size=4, seed=1, on_bad="skip").dataset(15, 24)
     for one, other in zip(found[15:], entered, strict=True):
         assert np.array_equal(one[0], other[0]) and np.array_equal(one[2], other[2])
-    with pytest.raises((BadImageError, ChangedImageError)) as refusal:
-        list(join(images, store, batch_size=4, seed=1).batches(0, 24))
-    assert refusal.value.key in bad
+    if kind == "plain":
+        with pytest.raises((BadImageError, ChangedImageError)) as refusal:
+            list(join(images, store, batch_size=4, seed=1).batches(0, 24))
+        assert refusal.value.key in bad
 
 
 @SKIPPED
 def test_the_partner_of_a_refused_image_is_answered_unmixed_and_replayed(tmp_path):
     images = draw_noisy(tmp_path / "i", one_size=False)
-    views = Views(1, crop=(0.5, 1.0), mixup=1.0, cutmix=1.0)
-    sound = answers(images, tmp_path / "sound.h5", views)
-    number = int(sound.images_of_keys(images.keys)[3])
-    partner = int(sound.partners_of(1)[number])
+    views = Views(1, crop=(0.5, 1.0), mixup=1.0)
     key = spoil(tmp_path / "i", "03", "truncated")
-    assert sound.keys[number] == key
     store = answers(images, tmp_path / "s.h5", views, on_bad="skip", batch_size=6)
+    number = int(store.images_of_keys(Keys.from_list([key]))[0])
+    partner = int(views.match(hash_keys(store.keys))[number, 1])
     assert partner >= 0 and store.partners_of(1)[partner] == -1
-
+    others = np.setdiff1d(np.arange(store.num_images), [number, partner])
+    assert (store.partners_of(1)[others] >= 0).sum() >= store.num_images - 3
     with pytest.warns(UserWarning, match="1 of 21 images have no logits"):
         stream = join(images, store, batch_size=4, missing="drop")
-    assert_replayed(stream, 0, 20)
-    # Cut in the middle and continued, it is the same file.
+    assert_replayed(stream, 0, 11)
+
+
+@SKIPPED
+@pytest.mark.parametrize(
+    "views", [Views(0), pytest.param(Views(1, mixup=1.0), marks=pytest.mark.slow)], ids=str
+)
+def test_a_pass_that_skips_and_was_cut_goes_on_to_the_same_bytes(tmp_path, views):
+    images = draw_noisy(tmp_path / "i", one_size=False)
+    spoil(tmp_path / "i", "03", "truncated")
+    spoil(tmp_path / "i", "17", "truncated")
+    answers(images, tmp_path / "uncut.h5", views, on_bad="skip", batch_size=6)
     calls = []
 
     def failing(pixels):
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 4:
             raise helpers.TeacherFailedError
         return project(pixels)
 
+    teacher = kd.load_teacher(failing, name="p", output="logits")
+    arguments = {"image_size": test_replay.SIZE, "codec": "float32", "batch_size": 6}
+    arguments |= {"views": views, "on_bad": "skip", "progress": False}
     with pytest.raises(helpers.TeacherFailedError):
-        teach(
-            images,
-            kd.load_teacher(failing, name="p", output="logits"),
-            tmp_path / "again.h5",
-            image_size=test_replay.SIZE,
-            batch_size=6,
-            codec="float32",
-            views=views,
-            on_bad="skip",
-            progress=False,
-        )
-    answers(images, tmp_path / "again.h5", views, on_bad="skip", batch_size=6)
-    assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "s.h5").read_bytes()
+        teach(images, teacher, tmp_path / "s.h5", **arguments)
+    answers(images, tmp_path / "s.h5", views, on_bad="skip", batch_size=6)
+    assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
 # The commands and the run.
@@ -308,15 +315,12 @@ def test_commands_skip_and_list(directory, tmp_path, monkeypatch, capsys):
     code, found, _ = command(capsys, *teaching, "--on-bad", "skip")
     assert code == 0 and found["num_refused"] == 1 and found["rows_done"] == 30
     assert found["refused"][0]["key"] == "bee/00014.png" and found["refused"][0]["reason"]
-    assert command(capsys, *teaching, "--on-bad", "skip")[1]["refused"] == found["refused"]
     helpers.truncate(directory / "ant" / "00003.png")
     training = ("train", "images", "--store", "s.h5", "--student", "m.keras", "--out", "run")
     training += ("--missing", "drop", "--optimizer", "sgd", "--batch-size", 8, "--epochs")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "1 of 30 images have no logits")
-        code, refusal, _ = command(capsys, *training, 2)
-        assert code == 2 and refusal["error"]["key"] == "ant/00003.png"
-        code, trained, _ = command(capsys, *training, 2, "--on-bad", "skip")
+        code, trained, _ = command(capsys, *training, 1, "--on-bad", "skip")
     assert code == 0 and trained["num_skipped"] == 1
     lines = [json.loads(line) for line in Path("run/skipped.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == ["ant/00003.png"] and lines[0]["reason"]
@@ -340,9 +344,9 @@ def test_a_run_that_skips_resumes_to_the_same_weights_and_the_same_list(images, 
 
         return tf_keras.optimizers.SGD(0.01, momentum=0.9)
 
-    straight, weights = fit(tmp_path / "straight", 3)
+    straight, weights = fit(tmp_path / "straight", 2)
     fit(tmp_path / "cut", 1)
-    resumed, again = fit(tmp_path / "cut", 3)
+    resumed, again = fit(tmp_path / "cut", 2)
     assert np.array_equal(weights, again) and np.isfinite(weights).all()
     assert straight.num_skipped == resumed.num_skipped == 2
     lists = [(tmp_path / run / "skipped.jsonl").read_bytes() for run in ("straight", "cut")]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from streamkd.images.decode import decode_batch
-from streamkd.images.header import have_one_size, size_in_header
+from streamkd.images.header import dimensions, have_one_size, look_at, size_in_header
 from streamkd.options import ImageOptions
 
 
@@ -83,3 +83,35 @@ def test_a_batch_too_large_to_unroll_is_decoded_in_a_loop(monkeypatch):
     files = tf.constant([image_file(8, 8, "png"), image_file(16, 8, "png")])
     images, _ = decode_batch(files, tf.constant(True), ImageOptions(image_size=(8, 8)))
     assert images.shape == (2, 8, 8, 3)
+
+
+SIZED = [
+    *(("png", {}), ("jpeg", {}), ("jpeg", {"progressive": True}), ("gif", {}), ("bmp", {})),
+    *(("webp", {}), ("webp", {"lossless": True}), ("webp", {"exif": b"Exif\0\0" + b"x" * 9})),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), SIZED, ids=str)
+def test_dimensions_are_those_that_pillow_reads(kind, options):
+    for width, height in [(1, 1), (32, 20), (300, 65)]:
+        data = image_file(width, height, kind, **options)
+        assert dimensions(data) == (width, height)
+        for length in range(0, len(data), 7):
+            dimensions(data[:length])  # never raises
+
+
+def test_dimensions_are_found_behind_what_libjpeg_skips():
+    data = image_file(40, 30, "jpeg")
+    for between in (b"\xff\xff\xff", b"garbage", b"\xff\x01", b"\xff\xd0"):
+        assert dimensions(data[:2] + between + data[2:]) in ((40, 30), None)
+    assert dimensions(data[:2] + b"\xff\xff" + data[2:]) == (40, 30)
+
+
+def test_files_out_of_the_ordinary_are_picked_out(monkeypatch):
+    small, large = image_file(8, 8, "png"), image_file(20, 10, "jpeg")
+    assert look_at([small, small]) == (True, [])
+    assert look_at([small, large]) == (False, [])
+    assert look_at([small, b"text", large, image_file(8, 8, "gif")]) == (False, [1, 3])
+    monkeypatch.setattr("streamkd.images.header.MAX_PIXELS", 199)
+    assert look_at([small, large]) == (False, [1])
+    assert look_at([large, large]) == (False, [0, 1])
