@@ -140,7 +140,8 @@ def test_names_that_are_no_utf8_are_listed_unlike_in_keras(tmp_path):
 
 def test_endings_count_in_any_case_and_nothing_else_does(tmp_path):
     names = ["a/1.JPEG", "a/2.Jpg", "a/3.PNG", "a/4.GIF", "a/5.bmp", "a/6.WEBP"]
-    draw(tmp_path, [*names, "a/7.tif", "a/.DS_Store", "a/Thumbs.db", "a/8.jpg.part", "a/jpeg"])
+    names += ["a/7.tif", "a/8.TIFF", "a/9.avif"]  # Pillow decodes them, and Keras leaves them out
+    draw(tmp_path, [*names, "a/7.psd", "a/.DS_Store", "a/Thumbs.db", "a/8.jpg.part", "a/jpeg"])
     assert scan(tmp_path).keys.tolist() == [os.fsencode(name) for name in names]
 
 

@@ -17,9 +17,9 @@ from streamkd.errors import ClassNamesError, ImagesNotFoundError
 from streamkd.images.key_builder import SEPARATOR, KeyBuilder
 from streamkd.keys import Keys
 
-# What `tf.io.decode_image` decodes; by content, so that the ending only says what to list.
-# Keras leaves `.webp` out although TensorFlow decodes it.
-EXTENSIONS = (b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".webp")
+# What `tf.io.decode_image` or Pillow decodes; by content, so that the ending only says what to
+# list. Keras leaves `.webp` out although TensorFlow decodes it, and all that needs Pillow.
+EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
 UNLABELLED = -1
 
 
