@@ -440,7 +440,7 @@ def test_a_class_beyond_the_last_is_refused(path):
     helpers.teach(path, codec="packed:0+3", num_classes=10)
     for wrong in (10, 65_535):
         forge_rows(path, "kept_classes", lambda values, wrong=wrong: values.fill(wrong))
-        with pytest.raises(DamagedStoreError, match="not one that the codec packed:0\\+3 writes"):
+        with pytest.raises(DamagedStoreError, match=r"not one that the codec packed:0\+3 writes"):
             open_store(path).gather(np.arange(4))
 
 

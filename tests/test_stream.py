@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
-from streamkd.images.manifest import scan
+from streamkd.images.manifest import Manifest, scan
 from streamkd.store.reader import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach
@@ -228,3 +228,10 @@ def stream_fields(stream):
     """Returns the arguments that made a stream."""
     names = ("images", "store", "rows", "labels", "class_names", "num_classes", "options")
     return {name: getattr(stream, name) for name in (*names, "batch_size", "seed", "shuffle")}
+
+
+def test_weights_of_images_are_those_of_their_samples(images, store):
+    weights = np.linspace(0, 2, len(images)).astype(np.float32)
+    weighed = Manifest(images.root, images.keys, images.labels, images.class_names, weights)
+    for pixels, _, given in joined(weighed, store).dataset(0, 5):
+        assert np.array_equal(given, weights[helpers.pixel_numbers(pixels)[:, 0]])

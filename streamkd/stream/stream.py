@@ -57,7 +57,7 @@ class Stream:
         of the plain image; for comparison.
       on_bad: what becomes of a file that cannot be decoded, or is not the one the teacher
         answered: 'raise', or 'skip': its slot in the batch is black and has sample weight 0, and
-        so has the slot of the image that is mixed with it.
+        an image that is mixed with it has weight 0 too.
       skipped: the images that were skipped so far in this process, and why, by their places in the
         manifest; they are not read again.
     """
@@ -224,6 +224,8 @@ class Stream:
         rows = np.where(self.rows[indices] < 0, -1, self.rows[indices] + views)
         paths = self.images.paths(indices)
         weights = np.ones(len(indices), np.float32)
+        if self.images.weights is not None:
+            weights *= self.images.weights[indices]
         if self._pairs is not None:  # an odd one stands in its unit twice, and counts once
             weights[1::2][indices[0::2] == indices[1::2]] = 0
         *files, bad = self._read(indices, paths)

@@ -8,6 +8,7 @@ distiller.student.save("student.keras")     # the user's own model, at temperatu
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -389,6 +390,7 @@ class _Fit:
             "batch_size": stream.batch_size,
             "seed": stream.seed,
             "shuffle": stream.shuffle,
+            "image_weights": _digest_of(stream.images.weights),
             "independent_views": stream.independent and stream.independent.to_dict(),
             "temperature": distiller.temperature,
             "label_weight": distiller.label_weight,
@@ -420,6 +422,11 @@ class _Fit:
             settings = distiller.family.optimizers.serialize(distiller.optimizer)
             config["optimizer"] = json.loads(json.dumps(settings, default=str))
         return config
+
+
+def _digest_of(weights: np.ndarray | None) -> str | None:
+    """Returns a digest of the weights of images, which their fingerprint does not cover."""
+    return None if weights is None else hashlib.blake2b(weights.tobytes()).hexdigest()[:32]
 
 
 def _as_line(metrics: dict[str, Any]) -> str:
