@@ -103,9 +103,7 @@ def test_the_teacher_is_shown_what_is_good_and_the_rest_is_refused(drawn):
     assert kd.verify(store.path, progress=False).sound
 
 
-@pytest.mark.parametrize(
-    "which", ["one of each kind", pytest.param("all", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("which", ["one of each kind", pytest.param("all", marks=pytest.mark.slow)])
 def test_every_bad_file_alone_ends_the_teacher_pass_by_its_name(drawn, tmp_path, which):
     images, expected, _ = drawn
     kinds = {outcome: key for key, outcome in expected.items() if isinstance(outcome, str)}
@@ -275,9 +273,8 @@ def test_the_partner_of_a_refused_image_is_answered_unmixed_and_replayed(tmp_pat
 
 
 @SKIPPED
-@pytest.mark.parametrize(
-    "views", [Views(0), pytest.param(Views(1, mixup=1.0), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [Views(0), Views(1, mixup=1.0)], ids=["plain", "mixed"])
 def test_a_pass_that_skips_and_was_cut_goes_on_to_the_same_bytes(tmp_path, views):
     images = draw_noisy(tmp_path / "i", one_size=False)
     spoil(tmp_path / "i", "03", "truncated")
@@ -328,6 +325,7 @@ def test_commands_skip_and_list(directory, tmp_path, monkeypatch, capsys):
     assert code == 2 and refusal["error"]["key"] == "ant/00003.png"
 
 
+@pytest.mark.slow
 def test_a_run_that_skips_resumes_to_the_same_weights_and_the_same_list(images, store, tmp_path):
     helpers.truncate(tmp_path / "images" / "ant" / "00003.png")
     (tmp_path / "images" / "cat" / "00025.png").unlink()
