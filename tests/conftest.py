@@ -63,7 +63,7 @@ def store(taught, tmp_path):
 
     Taught once by a teacher like `teacher`, and copied for each test.
     """
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
 
     return open_store(shutil.copyfile(taught / "teacher.h5", tmp_path / "teacher.h5"))
 

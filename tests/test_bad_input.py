@@ -16,7 +16,7 @@ from helpers import draw_directory, draw_image, truncate
 from run_helpers import command, dense_student, exact_teacher, refusal, snapshot
 
 from streamkd.cli.main import main
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 
 
 @pytest.fixture(scope="module")

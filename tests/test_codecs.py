@@ -9,9 +9,9 @@ import store_helpers as helpers
 
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.store import codecs
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
 from streamkd.store.packing import pack
-from streamkd.store.reader import open_store
 from streamkd.store.verify import verify_store
 from streamkd.store.writer import StoreWriter
 

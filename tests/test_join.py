@@ -17,7 +17,7 @@ from streamkd.errors import (
     UnfinishedStoreError,
 )
 from streamkd.images.manifest import scan
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.stream.verification import verify
 from streamkd.teachers.teaching import teach
 

@@ -19,7 +19,7 @@ import pytest
 import store_helpers as helpers
 
 from streamkd.errors import MissingLogitsError, StoreBusyError, StoreError
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.store.writer import StoreWriter
 
 # float32 holds each of 40,000 rows and its quarters exactly.

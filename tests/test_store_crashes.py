@@ -13,7 +13,7 @@ import pytest
 import store_helpers as helpers
 
 from streamkd.errors import MissingLogitsError, StoreError
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.store.writer import StoreWriter
 
 

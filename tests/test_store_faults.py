@@ -20,7 +20,7 @@ import store_helpers as helpers
 from fault_helpers import FaultyCalls
 
 from streamkd.errors import OutputError, StoreBusyError, StoreError, StreamkdError
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.store.verify import verify_store
 from streamkd.store.writer import StoreWriter
 
@@ -332,7 +332,7 @@ SMALL_DISK = """
 import os, shutil, sys
 sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 
 path = sys.argv[1] + "/large.h5"
 try:
@@ -422,7 +422,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 from streamkd.errors import StreamkdError
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.store.verify import verify_store
 from streamkd.store.writer import StoreWriter
 

@@ -17,8 +17,8 @@ import store_helpers as helpers
 
 from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.store import codecs, userblock
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
-from streamkd.store.reader import open_store
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.store.verify import verify_store
 

@@ -16,9 +16,9 @@ from fault_helpers import Watch
 from streamkd.errors import StoreError
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import creation, rows, userblock
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError, DatasetSpec
 from streamkd.store.opening import StoreFile
-from streamkd.store.reader import open_store
 from streamkd.store.verify import verify_store
 from streamkd.store.writer import StoreWriter
 

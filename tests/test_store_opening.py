@@ -16,8 +16,8 @@ import store_helpers as helpers
 
 from streamkd.errors import OptionError, StoreError
 from streamkd.store import userblock
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError, DatasetSpec, StoreHeader
-from streamkd.store.reader import open_store
 
 
 @pytest.fixture

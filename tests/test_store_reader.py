@@ -16,8 +16,8 @@ import store_helpers as helpers
 from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.store import key_index
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
-from streamkd.store.reader import open_store
 from streamkd.store.rows import check_single_rows
 from streamkd.store.writer import StoreWriter
 

@@ -21,7 +21,7 @@ import store_helpers as helpers
 from fault_helpers import Disk, SystemCalls, killed_states, power_cut
 
 from streamkd.errors import StoreError
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.store.writer import StoreWriter
 
 NAME = "s.h5"

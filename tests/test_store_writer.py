@@ -22,8 +22,8 @@ from streamkd.errors import (
     UnfinishedStoreError,
 )
 from streamkd.keys import Keys
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
-from streamkd.store.reader import open_store
 from streamkd.store.writer import StoreWriter, create_store
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.images.manifest import Manifest, scan
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach
 

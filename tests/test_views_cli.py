@@ -5,7 +5,7 @@ import pytest
 from run_helpers import command, dense_student, exact_teacher
 
 from streamkd.cli.main import main
-from streamkd.store.reader import open_store
+from streamkd.store.collection import open_store
 
 TEACH = ["teach", "images", "--teacher", "teacher.keras", "--batch-size", "9"]
 TRAIN = ["train", "images", "--student", "student.keras", "--epochs", "2", "--batch-size", "6"]

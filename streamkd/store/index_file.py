@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import stat
 from typing import Any
 
 from streamkd.errors import StoreError
@@ -98,8 +99,14 @@ def refuse_stale_index(path: str) -> None:
 
 def is_index_file(path: str) -> bool:
     """Returns whether a file begins as an index file does."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    with contextlib.suppress(OSError):
+        # O_NONBLOCK: a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return regular and disk.read_at(descriptor, len(_MAGIC), 0) == _MAGIC
+        finally:
+            os.close(descriptor)
     return False
 
 
@@ -111,7 +118,7 @@ def read_index_file(path: str) -> IndexFile:
       StoreError: it cannot be read, or is of a later version.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             packed = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise StoreError(
@@ -132,6 +139,10 @@ def read_index_file(path: str) -> IndexFile:
         return _from_json(json.loads(body))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged_index(path, "it does not list stores") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def damaged_index(path: str, what: str) -> DamagedStoreError:

@@ -1,6 +1,6 @@
 """The reader: rows of a store by number, images by key, and nothing that was not written.
 
-    store = open_store("teacher.h5")
+    store = LogitStore("teacher.h5")
     images = store.images_of_keys(manifest.keys)           # -1 where absent
     store.gather(images * store.num_views)                 # float32 [N, num_classes], view 0
 
@@ -34,27 +34,20 @@ from streamkd.store.userblock import damaged, digest
 MAX_LISTED = 100
 
 
-def open_store(path: str | os.PathLike[str], io: Io = "mmap") -> LogitStore:
-    """Returns the store at `path`, for reading; an unfinished one as well.
-
-    Args:
-      path: of a store.
-      io: 'mmap', or 'pread' for network file systems on which mapping is unsafe; static data is
-        then read into memory when it is first needed, and a row costs about 3 µs more.
-
-    Raises:
-      StoreError: no such file, no store, or damaged; the message says which.
-    """
-    return LogitStore(path, io)
-
-
 class LogitStore:
-    """An open logit store. Safe in threads and after `fork`; pickled as its path.
+    """One open store file; an unfinished one as well. `collection.open_store` adds its deltas.
+
+    Safe in threads and after `fork`; pickled as its path.
 
     Attributes:
       path: as text.
-      io: how rows are read, 'mmap' or 'pread'.
+      io: how rows are read: 'mmap', or 'pread' for network file systems on which mapping is unsafe;
+        static data is then read into memory when it is first needed, and a row costs about 3 µs
+        more.
       header: what was known before the first row.
+
+    Raises:
+      StoreError: no such file, no store, or damaged; the message says which.
     """
 
     def __init__(self, path: str | os.PathLike[str], io: Io = "mmap") -> None:
@@ -374,7 +367,7 @@ class LogitStore:
 
 def _reopen(path: str, io: Io, userblock_digest: str) -> LogitStore:
     """Returns the store that was pickled; another file in its place is refused."""
-    store = open_store(path, io)
+    store = LogitStore(path, io)
     if store.digest != userblock_digest:
         raise damaged(path, "it was replaced by another store since it was opened elsewhere")
     return store

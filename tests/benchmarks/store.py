@@ -30,8 +30,9 @@ from common import cpu_seconds
 
 from streamkd.keys import Keys
 from streamkd.store import codecs
+from streamkd.store.collection import open_store
 from streamkd.store.layout import StoreHeader
-from streamkd.store.reader import LogitStore, open_store
+from streamkd.store.reader import LogitStore
 from streamkd.store.verify import verify_store
 from streamkd.store.writer import StoreWriter, create_store
 

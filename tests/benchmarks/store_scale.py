@@ -132,7 +132,7 @@ def create(path: str, num_images: int) -> dict[str, float]:
 
 def opening(path: str) -> dict[str, float]:
     """Opens a store, cold and warm."""
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
 
     before = anonymous()
     drop_from_cache(path)
@@ -150,7 +150,7 @@ def gather(path: str) -> dict[str, float]:
     """Gathers rows by number."""
     import h5py
 
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
 
     store, random = open_store(path), np.random.default_rng(0)
     rows = written_rows(store.num_images)
@@ -180,7 +180,7 @@ def gather(path: str) -> dict[str, float]:
 
 def look_up(path: str) -> dict[str, float]:
     """Looks images up by key."""
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
 
     store, random = open_store(path), np.random.default_rng(0)
     drawn = [random.integers(0, store.num_images, BATCH) for _ in range(300)]
@@ -217,7 +217,7 @@ ORDERS = ("all images", "in key order, every seventh image left out", "in random
 def join(path: str, num_images: int, order: int) -> dict[str, float]:
     """Joins a manifest of the first images of the store, or of some of them."""
     from streamkd.images.manifest import Manifest
-    from streamkd.store.reader import open_store
+    from streamkd.store.collection import open_store
     from streamkd.stream.join import join as join_stream
 
     images = np.arange(num_images)
