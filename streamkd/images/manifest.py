@@ -24,10 +24,10 @@ from streamkd.errors import OptionError
 from streamkd.images import labelling, manifest_file, scanning, splitting
 from streamkd.images.fingerprint import fingerprint
 from streamkd.images.listing import UNLABELLED
-from streamkd.images.manifest_file import key_fields
+from streamkd.images.manifest_file import key_fields, key_of_fields
 from streamkd.keys import Keys
 
-__all__ = ["UNLABELLED", "Manifest", "key_fields", "scan"]
+__all__ = ["UNLABELLED", "Manifest", "key_fields", "key_of_fields", "scan"]
 
 
 class Manifest:

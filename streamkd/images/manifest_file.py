@@ -97,7 +97,7 @@ def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
     builder, labels, weights = KeyBuilder(), array("i"), _Weights()
     for line in lines:
         entry = json.loads(line)
-        builder.add(_key(entry))
+        builder.add(key_of_fields(entry, "file_name"))
         labels.append(int(entry["label"]))
         weights.add(entry.get("weight"))
         if not UNLABELLED <= labels[-1] <= most:
@@ -118,7 +118,7 @@ def _read_table(
     builder, weights = KeyBuilder(), _Weights()
     for line, entry in entries:
         try:
-            key = _key(entry)
+            key = key_of_fields(entry, "file_name")
             if key.startswith(b"/"):
                 raise ValueError(
                     f"{entry['file_name']!r} is an absolute path, and not relative to the folder "
@@ -160,16 +160,6 @@ def _json_entries(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(entry, dict):
                 raise ValueError(f"line {number}: no object")
             yield number, entry
-
-
-def _key(entry: dict[str, Any]) -> bytes:
-    encoded = entry.get("file_name_base64")
-    if encoded:
-        return base64.b64decode(encoded, validate=True)
-    name = entry["file_name"]
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a file_name {name!r}")
-    return name.encode("utf-8", "surrogateescape")
 
 
 def _check_keys(keys: Keys) -> None:
@@ -266,3 +256,18 @@ def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
     if text.encode() == key:
         return {name: text}
     return {name: text, f"{name}_base64": base64.b64encode(key).decode()}
+
+
+def key_of_fields(entry: dict[str, Any], name: str = "key") -> bytes:
+    """Returns the key that `key_fields` made JSON fields of.
+
+    Raises:
+      KeyError, TypeError, ValueError: the fields do not hold one.
+    """
+    encoded = entry.get(f"{name}_base64")
+    if encoded:
+        return base64.b64decode(encoded, validate=True)
+    text = entry[name]
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"a {name} {text!r}")
+    return text.encode("utf-8", "surrogateescape")

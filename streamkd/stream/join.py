@@ -19,14 +19,13 @@ import numpy as np
 from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, UnfinishedStoreError, readable_key
 from streamkd.images.classes import renumber
-from streamkd.images.digest import digest_files
 from streamkd.images.manifest import UNLABELLED, Manifest
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
-from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
+from streamkd.stream.finding import find_images
 from streamkd.stream.stream import Stream
 
 MISSING = ("raise", "drop", "label")
@@ -244,13 +243,7 @@ def find_rows(
             f"The store {store.path} is unfinished: {store.rows_done:,} of {store.rows_total:,} "
             "rows are done.\nRun the same `streamkd teach` command again; it goes on."
         )
-    found = store.images_of_keys(images.keys)
-    unknown = np.flatnonzero(found < 0)
-    if len(unknown):
-        with image_progress(len(unknown), 0, "finding renamed files", progress) as bar:
-            contents, readable = digest_files(images.paths(unknown), progress=bar.update)
-        by_content = store.images_of_content(contents)
-        found[unknown] = np.where(readable, by_content, -1)
+    found = find_images(images, store, progress)
     refused = np.zeros(len(found), bool)
     refused[found >= 0] = store.done_of(found[found >= 0] * store.num_views) == REFUSED
     absent = np.flatnonzero((found < 0) | refused)

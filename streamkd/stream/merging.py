@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.images.digest import digest_files
 from streamkd.images.manifest import Manifest
-from streamkd.keys import Keys
 from streamkd.progress import image_progress
 from streamkd.store.collection import (
     StoreCollection,
@@ -27,6 +25,7 @@ from streamkd.store.collection import (
 )
 from streamkd.store.merging import as_one, merge_stores
 from streamkd.store.reader import LogitStore
+from streamkd.stream.finding import find_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,24 +77,12 @@ def merge(
     keys, numbers = effective_images(stores)
     num_different = len(keys)
     if images is not None:
-        keys, numbers = _find(as_one(stores), images, progress)
+        found = find_images(images, as_one(stores), progress)
+        there = np.flatnonzero(found >= 0)
+        keys, numbers = images.keys.take(there), found[there]
     with image_progress(len(keys), 0, "merging", progress) as bar:
         store = merge_stores(
             stores, keys, numbers, out, progress=lambda num_copied: bar.update(num_copied - bar.n)
         )
     num_kept = len(np.unique(numbers))
     return MergeReport(store, num_listed - num_different, num_different - num_kept)
-
-
-def _find(
-    source: LogitStore | StoreCollection, images: Manifest, progress: bool
-) -> tuple[Keys, np.ndarray]:
-    """Returns the keys of the images that have logits, and their numbers in `source`."""
-    found = source.images_of_keys(images.keys)
-    unknown = np.flatnonzero(found < 0)
-    if len(unknown):
-        with image_progress(len(unknown), 0, "finding renamed files", progress) as bar:
-            contents, readable = digest_files(images.paths(unknown), progress=bar.update)
-        found[unknown] = np.where(readable, source.images_of_content(contents), -1)
-    there = np.flatnonzero(found >= 0)
-    return images.keys.take(there), found[there]

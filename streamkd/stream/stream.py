@@ -30,7 +30,7 @@ from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import canonical_options, change, decode_views, erase, mix
 from streamkd.images.views import NEUTRAL, Views
-from streamkd.keys import Keys, hash_keys
+from streamkd.keys import hash_keys
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
@@ -234,7 +234,7 @@ class Stream:
         if self.store is not None:
             found += self._stored(self.store, rows)
         if self.independent is not None:
-            found += self._drawn_anew(paths, epochs)
+            found += self._drawn_anew(indices, epochs)
         return self._weighed(found) if self.skipped else found
 
     def _stored(self, store: LogitStore | StoreCollection, rows: np.ndarray) -> list[np.ndarray]:
@@ -297,10 +297,10 @@ class Stream:
         found["weights"] = np.where(bad, np.float32(0), found["weights"])
         return list(found.values())
 
-    def _drawn_anew(self, paths: list[bytes], epochs: np.ndarray) -> list[np.ndarray]:
+    def _drawn_anew(self, indices: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
         """Returns parameters of views that are drawn for these epochs."""
         assert self.independent is not None
-        hashes = hash_keys(Keys.from_list(paths))
+        hashes = hash_keys(self.images.keys.take(indices))
         parts: dict[str, np.ndarray] = {}
         for epoch in np.unique(epochs).tolist():
             seed = (self.seed * 1_000_003 + epoch) % 2**32

@@ -17,7 +17,7 @@ from streamkd.images.fetching import Files, read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import render_block
-from streamkd.images.views import Views
+from streamkd.images.views import NEUTRAL, Views
 from streamkd.keys import Keys, hash_keys
 from streamkd.options import ImageOptions
 
@@ -109,10 +109,10 @@ def unmixed(parameters: dict[str, np.ndarray], alone: np.ndarray) -> dict[str, n
     if not alone.any():
         return parameters
     changed = dict(parameters)
-    for name, neutral in (("view_partner", -1), ("view_share", 1), ("view_paste", 0)):
+    for name in ("view_partner", "view_share", "view_paste"):
         if name in parameters:
             changed[name] = parameters[name].copy()
-            changed[name][:, 1:][alone.reshape(len(changed[name]), -1)] = neutral
+            changed[name][:, 1:][alone.reshape(len(changed[name]), -1)] = NEUTRAL[name]
     return changed
 
 

@@ -16,8 +16,6 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter
 
-PLAIN_VIEW = {"kind": "plain", "count": 1}
-
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -52,8 +50,9 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
     Returns:
       The finished store, open for reading.
     """
-    if LogitStore(path).finished:
-        return LogitStore(path)
+    store = LogitStore(path)
+    if store.finished:
+        return store
     with StoreWriter(path) as writer:
         blocks = writer.pending_blocks().tolist()
         groups = [np.array(writer.images_of_block(block)) for block in blocks]

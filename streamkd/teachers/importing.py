@@ -8,7 +8,6 @@ it to its logits.
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, TeacherError, readable_key
-from streamkd.images.manifest import Manifest
+from streamkd.images.manifest import Manifest, key_of_fields
 from streamkd.store.reader import LogitStore
 from streamkd.teachers import probing
 from streamkd.teachers.outside import ImageBatch, write_store
@@ -215,7 +214,7 @@ def _read_keys(source: str | os.PathLike[str] | list[bytes]) -> list[bytes]:
                     continue
                 try:
                     keys.append(_key_of(entry))
-                except (KeyError, TypeError, ValueError) as error:
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
                     raise ValueError(f"line {number} names no key") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -229,9 +228,4 @@ def _read_keys(source: str | os.PathLike[str] | list[bytes]) -> list[bytes]:
 def _key_of(entry: Any) -> bytes:
     if isinstance(entry, str):
         return os.fsencode(entry)
-    for name in ("key", "file_name"):
-        if f"{name}_base64" in entry:
-            return base64.b64decode(entry[f"{name}_base64"], validate=True)
-        if name in entry:
-            return os.fsencode(entry[name])
-    raise KeyError("key")
+    return key_of_fields(entry, "key" if {"key", "key_base64"} & set(entry) else "file_name")

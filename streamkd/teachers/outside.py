@@ -28,12 +28,13 @@ from streamkd.images.classes import renumber
 from streamkd.images.digest import digest_contents
 from streamkd.images.files import read_file
 from streamkd.images.manifest import Manifest
+from streamkd.images.views import Views
 from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS
 from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.writer import check_range, create_store
-from streamkd.teachers.filling import PLAIN_VIEW, Answer, check_same, fill_store
+from streamkd.teachers.filling import Answer, check_same, fill_store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Writing:
             num_classes=logits.shape[1],
             block_rows=self.batch_size,
             fingerprint=self.images.fingerprint,
-            views=PLAIN_VIEW,
+            views=Views(0).to_dict(),
             decoder="elsewhere",
             versions=_versions(),
             **self.fields,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 
@@ -121,9 +122,13 @@ class TeacherPass:
         self.images = images
         self.path = os.fspath(path)
         self.skip_bad = skip_bad
-        self._drawn = DrawnViews(setup.views, images.keys)
         classes = setup.class_names
         self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
+
+    @functools.cached_property
+    def _drawn(self) -> DrawnViews:
+        """What is answered; matching partners looks at every image, and not every pass asks."""
+        return DrawnViews(self.setup.views, self.images.keys)
 
     def run(self, progress: bool = True) -> LogitStore:
         """Creates or continues the store, fills it, finishes it, and returns it.
@@ -217,10 +222,12 @@ class TeacherPass:
         Raises:
           BadImageError: names the file.
         """
-        options, drawn = self.setup.options, self._drawn
+        options = self.setup.options
         if plain:
             views = Views(0, canonical_size=self.setup.views.canonical_size)
             drawn = DrawnViews(views, self.images.keys)
+        else:
+            drawn = self._drawn
         blocks = rendered_blocks(self.images, groups, drawn, options, skip_bad=self.skip_bad)
         batches = iter(blocks)
         for group in groups:

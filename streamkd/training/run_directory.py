@@ -6,7 +6,6 @@ where images had to be skipped: one line an image, with its key and the reason.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import csv
 import fcntl
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import OutputError, ResumeError, RunBusyError
-from streamkd.images.manifest import key_fields
+from streamkd.images.manifest import key_fields, key_of_fields
 from streamkd.training.checkpoint import sync, write_atomically
 
 COLUMNS = (
@@ -144,7 +143,7 @@ class RunDirectory:
         if not path.exists():
             return {}
         entries = [json.loads(line) for line in path.read_text().splitlines()]
-        return {key_of(entry): entry["reason"] for entry in entries}
+        return {key_of_fields(entry): entry["reason"] for entry in entries}
 
     def is_newer_than(self, path: Path) -> bool:
         """Returns whether metrics.csv and student.keras were written after another file."""
@@ -160,12 +159,6 @@ class RunDirectory:
             temporary.replace(self.student)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def key_of(entry: dict[str, Any]) -> bytes:
-    """Returns the key that `key_fields` made fields of."""
-    encoded = entry.get("key_base64")
-    return base64.b64decode(encoded) if encoded else entry["key"].encode()
 
 
 def _modified(path: Path) -> int:

@@ -1,0 +1,32 @@
+"""Finds the images of a manifest in a store: by key, else by the content of their files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamkd.images.digest import digest_files
+from streamkd.images.manifest import Manifest
+from streamkd.progress import image_progress
+from streamkd.store.collection import StoreCollection
+from streamkd.store.reader import LogitStore
+
+
+def find_images(
+    images: Manifest, store: LogitStore | StoreCollection, progress: bool
+) -> np.ndarray:
+    """Returns int64 `[num_images]`, each image's number in the store; -1 where it is not there.
+
+    Files whose key the store does not know are read, so that renamed and moved ones are found.
+
+    Args:
+      images: the manifest.
+      store: where to look.
+      progress: show progress where files have to be read.
+    """
+    found = store.images_of_keys(images.keys)
+    unknown = np.flatnonzero(found < 0)
+    if len(unknown):
+        with image_progress(len(unknown), 0, "finding renamed files", progress) as bar:
+            contents, readable = digest_files(images.paths(unknown), progress=bar.update)
+        found[unknown] = np.where(readable, store.images_of_content(contents), -1)
+    return found
