@@ -65,20 +65,10 @@ def teach(args: argparse.Namespace) -> Answer:
     names = flags.read_class_names(args.class_names)
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
-    _check_exists(args.teacher, "teacher")
-
-    import_tensorflow()
-    from streamkd.teachers.loading import load_teacher
+    teacher = _load_teacher(args)
     from streamkd.teachers.teaching import refused_images
     from streamkd.teachers.teaching import teach as run_teach
 
-    teacher = load_teacher(
-        args.teacher,
-        preprocess=args.preprocess,
-        output=args.teacher_output,
-        drop_output=args.drop_output,
-        trust=args.trust,
-    )
     store = run_teach(
         manifest,
         teacher,
@@ -115,23 +105,10 @@ def plan(args: argparse.Namespace) -> Answer:
     planning.check_source(args.store, args.teacher)
     names = flags.read_class_names(args.class_names)
     manifest = flags.scan_images(args)
-    teacher = args.teacher
-    if teacher is not None:
-        _check_exists(teacher, "teacher")
-        import_tensorflow()
-        from streamkd.teachers.loading import load_teacher
-
-        teacher = load_teacher(
-            teacher,
-            preprocess=args.preprocess,
-            output=args.teacher_output,
-            drop_output=args.drop_output,
-            trust=args.trust,
-        )
     report = planning.plan(
         manifest,
         store=args.store,
-        teacher=teacher,
+        teacher=None if args.teacher is None else _load_teacher(args),
         views=args.views,
         codecs=args.codecs,
         max_kl=args.max_kl,
@@ -179,11 +156,7 @@ def merge(args: argparse.Namespace) -> Answer:
     flags.check_out(args.out, what="store")
     if args.index and args.images is not None:
         raise OptionError("--index lists whole stores; leave --images out, or --index.")
-    images = None
-    if args.images is not None:
-        from streamkd.images.manifest import scan as scan_directory
-
-        images = scan_directory(args.images, labels=None)  # labels play no part
+    images = _scan_unlabelled(args.images)
     from streamkd.stream.merging import merge as run_merge
 
     report = run_merge(
@@ -316,11 +289,7 @@ def export(args: argparse.Namespace) -> Answer:
     """Writes a student as an ordinary model."""
     _check_exists(args.model, "model")
     flags.check_out(args.out, what="model")
-    images = None
-    if args.images is not None:
-        from streamkd.images.manifest import scan as scan_directory
-
-        images = scan_directory(args.images, labels=None)  # labels play no part
+    images = _scan_unlabelled(args.images)
     import_tensorflow()
     from streamkd.results.export import export as run_export
 
@@ -388,6 +357,30 @@ def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:
 
     key = problem["key"]
     return problem | key_fields(key) if isinstance(key, bytes) else problem
+
+
+def _load_teacher(args: argparse.Namespace) -> Any:
+    """Returns the teacher that the flags describe."""
+    _check_exists(args.teacher, "teacher")
+    import_tensorflow()
+    from streamkd.teachers.loading import load_teacher
+
+    return load_teacher(
+        args.teacher,
+        preprocess=args.preprocess,
+        output=args.teacher_output,
+        drop_output=args.drop_output,
+        trust=args.trust,
+    )
+
+
+def _scan_unlabelled(path: str | None) -> Any:
+    """Returns the images of a directory whose labels play no part; None where there is none."""
+    if path is None:
+        return None
+    from streamkd.images.manifest import scan as scan_directory
+
+    return scan_directory(path, labels=None)
 
 
 def _check_exists(path: str, what: str) -> None:

@@ -83,6 +83,15 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_teacher_output(parser: argparse.ArgumentParser) -> None:
+    """Adds --teacher-output."""
+    parser.add_argument(
+        "--teacher-output",
+        choices=("auto", "logits", "probabilities", "log-probabilities"),
+        default="auto",
+    )
+
+
 def add_views(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of views, except --views itself."""
     group = parser.add_argument_group("views of every image")

@@ -117,11 +117,7 @@ def _add_teacher_answers(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="what the teacher expects of pixels: none, scale, MEAN,STD or a Keras application",
     )
-    parser.add_argument(
-        "--teacher-output",
-        choices=("auto", "logits", "probabilities", "log-probabilities"),
-        default="auto",
-    )
+    flags.add_teacher_output(parser)
     parser.add_argument(
         "--class-names", metavar="FILE", help="the teacher's classes in the order of its outputs"
     )
@@ -179,11 +175,7 @@ def _import(subparsers: Any) -> None:
     flags.add_pixels(parser)
     flags.add_codec(parser)
     parser.add_argument("--batch-size", type=int, default=1024, help="images a block")
-    parser.add_argument(
-        "--teacher-output",
-        choices=("auto", "logits", "probabilities", "log-probabilities"),
-        default="auto",
-    )
+    flags.add_teacher_output(parser)
     parser.add_argument("--teacher-name", metavar="NAME", help="who made them; the file by default")
     parser.add_argument(
         "--class-names", metavar="FILE", help="the classes in the order of the columns"

@@ -13,7 +13,7 @@ TensorFlow does not decode has become a PNG before: `images/conversion.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -54,25 +54,51 @@ def decode_batch(
       tf.errors.InvalidArgumentError: a file cannot be decoded. TensorFlow does not name it;
         `refuse_bad_image` does.
     """
+    images = decode_through(
+        (contents,), one_size, options, lambda pixels: fit(pixels, options), options.shape
+    )
+    return images, content_digests(contents, digests)
+
+
+def decode_through(
+    elements: tuple[tf.Tensor, ...],
+    one_size: tf.Tensor,
+    options: ImageOptions,
+    render: Callable[..., tf.Tensor],
+    shape: tuple[int, ...],
+) -> tf.Tensor:
+    """Returns what `render` makes of the pixels of some files: together where they have one size.
+
+    Args:
+      elements: string `[batch]`, the bytes of each file, and whatever else `render` takes of each.
+      one_size: as in `decode_batch`.
+      options: how bytes become pixels.
+      render: given uint8 `[some, any height, any width, channels]` and the same images' part of
+        the other elements, returns float32 `[some, *shape]`.
+      shape: of what is made of one file.
+
+    Returns:
+      float32 `[batch, *shape]`.
+    """
+    contents, *others = elements
     batch_size = contents.shape[0]
 
-    def decode_each() -> tf.Tensor:
-        return tf.map_fn(
-            lambda data: decode(data, options),
-            contents,
-            fn_output_signature=tf.TensorSpec(options.shape, tf.float32),
-        )
+    def render_each() -> tf.Tensor:
+        def render_one(parts: tuple[tf.Tensor, ...]) -> tf.Tensor:
+            data, *rest = parts
+            return render(decode_pixels(data, options)[None], *(part[None] for part in rest))[0]
 
-    def decode_together() -> tf.Tensor:
+        return tf.map_fn(render_one, elements, fn_output_signature=tf.TensorSpec(shape, tf.float32))
+
+    def render_together() -> tf.Tensor:
         files = tf.unstack(contents, batch_size)
-        return fit(tf.stack([decode_pixels(data, options) for data in files]), options)
+        return render(tf.stack([decode_pixels(data, options) for data in files]), *others)
 
     if batch_size is None or batch_size > MOST_UNROLLED:
-        images = decode_each()
+        images = render_each()
     else:
-        images = tf.cond(one_size, decode_together, decode_each)
-    images = tf.ensure_shape(images, (batch_size, *options.shape))
-    return images, content_digests(contents, digests)
+        images = tf.cond(one_size, render_together, render_each)
+    return tf.ensure_shape(images, (batch_size, *shape))
 
 
 def content_digests(contents: tf.Tensor, known: tf.Tensor | None = None) -> tf.Tensor:

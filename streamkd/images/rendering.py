@@ -14,7 +14,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from streamkd.images.decode import MOST_UNROLLED, decode_pixels, fit
+from streamkd.images.decode import decode_through, fit
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 
@@ -48,10 +48,9 @@ def decode_views(
     Returns:
       float32 `[files, views, height, width, channels]`, 0 to 255.
     """
-    num_files = contents.shape[0]
     num_views = 1 if boxes is None else boxes.shape[1]
 
-    def render(images: tf.Tensor, some: tf.Tensor | None) -> tf.Tensor:
+    def render(images: tf.Tensor, some: tf.Tensor | None = None) -> tf.Tensor:
         if canonical is not None:
             images = to_canonical(images, canonical)
         if some is None:
@@ -60,25 +59,8 @@ def decode_views(
             return cut(images, some, options)
         return tf.concat([fit(images, options)[:, None], cut(images, some[:, 1:], options)], 1)
 
-    def render_each() -> tf.Tensor:
-        signature = tf.TensorSpec((num_views, *options.shape), tf.float32)
-        elements = contents if boxes is None else (contents, boxes)
-
-        def one(element: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            data, some = (element, None) if boxes is None else (element[0], element[1][None])
-            return render(decode_pixels(data, options)[None], some)[0]
-
-        return tf.map_fn(one, elements, fn_output_signature=signature)
-
-    def render_together() -> tf.Tensor:
-        files = tf.unstack(contents, num_files)
-        return render(tf.stack([decode_pixels(data, options) for data in files]), boxes)
-
-    if num_files is None or num_files > MOST_UNROLLED:
-        images = render_each()
-    else:
-        images = tf.cond(one_size, render_together, render_each)
-    return tf.ensure_shape(images, (num_files, num_views, *options.shape))
+    elements = (contents,) if boxes is None else (contents, boxes)
+    return decode_through(elements, one_size, options, render, (num_views, *options.shape))
 
 
 def render_block(

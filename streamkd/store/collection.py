@@ -67,7 +67,11 @@ def _open_listed(index_path: str, io: Io, base: str | None = None) -> StoreColle
         stores.append(store)
     if base is not None and os.path.basename(base) != index.stores[0].path:
         raise damaged_index(index_path, f"it belongs to {index.stores[0].path}, not to {base}")
-    return StoreCollection(base or index_path, stores, index)
+    return _listed_by(index, base or index_path, stores)
+
+
+def _listed_by(index: IndexFile, path: str, stores: Sequence[LogitStore]) -> StoreCollection:
+    return StoreCollection(path, stores, num_images=index.num_images, fingerprint=index.fingerprint)
 
 
 def flatten(stores: Sequence[LogitStore | StoreCollection]) -> list[LogitStore]:
@@ -113,7 +117,20 @@ def link_stores(
         fingerprint=fingerprint(order, labels, stores[0].class_names or None),
     )
     index.write(out)
-    return StoreCollection(out, stores, index)
+    return _listed_by(index, out, stores)
+
+
+def check_finished(store: LogitStore | StoreCollection) -> None:
+    """Refuses a store in which rows are missing.
+
+    Raises:
+      UnfinishedStoreError: says how many are there.
+    """
+    if not store.finished:
+        raise UnfinishedStoreError(
+            f"The store {store.path} is unfinished: {store.rows_done:,} of {store.rows_total:,} "
+            "rows are done.\nRun the same `streamkd teach` command again; it goes on."
+        )
 
 
 def check_same_pass(stores: Sequence[LogitStore]) -> None:
@@ -124,12 +141,7 @@ def check_same_pass(stores: Sequence[LogitStore]) -> None:
     """
     first = stores[0]
     for store in stores:
-        if not store.finished:
-            raise UnfinishedStoreError(
-                f"The store {store.path} is unfinished: {store.rows_done:,} of "
-                f"{store.rows_total:,} rows are done.\n"
-                "Run the same `streamkd teach` again; it goes on."
-            )
+        check_finished(store)
         for name in (*_SAME, "class_names"):
             holder, other = (s if name == "class_names" else s.header for s in (first, store))
             mine, theirs = getattr(holder, name), getattr(other, name)
@@ -166,12 +178,14 @@ class StoreCollection:
       header: that of the first one, with the number and the fingerprint of all images.
     """
 
-    def __init__(self, path: str, stores: Sequence[LogitStore], index: IndexFile) -> None:
+    def __init__(
+        self, path: str, stores: Sequence[LogitStore], *, num_images: int, fingerprint: str
+    ) -> None:
         self.path = path
         self.stores = list(stores)
         check_same_pass(self.stores)
         self.header: StoreHeader = dataclasses.replace(
-            self.stores[0].header, num_images=index.num_images, fingerprint=index.fingerprint
+            self.stores[0].header, num_images=num_images, fingerprint=fingerprint
         )
         counts = [store.num_images for store in self.stores]
         self._first_images = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

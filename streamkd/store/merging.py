@@ -21,7 +21,7 @@ from streamkd.images.fingerprint import fingerprint
 from streamkd.images.views import Views
 from streamkd.keys import Keys
 from streamkd.store.collection import StoreCollection, flatten
-from streamkd.store.index_file import IndexFile, refuse_stale_index
+from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
@@ -80,8 +80,12 @@ def as_one(stores: Sequence[LogitStore]) -> LogitStore | StoreCollection:
     if len(stores) == 1:
         return stores[0]
     # The number of different images plays no part in reading rows by number.
-    index = IndexFile((), sum(store.num_images for store in stores), stores[0].header.fingerprint)
-    return StoreCollection(stores[0].path, stores, index)
+    return StoreCollection(
+        stores[0].path,
+        stores,
+        num_images=sum(store.num_images for store in stores),
+        fingerprint=stores[0].header.fingerprint,
+    )
 
 
 def _copy(

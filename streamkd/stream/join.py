@@ -17,12 +17,12 @@ import warnings
 import numpy as np
 
 from streamkd import options as options_module
-from streamkd.errors import MissingLogitsError, OptionError, UnfinishedStoreError, readable_key
+from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.images.classes import renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
-from streamkd.store.collection import StoreCollection, open_store
+from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.stream.finding import find_images
@@ -238,11 +238,7 @@ def find_rows(
     Returns:
       the images, and int64 `[num_images]`, the row of each image's view 0.
     """
-    if not store.finished:
-        raise UnfinishedStoreError(
-            f"The store {store.path} is unfinished: {store.rows_done:,} of {store.rows_total:,} "
-            "rows are done.\nRun the same `streamkd teach` command again; it goes on."
-        )
+    check_finished(store)
     found = find_images(images, store, progress)
     refused = np.zeros(len(found), bool)
     refused[found >= 0] = store.done_of(found[found >= 0] * store.num_views) == REFUSED

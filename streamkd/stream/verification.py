@@ -95,6 +95,11 @@ class _Comparison:
         self._places = np.full(sum(part.num_images for part in self._parts), -1, np.int64)
         self._places[found[found >= 0]] = np.flatnonzero(found >= 0)
 
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        """The labels of the stores, numbered through."""
+        return np.concatenate([part.labels for part in self._parts])
+
     def of_store(self, number: int) -> Compare:
         """Returns what `verify_store` asks for to compare the images of one of the stores."""
         first = sum(part.num_images for part in self._parts[:number])
@@ -134,11 +139,7 @@ class _Comparison:
         place, names = self._places[image], self._store.class_names
         if place < 0 or not names or self._images.class_names is None:
             return None
-        for part in self._parts:
-            if image < part.num_images:
-                break
-            image -= part.num_images
-        then, now = int(part.labels[image]), int(self._images.labels[place])
+        then, now = int(self._labels[image]), int(self._images.labels[place])
         if UNLABELLED in (then, now) or names[then] == self._images.class_names[now]:
             return None
         return (

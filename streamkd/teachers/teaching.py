@@ -118,25 +118,19 @@ def teacher_setup(
     images: Manifest,
     teacher: Any,
     *,
-    image_size: tuple[int, int] | None = None,
-    color_mode: str = "rgb",
-    interpolation: str = "bilinear",
-    crop_to_aspect_ratio: bool = False,
-    pad_to_aspect_ratio: bool = False,
-    batch_size: int = BATCH_SIZE,
-    codec: str = "float16",
+    batch_size: int,
+    codec: str,
     class_names: list[str] | None = None,
     views: Views | None = None,
+    image_size: tuple[int, int] | None = None,
+    **pixels: Any,
 ) -> TeacherSetup:
-    """Returns what the answers depend on, checked; arguments and errors as in `teach`."""
+    """Returns what the answers depend on, checked; arguments and errors as in `teach`.
+
+    Args: `pixels` are the other fields of `ImageOptions`.
+    """
     teacher = load_teacher(teacher)
-    options = ImageOptions(
-        image_size=_teaching_size(teacher, image_size),
-        color_mode=color_mode,
-        interpolation=interpolation,
-        crop_to_aspect_ratio=crop_to_aspect_ratio,
-        pad_to_aspect_ratio=pad_to_aspect_ratio,
-    )
+    options = ImageOptions(image_size=_teaching_size(teacher, image_size), **pixels)
     options_module.check_count("--batch-size", batch_size)
     codecs.get(codec)
     _check_channels(teacher, options)
