@@ -14,7 +14,7 @@ an image.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -30,6 +30,7 @@ def read_pipeline(
     fetch: Callable[..., Any],
     decode: Callable[..., Any],
     rescue: Callable[..., Any] | None = None,
+    after: Sequence[Callable[..., Any]] = (),
 ) -> tf.data.Dataset:
     """Returns `source` mapped through `fetch` and then `decode`, in order, ahead of its reader.
 
@@ -39,6 +40,7 @@ def read_pipeline(
       decode: graph function of what `fetch` returns.
       rescue: graph function of what `fetch` returned for a batch that `decode` failed on; returns
         the same with what is bad left out.
+      after: graph functions of what `decode` returned, and of each other's.
     """
     options = tf.data.Options()
     options.deterministic = True
@@ -64,4 +66,6 @@ def read_pipeline(
             block_length=1,
             num_parallel_calls=num_decoders,
         )
+    for function in after:
+        dataset = dataset.map(function, num_parallel_calls=num_decoders)
     return dataset.prefetch(PREFETCHED_BATCHES).with_options(options)

@@ -20,14 +20,17 @@ from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.images.classes import renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.images.rendering import canonical_options
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.stream.finding import find_images
+from streamkd.stream.pixel_cache import PixelCache
 from streamkd.stream.stream import Stream
 
+CACHES = ("memory", "disk")
 MISSING = ("raise", "drop", "label")
 AUGMENTS = ("replay", "independent")
 # Enough rows to see a wrong pairing at once, few enough to be read in a moment.
@@ -50,6 +53,9 @@ def join(
     augment: str = "replay",
     views: Views | None = None,
     on_bad: str = "raise",
+    cache: str | None = None,
+    cache_directory: str | os.PathLike | None = None,
+    cache_bytes: int | None = None,
     progress: bool = True,
 ) -> Stream:
     """Returns the stream of images joined with their stored logits.
@@ -73,6 +79,14 @@ def join(
       views: which views 'independent' draws, one an epoch; they cannot be mixed.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
         saw it; 'skip' goes on without it, and lists it in `Stream.skipped`.
+      cache: keep decoded pixels after the first epoch: 'memory' for this process, 'disk' for others
+        as well. Views that are drawn are then cut from images of one size, so that they need
+        `canonical_size`; plain images are kept at the student's size, rounded to whole numbers.
+        A file on the disk that changes is noticed when a process first asks for it, by its size
+        and time of change.
+      cache_directory: for 'disk'; by default `streamkd/pixels` in the user's cache directory.
+      cache_bytes: the most it may take; images for which there is no room are decoded each time.
+        By default half of the free memory, or nine tenths of the free room on the disk.
       progress: show progress where files have to be read to find renamed ones.
 
     Raises:
@@ -108,6 +122,7 @@ def join(
         _check_learnable(images, labels, rows)
         _check_accuracy(labels, rows, store)
     _check_batch_size(batch_size, seed, len(images))
+    shown = independent or (Views(0) if store is None else Views.from_dict(store.header.views))
     if store is not None and independent is None:
         _check_pairs(batch_size, rows, store)
     return Stream(
@@ -123,7 +138,39 @@ def join(
         shuffle=shuffle,
         independent=independent,
         on_bad=on_bad,
+        cache=_pixel_cache(images, shown, options, cache, cache_directory, cache_bytes),
     )
+
+
+def _pixel_cache(
+    images: Manifest,
+    views: Views,
+    options: ImageOptions,
+    cache: str | None,
+    directory: str | os.PathLike | None,
+    num_bytes: int | None,
+) -> PixelCache | None:
+    """Returns where decoded images are kept, or None."""
+    options_module.check_choice("cache", cache, (None, *CACHES))
+    if num_bytes is not None:
+        options_module.check_count("cache_bytes", num_bytes)
+    if directory is not None and cache != "disk":
+        raise OptionError(
+            f"The cache directory is {os.fspath(directory)}, and the cache is {cache}.\n"
+            "Add `--cache disk`."
+        )
+    if cache is None:
+        return None
+    if views.count and views.canonical_size is None:
+        raise OptionError(
+            "The pixel cache keeps images of one size, and these views are cut from the files' own "
+            "pixels.\nTeach a store of views that are cut from one size: "
+            "`streamkd teach … --canonical-size 256x256`; or leave the cache out."
+        )
+    canonical = canonical_options(views, options) or options
+    if cache == "memory":
+        return PixelCache.in_memory(images, canonical, num_bytes=num_bytes)
+    return PixelCache.on_disk(images, canonical, directory, num_bytes=num_bytes)
 
 
 def _independent(augment: str, views: Views | None) -> Views | None:

@@ -23,19 +23,21 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError
-from streamkd.images.decode import content_digests, decode_batch, leave_out_undecodable
+from streamkd.images.decode import content_digests, decode_batch, fit, leave_out_undecodable
 from streamkd.images.digest import digest_contents
 from streamkd.images.fetching import Files, leave_out, read_files
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
-from streamkd.images.rendering import canonical_options, change, decode_views, erase, mix
+from streamkd.images.rendering import canonical_options, change, cut, decode_views, erase, mix
 from streamkd.images.views import NEUTRAL, Views
 from streamkd.keys import hash_keys
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream import batches, order
+from streamkd.stream.caching import CachedImages
 from streamkd.stream.pairs import Pairs
+from streamkd.stream.pixel_cache import PixelCache
 
 # Why an image was skipped that can be decoded.
 CHANGED = "it is not the file that the teacher answered"
@@ -60,6 +62,7 @@ class Stream:
         an image that is mixed with it has weight 0 too.
       skipped: the images that were skipped so far in this process, and why, by their places in the
         manifest; they are not read again.
+      cache: where decoded pixels are kept after the first time, or None.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Stream:
         shuffle: bool,
         independent: Views | None = None,
         on_bad: str = "raise",
+        cache: PixelCache | None = None,
     ) -> None:
         self.images = images
         self.store = store
@@ -96,6 +100,17 @@ class Stream:
         if store is not None and self.views.mixes and independent is None:
             self._pairs = Pairs(store, rows // store.num_views)
         self._refusal: StreamkdError | None = None
+        self.cache = cache
+        self._cached: CachedImages | None = None
+        if cache is not None:
+            canonical = canonical_options(self._shown, options) or options
+            as_float = canonical == options and "view_crop" not in self._shown.datasets()
+            self._cached = CachedImages(cache, canonical, as_float=as_float)
+
+    @property
+    def _shown(self) -> Views:
+        """The views that the student is shown."""
+        return self.independent or self.views
 
     @property
     def num_images(self) -> int:
@@ -112,7 +127,10 @@ class Stream:
         last = np.iinfo(np.int64).max if stop is None else stop
         steps = tf.data.Dataset.range(start, last)
         rescue = self._rescue if self.on_bad == "skip" else None
-        return read_pipeline(steps, self._look_up, self._decode, rescue)
+        if self._cached is None:
+            return read_pipeline(steps, self._look_up, self._decode, rescue)
+        after = [self._keep, self._rendered_batch]
+        return read_pipeline(steps, self._look_up, self._decode_new, rescue, after)
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
         """Yields the batches of `dataset`; a file that fails is named in the error.
@@ -188,10 +206,12 @@ class Stream:
         }
         if self.on_bad == "skip":
             kinds = {"indices": (tf.int64, ()), "bad": (tf.bool, ()), **kinds}
+        if self._cached is not None:
+            kinds = {"cached": (tf.bool, ()), "indices": (tf.int64, ()), **kinds}
         if self.store is not None:
             kinds["contents"] = (tf.uint64, ())
             kinds["teacher_logits"] = (tf.float32, (self.num_classes,))
-        for name, (dtype, shape) in (self.independent or self.views).datasets().items():
+        for name, (dtype, shape) in self._shown.datasets().items():
             kinds[name] = (tf.as_dtype(np.dtype(dtype)), shape)
         return kinds
 
@@ -222,55 +242,69 @@ class Stream:
     def _gathered(self, units: np.ndarray, epochs: np.ndarray) -> list[Any]:
         indices, views = self._places(units, epochs)
         rows = np.where(self.rows[indices] < 0, -1, self.rows[indices] + views)
-        paths = self.images.paths(indices)
         weights = np.ones(len(indices), np.float32)
         if self.images.weights is not None:
             weights *= self.images.weights[indices]
         if self._pairs is not None:  # an odd one stands in its unit twice, and counts once
             weights[1::2][indices[0::2] == indices[1::2]] = 0
-        *files, bad = self._read(indices, paths)
-        found: list[Any] = [indices, bad] if self.on_bad == "skip" else []
-        found += [np.array(paths, object), *files, self.labels[indices], rows, weights]
-        if self.store is not None:
-            found += self._stored(self.store, rows)
+        stored = {} if self.store is None else self._stored(self.store, rows)
+        there = np.zeros(len(indices), bool)
+        if self._cached is not None:
+            there = self._cached.there(indices, rows, stored.get("contents"))
+        paths, files = self._read(indices, there)
+        found = {"paths": paths, "files": files.contents, "one_size": files.one_size}
+        found |= {"digests": files.digests, "bad": files.bad, "cached": there, "indices": indices}
+        found |= {"labels": self.labels[indices], "rows": rows, "weights": weights, **stored}
         if self.independent is not None:
-            found += self._drawn_anew(indices, epochs)
-        return self._weighed(found) if self.skipped else found
+            found |= self._drawn_anew(indices, epochs)
+        values = [found[name] for name in self._kinds()]
+        return self._weighed(values) if self.skipped else values
 
-    def _stored(self, store: LogitStore | StoreCollection, rows: np.ndarray) -> list[np.ndarray]:
+    def _stored(
+        self, store: LogitStore | StoreCollection, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """Returns content digests, logits and the parameters of the views that are shown.
 
         An image without logits (row -1) gets zeros, which the loss leaves out, and is shown plain.
         """
         there = np.flatnonzero(rows >= 0)
-        all_there, some = len(there) == len(rows), rows[there]
-        found = [store.content_of(some // store.num_views), store.gather(some)]
-        neutral: list[Any] = [np.uint64(0), np.float32(0)]
+        some = rows[there]
+        found = {"contents": store.content_of(some // store.num_views)}
+        found["teacher_logits"] = store.gather(some)
         if self.views.count and self.independent is None:
-            parameters = store.view_parameters(some)
-            found += parameters.values()
-            neutral += [np.asarray(NEUTRAL[name], parameters[name].dtype) for name in parameters]
-        if all_there:
+            found |= store.view_parameters(some)
+        if len(there) == len(rows):
             return found
-        whole = []
-        for part, value in zip(found, neutral, strict=True):
+        whole = {}
+        for name, part in found.items():
             filled = np.empty((len(rows), *part.shape[1:]), part.dtype)
-            filled[:] = value
+            filled[:] = np.asarray(NEUTRAL.get(name, 0), part.dtype)
             filled[there] = part
-            whole.append(filled)
+            whole[name] = filled
         return whole
 
-    def _read(self, indices: np.ndarray, paths: list[bytes]) -> Files:
-        if self.on_bad == "raise":
-            return read_files(paths)
-        known = None
+    def _read(self, indices: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, Files]:
+        """Returns paths and files of a batch; of images in the pixel cache there are none."""
+        paths = np.full(len(indices), b"", object)
+        left_out = None
         if self.skipped:
-            known = np.array([index in self.skipped for index in indices.tolist()])
+            left_out = np.array([index in self.skipped for index in indices.tolist()])
 
-        def skip(place: int, reason: str) -> None:
-            self.skipped[int(indices[place])] = reason
+        def read(places: np.ndarray) -> Files:
+            paths[places] = self.images.paths(indices[places])
+            if self.on_bad == "raise":
+                return read_files(paths[places])
 
-        return read_files(paths, on_bad=skip, known_bad=known)
+            def skip(place: int, reason: str) -> None:
+                self.skipped[int(indices[places[place]])] = reason
+
+            known = None if left_out is None else left_out[places]
+            return read_files(paths[places], on_bad=skip, known_bad=known)
+
+        if self._cached is None:
+            return paths, read(np.arange(len(indices)))
+        files = self._cached.read(indices, there, read)
+        return paths, files
 
     def _without_bad(self, *values: Any) -> list[Any]:
         """Returns the parts of a batch without the files for which it could not be decoded."""
@@ -297,7 +331,7 @@ class Stream:
         found["weights"] = np.where(bad, np.float32(0), found["weights"])
         return list(found.values())
 
-    def _drawn_anew(self, indices: np.ndarray, epochs: np.ndarray) -> list[np.ndarray]:
+    def _drawn_anew(self, indices: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
         """Returns parameters of views that are drawn for these epochs."""
         assert self.independent is not None
         hashes = hash_keys(self.images.keys.take(indices))
@@ -308,29 +342,75 @@ class Stream:
             for name, values in drawn.items():
                 whole = parts.setdefault(name, values[:, 1].copy())
                 whole[epochs == epoch] = values[epochs == epoch, 1]
-        return [parts[name] for name in self.independent.datasets()]
+        return parts
 
     def _decode(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        views = self.independent or self.views
+        """Returns a batch, rendered from its files."""
+        views = self._shown
         if views.count or views.canonical_size is not None:
             contents = content_digests(found["files"], found["digests"])
-            pixels = self._rendered(found, views)
+            boxes = found.get("view_crop")
+            pixels = decode_views(
+                found["files"],
+                found["one_size"],
+                None if boxes is None else boxes[:, None],
+                canonical_options(views, self.options),
+                self.options,
+            )[:, 0]
         else:
             pixels, contents = decode_batch(
                 found["files"], found["one_size"], self.options, found["digests"]
             )
+        with tf.control_dependencies(self._check(found, contents)):
+            return self._batch(found, tf.identity(pixels))
+
+    def _decode_new(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns what a batch is made of, with the images decoded that are not in the cache."""
+        assert self._cached is not None
+        contents = content_digests(found["files"], found["digests"])
+        decoded = self._cached.decode(found)
+        with tf.control_dependencies(self._check(found, contents)):
+            decoded = tf.identity(decoded)
+        rest = {name: part for name, part in found.items() if name not in ("files", "paths")}
+        return {**rest, "contents_now": contents, "decoded": decoded}
+
+    def _keep(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        assert self._cached is not None
+        pixels = self._cached.keep(found, found.pop("decoded"))
+        return {**found, "pixels": pixels}
+
+    def _rendered_batch(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns a batch, rendered from pixels of the canonical size."""
+        pixels, boxes = found["pixels"], found.get("view_crop")
+        if boxes is not None:
+            pixels = cut(pixels, boxes[:, None], self.options)[:, 0]
+        elif pixels.dtype != tf.float32:
+            pixels = fit(pixels, self.options)
+        return self._batch(found, pixels)
+
+    def _check(self, found: dict[str, tf.Tensor], contents: tf.Tensor) -> list[tf.Operation]:
+        """Returns the operation that fails where a file is not the one the teacher answered."""
+        if self.store is None:
+            return []
+        compared = found["rows"]
+        for name in ("bad", "cached"):  # what is in the cache was compared when it was looked up
+            if name in found:
+                compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)
+        stored = found["contents"]
+        return [batches.check_contents(self.images, found["paths"], contents, stored, compared)]
+
+    def _batch(
+        self, found: dict[str, tf.Tensor], pixels: tf.Tensor
+    ) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns a batch of crops, float32, with all else that its views do to them."""
+        pixels = change(pixels, found)
+        if self._pairs is not None:
+            # Of a unit of two that are shown plain, each has a share of 1.
+            pixels = mix(pixels, _swapped(pixels), found)
+        pixels = erase(pixels, found)
         if self.on_bad == "skip":
             bad = found["bad"]
             pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)
-        if self.store is not None:
-            compared = found["rows"]
-            if self.on_bad == "skip":
-                compared = tf.where(found["bad"], tf.constant(-1, tf.int64), compared)
-            check = batches.check_contents(
-                self.images, found["paths"], contents, found["contents"], compared
-            )
-            with tf.control_dependencies([check]):
-                pixels = tf.identity(pixels)
         labels, whole = found["labels"], tf.ones([self.batch_size], tf.float32)
         others, share = labels, whole
         if self._pairs is not None:
@@ -343,22 +423,6 @@ class Stream:
         if self.store is not None:
             targets["teacher_logits"] = found["teacher_logits"]
         return pixels, targets, found["weights"]
-
-    def _rendered(self, found: dict[str, tf.Tensor], views: Views) -> tf.Tensor:
-        """Returns the pixels of the views that a batch shows."""
-        boxes = found.get("view_crop")
-        pixels = decode_views(
-            found["files"],
-            found["one_size"],
-            None if boxes is None else boxes[:, None],
-            canonical_options(views, self.options),
-            self.options,
-        )[:, 0]
-        pixels = change(pixels, found)
-        if self._pairs is not None:
-            # Of a unit of two that are shown plain, each has a share of 1.
-            pixels = mix(pixels, _swapped(pixels), found)
-        return erase(pixels, found)
 
 
 def _blackened(pixels: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,277 @@
+"""The pixel cache: decoded images of one size, kept after they were read for the first time.
+
+    cache = PixelCache.on_disk(images, canonical, directory)       # or .in_memory(images, canonical)
+    there = cache.has(indices)
+    cache.put(indices, pixels, contents)
+    cache.copy_to(indices, out)
+
+What is kept is derived from the files and may be deleted at any time. On disk it is two files,
+named after the keys of the images and all that decides on their pixels:
+
+  NAME.pixels    uint8 `[num_images, height, width, channels]`, with holes where nothing is kept yet
+  NAME.records   uint64 `[num_images, 4]`: content digest, digest of the pixels, size and time of
+                 change of the file; zeros where nothing is kept
+
+An image that another process has left there is compared once, when it is first asked for: its
+pixels with their digest, its file's size and time of change with those recorded. What does not fit
+is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from streamkd.images.manifest import Manifest
+from streamkd.options import DECODER, ImageOptions
+from streamkd.store import disk
+
+VERSION = 1
+# What each image's byte in `_state` says.
+_ABSENT, _UNCHECKED, _READY = 0, 1, 2
+# Of the memory, or of the room on the disk, that is free when a cache is made.
+_SHARE_OF_MEMORY = 0.5
+_SHARE_OF_DISK = 0.9
+_NUM_FIELDS = 4
+
+
+class PixelCache:
+    """Keeps uint8 pixels of images by their numbers.
+
+    Attributes:
+      shape: height, width and channels of an image.
+      capacity: how many images are kept at most: those with the smallest numbers.
+      path: the file of the pixels, or None in memory.
+    """
+
+    def __init__(
+        self, images: Manifest, canonical: ImageOptions, capacity: int, path: Path | None
+    ) -> None:
+        self.shape = canonical.shape
+        self.capacity = capacity
+        self.path = path
+        self._images = images
+        self._image_bytes = math.prod(self.shape)
+        self._factors = _odd_numbers(-(-self._image_bytes // 8))
+        self._full = False
+        self._state = np.full(capacity, _ABSENT, np.uint8)
+        self._descriptors: list[int] = []
+        if path is None:
+            self._pixels = np.empty((capacity, self._image_bytes), np.uint8)
+            self._records = np.zeros((capacity, _NUM_FIELDS), np.uint64)
+        else:
+            self._pixels = self._opened(path, np.uint8, self._image_bytes)
+            self._records = self._opened(path.with_suffix(".records"), np.uint64, _NUM_FIELDS)
+            self._state[self._records[:, 1] != 0] = _UNCHECKED
+
+    @classmethod
+    def in_memory(
+        cls, images: Manifest, canonical: ImageOptions, *, num_bytes: int | None = None
+    ) -> PixelCache:
+        """Returns a cache that lasts as long as the process.
+
+        Args:
+          images: whose pixels are kept.
+          canonical: their size, and all else that decides on them.
+          num_bytes: the most it may take; by default half of the memory that is free now.
+        """
+        room = int(_SHARE_OF_MEMORY * _free_memory()) if num_bytes is None else num_bytes
+        return cls(images, canonical, _capacity(images, canonical, room, "in memory"), None)
+
+    @classmethod
+    def on_disk(
+        cls,
+        images: Manifest,
+        canonical: ImageOptions,
+        directory: str | os.PathLike | None = None,
+        *,
+        num_bytes: int | None = None,
+    ) -> PixelCache:
+        """Returns a cache that other processes find again.
+
+        Args:
+          images, canonical: as in `in_memory`.
+          directory: by default `streamkd/pixels` in the user's cache directory.
+          num_bytes: the most it may take; by default nine tenths of the room that is free now.
+
+        Raises:
+          OutputError, DiskFullError: the directory cannot be written.
+        """
+        folder = default_directory() if directory is None else Path(directory)
+        path = folder / f"{_name_of(images, canonical)}.pixels"
+        with disk.refusals(str(folder), ending="Give another one: `--cache-directory`."):
+            folder.mkdir(parents=True, exist_ok=True)
+            held = path.stat().st_blocks * 512 if path.exists() else 0
+            room = int(_SHARE_OF_DISK * shutil.disk_usage(folder).free) + held
+            room = room if num_bytes is None else num_bytes
+            capacity = _capacity(images, canonical, room, f"in {folder}")
+            return cls(images, canonical, capacity, path)
+
+    def close(self) -> None:
+        """Closes the files; what was handed out stays valid."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def __del__(self) -> None:
+        self.close()
+
+    def has(self, indices: np.ndarray) -> np.ndarray:
+        """Returns bool `[images]`, whether each image (int64 `[images]`) is there and sound."""
+        inside = indices < self.capacity
+        states = self._state[np.where(inside, indices, 0)] if self.capacity else inside
+        if self.path is not None:
+            unchecked = np.flatnonzero(inside & (states == _UNCHECKED))
+            for place in unchecked.tolist():
+                index = int(indices[place])
+                self._state[index] = _READY if self._is_sound(index) else _ABSENT
+            if len(unchecked):
+                states = self._state[np.where(inside, indices, 0)]
+        return inside & (states == _READY)
+
+    def put(self, indices: np.ndarray, pixels: np.ndarray, contents: np.ndarray) -> None:
+        """Keeps some images, as far as there is room.
+
+        Args:
+          indices: int64 `[images]`, their numbers.
+          pixels: uint8 `[images, height, width, channels]`.
+          contents: uint64 `[images]`, content digests of the files they were read from.
+        """
+        for place in np.flatnonzero(indices < self.capacity).tolist():
+            index, image = int(indices[place]), pixels[place].reshape(-1)
+            if self._full:
+                continue
+            record = np.zeros(_NUM_FIELDS, np.uint64)
+            record[0] = contents[place]
+            if self.path is None:
+                self._pixels[index], self._records[index] = image, record
+            elif not self._write(index, image, record):
+                continue
+            self._state[index] = _READY
+
+    def contents_of(self, indices: np.ndarray) -> np.ndarray:
+        """Returns uint64 `[images]`, content digests of the files that images were read from."""
+        return self._records[:, 0][indices]
+
+    def copy_to(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Copies images that are there to `out`, uint8 or float32 `[images, …]`."""
+        flat = out.reshape(len(indices), self._image_bytes)
+        if self._image_bytes > 1 << 14:  # one copy each costs less than one more pass over all
+            for place, index in enumerate(indices.tolist()):
+                flat[place] = self._pixels[index]
+        else:
+            flat[:] = self._pixels[indices]
+
+    def _opened(self, path: Path, dtype: type[np.generic], width: int) -> np.ndarray:
+        """Returns a file as an array `[capacity, width]`, made as long as it has to be."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptors.append(descriptor)
+        num_bytes = self.capacity * width * np.dtype(dtype).itemsize
+        if os.fstat(descriptor).st_size < num_bytes:  # never shorter: others may have it mapped
+            os.ftruncate(descriptor, num_bytes)
+        if not num_bytes:
+            return np.empty((0, width), dtype)
+        mapped = mmap.mmap(descriptor, num_bytes, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype).reshape(self.capacity, width)
+
+    def _write(self, index: int, image: np.ndarray, record: np.ndarray) -> bool:
+        """Writes one image; returns False where there is no room or its file is gone.
+
+        By calls and not through the map, in which a full disk would be the end of the process.
+        """
+        try:
+            status = os.stat(self._images.path(index))
+            record[1] = self._digest(image)
+            record[2], record[3] = status.st_size, status.st_mtime_ns
+            disk.write_at(self._descriptors[0], image, index * self._image_bytes)
+            disk.write_at(self._descriptors[1], record, index * record.nbytes)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._full = True
+            warnings.warn(
+                f"The pixel cache {self.path} takes no more images: {error.strerror}. Those that "
+                "it does not have are decoded each time.",
+                stacklevel=2,
+            )
+            return False
+        return True
+
+    def _is_sound(self, index: int) -> bool:
+        """Returns whether an image that was found on the disk is whole and its file unchanged."""
+        _, digest, size, changed = self._records[index].tolist()
+        if self._digest(self._pixels[index]) != digest:
+            return False
+        try:
+            status = os.stat(self._images.path(index))
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (size, changed)
+
+    def _digest(self, image: np.ndarray) -> int:
+        """Returns a digest of pixels, above 0: multilinear hashing (Lemire and Kaser 2014).
+
+        Less than half the time of a CRC.
+        """
+        words = np.zeros(len(self._factors), np.uint64)
+        words.view(np.uint8)[: self._image_bytes] = image
+        return int((words * self._factors).sum(dtype=np.uint64)) | 1
+
+
+def default_directory() -> Path:
+    """Returns where pixels are kept unless something else is asked for."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "streamkd" / "pixels"
+
+
+def _name_of(images: Manifest, canonical: ImageOptions) -> str:
+    """Returns a name that is another one wherever an image's number or pixels could be another."""
+    digest = hashlib.blake2b(digest_size=12)
+    what = {"version": VERSION, "decoder": DECODER, "images": canonical.to_dict()}
+    digest.update(json.dumps(what, sort_keys=True).encode())
+    digest.update(os.path.abspath(images.root) + b"\0")
+    digest.update(images.keys.offsets.tobytes())
+    digest.update(images.keys.data.tobytes())
+    return digest.hexdigest()
+
+
+def _capacity(images: Manifest, canonical: ImageOptions, room: int, where: str) -> int:
+    """Returns how many images fit into `room` bytes, and warns where that is not all of them."""
+    image_bytes = math.prod(canonical.shape)
+    capacity = min(len(images), room // image_bytes)
+    if capacity < len(images):
+        warnings.warn(
+            f"The pixel cache {where} keeps {capacity:,} of {len(images):,} images: all of them "
+            f"take {len(images) * image_bytes / 1e9:.1f} GB, and there is room for "
+            f"{room / 1e9:.1f} GB. The others are decoded each time.",
+            stacklevel=4,
+        )
+    return capacity
+
+
+def _free_memory() -> int:
+    """Returns how much memory can be taken now, in bytes; a container's limit counts."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    return max(free, 0)
+
+
+def _odd_numbers(count: int) -> np.ndarray:
+    """Returns fixed random odd numbers, uint64 `[count]`."""
+    numbers = np.random.Generator(np.random.PCG64(20261123)).integers(0, 2**64, count, np.uint64)
+    return numbers | np.uint64(1)
