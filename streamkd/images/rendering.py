@@ -11,6 +11,7 @@ resolution. Nothing here draws a random number: parameters come from the store, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 
@@ -51,16 +52,36 @@ def decode_views(
     num_views = 1 if boxes is None else boxes.shape[1]
 
     def render(images: tf.Tensor, some: tf.Tensor | None = None) -> tf.Tensor:
-        if canonical is not None:
-            images = to_canonical(images, canonical)
         if some is None:
             return fit(images, options)[:, None]
         if not plain_first:
             return cut(images, some, options)
         return tf.concat([fit(images, options)[:, None], cut(images, some[:, 1:], options)], 1)
 
+    if canonical is not None:
+        return render(decode_canonical(contents, one_size, canonical), boxes)
     elements = (contents,) if boxes is None else (contents, boxes)
     return decode_through(elements, one_size, options, render, (num_views, *options.shape))
+
+
+def decode_canonical(
+    contents: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
+) -> tf.Tensor:
+    """Returns files brought to the canonical size, as a pixel cache keeps them.
+
+    Args:
+      contents, one_size: as in `decode_views`.
+      canonical: the size, and how to get there.
+
+    Returns:
+      uint8 `[files, height, width, channels]`.
+    """
+
+    def fit_rounded(images: tf.Tensor) -> tf.Tensor:
+        return tf.round(tf.clip_by_value(fit(images, canonical), 0, 255))
+
+    pixels = decode_through((contents,), one_size, canonical, fit_rounded, canonical.shape)
+    return tf.cast(pixels, tf.uint8)
 
 
 def render_block(
@@ -114,16 +135,12 @@ def canonical_options(views: Views, options: ImageOptions) -> ImageOptions | Non
     return dataclasses.replace(options, image_size=views.canonical_size)
 
 
-def to_canonical(images: tf.Tensor, canonical: ImageOptions) -> tf.Tensor:
-    """Returns uint8 images of the canonical size: what a pixel cache keeps of them."""
-    return tf.cast(tf.round(tf.clip_by_value(fit(images, canonical), 0, 255)), tf.uint8)
-
-
 def cut(images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor:
-    """Returns crops of images of one size, by `tf.image.crop_and_resize`.
+    """Returns crops of images of one size, as `tf.image.crop_and_resize` cuts them.
 
     Args:
-      images: uint8 or float32 `[images, any height, any width, channels]`.
+      images: uint8 or float32 `[images, height, width, channels]`. Where the graph knows height and
+        width, as it does of the canonical size, compiled code does it in a third of the time.
       boxes: float32 `[images, views, 4]`.
       options: the size, and 'bilinear' or 'nearest'.
 
@@ -131,14 +148,55 @@ def cut(images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor
       float32 `[images, views, height, width, channels]`.
     """
     num_images, num_views = tf.shape(images)[0], boxes.shape[1]
-    crops = tf.image.crop_and_resize(
-        images,
-        tf.reshape(boxes, (-1, 4)),
-        tf.repeat(tf.range(num_images), num_views),
-        options.image_size,
-        method="nearest" if options.interpolation == "nearest" else "bilinear",
-    )
+    method = "nearest" if options.interpolation == "nearest" else "bilinear"
+    flat = tf.reshape(boxes, (-1, 4))
+    of_image = tf.repeat(tf.range(num_images), num_views)
+    if images.shape[1] is None or images.shape[2] is None:
+        crops = tf.image.crop_and_resize(images, flat, of_image, options.image_size, method=method)
+    else:
+        crops = _cut_compiled(images, flat, of_image, *options.image_size, method)
     return tf.reshape(crops, (-1, num_views, *options.shape))
+
+
+@functools.partial(tf.function, jit_compile=True)
+def _cut_compiled(
+    images: tf.Tensor, boxes: tf.Tensor, of_image: tf.Tensor, height: int, width: int, method: str
+) -> tf.Tensor:
+    """Returns what `crop_and_resize` does, for boxes inside the images.
+
+    One fused loop over all pixels of all crops: 0.2 ms at 224 pixels, where the operation takes
+    0.6, the same matrices multiplied 1.9, and the operations here one by one 1.1.
+    """
+    num_rows, num_columns, num_channels = images.shape[1:]
+    y = _places(boxes[:, 0], boxes[:, 2], height, num_rows)
+    x = _places(boxes[:, 1], boxes[:, 3], width, num_columns)
+    pixels = tf.reshape(images, (-1, num_channels))
+    first = of_image[:, None, None] * (num_rows * num_columns)
+
+    def at(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+        rows, columns = (tf.cast(part, tf.int32) for part in (rows, columns))
+        places = first + rows[:, :, None] * num_columns + columns[:, None, :]
+        return tf.cast(tf.gather(pixels, places), tf.float32)
+
+    if method == "nearest":
+        return at(tf.floor(y + 0.5), tf.floor(x + 0.5))
+    top, left = tf.floor(y), tf.floor(x)
+    down, right = (y - top)[:, :, None, None], (x - left)[:, None, :, None]
+    bottom, other = tf.math.ceil(y), tf.math.ceil(x)
+    above = at(top, left) + (at(top, other) - at(top, left)) * right
+    below = at(bottom, left) + (at(bottom, other) - at(bottom, left)) * right
+    return above + (below - above) * down
+
+
+def _places(start: tf.Tensor, end: tf.Tensor, count: int, size: int) -> tf.Tensor:
+    """Returns where `count` samples of each box lie, in pixels: float32 `[boxes, count]`."""
+    last = float(size - 1)
+    if count == 1:
+        places = 0.5 * (start + end)[:, None] * last
+    else:
+        step = (end - start) * (last / (count - 1))
+        places = start[:, None] * last + tf.range(count, dtype=tf.float32) * step[:, None]
+    return tf.clip_by_value(places, 0, last)  # rounding may lead out of the image
 
 
 def change(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -9,13 +9,14 @@ difference to its pixels: in both cases views are cut from whole numbers of one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.decode import decode_through
 from streamkd.images.fetching import BLACK_PIXEL, Files
-from streamkd.images.rendering import to_canonical
+from streamkd.images.rendering import canonical_options, decode_canonical
+from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.stream.buffers import BufferPool
 from streamkd.stream.pixel_cache import PixelCache
@@ -27,24 +28,27 @@ class CachedImages:
     Attributes:
       cache: where pixels are kept.
       canonical: what decides on them.
+      kind: dtype and shape of what is handed on of one image.
     """
 
     def __init__(self, cache: PixelCache, canonical: ImageOptions, *, as_float: bool) -> None:
         """Args: `as_float`, whether pixels are wanted as float32, since nothing is cut of them."""
         self.cache = cache
         self.canonical = canonical
-        self._dtype = np.float32 if as_float else np.uint8
+        self.kind: tuple[Any, tuple] = (tf.float32 if as_float else tf.uint8, canonical.shape)
+        self._dtype = np.dtype(np.float32 if as_float else np.uint8)
+        self._none = np.zeros((0, *canonical.shape), self._dtype)
         self._buffers = BufferPool()
 
     def there(
         self, indices: np.ndarray, rows: np.ndarray, contents: np.ndarray | None
     ) -> np.ndarray:
-        """Returns bool `[batch]`, the images that need not be read.
+        """Returns bool `[files]`, the images that need not be read.
 
         Args:
-          indices: int64 `[batch]`.
-          rows: int64 `[batch]`, -1 for images without logits.
-          contents: uint64 `[batch]`, digests of the files that the teacher answered: an image that
+          indices: int64 `[files]`.
+          rows: int64 `[files]`, -1 for images without logits.
+          contents: uint64 `[files]`, digests of the files that the teacher answered: an image that
             was made of another file is read again, and is then compared as any file is.
         """
         there = self.cache.has(indices)
@@ -53,62 +57,58 @@ class CachedImages:
             there &= same | (rows < 0)
         return there
 
+    def pixels_if_all(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
+        """Returns the pixels `[files, height, width, channels]`; `[0, …]` if some are not there."""
+        if not there.all():
+            return self._none
+        pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
+        self.cache.copy_to(indices, pixels)
+        return pixels
+
     def read(
         self, indices: np.ndarray, there: np.ndarray, read: Callable[[np.ndarray], Files]
     ) -> Files:
         """Returns the files of a batch, with a black pixel for each that is in the cache.
 
+        Where all of them are, there are no contents and digests.
+
         Args:
-          indices: int64 `[batch]`.
+          indices: int64 `[files]`.
           there: what `there` returned.
           read: returns the files of some places in the batch, int64 `[some]`.
         """
-        if not there.any():
-            return read(np.arange(len(indices)))
+        absent = np.flatnonzero(~there)
+        if len(absent) == len(indices):
+            return read(absent)
+        bad = np.zeros(len(indices), bool)
+        if not len(absent):
+            return Files(np.empty(0, object), np.bool_(False), np.empty(0, np.uint64), bad)
         contents = np.full(len(indices), BLACK_PIXEL, object)
         digests = np.zeros(len(indices), np.uint64)
-        bad = np.zeros(len(indices), bool)
         digests[there] = self.cache.contents_of(indices[there])
-        absent = np.flatnonzero(~there)
-        if len(absent):
-            files = read(absent)
-            contents[absent], digests[absent] = files.contents, files.digests
-            bad[absent] = files.bad
+        files = read(absent)
+        contents[absent], digests[absent] = files.contents, files.digests
+        bad[absent] = files.bad
         return Files(contents, np.bool_(False), digests, bad)
 
     def decode(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns uint8 `[batch, height, width, channels]`, or `[0, …]` where all are there."""
-        shape = self.canonical.shape
+        """Returns uint8 `[files, height, width, channels]` of a batch that is not all there."""
+        return decode_canonical(found["files"], found["one_size"], self.canonical)
 
-        def fit_rounded(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(to_canonical(images, self.canonical), tf.float32)
-
-        def decode_all() -> tf.Tensor:
-            pixels = decode_through(
-                (found["files"],), found["one_size"], self.canonical, fit_rounded, shape
-            )
-            return tf.cast(pixels, tf.uint8)
-
-        pixels = tf.cond(
-            tf.reduce_all(found["cached"]), lambda: tf.zeros([0, *shape], tf.uint8), decode_all
-        )
-        return tf.ensure_shape(pixels, [None, *shape])
-
-    def keep(self, found: dict[str, tf.Tensor], decoded: tf.Tensor) -> tf.Tensor:
+    def keep(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Puts what was decoded into the cache and returns the pixels of the whole batch.
 
         Args:
-          found: of the batch, `indices`, `cached` and `contents_now`, and `bad` where bad files
-            are skipped.
-          decoded: what `decode` returned.
+          found: of the batch, `indices`, `cached`, `contents_now` and `decoded`, and `bad` where
+            bad files are skipped.
 
         Returns:
-          `[batch, height, width, channels]`, float32 or uint8.
+          `[files, height, width, channels]`, float32 or uint8 as `kind` says.
         """
         cached = found["cached"]
         bad = found.get("bad", tf.zeros_like(cached))
-        arguments = [found["indices"], cached, bad, found["contents_now"], decoded]
-        pixels = tf.numpy_function(self._keep, arguments, tf.as_dtype(self._dtype))
+        arguments = [found["indices"], cached, bad, found["contents_now"], found["decoded"]]
+        pixels = tf.numpy_function(self._keep, arguments, self.kind[0])
         return tf.ensure_shape(pixels, [cached.shape[0], *self.canonical.shape])
 
     def _keep(
@@ -119,12 +119,9 @@ class CachedImages:
         contents: np.ndarray,
         decoded: np.ndarray,
     ) -> np.ndarray:
-        pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
-        if cached.all():
-            self.cache.copy_to(indices, pixels)
-            return pixels
         new = np.flatnonzero(~cached & ~bad)
         self.cache.put(indices[new], decoded[new], contents[new])
+        pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
         pixels[:] = decoded
         there = np.flatnonzero(cached)
         if len(there):
@@ -132,3 +129,16 @@ class CachedImages:
             self.cache.copy_to(indices[there], some)
             pixels[there] = some
         return pixels
+
+
+def cached_images(cache: PixelCache, shown: Views, options: ImageOptions) -> CachedImages:
+    """Returns how a stream of these views goes through a cache.
+
+    Args:
+      cache: of images of the views' canonical size; of the student's where they have none.
+      shown: the views that the student is shown.
+      options: how files become pixels, and their size.
+    """
+    canonical = canonical_options(shown, options) or options
+    as_float = canonical == options and "view_crop" not in shown.datasets()
+    return CachedImages(cache, canonical, as_float=as_float)

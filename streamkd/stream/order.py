@@ -19,15 +19,24 @@ ROUNDS = 12
 
 
 def indices_of_batch(
-    step: tf.Tensor, *, num_images: int, batch_size: int, seed: int, shuffle: bool
+    step: tf.Tensor,
+    *,
+    num_images: int,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    num_batches: int = 1,
 ) -> tf.Tensor:
-    """Returns the images of one batch, int64 `[batch_size]`, for a step (int64 scalar).
+    """Returns the images of one batch, or of several, for the step (int64 scalar) of the first.
 
     What is put in order may as well be pairs of images, or whatever else there is a number of.
 
-    Needs batch_size <= num_images, so that a batch lies in two epochs at most.
+    Needs num_batches * batch_size <= num_images, so that they lie in two epochs at most.
+
+    Returns:
+      int64 `[num_batches * batch_size]`.
     """
-    positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    positions = step * batch_size + tf.range(num_batches * batch_size, dtype=tf.int64)
     within = positions % num_images
     if not shuffle:
         return within
@@ -37,17 +46,28 @@ def indices_of_batch(
         _seed_of_epoch(seed, first_epoch),
         _seed_of_epoch(seed, first_epoch + 1),
     )
+    return shuffled(within, tf.constant(num_images, tf.int64), seeds)
+
+
+def shuffled(places: tf.Tensor, counts: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    """Returns where places go when all below `counts` are shuffled, int64 `[some]`.
+
+    Args:
+      places: int64 `[some]`.
+      counts: int64, one for all or `[some]`.
+      seeds: uint32 `[some, 3]`; the same seed and count is the same shuffle.
+    """
     return tf.raw_ops.RandomIndexShuffle(
-        index=within,
-        seed=seeds,
-        max_index=tf.constant(num_images - 1, tf.int64),
-        rounds=ROUNDS,
+        index=places, seed=seeds, max_index=counts - 1, rounds=ROUNDS
     )
 
 
-def epochs_of_batch(step: tf.Tensor, *, num_images: int, batch_size: int) -> tf.Tensor:
-    """Returns the epoch, from 0, of each image of one batch, int64 `[batch_size]`."""
-    return (step * batch_size + tf.range(batch_size, dtype=tf.int64)) // num_images
+def epochs_of_batch(
+    step: tf.Tensor, *, num_images: int, batch_size: int, num_batches: int = 1
+) -> tf.Tensor:
+    """Returns the epoch, from 0, of each image that `indices_of_batch` returns."""
+    positions = step * batch_size + tf.range(num_batches * batch_size, dtype=tf.int64)
+    return positions // num_images
 
 
 def _seed_of_epoch(seed: int, epoch: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """The pixel cache: decoded images of one size, kept after they were read for the first time.
 
-    cache = PixelCache.on_disk(images, canonical, directory)       # or .in_memory(images, canonical)
+    cache = PixelCache.on_disk(images, canonical, directory)     # or in_memory(images, canonical)
     there = cache.has(indices)
     cache.put(indices, pixels, contents)
     cache.copy_to(indices, out)
@@ -123,6 +123,11 @@ class PixelCache:
 
     def __del__(self) -> None:
         self.close()
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether every image is there, as far as can be told without a look at it."""
+        return self.capacity == len(self._images) and bool((self._state != _ABSENT).all())
 
     def has(self, indices: np.ndarray) -> np.ndarray:
         """Returns bool `[images]`, whether each image (int64 `[images]`) is there and sound."""

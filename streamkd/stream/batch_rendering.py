@@ -1,0 +1,189 @@
+"""Makes batches of their parts, in the graph: decodes, checks contents, renders views.
+
+rendering = BatchRendering(images, options, shown, …)
+batch = rendering.from_files(found)               # in one go; or, with a pixel cache, in three:
+found = rendering.keep(rendering.decode(found))
+batch = rendering.from_pixels(found)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from streamkd.images.decode import content_digests, decode_batch, fit
+from streamkd.images.manifest import Manifest
+from streamkd.images.rendering import (
+    canonical_options,
+    change,
+    cut,
+    decode_canonical,
+    decode_views,
+    erase,
+    mix,
+)
+from streamkd.images.views import Views
+from streamkd.options import ImageOptions
+from streamkd.stream import batches
+from streamkd.stream.caching import CachedImages
+from streamkd.stream.parts import OF_FILES
+
+
+class BatchRendering:
+    """Renders what `BatchParts` found."""
+
+    def __init__(
+        self,
+        images: Manifest,
+        options: ImageOptions,
+        shown: Views,
+        *,
+        has_store: bool,
+        is_paired: bool,
+        views_per_decode: int,
+        on_bad: str,
+        cached: CachedImages | None,
+    ) -> None:
+        """
+        Args:
+          images, options, on_bad: of the stream.
+          shown: the views that the student is shown.
+          has_store: whether there are teacher logits.
+          is_paired: whether neighbours in a batch are mixed with each other.
+          views_per_decode: rows a file.
+          cached: the images in the pixel cache, or None.
+        """
+        self._images = images
+        self._options = options
+        self._canonical = canonical_options(shown, options)
+        self._has_store = has_store
+        self._is_paired = is_paired
+        self._per_file = views_per_decode
+        self._on_bad = on_bad
+        self._cached = cached
+        self._finish = self._finished
+        if shown.count:
+            # Fused, no temporary batches: a flip alone takes two of them otherwise.
+            self._finish = tf.function(self._finished, jit_compile=True)
+
+    def from_files(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns a batch, rendered from its files."""
+        contents = content_digests(found["files"], found["digests"])
+        with tf.control_dependencies(self._check(found, contents)):
+            if self._canonical is not None:
+                decoded = decode_canonical(found["files"], found["one_size"], self._canonical)
+                pixels = self._crops(decoded, found)
+            else:
+                pixels = self._crops_of_files(found)
+        return self._batch(found, pixels)
+
+    def decode(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns what a batch is made of, with the images decoded that are not in the cache."""
+        cached = self._cached
+        assert cached is not None
+        number = found["cached"].shape[0]
+        nothing = tf.zeros([0, *cached.canonical.shape], tf.uint8), tf.zeros([0], tf.uint64)
+
+        def decode_files() -> tuple[tf.Tensor, tf.Tensor]:
+            there = {name: tf.ensure_shape(found[name], [number]) for name in OF_FILES}
+            contents = content_digests(there["files"], there["digests"])
+            with tf.control_dependencies(self._check({**found, **there}, contents)):
+                return cached.decode({**found, **there}), tf.identity(contents)
+
+        decoded, contents = tf.cond(tf.reduce_all(found["cached"]), lambda: nothing, decode_files)
+        rest = {name: part for name, part in found.items() if name not in OF_FILES}
+        return {**rest, "decoded": decoded, "contents_now": contents}
+
+    def keep(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the same with pixels of the canonical size, and puts new ones in the cache."""
+        cached = self._cached
+        assert cached is not None
+        kept = found.pop("kept")
+        pixels = tf.cond(tf.reduce_all(found["cached"]), lambda: kept, lambda: cached.keep(found))
+        pixels = tf.ensure_shape(pixels, [found["cached"].shape[0], *cached.canonical.shape])
+        return {**found, "pixels": pixels}
+
+    def from_pixels(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns a batch, rendered from pixels of the canonical size."""
+        return self._batch(found, self._crops(found["pixels"], found))
+
+    def _crops_of_files(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the crops of a batch, cut from the files' own pixels, before anything else."""
+        boxes = self._boxes(found)
+        if boxes is None:
+            pixels, _ = decode_batch(found["files"], found["one_size"], self._options)
+            return self._of_rows(pixels)
+        pixels = decode_views(found["files"], found["one_size"], boxes, None, self._options)
+        return tf.reshape(pixels, (-1, *self._options.shape))
+
+    def _crops(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the crops of a batch, cut from pixels of the canonical size."""
+        boxes = self._boxes(found)
+        if boxes is not None:
+            return tf.reshape(cut(pixels, boxes, self._options), (-1, *self._options.shape))
+        if pixels.dtype != tf.float32:
+            pixels = fit(pixels, self._options)
+        return self._of_rows(pixels)
+
+    def _boxes(self, found: dict[str, tf.Tensor]) -> tf.Tensor | None:
+        """Returns float32 `[files, views_per_decode, 4]`, the crops of each file, if there are."""
+        if "view_crop" not in found:
+            return None
+        boxes = found["view_crop"]
+        return tf.reshape(boxes, (boxes.shape[0] // self._per_file, self._per_file, 4))
+
+    def _of_rows(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns what is known of files for each of their rows."""
+        return values if self._per_file == 1 else tf.repeat(values, self._per_file, axis=0)
+
+    def _check(self, found: dict[str, tf.Tensor], contents: tf.Tensor) -> list[tf.Operation]:
+        """Returns the operation that fails where a file is not the one the teacher answered."""
+        if not self._has_store:
+            return []
+        compared = found["rows"][:: self._per_file]
+        for name in ("bad", "cached"):  # what is in the cache was compared when it was looked up
+            if name in found:
+                compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)
+        stored = found["contents"]
+        return [batches.check_contents(self._images, found["paths"], contents, stored, compared)]
+
+    def _finished(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns crops with all else that their views do to them."""
+        pixels = change(pixels, found)
+        if self._is_paired:
+            # Of a unit of two that are shown plain, each has a share of 1.
+            pixels = mix(pixels, _swapped(pixels), found)
+        return erase(pixels, found)
+
+    def _batch(
+        self, found: dict[str, tf.Tensor], pixels: tf.Tensor
+    ) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns a batch of crops, float32 `[batch, height, width, channels]`."""
+        pixels = self._finish(pixels, {n: p for n, p in found.items() if n.startswith("view_")})
+        if self._on_bad == "skip":
+            bad = self._of_rows(found["bad"])
+            pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)
+        labels = others = found["labels"]
+        share = tf.ones(labels.shape, tf.float32)
+        if self._is_paired:
+            others, share = _swapped(labels), found["view_share"]
+        targets: dict[str, Any] = {
+            "labels": tf.stack([labels, others], axis=1),
+            "label_shares": tf.stack([share, 1 - share], axis=1),
+            "rows": found["rows"],
+        }
+        if self._has_store:
+            targets["teacher_logits"] = found["teacher_logits"]
+        return pixels, targets, found["weights"]
+
+
+def _blackened(pixels: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
+    """Returns pixels `[batch, height, width, channels]` with zeros where bad, bool `[batch]`."""
+    return tf.where(bad[:, None, None, None], tf.zeros_like(pixels), pixels)
+
+
+def _swapped(values: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, …]` with the two of each pair in each other's place."""
+    shape = values.shape
+    return tf.reshape(tf.reverse(tf.reshape(values, (shape[0] // 2, 2, -1)), [1]), shape)
