@@ -27,6 +27,7 @@ from streamkd.images.decode import content_digests, decode_batch, fit, leave_out
 from streamkd.images.digest import digest_contents
 from streamkd.images.fetching import Files, leave_out, read_files
 from streamkd.images.manifest import Manifest
+from streamkd.images.operations import ViewOperation
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import canonical_options, change, cut, decode_views, erase, mix
 from streamkd.images.views import NEUTRAL, Views
@@ -57,6 +58,7 @@ class Stream:
         plain image where there is no other.
       independent: views that are drawn anew for every epoch instead, while the logits stay those
         of the plain image; for comparison.
+      operation: of the user's own, with its function, that the views shown have; or None.
       on_bad: what becomes of a file that cannot be decoded, or is not the one the teacher
         answered: 'raise', or 'skip': its slot in the batch is black and has sample weight 0, and
         an image that is mixed with it has weight 0 too.
@@ -79,6 +81,7 @@ class Stream:
         seed: int,
         shuffle: bool,
         independent: Views | None = None,
+        operation: ViewOperation | None = None,
         on_bad: str = "raise",
         cache: PixelCache | None = None,
     ) -> None:
@@ -93,6 +96,7 @@ class Stream:
         self.seed = seed
         self.shuffle = shuffle
         self.independent = independent
+        self.operation = operation
         self.on_bad = on_bad
         self.skipped: dict[int, str] = {}
         self.views = Views(0) if store is None else Views.from_dict(store.header.views)
@@ -403,7 +407,7 @@ class Stream:
         self, found: dict[str, tf.Tensor], pixels: tf.Tensor
     ) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns a batch of crops, float32, with all else that its views do to them."""
-        pixels = change(pixels, found)
+        pixels = change(pixels, found, self.operation)
         if self._pairs is not None:
             # Of a unit of two that are shown plain, each has a share of 1.
             pixels = mix(pixels, _swapped(pixels), found)

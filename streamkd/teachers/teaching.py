@@ -17,6 +17,7 @@ import numpy as np
 from streamkd import options as options_module
 from streamkd.errors import OptionError, readable_key
 from streamkd.images.manifest import Manifest
+from streamkd.images.operation_check import check_operation
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.store import codecs
@@ -65,7 +66,8 @@ def teach(
       batch_size: images a block; kept in the store, since another size gives other last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
-      views: which renditions of every image the teacher answers besides the plain one.
+      views: which renditions of every image the teacher answers besides the plain one. An
+        operation of the user's own is first tried out on random pixels.
       shard: (i, n), the i-th of n parts of the pass, counted from 1, into a store of its own; all
         parts merged are the store of an undivided pass, to the byte.
       on_bad: 'raise' ends the pass at the first file that cannot be decoded; 'skip' marks it in the
@@ -134,6 +136,8 @@ def teacher_setup(
     options_module.check_count("--batch-size", batch_size)
     codecs.get(codec)
     _check_channels(teacher, options)
+    if views is not None and views.operation is not None:
+        check_operation(views.operation, options.shape)
     return TeacherSetup(
         teacher=teacher,
         options=options,
