@@ -25,7 +25,7 @@ from streamkd.images.operation_check import check_operation
 from streamkd.images.operations import ViewOperation, check_replayed
 from streamkd.images.rendering import canonical_options
 from streamkd.images.views import Views
-from streamkd.options import ImageOptions
+from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
@@ -57,6 +57,7 @@ def join(
     views: Views | None = None,
     operation: ViewOperation | None = None,
     on_bad: str = "raise",
+    max_pixels: int = MAX_PIXELS,
     cache: str | None = None,
     cache_directory: str | os.PathLike | None = None,
     cache_bytes: int | None = None,
@@ -85,6 +86,7 @@ def join(
         version, and the function is the caller's. It is first tried out on random pixels.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
         saw it; 'skip' goes on without it, and lists it in `Stream.skipped`.
+      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
       cache: keep decoded pixels after the first epoch: 'memory' for this process, 'disk' for others
         as well. Views that are drawn are then cut from images of one size, so that they need
         `canonical_size`; plain images are kept at the student's size, rounded to whole numbers.
@@ -111,7 +113,7 @@ def join(
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
     }
-    options = image_options(store, image_size, color_mode, given)
+    options = image_options(store, image_size, color_mode, given, max_pixels)
     shown = independent or _replayed(store, operation)
     if shown.operation is not None:
         check_operation(shown.operation, options.shape)
@@ -264,6 +266,7 @@ def image_options(
     image_size: tuple[int, int] | None,
     color_mode: str | None,
     given: dict,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageOptions:
     """Returns how the student's images are read: as the teacher's were, at the student's size."""
     if store is None:
@@ -273,6 +276,7 @@ def image_options(
                 "Add image_size=(height, width); on the command line --image-size HEIGHTxWIDTH."
             )
         chosen = {name: value for name, value in given.items() if value is not None}
+        chosen["max_pixels"] = max_pixels
         return ImageOptions(image_size=image_size, color_mode=color_mode or "rgb", **chosen)
     size = image_size or store.header.images.get("image_size")
     if size is None:
@@ -294,6 +298,7 @@ def image_options(
         interpolation=taught.interpolation,
         crop_to_aspect_ratio=taught.crop_to_aspect_ratio,
         pad_to_aspect_ratio=taught.pad_to_aspect_ratio,
+        max_pixels=max_pixels,
     )
 
 

@@ -296,14 +296,15 @@ class Stream:
 
         def read(places: np.ndarray) -> Files:
             paths[places] = self.images.paths(indices[places])
+            limit = self.options.max_pixels
             if self.on_bad == "raise":
-                return read_files(paths[places])
+                return read_files(paths[places], max_pixels=limit)
 
             def skip(place: int, reason: str) -> None:
                 self.skipped[int(indices[places[place]])] = reason
 
             known = None if left_out is None else left_out[places]
-            return read_files(paths[places], on_bad=skip, known_bad=known)
+            return read_files(paths[places], on_bad=skip, known_bad=known, max_pixels=limit)
 
         if self._cached is None:
             return paths, read(np.arange(len(indices)))

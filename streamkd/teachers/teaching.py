@@ -19,7 +19,7 @@ from streamkd.errors import OptionError, readable_key
 from streamkd.images.manifest import Manifest
 from streamkd.images.operation_check import check_operation
 from streamkd.images.views import Views
-from streamkd.options import ImageOptions
+from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
 from streamkd.store.index_file import is_index_file
@@ -50,6 +50,7 @@ def teach(
     views: Views | None = None,
     shard: tuple[int, int] | None = None,
     on_bad: str = "raise",
+    max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> LogitStore | StoreCollection:
     """Asks the teacher about every image, or goes on where an earlier pass stopped.
@@ -73,6 +74,7 @@ def teach(
       on_bad: 'raise' ends the pass at the first file that cannot be decoded; 'skip' marks it in the
         store, warns at the end, and does not ask again until the file changes. `refused_images`
         lists them, and `join(..., missing="drop")` leaves them out.
+      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
       progress: show images per second and the time left on standard error.
 
     Returns:
@@ -91,6 +93,7 @@ def teach(
         interpolation=interpolation,
         crop_to_aspect_ratio=crop_to_aspect_ratio,
         pad_to_aspect_ratio=pad_to_aspect_ratio,
+        max_pixels=max_pixels,
         batch_size=batch_size,
         codec=codec,
         class_names=class_names,
