@@ -32,6 +32,7 @@ _HOME = {
     "Stream": "streamkd.stream.stream",
     "StreamkdError": "streamkd.errors",
     "Teacher": "streamkd.teachers.teacher",
+    "ViewOperation": "streamkd.images.operations",
     "Views": "streamkd.images.views",
     "evaluate": "streamkd.results.evaluation",
     "export": "streamkd.results.export",

@@ -28,6 +28,9 @@ INTERPOLATIONS = (
 )
 # What becomes of a file that cannot be decoded.
 ON_BAD = ("raise", "skip")
+# An image of more is never decoded, unless asked for. From here on Pillow warns of a decompression
+# bomb: a quarter of a gigabyte at 3 bytes a pixel.
+MAX_PIXELS = 1024**3 // 4 // 3
 # The decoder is part of a store's view specification: another one gives other pixels
 # (TensorFlow's default and Pillow's differ by up to 5 levels in a JPEG).
 DECODER = "tf.io.decode_image"
@@ -43,6 +46,8 @@ class ImageOptions:
       interpolation: how pixels are resampled, as in `tf.image.resize`.
       crop_to_aspect_ratio: take the largest central window of the target's shape.
       pad_to_aspect_ratio: add black borders to reach the target's shape.
+      max_pixels: a file of more pixels is refused by its header and counts as bad. It changes no
+        pixel, and is neither saved nor compared.
 
     Raises:
       OptionError: a value that is none of these.
@@ -53,6 +58,7 @@ class ImageOptions:
     interpolation: str = "bilinear"
     crop_to_aspect_ratio: bool = False
     pad_to_aspect_ratio: bool = False
+    max_pixels: int = dataclasses.field(default=MAX_PIXELS, compare=False)
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -64,6 +70,7 @@ class ImageOptions:
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
         check_choice("color_mode", self.color_mode, COLOR_CHANNELS)
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_count("max_pixels", self.max_pixels)
         if self.crop_to_aspect_ratio and self.pad_to_aspect_ratio:
             raise OptionError(
                 "crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one of them."
@@ -79,12 +86,14 @@ class ImageOptions:
         return (*self.image_size, self.num_channels)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "image_size": list(self.image_size)}
+        values = {**dataclasses.asdict(self), "image_size": list(self.image_size)}
+        del values["max_pixels"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImageOptions:
         """Returns the options saved by `to_dict`; an unknown field is refused by name."""
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls) if field.compare}
         unknown = sorted(set(values) - known)
         if unknown:
             raise OptionError(

@@ -37,6 +37,16 @@ def test_a_field_of_a_later_version_is_refused_by_name():
         ImageOptions.from_dict({**saved, "antialias": True, "zoom": 2})
 
 
+def test_the_limit_of_pixels_is_neither_saved_nor_compared_nor_taken_from_a_store():
+    options = ImageOptions(image_size=(4, 6), max_pixels=100)
+    assert options == ImageOptions(image_size=(4, 6))
+    assert "max_pixels" not in options.to_dict()
+    with pytest.raises(OptionError, match=r"'max_pixels'.*newer streamkd"):
+        ImageOptions.from_dict({**options.to_dict(), "max_pixels": 10**12})
+    with pytest.raises(OptionError, match="max_pixels is 0; it must be a positive whole number"):
+        ImageOptions(image_size=(4, 6), max_pixels=0)
+
+
 @pytest.mark.parametrize("size", [160, (160,), (0, 4), (4, -1), (4.0, 4), "4x4", None, (1, 2, 3)])
 def test_an_image_size_that_is_no_pair_of_pixels_is_refused(size):
     with pytest.raises(OptionError, match=r"image_size is .*; it must be \(height, width\)"):

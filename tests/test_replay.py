@@ -15,12 +15,14 @@ from test_deltas import change
 
 import streamkd as kd
 from streamkd.images.manifest import scan
+from streamkd.images.operations import ViewOperation
 from streamkd.images.views import Views
 from streamkd.keys import hash_keys
 from streamkd.stream.join import join
 from streamkd.stream.merging import merge
 from streamkd.teachers.teaching import teach
 
+FADE = ViewOperation("fade to noise", 1, helpers.fade_to_noise)
 KINDS = {
     "plain": Views(0),
     "repeated": Views(2),
@@ -36,6 +38,11 @@ KINDS = {
     ),
     "everything canonical": Views(
         3, crop=(0.35, 1.0), flip=True, color=0.4, mixup=1.0, canonical_size=(11, 13)
+    ),
+    "operation": Views(2, operation=FADE),
+    "operation canonical": Views(2, flip=True, canonical_size=(9, 10), operation=FADE),
+    "everything and operation": Views(
+        3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0, operation=FADE
     ),
 }
 SIZE = (9, 10)
@@ -94,19 +101,19 @@ def noisy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "one_size"), [*((kind, False) for kind in KINDS), ("everything", True)]
+    ("kind", "one_size"), [*((kind, False) for kind in KINDS), ("everything and operation", True)]
 )
 def test_the_teacher_says_the_same_of_what_the_student_sees(tmp_path, kind, one_size):
     views, noisy = KINDS[kind], draw_noisy(tmp_path / "noisy", one_size)
     store = answers(noisy, tmp_path / "s.h5", views)
-    stream = join(noisy, store, batch_size=4, seed=7)
+    stream = join(noisy, store, batch_size=4, seed=7, operation=views.operation)
     assert_replayed(stream, 0, stream.end_of_epoch(views.count + 1))
 
 
 def test_any_batch_size_and_seed_and_entered_in_the_middle(noisy, tmp_path):
-    store = answers(noisy, tmp_path / "s.h5", KINDS["everything"])
+    store = answers(noisy, tmp_path / "s.h5", KINDS["everything and operation"])
     for batch_size, seed in ((2, 0), (10, 1)):
-        stream = join(noisy, store, batch_size=batch_size, seed=seed)
+        stream = join(noisy, store, batch_size=batch_size, seed=seed, operation=FADE)
         assert_replayed(stream, 5, 5 + stream.end_of_epoch(4))
 
 
@@ -146,18 +153,18 @@ def test_mixed_labels_come_with_their_shares(noisy, tmp_path):
 
 
 def test_what_is_stored_is_replayed_and_never_drawn_again(noisy, tmp_path, monkeypatch):
-    store = answers(noisy, tmp_path / "s.h5", KINDS["everything"])
+    store = answers(noisy, tmp_path / "s.h5", KINDS["everything and operation"])
 
     def draw(*_):
         raise AssertionError("a view was drawn")
 
     for name in ("draw", "match", "draw_mixing"):
         monkeypatch.setattr(Views, name, draw)
-    assert_replayed(join(noisy, store, batch_size=4), 0, 15)
+    assert_replayed(join(noisy, store, batch_size=4, operation=FADE), 0, 15)
 
 
 def test_rows_hold_the_parameters_that_the_specification_draws(noisy, tmp_path):
-    views = KINDS["everything"]
+    views = KINDS["everything and operation"]
     store = answers(noisy, tmp_path / "s.h5", views)
     hashes = hash_keys(store.keys)
     found = store.view_parameters(np.arange(store.rows_total))
@@ -175,7 +182,8 @@ def test_the_pass_goes_on_to_the_same_bytes(noisy, tmp_path):
             raise helpers.TeacherFailedError
         return project(pixels)
 
-    answers(noisy, tmp_path / "uncut.h5", KINDS["everything"])
+    views = KINDS["everything and operation"]
+    answers(noisy, tmp_path / "uncut.h5", views)
     with pytest.raises(helpers.TeacherFailedError):
         teach(
             noisy,
@@ -184,10 +192,10 @@ def test_the_pass_goes_on_to_the_same_bytes(noisy, tmp_path):
             image_size=SIZE,
             batch_size=13,
             codec="float32",
-            views=KINDS["everything"],
+            views=views,
             progress=False,
         )
-    answers(noisy, tmp_path / "s.h5", KINDS["everything"])
+    answers(noisy, tmp_path / "s.h5", views)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 

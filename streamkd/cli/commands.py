@@ -12,6 +12,7 @@ from typing import Any
 
 from streamkd.cli import flags
 from streamkd.errors import OptionError
+from streamkd.options import MAX_PIXELS
 from streamkd.quiet import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
@@ -24,6 +25,11 @@ def scan(args: argparse.Namespace) -> Answer:
     names = flags.read_class_names(args.class_names)
     if args.out:
         flags.check_out(args.out, what="manifest")
+    if args.max_pixels != MAX_PIXELS and not args.check:
+        raise OptionError(
+            "--max-pixels is a limit of what is decoded, and scan decodes nothing.\n"
+            "Add `--check`, or leave it out."
+        )
     manifest = flags.scan_images(args, class_names=names)
     answer: dict[str, Any] = {
         "num_images": manifest.num_images,
@@ -41,7 +47,7 @@ def scan(args: argparse.Namespace) -> Answer:
     import_tensorflow()
     from streamkd.images.checking import check_images
 
-    report = check_images(manifest, progress=not args.quiet)
+    report = check_images(manifest, max_pixels=args.max_pixels, progress=not args.quiet)
     answer |= {
         "num_bytes": report.num_bytes,
         "formats": report.formats,
@@ -83,18 +89,20 @@ def teach(args: argparse.Namespace) -> Answer:
         **flags.pixels(args),
     )
     refused = refused_images(manifest, store)
-    answer = {"num_refused": len(refused), "refused": _with_reasons(manifest, refused)}
-    return {**store.describe(), **answer}, 0
+    reasons = _with_reasons(manifest, refused, args.max_pixels)
+    return {**store.describe(), "num_refused": len(refused), "refused": reasons}, 0
 
 
-def _with_reasons(manifest: Any, refused: Any) -> list[dict[str, Any]]:
+def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first of some bad images with what is wrong with them now, if it still is."""
     from streamkd.images.decode import why_bad
     from streamkd.images.manifest import key_fields
 
+    listed = refused[:LONGEST_LIST].tolist()
+    reasons = [why_bad(manifest.path(index), max_pixels=max_pixels) for index in listed]
     return [
-        {**key_fields(manifest.keys[index]), "reason": why_bad(manifest.path(index))}
-        for index in refused[:LONGEST_LIST].tolist()
+        {**key_fields(manifest.keys[index]), "reason": reason}
+        for index, reason in zip(listed, reasons, strict=True)
     ]
 
 

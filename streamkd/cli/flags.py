@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from streamkd.errors import OptionError
-from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS, parse_image_size
+from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS, MAX_PIXELS, parse_image_size
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
@@ -38,6 +38,13 @@ def seed(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no seed; give a whole number from 0 to {LARGEST_SEED}"
         )
+    return int(text)
+
+
+def max_pixels(text: str) -> int:
+    """Reads a number of pixels; argparse shows the message of an ArgumentTypeError."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from 1")
     return int(text)
 
 
@@ -204,6 +211,18 @@ def add_on_bad(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Adds --max-pixels."""
+    parser.add_argument(
+        "--max-pixels",
+        type=max_pixels,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="an image of more, by its header, counts as one that cannot be decoded "
+        f"(default {MAX_PIXELS:,})",
+    )
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="load a model file that runs code on loading"
@@ -218,8 +237,10 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
         "interpolation",
         "crop_to_aspect_ratio",
         "pad_to_aspect_ratio",
+        "max_pixels",
     )
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name, None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def read_class_names(path: str | None) -> list[str] | None:

@@ -79,6 +79,7 @@ def _scan(subparsers: Any) -> None:
         help="folders to take, one a line; of a table, its classes in the order of their numbers",
     )
     parser.add_argument("--check", action="store_true", help="open every file; 1 if any is bad")
+    flags.add_max_pixels(parser)
     parser.add_argument("--out", metavar="MANIFEST", help="write the list, to be used as IMAGES")
 
 
@@ -100,6 +101,7 @@ def _teach(subparsers: Any) -> None:
     )
     flags.add_views(parser)
     flags.add_on_bad(parser)
+    flags.add_max_pixels(parser)
     parser.add_argument(
         "--shard",
         type=flags.shard,
@@ -150,6 +152,7 @@ def _plan(subparsers: Any) -> None:
         help="recommend the smallest codec that loses no more at T = 1, 2, 4 and 20 (default 0.01)",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images asked about at once")
+    flags.add_max_pixels(parser)
     _add_teacher_answers(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
@@ -253,6 +256,7 @@ def _train(subparsers: Any) -> None:
     )
     parser.add_argument("--missing", choices=("raise", "drop", "label"), default="raise")
     flags.add_on_bad(parser)
+    flags.add_max_pixels(parser)
     parser.add_argument(
         "--augment",
         choices=("replay", "independent"),
@@ -280,6 +284,7 @@ def _evaluate(subparsers: Any) -> None:
         "--class-names", metavar="FILE", help="the model's classes in the order of its outputs"
     )
     parser.add_argument("--batch-size", type=int, default=64)
+    flags.add_max_pixels(parser)
 
 
 def _export(subparsers: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamkd.images.decode import why_bad_contents
 from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.manifest import Manifest, key_fields
+from streamkd.options import MAX_PIXELS, check_count
 from streamkd.progress import image_progress
 
 NUM_READERS = 4
@@ -40,8 +42,12 @@ class CheckReport:
     bad: list[dict[str, Any]]
 
 
-def check_images(images: Manifest, *, progress: bool = True) -> CheckReport:
-    """Returns what opening and decoding every image found."""
+def check_images(
+    images: Manifest, *, max_pixels: int = MAX_PIXELS, progress: bool = True
+) -> CheckReport:
+    """Returns what opening and decoding every image found; one of more pixels is bad."""
+    check_count("--max-pixels", max_pixels)
+    check = functools.partial(_check, max_pixels=max_pixels)
     num_bytes = 0
     formats: collections.Counter[str] = collections.Counter()
     bad = []
@@ -50,7 +56,7 @@ def check_images(images: Manifest, *, progress: bool = True) -> CheckReport:
         image_progress(len(images), 0, "checking", progress) as bar,
     ):
         paths = (images.path(index) for index in range(len(images)))
-        for index, (size, kind, reason) in enumerate(pool.map(_check, paths)):
+        for index, (size, kind, reason) in enumerate(pool.map(check, paths)):
             num_bytes += size
             formats[kind] += 1
             if reason is not None:
@@ -59,13 +65,13 @@ def check_images(images: Manifest, *, progress: bool = True) -> CheckReport:
     return CheckReport(num_bytes, dict(sorted(formats.items())), bad)
 
 
-def _check(path: bytes) -> tuple[int, str, str | None]:
+def _check(path: bytes, max_pixels: int) -> tuple[int, str, str | None]:
     """Returns size, format and what is wrong with one file."""
     try:
         data = read_file(path)
     except OSError as error:
         return 0, "unreadable", why_unreadable(error)
-    return len(data), _format(data), why_bad_contents(data)
+    return len(data), _format(data), why_bad_contents(data, max_pixels=max_pixels)
 
 
 def _format(data: bytes) -> str:

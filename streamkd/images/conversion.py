@@ -9,11 +9,15 @@ clips grey PNGs of 16 bits to white, which TensorFlow scales, and its JPEG has o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from streamkd.images import header
+from streamkd.options import MAX_PIXELS
 
 FORMATS = ("AVIF", "JPEG2000", "TIFF", "WEBP")
 _MAGIC = (
@@ -28,14 +32,19 @@ _MAGIC = (
 _KEPT = ("L", "LA", "RGB", "RGBA", "I;16")
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
 _WITHOUT_RANGE = ("I", "F")
+_RAISING_PILLOWS_LIMIT = threading.Lock()
 
 
 class UndecodableError(ValueError):
     """The bytes of a file are no image that can be decoded; the text is the reason alone."""
 
 
-def decodable(data: bytes) -> bytes:
+def decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
     """Returns bytes with the same pixels that TensorFlow decodes.
+
+    Args:
+      data: the bytes of one file.
+      max_pixels: an image of more is refused by its header.
 
     Raises:
       UndecodableError: there are none, or too many pixels; or Pillow cannot decode them. Other
@@ -45,29 +54,32 @@ def decodable(data: bytes) -> bytes:
         raise UndecodableError("the file is empty")
     size = header.dimensions(data)
     if size is not None:
-        _check_size(*size)
+        _check_size(*size, max_pixels)
     if data.startswith(_MAGIC) or data[4:8] == b"ftyp" or header.is_animated_webp(data):
-        return _as_png(data)
+        return _as_png(data, max_pixels)
     return data
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > header.MAX_PIXELS:
-        raise UndecodableError(_too_many(f"{width:,} x {height:,}"))
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise UndecodableError(_too_many(f"{width:,} x {height:,}", max_pixels))
 
 
-def _too_many(pixels: str) -> str:
-    return f"it has {pixels} pixels, and at most {header.MAX_PIXELS:,} are decoded"
+def _too_many(pixels: str, max_pixels: int) -> str:
+    return f"it has {pixels} pixels, and at most {max_pixels:,} are decoded (--max-pixels)"
 
 
-def _as_png(data: bytes) -> bytes:
+def _as_png(data: bytes, max_pixels: int) -> bytes:
     """Returns the first frame as a PNG."""
     from PIL import Image
 
     png = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size)
+        with (
+            _raised_limit(max_pixels),
+            Image.open(io.BytesIO(data), formats=FORMATS) as image,
+        ):
+            _check_size(*image.size, max_pixels)
             _exact(image).save(png, "PNG", compress_level=1)
     except UndecodableError:
         raise
@@ -76,11 +88,29 @@ def _as_png(data: bytes) -> bytes:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow refuses to open it from twice the limit on; its message begins with the size.
         number = re.search(r"\d+", str(error))
-        raise UndecodableError(_too_many(f"{int(number[0]):,}" if number else "more")) from error
+        found = f"{int(number[0]):,}" if number else "more"
+        raise UndecodableError(_too_many(found, max_pixels)) from error
     except Exception as error:  # damaged files make Pillow raise whatever there is
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise UndecodableError(f"Pillow cannot decode it: {reason}") from error
     return png.getvalue()
+
+
+@contextlib.contextmanager
+def _raised_limit(max_pixels: int) -> Iterator[None]:
+    """Lets Pillow open images of more pixels than by default; its limit is one for the process."""
+    from PIL import Image
+
+    if max_pixels <= MAX_PIXELS:  # which is checked here, below Pillow's own limit
+        yield
+        return
+    with _RAISING_PILLOWS_LIMIT:
+        own = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = own
 
 
 def _exact(image: Any) -> Any:

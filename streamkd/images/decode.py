@@ -24,7 +24,7 @@ from streamkd.images.conversion import UndecodableError, decodable
 from streamkd.images.fetching import Files, leave_out
 from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.manifest import Manifest
-from streamkd.options import ImageOptions
+from streamkd.options import MAX_PIXELS, ImageOptions
 
 # Larger batches are decoded in a loop: a graph of one operation a file takes seconds to trace.
 MOST_UNROLLED = 256
@@ -205,18 +205,33 @@ def find_bad_image(
     return None
 
 
-def why_bad(path: bytes, options: ImageOptions | None = None) -> str | None:
-    """Returns why one file cannot be decoded, or None where it can."""
+def why_bad(
+    path: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
+) -> str | None:
+    """Returns why one file cannot be decoded, or None where it can.
+
+    Args:
+      path: of the file.
+      options: how it is decoded; None for as it is.
+      max_pixels: an image of more is not; where there are options, theirs counts.
+    """
     try:
-        return why_bad_contents(read_file(path), options)
+        return why_bad_contents(read_file(path), options, max_pixels=max_pixels)
     except OSError as error:
         return why_unreadable(error)
 
 
-def why_bad_contents(data: bytes, options: ImageOptions | None = None) -> str | None:
-    """Returns why the bytes of one file cannot be decoded, or None where they can."""
+def why_bad_contents(
+    data: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
+) -> str | None:
+    """Returns why the bytes of one file cannot be decoded, or None where they can.
+
+    Args: as in `why_bad`.
+    """
+    if options is not None:
+        max_pixels = options.max_pixels
     try:
-        return why_undecodable(decodable(data), options)
+        return why_undecodable(decodable(data, max_pixels), options)
     except UndecodableError as error:
         return str(error)
 

@@ -18,6 +18,7 @@ from streamkd.images.conversion import UndecodableError, decodable
 from streamkd.images.digest import digest_contents
 from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.header import look_at
+from streamkd.options import MAX_PIXELS
 
 # One black pixel, as PNG: whatever the size and the channels asked for, it decodes to zeros.
 BLACK_PIXEL = (
@@ -49,6 +50,7 @@ def read_files(
     *,
     on_bad: Callable[[int, str], None] | None = None,
     known_bad: np.ndarray | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Files:
     """Returns the bytes of some files.
 
@@ -58,6 +60,7 @@ def read_files(
         by its header; by default the first of them is an error. What the decoder will say of the
         others is not known yet.
       known_bad: bool `[files]`, files that are left out unread.
+      max_pixels: an image of more is bad.
 
     Raises:
       OSError, UndecodableError: one of them is bad; the error names it.
@@ -77,12 +80,12 @@ def read_files(
             on_bad(place, why_unreadable(error))
             bad[place] = True
             data.append(b"")
-    one_size, odd = look_at(data)
+    one_size, odd = look_at(data, max_pixels)
     digests = np.zeros(len(paths), np.uint64)
     for place in odd:
         original = data[place]
         try:
-            data[place] = BLACK_PIXEL if bad[place] else decodable(original)
+            data[place] = BLACK_PIXEL if bad[place] else decodable(original, max_pixels)
         except UndecodableError as error:
             if on_bad is None:
                 raise UndecodableError(f"{paths[place]!r}: {error}") from error

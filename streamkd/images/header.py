@@ -4,7 +4,7 @@
     dimensions(contents[0])                 # (width, height)
 
 Whether all images of a batch have one size chooses the faster of two ways to the same pixels. An
-image of more than `MAX_PIXELS` is never decoded: a PNG of one megabyte can hold 400 million.
+image of more than `max_pixels` is not decoded: a PNG of one megabyte can hold 400 million.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# From here on Pillow warns of a decompression bomb: a quarter of a gigabyte at 3 bytes a pixel.
-MAX_PIXELS = 1024**3 // 4 // 3
+from streamkd.options import MAX_PIXELS
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _JPEG_HEAD = b"\xff\xd8\xff"
@@ -37,26 +36,27 @@ def have_one_size(contents: Sequence[bytes]) -> bool:
     return look_at(contents)[0]
 
 
-def look_at(contents: Sequence[bytes]) -> tuple[bool, list[int]]:
+def look_at(contents: Sequence[bytes], max_pixels: int = MAX_PIXELS) -> tuple[bool, list[int]]:
     """Returns whether all files hold images of one size, and which of them are out of the ordinary.
 
     Args:
       contents: the bytes of some files, of one at the least.
+      max_pixels: how many an ordinary file has at most.
 
     Returns:
       the bool, and the places of files that are no PNG or JPEG, have a header that cannot be
-      followed, or more than `MAX_PIXELS`.
+      followed, or more than `max_pixels`.
     """
     end = _end_of_size(contents[0])
     if end is not None:
         # Files of one program are mostly the same up to the size: a comparison, not a walk.
         head = contents[0][:end]
-        ordinary = _num_pixels(size_in_header(contents[0])) <= MAX_PIXELS
+        ordinary = _num_pixels(size_in_header(contents[0])) <= max_pixels
         if ordinary and all(data.startswith(head) for data in contents):
             return True, []
     sizes = [size_in_header(data) for data in contents]
     different = set(sizes)
-    strange = {size for size in different if size is None or _num_pixels(size) > MAX_PIXELS}
+    strange = {size for size in different if size is None or _num_pixels(size) > max_pixels}
     if not strange:
         return len(different) == 1, []
     return False, [place for place, size in enumerate(sizes) if size in strange]

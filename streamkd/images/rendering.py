@@ -1,7 +1,7 @@
 """Renders views: pixels of files and stored parameters in, what teacher and student see out.
 
     pixels = cut(decoded, boxes, options)                   # crops, at the size that is asked for
-    pixels = change(pixels, parameters)                     # mirrored, coloured
+    pixels = change(pixels, parameters, operation)          # mirrored, coloured, the user's own
     pixels = erase(mix(pixels, partners, parameters), parameters)
 
 One code path for teacher and student. All boxes are relative, so that the two may differ in
@@ -16,6 +16,7 @@ import functools
 import tensorflow as tf
 
 from streamkd.images.decode import decode_through, fit
+from streamkd.images.operations import ViewOperation
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 
@@ -99,7 +100,7 @@ def render_block(
       parameters: `[files, num_views, …]`, as they are stored.
       partners: where views are mixed, contents, one_size and parameters of the partners of views
         1 and on: string `[files * (num_views - 1)]`, bool, and `[files * (num_views - 1), …]`.
-      views: their specification.
+      views: their specification; an operation comes with its function.
       options: how files become pixels.
 
     Returns:
@@ -114,13 +115,13 @@ def render_block(
         pixels = tf.repeat(pixels, num_views, axis=1)
     pixels = tf.reshape(pixels, (-1, *shape))
     rows = {name: tf.reshape(p, (-1, *p.shape[2:])) for name, p in parameters.items()}
-    pixels = change(pixels, rows)
+    pixels = change(pixels, rows, views.operation)
     if partners is not None:
         others, others_one_size, other_rows = partners
         boxes = other_rows.get("view_crop")
         boxes = None if boxes is None else boxes[:, None]
         others = decode_views(others, others_one_size, boxes, canonical, options)
-        others = change(tf.reshape(others, (-1, *shape)), other_rows)
+        others = change(tf.reshape(others, (-1, *shape)), other_rows, views.operation)
         # The plain view is mixed with itself, which changes nothing.
         plain = tf.reshape(pixels, (-1, num_views, *shape))[:, :1]
         others = tf.concat([plain, tf.reshape(others, (-1, num_views - 1, *shape))], axis=1)
@@ -199,18 +200,25 @@ def _places(start: tf.Tensor, end: tf.Tensor, count: int, size: int) -> tf.Tenso
     return tf.clip_by_value(places, 0, last)  # rounding may lead out of the image
 
 
-def change(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns pixels mirrored and coloured: what is done to an image before it is mixed.
+def change(
+    pixels: tf.Tensor, parameters: dict[str, tf.Tensor], operation: ViewOperation | None
+) -> tf.Tensor:
+    """Returns pixels mirrored, coloured and operated on: what is done to an image before mixing.
 
     Args:
       pixels: float32 `[rows, height, width, channels]`, 0 to 255.
-      parameters: of each row, as far as its views have them: `view_flip`, `view_color`.
+      parameters: of each row, as far as its views have them: `view_flip`, `view_color`,
+        `view_seed`.
+      operation: of the user's own, with its function; None where its views have none.
     """
     if "view_flip" in parameters:
         mirrored = parameters["view_flip"][:, None, None, None] > 0
         pixels = tf.where(mirrored, tf.reverse(pixels, [2]), pixels)
     if "view_color" in parameters:
         pixels = _color(pixels, parameters["view_color"])
+    if "view_seed" in parameters:
+        assert operation is not None
+        pixels = _operate(pixels, parameters["view_seed"], operation)
     return pixels
 
 
@@ -250,6 +258,25 @@ def inside(boxes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
     x = ((tf.range(width, dtype=tf.float32) + 0.5) / width)[None, None, :, None]
     y1, x1, y2, x2 = (edge[:, None, None, None] for edge in tf.unstack(boxes, axis=1))
     return (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
+
+
+def seeds_of(view_seeds: tf.Tensor) -> tf.Tensor:
+    """Returns stored seeds, uint64 `[rows]`, as TensorFlow's stateless draws take them.
+
+    Returns:
+      int32 `[rows, 2]`, the lower half first.
+    """
+    return tf.bitcast(view_seeds, tf.int32)
+
+
+def _operate(pixels: tf.Tensor, view_seeds: tf.Tensor, operation: ViewOperation) -> tf.Tensor:
+    """Returns pixels after the user's operation, cut at 0 and 255; rows of seed 0 are plain."""
+    assert operation.function is not None
+    changed = operation.function(pixels, seeds_of(view_seeds))
+    changed = tf.clip_by_value(tf.ensure_shape(changed, pixels.shape), 0, 255)
+    plain = tf.equal(view_seeds, 0)[:, None, None, None]
+    # A student is mostly shown no plain row, and to choose row by row takes 10 µs an image of 32².
+    return tf.cond(tf.reduce_any(plain), lambda: tf.where(plain, pixels, changed), lambda: changed)
 
 
 def _color(pixels: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ What a view can be, in the order in which it is applied:
 | `view_crop`    | f4 `[4]`            | corners y1, x1, y2, x2 of the crop, relative: 0 to 1      |
 | `view_flip`    | u1                  | 1: mirrored, left and right                               |
 | `view_color`   | f4 `[3]`            | factors of brightness, contrast and saturation            |
-| `view_seed`    | u8                  | for an operation of the user's                            |
+| `view_seed`    | u8                  | of the user's own operation, see `operations.py`; 0: none |
 | `view_partner` | i8                  | the image that it is mixed with; -1: none                 |
 | `view_share`   | f4                  | its own share of the mixture, 0 to 1                      |
 | `view_paste`   | f4 `[4]`            | cutmix: the box that the partner fills; empty: mixup      |
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.images.operations import ViewOperation
 
 PLAIN = {"kind": "plain", "count": 1}
 
@@ -45,6 +46,7 @@ NEUTRAL: dict[str, Any] = {
     "view_crop": [0, 0, 1, 1],
     "view_flip": 0,
     "view_color": [1, 1, 1],
+    "view_seed": 0,
     "view_partner": -1,
     "view_share": 1,
     "view_paste": [0, 0, 0, 0],
@@ -67,6 +69,7 @@ class Views:
       cutmix: the same for cutmix's areas (Yun 2019). With both, a coin decides for each pair.
       canonical_size: (height, width) that every image is brought to before views are cut from it,
         or None to cut them from the file's own pixels. The pixel cache needs one.
+      operation: of the user's own, on every view, with a seed for each; or None.
       seed: of the draws.
 
     Raises:
@@ -82,6 +85,7 @@ class Views:
     mixup: float = 0.0
     cutmix: float = 0.0
     canonical_size: tuple[int, int] | None = None
+    operation: ViewOperation | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,7 +107,13 @@ class Views:
                 raise OptionError(f"--{name} is {getattr(self, name)}; it must lie in 0 to 100.")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"the seed of the views is {self.seed}; it must be 0 to 4294967295.")
-        if not self.count and (self.crop or self.flip or self.color or self.erase or self.mixes):
+        if self.operation is not None and not isinstance(self.operation, ViewOperation):
+            raise OptionError(
+                f"The operation of the views is {self.operation!r}; give a "
+                "`kd.ViewOperation(name, version, function)`."
+            )
+        drawn = self.crop or self.flip or self.color or self.erase or self.operation
+        if not self.count and (drawn or self.mixes):
             raise OptionError("There are no views to be cropped or mixed.\nAdd `--views 8`.")
 
     @property
@@ -119,15 +129,17 @@ class Views:
         """Returns the view specification as a store keeps it."""
         if not self.count and self.canonical_size is None:
             return dict(PLAIN)
-        values = dataclasses.asdict(self)
-        del values["count"]
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["count"], values["operation"]
         for name in ("crop", "canonical_size"):
             values[name] = None if values[name] is None else list(values[name])
+        if self.operation is not None:  # other specifications stay what older versions wrote
+            values["operation"] = self.operation.to_dict()
         return {"kind": "drawn", "count": self.num_views, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Views:
-        """Returns what `to_dict` was given.
+        """Returns what `to_dict` was given; an operation comes back without its function.
 
         Raises:
           OptionError: a specification of a newer version.
@@ -144,6 +156,8 @@ class Views:
         for name in ("crop", "canonical_size"):
             if rest.get(name) is not None:
                 rest[name] = tuple(rest[name])
+        if "operation" in rest:
+            rest["operation"] = ViewOperation.from_dict(rest["operation"])
         return cls(values["count"] - 1, **rest)
 
     def datasets(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -152,6 +166,7 @@ class Views:
             "view_crop": ("<f4", (4,), self.crop is not None),
             "view_flip": ("|u1", (), self.flip),
             "view_color": ("<f4", (3,), self.color > 0),
+            "view_seed": ("<u8", (), self.operation is not None),
             "view_partner": ("<i8", (), self.mixes),
             "view_share": ("<f4", (), self.mixes),
             "view_paste": ("<f4", (4,), self.cutmix > 0),
@@ -178,6 +193,9 @@ class Views:
         if self.color:
             factors = [uniform(n) for n in ("brightness", "contrast", "saturation")]
             drawn["view_color"] = 1 + self.color * (2 * np.stack(factors, axis=-1) - 1)
+        if self.operation is not None:  # 0 is left to the plain view
+            seeds = _hash(self.seed, key_hashes[:, None], views[None, :], "operation")
+            drawn["view_seed"] = np.maximum(seeds, np.uint64(1))
         if self.erase:
             boxes = _boxes(uniform, "erase", _ERASE_AREA, _ERASE_RATIO)
             drawn["view_erase"] = np.where(
@@ -280,7 +298,9 @@ def _pasted(area: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray) -> n
 
 def _with_plain(values: np.ndarray, neutral: Any, dtype: str) -> np.ndarray:
     """Returns parameters of views 1 and on with those of the plain view before them."""
-    plain = np.broadcast_to(np.asarray(neutral), (len(values), 1, *values.shape[2:]))
+    # Of the same type: NumPy makes float64 of int64 and uint64, and half of a seed is lost.
+    neutral = np.asarray(neutral, values.dtype)
+    plain = np.broadcast_to(neutral, (len(values), 1, *values.shape[2:]))
     return np.concatenate([plain, values], axis=1).astype(dtype)
 
 

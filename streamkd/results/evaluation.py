@@ -18,7 +18,7 @@ from streamkd import keras_family
 from streamkd.errors import OptionError, StudentError
 from streamkd.images.classes import class_map, renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
-from streamkd.options import ImageOptions, check_count
+from streamkd.options import MAX_PIXELS, ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.collection import StoreCollection, open_store
@@ -45,6 +45,7 @@ def evaluate(
     pad_to_aspect_ratio: bool | None = None,
     class_names: list[str] | None = None,
     batch_size: int = 64,
+    max_pixels: int = MAX_PIXELS,
     trust: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def evaluate(
       class_names: the model's classes in the order of its outputs; by default those of the run
         directory, of the store, or of the images.
       batch_size: images a batch.
+      max_pixels: an image of more is refused, as one that cannot be decoded.
       trust: allow a model file that runs code on loading.
       progress: show progress on standard error.
 
@@ -91,7 +93,7 @@ def evaluate(
     size = image_size or model_image_size(model) or trained.get("image_size")
     if store is None and size is None:
         raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
-    options = image_options(store, size, color_mode or model_color_mode(model), given)
+    options = image_options(store, size, color_mode or model_color_mode(model), given, max_pixels)
     rows = None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)

@@ -28,6 +28,9 @@ Datasets that the teacher pass fills, block by block:
 | `done`      | u1 `[N, V]`             | 0 no; 1 yes; 2 image refused, as asked for          |
 | `summary`   | u1 `[4096]`             | length u4, CRC-32 u4, JSON; both 0: not written yet |
 
+Drawn views add a dataset `[N, V, …]` for each parameter, such as `view_crop`: the table in
+`images/views.py` has their names, types and shapes. `row_crc32` covers them as well.
+
 A packed codec, of B bits and K kept logits, has these in the place of `logits`:
 
 | dataset          | type, shape             | what                                            |

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from streamkd.images.decode import content_digests, decode_batch, fit
 from streamkd.images.manifest import Manifest
+from streamkd.images.operations import ViewOperation
 from streamkd.images.rendering import (
     canonical_options,
     change,
@@ -39,6 +40,7 @@ class BatchRendering:
         options: ImageOptions,
         shown: Views,
         *,
+        operation: ViewOperation | None,
         has_store: bool,
         is_paired: bool,
         views_per_decode: int,
@@ -49,6 +51,7 @@ class BatchRendering:
         Args:
           images, options, on_bad: of the stream.
           shown: the views that the student is shown.
+          operation: of the user's own, with its function, that they have; or None.
           has_store: whether there are teacher logits.
           is_paired: whether neighbours in a batch are mixed with each other.
           views_per_decode: rows a file.
@@ -63,7 +66,8 @@ class BatchRendering:
         self._on_bad = on_bad
         self._cached = cached
         self._finish = self._finished
-        if shown.count:
+        self._operation = operation
+        if shown.count and operation is None:  # which need not be compilable
             # Fused, no temporary batches: a flip alone takes two of them otherwise.
             self._finish = tf.function(self._finished, jit_compile=True)
 
@@ -150,7 +154,7 @@ class BatchRendering:
 
     def _finished(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns crops with all else that their views do to them."""
-        pixels = change(pixels, found)
+        pixels = change(pixels, found, self._operation)
         if self._is_paired:
             # Of a unit of two that are shown plain, each has a share of 1.
             pixels = mix(pixels, _swapped(pixels), found)

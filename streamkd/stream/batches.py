@@ -70,7 +70,7 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
     num_images = len(images)
 
     def files_of(indices: np.ndarray) -> tuple[Any, ...]:
-        return read_files(images.paths(indices))[:3]
+        return read_files(images.paths(indices), max_pixels=options.max_pixels)[:3]
 
     def look_up(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)

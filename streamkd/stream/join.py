@@ -10,6 +10,7 @@ its content, so that renamed and moved files keep their logits.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import warnings
@@ -20,9 +21,11 @@ from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.images.classes import renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.images.operation_check import check_operation
+from streamkd.images.operations import ViewOperation, check_replayed
 from streamkd.images.rendering import canonical_options
 from streamkd.images.views import Views
-from streamkd.options import ImageOptions
+from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
@@ -52,7 +55,9 @@ def join(
     missing: str = "raise",
     augment: str = "replay",
     views: Views | None = None,
+    operation: ViewOperation | None = None,
     on_bad: str = "raise",
+    max_pixels: int = MAX_PIXELS,
     cache: str | None = None,
     cache_directory: str | os.PathLike | None = None,
     cache_bytes: int | None = None,
@@ -77,8 +82,11 @@ def join(
         every epoch, while the logits stay those of the plain image: known to be no better than
         labels alone in long runs, and offered for comparison.
       views: which views 'independent' draws, one an epoch; they cannot be mixed.
+      operation: that of the store's views, where they have one: the store knows its name and
+        version, and the function is the caller's. It is first tried out on random pixels.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
         saw it; 'skip' goes on without it, and lists it in `Stream.skipped`.
+      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
       cache: keep decoded pixels after the first epoch: 'memory' for this process, 'disk' for others
         as well. Views that are drawn are then cut from images of one size, so that they need
         `canonical_size`; plain images are kept at the student's size, rounded to whole numbers.
@@ -97,7 +105,7 @@ def join(
     """
     options_module.check_choice("missing", missing, MISSING)
     options_module.check_choice("on_bad", on_bad, options_module.ON_BAD)
-    independent = _independent(augment, views)
+    independent = _independent(augment, views, operation)
     if isinstance(store, str | os.PathLike):
         store = open_store(store)
     given = {
@@ -105,7 +113,10 @@ def join(
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
     }
-    options = image_options(store, image_size, color_mode, given)
+    options = image_options(store, image_size, color_mode, given, max_pixels)
+    shown = independent or _replayed(store, operation)
+    if shown.operation is not None:
+        check_operation(shown.operation, options.shape)
     class_names: list[str] | None
     if store is None:
         rows, labels, class_names = _without_store(images)
@@ -122,7 +133,6 @@ def join(
         _check_learnable(images, labels, rows)
         _check_accuracy(labels, rows, store)
     _check_batch_size(batch_size, seed, len(images))
-    shown = independent or (Views(0) if store is None else Views.from_dict(store.header.views))
     if store is not None and independent is None:
         _check_pairs(batch_size, rows, store)
     return Stream(
@@ -137,6 +147,7 @@ def join(
         seed=seed,
         shuffle=shuffle,
         independent=independent,
+        operation=shown.operation,
         on_bad=on_bad,
         cache=_pixel_cache(images, shown, options, cache, cache_directory, cache_bytes),
     )
@@ -173,7 +184,24 @@ def _pixel_cache(
     return PixelCache.on_disk(images, canonical, directory, num_bytes=num_bytes)
 
 
-def _independent(augment: str, views: Views | None) -> Views | None:
+def _replayed(store: LogitStore | StoreCollection | None, operation: ViewOperation | None) -> Views:
+    """Returns the views that a store has, with the function of their operation."""
+    if store is not None:
+        views = Views.from_dict(store.header.views)
+        check_replayed(views.operation, operation, store.path)
+        return dataclasses.replace(views, operation=operation)
+    if operation is not None:
+        raise OptionError(
+            "An operation belongs to the views of a store, and there is no store.\n"
+            "Leave operation out, or draw views: "
+            "augment='independent', views=Views(1, operation=operation)."
+        )
+    return Views(0)
+
+
+def _independent(
+    augment: str, views: Views | None, operation: ViewOperation | None
+) -> Views | None:
     """Returns the views that are drawn anew for every epoch, or None for those of the store."""
     options_module.check_choice("augment", augment, AUGMENTS)
     if augment == "replay":
@@ -187,6 +215,11 @@ def _independent(augment: str, views: Views | None) -> Views | None:
         raise OptionError(
             "augment='independent' needs to be told which views to draw.\n"
             "Add views=Views(1, crop=(0.35, 1), flip=True)."
+        )
+    if operation is not None:
+        raise OptionError(
+            "With augment='independent' the operation is one of the views that are drawn.\n"
+            "Give it there: views=Views(1, operation=operation)."
         )
     if views.mixes:
         raise OptionError(
@@ -233,6 +266,7 @@ def image_options(
     image_size: tuple[int, int] | None,
     color_mode: str | None,
     given: dict,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageOptions:
     """Returns how the student's images are read: as the teacher's were, at the student's size."""
     if store is None:
@@ -242,6 +276,7 @@ def image_options(
                 "Add image_size=(height, width); on the command line --image-size HEIGHTxWIDTH."
             )
         chosen = {name: value for name, value in given.items() if value is not None}
+        chosen["max_pixels"] = max_pixels
         return ImageOptions(image_size=image_size, color_mode=color_mode or "rgb", **chosen)
     size = image_size or store.header.images.get("image_size")
     if size is None:
@@ -263,6 +298,7 @@ def image_options(
         interpolation=taught.interpolation,
         crop_to_aspect_ratio=taught.crop_to_aspect_ratio,
         pad_to_aspect_ratio=taught.pad_to_aspect_ratio,
+        max_pixels=max_pixels,
     )
 
 

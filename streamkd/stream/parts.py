@@ -253,8 +253,9 @@ class BatchParts:
         """Returns the files of some places in a batch, and puts their paths into `paths`."""
         some = indices[places]
         paths[places] = self._images.paths(some)
+        limit = self._options.max_pixels
         if self._on_bad == "raise":
-            return read_files(paths[places])
+            return read_files(paths[places], max_pixels=limit)
 
         def skip(place: int, reason: str) -> None:
             self.skipped[int(some[place])] = reason
@@ -262,7 +263,7 @@ class BatchParts:
         known = None
         if self.skipped:
             known = np.array([index in self.skipped for index in some.tolist()])
-        return read_files(paths[places], on_bad=skip, known_bad=known)
+        return read_files(paths[places], on_bad=skip, known_bad=known, max_pixels=limit)
 
     def _without_bad(self, *values: Any) -> list[Any]:
         found: dict[str, Any] = dict(zip(self._kinds, values, strict=True))

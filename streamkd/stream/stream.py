@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.images.manifest import Manifest
+from streamkd.images.operations import ViewOperation
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
@@ -57,6 +58,7 @@ class Stream:
         plain image where there is no other.
       independent: views that are drawn anew for every epoch instead, while the logits stay those
         of the plain image; for comparison.
+      operation: of the user's own, with its function, that the views shown have; or None.
       on_bad: what becomes of a file that cannot be decoded, or is not the one the teacher
         answered: 'raise', or 'skip': its slot in the batch is black and has sample weight 0, and
         an image that is mixed with it has weight 0 too.
@@ -78,6 +80,7 @@ class Stream:
         seed: int,
         shuffle: bool,
         independent: Views | None = None,
+        operation: ViewOperation | None = None,
         on_bad: str = "raise",
         cache: PixelCache | None = None,
         balance: bool = False,
@@ -94,6 +97,7 @@ class Stream:
         self.seed = seed
         self.shuffle = shuffle
         self.independent = independent
+        self.operation = operation
         self.on_bad = on_bad
         self.cache = cache
         self.views_per_decode = views_per_decode
@@ -130,6 +134,7 @@ class Stream:
             images,
             options,
             shown,
+            operation=operation,
             has_store=store is not None,
             is_paired=pairs is not None,
             views_per_decode=views_per_decode,

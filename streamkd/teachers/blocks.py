@@ -154,9 +154,10 @@ def rendered_blocks(
 
     def gather(number: int) -> list[Any]:
         group, theirs, drawn_theirs = groups[number], None, None
-        own = read_files(images.paths(group), on_bad=on_bad)
+        own = read_files(images.paths(group), on_bad=on_bad, max_pixels=options.max_pixels)
         if has_partners:
-            theirs = read_files(images.paths(drawn.partners_of(group)), on_bad=on_bad)
+            partners = images.paths(drawn.partners_of(group))
+            theirs = read_files(partners, on_bad=on_bad, max_pixels=options.max_pixels)
             drawn_theirs = drawn.of_partners(group).values()
         return together(own, drawn.of(group).values(), theirs, drawn_theirs)
 

@@ -17,8 +17,9 @@ import numpy as np
 from streamkd import options as options_module
 from streamkd.errors import OptionError, readable_key
 from streamkd.images.manifest import Manifest
+from streamkd.images.operation_check import check_operation
 from streamkd.images.views import Views
-from streamkd.options import ImageOptions
+from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
 from streamkd.store.index_file import is_index_file
@@ -49,6 +50,7 @@ def teach(
     views: Views | None = None,
     shard: tuple[int, int] | None = None,
     on_bad: str = "raise",
+    max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> LogitStore | StoreCollection:
     """Asks the teacher about every image, or goes on where an earlier pass stopped.
@@ -65,12 +67,14 @@ def teach(
       batch_size: images a block; kept in the store, since another size gives other last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
-      views: which renditions of every image the teacher answers besides the plain one.
+      views: which renditions of every image the teacher answers besides the plain one. An
+        operation of the user's own is first tried out on random pixels.
       shard: (i, n), the i-th of n parts of the pass, counted from 1, into a store of its own; all
         parts merged are the store of an undivided pass, to the byte.
       on_bad: 'raise' ends the pass at the first file that cannot be decoded; 'skip' marks it in the
         store, warns at the end, and does not ask again until the file changes. `refused_images`
         lists them, and `join(..., missing="drop")` leaves them out.
+      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
       progress: show images per second and the time left on standard error.
 
     Returns:
@@ -89,6 +93,7 @@ def teach(
         interpolation=interpolation,
         crop_to_aspect_ratio=crop_to_aspect_ratio,
         pad_to_aspect_ratio=pad_to_aspect_ratio,
+        max_pixels=max_pixels,
         batch_size=batch_size,
         codec=codec,
         class_names=class_names,
@@ -134,6 +139,8 @@ def teacher_setup(
     options_module.check_count("--batch-size", batch_size)
     codecs.get(codec)
     _check_channels(teacher, options)
+    if views is not None and views.operation is not None:
+        check_operation(views.operation, options.shape)
     return TeacherSetup(
         teacher=teacher,
         options=options,
