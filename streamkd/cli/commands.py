@@ -239,6 +239,7 @@ def train(args: argparse.Namespace) -> Answer:
         augment=args.augment,
         views=views,
         progress=not args.quiet,
+        **flags.stream(args),
         **flags.pixels(args),
     )
     _set_seed(args.seed)

@@ -223,6 +223,39 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stream(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides on order and speed of the stream."""
+    group = parser.add_argument_group("stream")
+    group.add_argument(
+        "--cache",
+        choices=("memory", "disk"),
+        help="keep decoded pixels after the first epoch, for this run or for later ones as well",
+    )
+    group.add_argument(
+        "--cache-directory", metavar="DIRECTORY", help="where --cache disk keeps them"
+    )
+    group.add_argument(
+        "--cache-bytes",
+        type=int,
+        metavar="N",
+        help="the most it may take (half of the free memory)",
+    )
+    group.add_argument(
+        "--views-per-decode",
+        type=int,
+        default=1,
+        metavar="K",
+        help="show K views of each decoded image in a batch; an epoch has K times as many steps",
+    )
+    group.add_argument("--balance", action="store_true", help="draw every class equally often")
+
+
+def stream(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the flags of `add_stream` as keyword arguments of `join`."""
+    names = ("cache", "cache_directory", "cache_bytes", "views_per_decode", "balance")
+    return {name: getattr(args, name) for name in names}
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="load a model file that runs code on loading"

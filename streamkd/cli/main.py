@@ -264,6 +264,7 @@ def _train(subparsers: Any) -> None:
         help="show the views that the teacher answered, or, for comparison, others (--crop, …)",
     )
     flags.add_views(parser)
+    flags.add_stream(parser)
     parser.add_argument("--jit", choices=("on", "off"), default="off", help="XLA (default off)")
     parser.add_argument(
         "--resume",

@@ -10,8 +10,6 @@ its content, so that renamed and moved files keep their logits.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import warnings
 
@@ -20,9 +18,9 @@ import numpy as np
 from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.images.classes import renumber
-from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.images.manifest import Manifest
 from streamkd.images.operation_check import check_operation
-from streamkd.images.operations import ViewOperation, check_replayed
+from streamkd.images.operations import ViewOperation
 from streamkd.images.rendering import canonical_options
 from streamkd.images.views import Views
 from streamkd.options import MAX_PIXELS, ImageOptions
@@ -30,14 +28,21 @@ from streamkd.store.collection import StoreCollection, check_finished, open_stor
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.stream.finding import find_images
+from streamkd.stream.join_checks import (
+    check_accuracy,
+    check_balance,
+    check_batch_size,
+    check_learnable,
+    check_pairs,
+    check_views_per_decode,
+    independent_views,
+    replayed_views,
+)
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.stream.stream import Stream
 
 CACHES = ("memory", "disk")
 MISSING = ("raise", "drop", "label")
-AUGMENTS = ("replay", "independent")
-# Enough rows to see a wrong pairing at once, few enough to be read in a moment.
-ACCURACY_ROWS = 4096
 
 
 def join(
@@ -56,6 +61,8 @@ def join(
     augment: str = "replay",
     views: Views | None = None,
     operation: ViewOperation | None = None,
+    balance: bool = False,
+    views_per_decode: int = 1,
     on_bad: str = "raise",
     max_pixels: int = MAX_PIXELS,
     cache: str | None = None,
@@ -84,6 +91,10 @@ def join(
       views: which views 'independent' draws, one an epoch; they cannot be mixed.
       operation: that of the store's views, where they have one: the store knows its name and
         version, and the function is the caller's. It is first tried out on random pixels.
+      balance: draw every class equally often, however many images it has; an epoch then has about
+        as many draws as there are images.
+      views_per_decode: how many views of each image that is decoded share a batch. An epoch decodes
+        every image once, and so has that many times as many steps.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
         saw it; 'skip' goes on without it, and lists it in `Stream.skipped`.
       max_pixels: an image of more counts as one that cannot be decoded; its header says so.
@@ -105,7 +116,7 @@ def join(
     """
     options_module.check_choice("missing", missing, MISSING)
     options_module.check_choice("on_bad", on_bad, options_module.ON_BAD)
-    independent = _independent(augment, views, operation)
+    independent = independent_views(augment, views, operation)
     if isinstance(store, str | os.PathLike):
         store = open_store(store)
     given = {
@@ -114,7 +125,7 @@ def join(
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
     }
     options = image_options(store, image_size, color_mode, given, max_pixels)
-    shown = independent or _replayed(store, operation)
+    shown = independent or replayed_views(store, operation)
     if shown.operation is not None:
         check_operation(shown.operation, options.shape)
     class_names: list[str] | None
@@ -130,11 +141,14 @@ def join(
                 stacklevel=2,
             )
         labels = renumber(images.labels, images.class_names, class_names, "the store")
-        _check_learnable(images, labels, rows)
-        _check_accuracy(labels, rows, store)
-    _check_batch_size(batch_size, seed, len(images))
+        check_learnable(images, labels, rows)
+        check_accuracy(labels, rows, store)
+    check_batch_size(batch_size, seed, len(images))
     if store is not None and independent is None:
-        _check_pairs(batch_size, rows, store)
+        check_pairs(batch_size, rows, store)
+    check_views_per_decode(views_per_decode, shown, batch_size, replayed=independent is None)
+    if balance:
+        check_balance(images, labels, shown, batch_size // views_per_decode)
     return Stream(
         images,
         store,
@@ -148,6 +162,8 @@ def join(
         shuffle=shuffle,
         independent=independent,
         operation=shown.operation,
+        balance=balance,
+        views_per_decode=views_per_decode,
         on_bad=on_bad,
         cache=_pixel_cache(images, shown, options, cache, cache_directory, cache_bytes),
     )
@@ -182,83 +198,6 @@ def _pixel_cache(
     if cache == "memory":
         return PixelCache.in_memory(images, canonical, num_bytes=num_bytes)
     return PixelCache.on_disk(images, canonical, directory, num_bytes=num_bytes)
-
-
-def _replayed(store: LogitStore | StoreCollection | None, operation: ViewOperation | None) -> Views:
-    """Returns the views that a store has, with the function of their operation."""
-    if store is not None:
-        views = Views.from_dict(store.header.views)
-        check_replayed(views.operation, operation, store.path)
-        return dataclasses.replace(views, operation=operation)
-    if operation is not None:
-        raise OptionError(
-            "An operation belongs to the views of a store, and there is no store.\n"
-            "Leave operation out, or draw views: "
-            "augment='independent', views=Views(1, operation=operation)."
-        )
-    return Views(0)
-
-
-def _independent(
-    augment: str, views: Views | None, operation: ViewOperation | None
-) -> Views | None:
-    """Returns the views that are drawn anew for every epoch, or None for those of the store."""
-    options_module.check_choice("augment", augment, AUGMENTS)
-    if augment == "replay":
-        if views is not None:
-            raise OptionError(
-                "The views belong to the store: the student sees what the teacher saw.\n"
-                "Leave views out, or compare with augment='independent'."
-            )
-        return None
-    if views is None or not views.count:
-        raise OptionError(
-            "augment='independent' needs to be told which views to draw.\n"
-            "Add views=Views(1, crop=(0.35, 1), flip=True)."
-        )
-    if operation is not None:
-        raise OptionError(
-            "With augment='independent' the operation is one of the views that are drawn.\n"
-            "Give it there: views=Views(1, operation=operation)."
-        )
-    if views.mixes:
-        raise OptionError(
-            "Views that are drawn independently cannot be mixed: there are no logits for a mixture "
-            "that the teacher has not seen.\nLeave mixup and cutmix out."
-        )
-    warnings.warn(
-        "The student is shown views that are not the views that the teacher answered, which in "
-        "long runs is no better than labels alone. Use it for comparison.",
-        stacklevel=3,
-    )
-    return views
-
-
-def _check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> None:
-    """Refuses images with neither label nor logits: nothing can be learned from them."""
-    neither = np.flatnonzero((labels == UNLABELLED) & (rows < 0))
-    if len(neither):
-        key = images.keys[int(neither[0])]
-        raise MissingLogitsError(
-            f"{len(neither):,} of {len(images):,} images have neither logits nor a label; the "
-            f"first is '{readable_key(key)}'.\nLeave them out: `--missing drop`.",
-            key=key,
-        )
-
-
-def _check_pairs(batch_size: int, rows: np.ndarray, store: LogitStore | StoreCollection) -> None:
-    if not Views.from_dict(store.header.views).mixes:
-        return
-    if (rows < 0).any():
-        raise OptionError(
-            f"The views of {store.path} are mixed, and an image without logits has no partner.\n"
-            "Leave such images out: `--missing drop`."
-        )
-    if batch_size % 2:
-        raise OptionError(
-            f"batch_size is {batch_size}, and the views of {store.path} are mixed in pairs, which "
-            f"share a batch.\nGive an even one: `--batch-size {batch_size + 1}`."
-        )
 
 
 def image_options(
@@ -363,39 +302,3 @@ def _refuse_missing(
         "leave the images out: `--missing drop`.",
         key=images.keys[first],
     )
-
-
-def _check_accuracy(
-    labels: np.ndarray, rows: np.ndarray, store: LogitStore | StoreCollection
-) -> None:
-    """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
-
-    Five standard deviations and two points of tolerance: a part of the images, such as one side
-    of a split, may be a little easier or harder than the whole.
-    """
-    taught = (store.summary or {}).get("teacher_accuracy")
-    labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
-    if taught is None or not len(labelled):
-        return
-    picked = labelled[:: max(1, len(labelled) // ACCURACY_ROWS)][:ACCURACY_ROWS]
-    answers = store.gather(rows[picked]).argmax(axis=1)
-    joined = float(np.mean(answers == labels[picked]))
-    tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
-    if abs(joined - taught) > tolerance:
-        warnings.warn(
-            f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
-            f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
-            f"since? `streamkd verify {store.path} --images {{directory}}` compares.",
-            stacklevel=3,
-        )
-
-
-def _check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
-    options_module.check_count("batch_size", batch_size)
-    if batch_size > num_images:
-        raise OptionError(
-            f"batch_size is {batch_size}, and there are {num_images} images.\n"
-            f"Give a batch size of at most {num_images}: `--batch-size {num_images}`."
-        )
-    if not 0 <= seed < 2**32:
-        raise OptionError(f"seed is {seed!r}; it must lie between 0 and 4294967295.")

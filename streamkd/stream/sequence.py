@@ -86,7 +86,7 @@ class Sequence:
         if self._balance is not None:
             units = self._balance.images[units]
         if not self._num_views:
-            return units, np.zeros((len(units), 1), np.int64)
+            return units, np.zeros((len(units), self.views_per_decode), np.int64)
         turns = epochs[:, None] * self.views_per_decode + np.arange(self.views_per_decode)
         views = 1 + turns % self._num_views
         if self.pairs is None:

@@ -63,6 +63,7 @@ class Stream:
         answered: 'raise', or 'skip': its slot in the batch is black and has sample weight 0, and
         an image that is mixed with it has weight 0 too.
       cache: where decoded pixels are kept after the first time, or None.
+      balance: whether every class is drawn equally often.
       views_per_decode: how many views of a decoded image share a batch.
     """
 
@@ -100,6 +101,7 @@ class Stream:
         self.operation = operation
         self.on_bad = on_bad
         self.cache = cache
+        self.balance = balance
         self.views_per_decode = views_per_decode
         self.views = Views(0) if store is None else Views.from_dict(store.header.views)
         shown = independent or self.views
@@ -141,6 +143,12 @@ class Stream:
             on_bad=on_bad,
             cached=cached,
         )
+
+    @property
+    def rounds_pixels(self) -> bool:
+        """Whether plain images are whole numbers, since the pixel cache keeps no others."""
+        shown = self.independent or self.views
+        return self.cache is not None and shown.canonical_size is None
 
     @property
     def num_images(self) -> int:

@@ -1,0 +1,200 @@
+"""What `join` refuses or warns of before the first batch, beside what is missing.
+
+Each of these looks at one thing, and says what does not fit, both sides, and what to type next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+
+from streamkd import options as options_module
+from streamkd.errors import MissingLogitsError, OptionError, readable_key
+from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.images.operations import ViewOperation, check_replayed
+from streamkd.images.views import Views
+from streamkd.store.collection import StoreCollection
+from streamkd.store.reader import LogitStore
+
+AUGMENTS = ("replay", "independent")
+# Enough rows to see a wrong pairing at once, few enough to be read in a moment.
+ACCURACY_ROWS = 4096
+
+
+def independent_views(
+    augment: str, views: Views | None, operation: ViewOperation | None
+) -> Views | None:
+    """Returns the views that are drawn anew for every epoch, or None for those of the store."""
+    options_module.check_choice("augment", augment, AUGMENTS)
+    if augment == "replay":
+        if views is not None:
+            raise OptionError(
+                "The views belong to the store: the student sees what the teacher saw.\n"
+                "Leave views out, or compare with augment='independent'."
+            )
+        return None
+    if views is None or not views.count:
+        raise OptionError(
+            "augment='independent' needs to be told which views to draw.\n"
+            "Add views=Views(1, crop=(0.35, 1), flip=True)."
+        )
+    if operation is not None:
+        raise OptionError(
+            "With augment='independent' the operation is one of the views that are drawn.\n"
+            "Give it there: views=Views(1, operation=operation)."
+        )
+    if views.mixes:
+        raise OptionError(
+            "Views that are drawn independently cannot be mixed: there are no logits for a mixture "
+            "that the teacher has not seen.\nLeave mixup and cutmix out."
+        )
+    warnings.warn(
+        "The student is shown views that are not the views that the teacher answered, which in "
+        "long runs is no better than labels alone. Use it for comparison.",
+        stacklevel=3,
+    )
+    return views
+
+
+def replayed_views(
+    store: LogitStore | StoreCollection | None, operation: ViewOperation | None
+) -> Views:
+    """Returns the views that a store has, with the function of their operation."""
+    if store is not None:
+        views = Views.from_dict(store.header.views)
+        check_replayed(views.operation, operation, store.path)
+        return dataclasses.replace(views, operation=operation)
+    if operation is not None:
+        raise OptionError(
+            "An operation belongs to the views of a store, and there is no store.\n"
+            "Leave operation out, or draw views: "
+            "augment='independent', views=Views(1, operation=operation)."
+        )
+    return Views(0)
+
+
+def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> None:
+    """Refuses images with neither label nor logits: nothing can be learned from them."""
+    neither = np.flatnonzero((labels == UNLABELLED) & (rows < 0))
+    if len(neither):
+        key = images.keys[int(neither[0])]
+        raise MissingLogitsError(
+            f"{len(neither):,} of {len(images):,} images have neither logits nor a label; the "
+            f"first is '{readable_key(key)}'.\nLeave them out: `--missing drop`.",
+            key=key,
+        )
+
+
+def check_accuracy(
+    labels: np.ndarray, rows: np.ndarray, store: LogitStore | StoreCollection
+) -> None:
+    """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
+
+    Five standard deviations and two points of tolerance: a part of the images, such as one side
+    of a split, may be a little easier or harder than the whole.
+    """
+    taught = (store.summary or {}).get("teacher_accuracy")
+    labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
+    if taught is None or not len(labelled):
+        return
+    picked = labelled[:: max(1, len(labelled) // ACCURACY_ROWS)][:ACCURACY_ROWS]
+    answers = store.gather(rows[picked]).argmax(axis=1)
+    joined = float(np.mean(answers == labels[picked]))
+    tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
+    if abs(joined - taught) > tolerance:
+        warnings.warn(
+            f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
+            f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
+            f"since? `streamkd verify {store.path} --images {{directory}}` compares.",
+            stacklevel=3,
+        )
+
+
+def check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
+    options_module.check_count("batch_size", batch_size)
+    if batch_size > num_images:
+        raise OptionError(
+            f"batch_size is {batch_size}, and there are {num_images} images.\n"
+            f"Give a batch size of at most {num_images}: `--batch-size {num_images}`."
+        )
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"seed is {seed!r}; it must lie between 0 and 4294967295.")
+
+
+def check_pairs(batch_size: int, rows: np.ndarray, store: LogitStore | StoreCollection) -> None:
+    if not Views.from_dict(store.header.views).mixes:
+        return
+    if (rows < 0).any():
+        raise OptionError(
+            f"The views of {store.path} are mixed, and an image without logits has no partner.\n"
+            "Leave such images out: `--missing drop`."
+        )
+    if batch_size % 2:
+        raise OptionError(
+            f"batch_size is {batch_size}, and the views of {store.path} are mixed in pairs, which "
+            f"share a batch.\nGive an even one: `--batch-size {batch_size + 1}`."
+        )
+
+
+def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: bool) -> None:
+    """Refuses several views of a decoded image where there are none, or they do not fill batches.
+
+    Args:
+      count: views of each decoded image in a batch.
+      views: those that are shown; views that are drawn anew are as many as are asked for.
+      batch_size: rows a batch.
+      replayed: whether the views come from a store.
+    """
+    options_module.check_count("views_per_decode", count)
+    if count == 1:
+        return
+    if views.mixes:
+        raise OptionError(
+            f"views_per_decode is {count}, and these views are mixed: an image has another partner "
+            "in each of its views.\nLeave `--views-per-decode` out."
+        )
+    if not views.count or (replayed and views.count < count):
+        raise OptionError(
+            f"views_per_decode is {count}, and there are {views.count} views beside the plain "
+            f"image.\nGive at most {max(views.count, 1)}: `--views-per-decode "
+            f"{max(views.count, 1)}`; or teach more: `streamkd teach … --views {count}`."
+        )
+    if batch_size % count:
+        raise OptionError(
+            f"batch_size is {batch_size}, and views_per_decode is {count}, which does not divide "
+            f"it.\nGive another one: `--batch-size {-(-batch_size // count) * count}`."
+        )
+
+
+def check_balance(images: Manifest, labels: np.ndarray, views: Views, batch_size: int) -> None:
+    """Refuses to balance classes where an image has none, or the views decide on the order.
+
+    Args:
+      images: the transfer set.
+      labels: int32 `[num_images]`, class numbers of the logits.
+      views: those that are shown.
+      batch_size: rows a batch.
+    """
+    unlabelled = np.flatnonzero(labels == UNLABELLED)
+    if len(unlabelled):
+        raise OptionError(
+            f"{len(unlabelled):,} of {len(labels):,} images have no label, so that their classes "
+            f"cannot be balanced; the first is '{readable_key(images.keys[int(unlabelled[0])])}'.\n"
+            "Leave `--balance` out, or give images in one folder a class."
+        )
+    if views.mixes:
+        raise OptionError(
+            "These views are mixed in pairs, which share a batch whatever their classes.\n"
+            "Leave `--balance` out."
+        )
+    num_classes = len(np.unique(labels))
+    num_draws = max(1, len(labels) // num_classes) * num_classes
+    if batch_size > num_draws:
+        raise OptionError(
+            f"batch_size is {batch_size}, and an epoch of {num_classes} balanced classes has "
+            f"{num_draws} images.\nGive a batch size of at most {num_draws}: "
+            f"`--batch-size {num_draws}`."
+        )
