@@ -39,7 +39,7 @@ def test_each_class_goes_through_its_images_in_rounds_and_leaves_none_out():
     images, turns = drawn(Balance(LABELS, seed=3, shuffle=True), 10)
     of_all = images.reshape(-1)
     for label, count in enumerate(COUNTS.values()):
-        own = np.flatnonzero(LABELS == label)
+        own = np.flatnonzero(label == LABELS)
         mine = of_all[LABELS[of_all] == label]
         for start in range(0, len(mine) // count * count, count):
             assert sorted(mine[start : start + count]) == own.tolist()
@@ -107,7 +107,7 @@ class TestRefusals:
             image_size=(8, 8),
             progress=False,
         )
-        with pytest.raises(OptionError, match="60 of 60 images have no label.*'ant/00000.png'"):
+        with pytest.raises(OptionError, match=r"60 of 60 images have no label.*'ant/00000.png'"):
             join(scan(uneven.root, labels=None), store, balance=True, progress=False)
 
     def test_mixed_views(self, uneven, tmp_path):
@@ -119,10 +119,10 @@ class TestRefusals:
             views=Views(1, mixup=1.0),
             progress=False,
         )
-        with pytest.raises(OptionError, match="mixed in pairs.*\nLeave `--balance` out"):
+        with pytest.raises(OptionError, match=r"mixed in pairs.*\nLeave `--balance` out"):
             join(uneven, store, balance=True, progress=False)
 
     def test_a_batch_larger_than_a_balanced_epoch(self, tmp_path):
         images = scan(helpers.draw_directory(tmp_path / "few", {"ant": 6, "bee": 5}))
-        with pytest.raises(OptionError, match="batch_size is 11.*2 balanced classes has 10"):
+        with pytest.raises(OptionError, match=r"batch_size is 11.*2 balanced classes has 10"):
             join(images, None, image_size=(8, 8), batch_size=11, balance=True)
