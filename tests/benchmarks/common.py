@@ -10,6 +10,7 @@ import os
 import resource
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -67,6 +68,33 @@ def cpu_seconds(children: Iterable[int] = ()) -> float:
         fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return usage.ru_utime + usage.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def anonymous() -> int:
+    """Returns the private memory of this process in bytes, without mapped files."""
+    with open("/proc/self/status") as lines:
+        kilobytes = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
+    return kilobytes[0] << 10
+
+
+class PeakMemory:
+    """The largest private memory of this process within a `with` block, looked at every 10 ms."""
+
+    def __enter__(self) -> PeakMemory:
+        self.num_bytes = anonymous()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.num_bytes = max(self.num_bytes, anonymous())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self.num_bytes = max(self.num_bytes, anonymous())
 
 
 def measure(
