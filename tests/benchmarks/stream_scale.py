@@ -19,7 +19,8 @@ that the process has not read before, whose checksums are compared; "later", as 
 the first, rows that were read before.
 
 Memory is private memory (`RssAnon` of `/proc/self/status`), in which mapped files and the page
-cache do not count. Linux.
+cache do not count. "Joined" is the manifest, labels and rows on top of the imports, and grows with
+them; the stream itself is what comes on top of that. Linux.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ FIRST_STRETCHES = 5
 DIGIT = 2048
 KEY = b"shard_00000/photograph_00000.jpg"
 MIB = 1 << 20
+STREAM = "the stream itself, MiB"
+PROCESS = "all but manifest and rows, MiB"
 
 
 def main() -> None:
@@ -149,9 +152,9 @@ def print_results(children: dict[int, Child], rounds: int) -> None:
     ratio = float(np.median(ratios[-1]))
     verdict = "met" if abs(ratio - 1) <= 0.05 else "not met"
     print(f"\n{verdict}: CPU an image at {largest:,} images is {ratio:.3f} of that at {smallest:,}")
-    streams = [children[size].values["the stream itself, MiB"] for size in (smallest, largest)]
-    verdict = "met" if streams[1] <= 1.05 * streams[0] else "not met"
-    print(f"{verdict}: the stream itself takes {streams[1]:.0f} MiB, and {streams[0]:.0f}")
+    processes = [children[size].values[PROCESS] for size in (smallest, largest)]
+    verdict = "met" if processes[1] <= 1.05 * processes[0] else "not met"
+    print(f"{verdict}: {PROCESS}: {processes[1]:.0f}, and {processes[0]:.0f}")
 
 
 def alternate(
@@ -310,7 +313,9 @@ def stream(directory: Path, num_images: int) -> None:
             say(read_all(store))
         else:
             end = private_mib()
-            say({"at the end, MiB": end, "the stream itself, MiB": end - values["joined, MiB"]})
+            itself = end - values["joined, MiB"]
+            process = values["imports, MiB"] + itself
+            say({"at the end, MiB": end, STREAM: itself, PROCESS: process})
 
 
 def check(batch: Any) -> None:
