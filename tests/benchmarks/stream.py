@@ -107,7 +107,9 @@ def main() -> None:
     parser.add_argument("--python", action="store_true", help="iterate the stream in Python")
     args = parser.parse_args()
     # It answers at once and is right by chance.
-    warnings.filterwarnings("ignore", "The teacher .* is right on")
+    warnings.filterwarnings("ignore", "The teacher .*is right on")
+    # Every new iterator counts as a call of `peers.go_through`; it is traced once a kind of batch.
+    tf.get_logger().setLevel("ERROR")
     # Forked before TensorFlow starts threads.
     chosen = [DATA[name] for name in args.data]
     workers = peers.PillowWorkers(
@@ -405,7 +407,8 @@ def aims(results: dict[str, Results], joins: dict[str, float]) -> list[str]:
 
     def ratio_of(data: str, name: str, other: str, text: str, at_least: float) -> None:
         rates, costs = ({n: r[k] for n, r in results[data].items()} for k in (0, 1))
-        ours, theirs = (best(rates, n) for n in (name, other))
+        ours = best(rates, name)
+        theirs = None if ours is None else counterpart(rates, ours, name, other)
         if ours is None or theirs is None:
             lines.append(f"not measured  {text}, {data}: there is no such contender here")
             return
@@ -442,6 +445,12 @@ def best(rates: dict[str, float], name: str) -> str | None:
     """Returns the fastest contender of that name, at whatever batch size."""
     same = [other for other in rates if other == name or other.startswith(f"{name}, batch ")]
     return max(same, key=lambda other: rates[other], default=None)
+
+
+def counterpart(rates: dict[str, float], ours: str, name: str, other: str) -> str | None:
+    """Returns `other` at the batch size that `ours`, one of those named `name`, has."""
+    same = other + ours.removeprefix(name)
+    return same if same in rates else other if other in rates else None
 
 
 if __name__ == "__main__":
