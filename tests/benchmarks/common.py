@@ -10,8 +10,10 @@ import os
 import resource
 import tarfile
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +25,26 @@ ARCHIVES = {
 }
 
 
+# A contender: on entry it warms up, and it gives a function that goes through so many batches and
+# returns the number of images.
+Contender = Callable[[], AbstractContextManager[Callable[[int], int]]]
+
+
+def scratch_directory() -> Path:
+    """Returns where data sets are unpacked and made: `$STREAMKD_SCRATCH`, or a temporary one."""
+    default = Path(tempfile.gettempdir()) / "streamkd-data"
+    return Path(os.environ.get("STREAMKD_SCRATCH", default))
+
+
 def data_directory(name: str) -> Path:
     """Returns the unpacked data set `name`, unpacking it at the first call.
 
     The archives are looked for in `$STREAMKD_DATA`, else in `../shared/data` from the project's
-    root; they are unpacked below `$STREAMKD_SCRATCH`, else below the temporary directory.
+    root; they are unpacked below `scratch_directory()`.
     """
     root = Path(__file__).resolve().parents[2]
     archives = Path(os.environ.get("STREAMKD_DATA", root.parent / "shared" / "data"))
-    scratch = Path(
-        os.environ.get("STREAMKD_SCRATCH", Path(tempfile.gettempdir()) / "streamkd-data")
-    )
-    target = scratch / name
+    target = scratch_directory() / name
     if not target.exists():
         archive = archives / ARCHIVES[name]
         if not archive.exists():
@@ -46,10 +56,45 @@ def data_directory(name: str) -> Path:
     return target
 
 
-def cpu_seconds() -> float:
-    """Returns the CPU time of this process so far, all threads."""
+def cpu_seconds(children: Iterable[int] = ()) -> float:
+    """Returns the CPU time of this process so far, all threads.
+
+    Args:
+      children: process ids of running children whose CPU time is added, to 10 ms each.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    ticks = 0
+    for child in children:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return usage.ru_utime + usage.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def anonymous() -> int:
+    """Returns the private memory of this process in bytes, without mapped files."""
+    with open("/proc/self/status") as lines:
+        kilobytes = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
+    return kilobytes[0] << 10
+
+
+class PeakMemory:
+    """The largest private memory of this process within a `with` block, looked at every 10 ms."""
+
+    def __enter__(self) -> PeakMemory:
+        self.num_bytes = anonymous()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.num_bytes = max(self.num_bytes, anonymous())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self.num_bytes = max(self.num_bytes, anonymous())
 
 
 def measure(
@@ -77,6 +122,58 @@ def measure(
     return {name: (float(np.median(rates[name])), float(np.median(costs[name]))) for name in rates}
 
 
+def measure_steady(
+    contenders: dict[str, Contender],
+    *,
+    repeats: int,
+    seconds: float,
+    fewest: int = 2,
+    children: Iterable[int] = (),
+) -> dict[str, tuple[float, float]]:
+    """Runs contenders that work ahead of their reader in turn, and returns their medians.
+
+    Each starts anew in every round, warms up before the clock runs, and is gone before the next
+    starts: what it has prepared for a reader who comes no more is neither counted nor in the way.
+
+    Args:
+      contenders: name to contender.
+      repeats: counted rounds; one more goes before them and says how many batches a round has.
+      seconds: about how long each contender runs in a round.
+      fewest: batches of a round, at the least.
+      children: as in `cpu_seconds`.
+
+    Returns:
+      name to (images per second, CPU microseconds an image).
+    """
+    num_batches = {name: batches_of(contenders[name], seconds, fewest) for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    costs: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            wall, cpu, num_images = timed(contender, num_batches[name], children)
+            rates[name].append(num_images / wall)
+            costs[name].append(1e6 * cpu / num_images)
+    return {name: (float(np.median(rates[name])), float(np.median(costs[name]))) for name in rates}
+
+
+def timed(
+    contender: Contender, num_batches: int, children: Iterable[int] = ()
+) -> tuple[float, float, int]:
+    """Returns seconds, CPU seconds and images of so many batches of a contender, warmed up."""
+    with contender() as run:
+        wall, cpu = time.perf_counter(), cpu_seconds(children)
+        num_images = run(num_batches)
+        return time.perf_counter() - wall, cpu_seconds(children) - cpu, num_images
+
+
+def batches_of(contender: Contender, seconds: float, fewest: int) -> int:
+    """Returns how many batches a contender goes through in about so many seconds, or `fewest`."""
+    num_batches = fewest
+    while (took := timed(contender, num_batches)[0]) < seconds / 4:
+        num_batches *= 4
+    return max(fewest, round(num_batches * seconds / took))
+
+
 def print_table(results: dict[str, tuple[float, float]], *, reference: str) -> None:
     """Prints medians, and how many times as fast as the contender each reference is."""
     width = max(map(len, results))
@@ -85,3 +182,20 @@ def print_table(results: dict[str, tuple[float, float]], *, reference: str) -> N
         ratio = results[reference][0] / rate
         cpu_ratio = cost / results[reference][1]
         print(f"{name:<{width}}  {rate:>9,.0f}  {cost:>12.1f}  {ratio:.2f} (CPU {cpu_ratio:.2f})")
+
+
+def print_ratios(results: dict[str, tuple[float, float]], references: dict[str, str]) -> None:
+    """Prints medians, and for each reference how many times as fast as it a contender is.
+
+    Args:
+      results: what `measure` or `measure_steady` returned.
+      references: title of a column to the contender it compares with; one that was not measured
+        has no column.
+    """
+    columns = {title: name for title, name in references.items() if name in results}
+    width = max(map(len, results))
+    titles = "".join(f"  {title:>10}" for title in columns)
+    print(f"{'':<{width}}  {'images/s':>9}  {'CPU µs/image':>12}{titles}")
+    for name, (rate, cost) in results.items():
+        ratios = "".join(f"  {rate / results[other][0]:>10.2f}" for other in columns.values())
+        print(f"{name:<{width}}  {rate:>9,.0f}  {cost:>12.1f}{ratios}")

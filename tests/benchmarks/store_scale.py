@@ -24,13 +24,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import PeakMemory, anonymous
 
 BATCH = 256
 NUM_CLASSES = 1000
@@ -311,32 +311,6 @@ def drop_from_cache(path: str) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def anonymous() -> int:
-    """Returns the private memory of this process in bytes, without mapped files."""
-    with open("/proc/self/status") as lines:
-        kilobytes = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
-    return kilobytes[0] << 10
-
-
-class PeakMemory:
-    """The largest private memory of this process within a `with` block, looked at every 10 ms."""
-
-    def __enter__(self) -> PeakMemory:
-        self.num_bytes = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.01):
-            self.num_bytes = max(self.num_bytes, anonymous())
 
 
 def seconds(work: Callable[[], Any]) -> float:
