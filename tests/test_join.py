@@ -1,6 +1,7 @@
 """The join: by key and else by content, never by order; what does not fit is refused at once."""
 
 import os
+import types
 import warnings
 
 import helpers
@@ -18,6 +19,7 @@ from streamkd.errors import (
 )
 from streamkd.images.manifest import scan
 from streamkd.store.collection import open_store
+from streamkd.stream.join_checks import check_accuracy
 from streamkd.stream.verification import verify
 from streamkd.teachers.teaching import teach
 
@@ -322,3 +324,19 @@ def test_an_image_with_neither_label_nor_logits_is_refused(store, directory):
         pytest.raises(MissingLogitsError, match=r"'bee/new\.png'.*\n.*--missing drop"),
     ):
         joined(images, store, missing="label")
+
+
+def test_the_accuracy_of_joined_rows_is_that_of_images_from_the_whole_manifest():
+    # In the order of the classes, as a manifest has them; the teacher knows only the last class.
+    labels = np.repeat([0, 1], [4096, 4095]).astype(np.int32)
+    store = types.SimpleNamespace(
+        summary={"teacher_accuracy": 4095 / 8191},
+        gather=lambda rows: np.tile([0.0, 1.0], (len(rows), 1)),
+        path="s.h5",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_accuracy(labels, np.arange(8191), store)
+    with pytest.warns(UserWarning, match=r"right on 50\.0% of 4,096 joined images.*--images …"):
+        store.summary["teacher_accuracy"] = 0.9
+        check_accuracy(labels, np.arange(8191), store)

@@ -100,7 +100,9 @@ def check_accuracy(
     labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
     if taught is None or not len(labelled):
         return
-    picked = labelled[:: max(1, len(labelled) // ACCURACY_ROWS)][:ACCURACY_ROWS]
+    # Evenly over all of them: the images stand in the order of their classes.
+    places = np.linspace(0, len(labelled) - 1, min(ACCURACY_ROWS, len(labelled)))
+    picked = labelled[places.round().astype(np.int64)]
     answers = store.gather(rows[picked]).argmax(axis=1)
     joined = float(np.mean(answers == labels[picked]))
     tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
@@ -108,7 +110,7 @@ def check_accuracy(
         warnings.warn(
             f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
             f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
-            f"since? `streamkd verify {store.path} --images {{directory}}` compares.",
+            f"since? `streamkd verify {store.path} --images …` compares.",
             stacklevel=3,
         )
 

@@ -1,0 +1,80 @@
+"""The stream through `model.fit`: targets packed into one tensor, and the loss that unpacks them.
+
+    model.compile("adam", loss=kd.packed_loss(temperature=4.0, label_weight=0.1),
+                  metrics=[kd.packed_accuracy])
+    model.fit(stream.dataset(0, stream.end_of_epoch(30)).map(kd.pack_targets))
+
+Keras compares a model's one output with one tensor; a `train_step` of one's own gets the stream's
+batches as they are. The model must end in logits. `fit` neither checks the student nor resumes: the
+`Distiller` does.
+
+| columns of a packed target | what                                       |
+|----------------------------|--------------------------------------------|
+| 0, 1                       | labels, the image's and its partner's      |
+| 2, 3                       | their shares                               |
+| 4                          | 1 where there are teacher logits, else 0   |
+| 5 and on                   | teacher logits; absent without a store     |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from streamkd.losses.distillation import distillation_loss, label_loss
+from streamkd.options import check_positive, check_share
+
+_FIRST_LOGIT = 5
+
+
+def pack_targets(
+    images: tf.Tensor, targets: dict[str, tf.Tensor], weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns a batch of a stream with its targets as one float32 tensor `[batch, columns]`.
+
+    For `Dataset.map`. Labels are exact up to 16,777,216 classes.
+    """
+    taught = tf.cast(targets["rows"] >= 0, tf.float32)[:, None]
+    parts = [tf.cast(targets["labels"], tf.float32), targets["label_shares"], taught]
+    if "teacher_logits" in targets:
+        parts.append(targets["teacher_logits"])
+    return images, tf.concat(parts, axis=1), weights
+
+
+def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.Tensor]:
+    """Returns a loss for `compile`, of packed targets and the student's logits: float32 `[batch]`.
+
+    Args:
+      temperature: positive, of the distillation loss.
+      label_weight: share of the label loss, 0 to 1.
+
+    Raises:
+      OptionError: a value that cannot be.
+
+    Source:
+      Hinton, Vinyals and Dean, arXiv:1503.02531; the same as the `Distiller`'s.
+    """
+    check_positive("temperature", temperature)
+    check_share("label_weight", label_weight)
+
+    def loss(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
+        labels = tf.cast(packed[:, :2], tf.int32)
+        total = label_weight * label_loss(labels, packed[:, 2:4], student_logits)
+        if packed.shape[1] == _FIRST_LOGIT:
+            return total
+        on_teacher = distillation_loss(
+            packed[:, _FIRST_LOGIT:], student_logits, temperature=temperature
+        )
+        return total + (1 - label_weight) * packed[:, 4] * on_teacher
+
+    return loss
+
+
+def packed_accuracy(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
+    """Returns whether the student finds each image's own label, float32 `[batch]`: a metric.
+
+    An image without a label counts as wrong.
+    """
+    answers = tf.argmax(student_logits, axis=1, output_type=tf.int32)
+    return tf.cast(answers == tf.cast(packed[:, 0], tf.int32), tf.float32)

@@ -1,0 +1,86 @@
+"""The stream feeds `model.fit` of both families, with the loss of the loop."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import streamkd as kd
+from streamkd.errors import OptionError
+from streamkd.stream.join import join
+from streamkd.training.step import TrainingSteps
+
+
+@pytest.fixture
+def stream(images, store):
+    return join(images, store, batch_size=5, seed=3, progress=False)
+
+
+def linear(family):
+    family.utils.set_random_seed(1)
+    return family.Sequential(
+        [
+            family.layers.Input((8, 8, 3)),
+            family.layers.Rescaling(1 / 255),
+            family.layers.Flatten(),
+            family.layers.Dense(3),
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
+def test_fit_takes_the_same_steps_as_the_loop(family, stream):
+    fitted, looped = linear(family), linear(family)
+    looped.set_weights(fitted.get_weights())
+    fitted.compile(
+        family.optimizers.SGD(0.01),
+        loss=kd.packed_loss(temperature=2.0, label_weight=0.3),
+        metrics=[kd.packed_accuracy],
+    )
+    history = fitted.fit(stream.dataset(0, 6).map(kd.pack_targets), verbose=0).history
+    optimizer = family.optimizers.SGD(0.01)
+    optimizer.build(looped.trainable_variables)
+    steps = TrainingSteps(looped, optimizer, temperature=2.0, label_weight=0.3)
+    sums = steps.run(iter(stream.dataset(0, 6)), tf.constant(6)).numpy()
+    for one, other in zip(fitted.get_weights(), looped.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert history["loss"][0] == pytest.approx(sums[0] / sums[1], rel=1e-5)
+    assert history["packed_accuracy"][0] == pytest.approx(sums[6] / sums[3], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
+def test_a_train_step_of_ones_own_gets_batches_as_they_are(family, stream):
+    seen = {}
+
+    class Watching(family.Model):
+        def train_step(self, data):
+            images, targets, weights = data
+            seen.update({"images": images.shape, "weights": weights.shape, **targets})
+            return {"rows": tf.reduce_sum(targets["rows"])}
+
+    inputs = family.layers.Input((8, 8, 3))
+    model = Watching(inputs, family.layers.Flatten()(inputs))
+    model.compile("sgd")
+    model.fit(stream.dataset(0, 2), verbose=0)
+    assert set(seen) == {
+        *("images", "weights", "labels", "label_shares", "rows", "teacher_logits"),
+    }
+    assert seen["images"] == (5, 8, 8, 3) and seen["teacher_logits"].shape == (5, 3)
+
+
+def test_labels_alone_are_packed_without_logits(images):
+    stream = join(images, None, image_size=(8, 8), batch_size=5)
+    _, packed, weights = next(iter(stream.dataset(0, 1).map(kd.pack_targets)))
+    assert packed.shape == (5, 5) and weights.shape == (5,)
+    logits = tf.constant(np.random.default_rng(0).normal(size=(5, 3)), tf.float32)
+    loss = kd.packed_loss(temperature=2.0, label_weight=1.0)(packed, logits)
+    expected = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        images.labels[stream.indices(0)], logits
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(OptionError, match="temperature is 0"):
+        kd.packed_loss(temperature=0, label_weight=0.1)
+    with pytest.raises(OptionError, match="label_weight is 2"):
+        kd.packed_loss(temperature=1, label_weight=2)
