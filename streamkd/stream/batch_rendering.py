@@ -141,8 +141,8 @@ class BatchRendering:
         """Returns what is known of files for each of their rows."""
         return values if self._per_file == 1 else tf.repeat(values, self._per_file, axis=0)
 
-    def _check(self, found: dict[str, tf.Tensor], contents: tf.Tensor) -> list[tf.Operation]:
-        """Returns the operation that fails where a file is not the one the teacher answered."""
+    def _check(self, found: dict[str, tf.Tensor], contents: tf.Tensor) -> list[tf.Tensor]:
+        """Returns what fails where a file is not the one the teacher answered."""
         if not self._has_store:
             return []
         compared = found["rows"][:: self._per_file]
