@@ -14,7 +14,14 @@ import dataclasses
 
 import tensorflow as tf
 
-from streamkd.images.decode import decode_through, fit
+from streamkd.images.decode import decode_parts, decode_through, fit
+from streamkd.images.scaled import (
+    Original,
+    halvings_of_crops,
+    halvings_of_image,
+    resample,
+    size_in_file,
+)
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 
@@ -49,18 +56,63 @@ def decode_views(
       float32 `[files, views, height, width, channels]`, 0 to 255.
     """
     num_views = 1 if boxes is None else boxes.shape[1]
+    if options.decode == "scaled" and boxes is not None and canonical is None:
+        return _decode_scaled_crops(contents, boxes, options, plain_first)
 
-    def render(images: tf.Tensor, some: tf.Tensor | None = None) -> tf.Tensor:
+    def render(
+        images: tf.Tensor, some: tf.Tensor | None = None, original: Original | None = None
+    ) -> tf.Tensor:
         if canonical is not None:
-            images = to_canonical(images, canonical)
+            images, original = to_canonical(images, canonical, original), None
         if some is None:
-            return fit(images, options)[:, None]
+            return fit(images, options, original)[:, None]
         if not plain_first:
             return cut(images, some, options)
         return tf.concat([fit(images, options)[:, None], cut(images, some[:, 1:], options)], 1)
 
     elements = (contents,) if boxes is None else (contents, boxes)
-    return decode_through(elements, one_size, options, render, (num_views, *options.shape))
+    # What the files are decoded for is the first size that they are brought to.
+    first = canonical or options
+    return decode_through(elements, one_size, first, render, (num_views, *options.shape))
+
+
+def _decode_scaled_crops(
+    contents: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool
+) -> tf.Tensor:
+    """Returns crops of files that are decoded at a part of their size, each as its box asks for.
+
+    Antialiased as the whole image is: `cut` would leave 25 dB of PSNR where this leaves 42.
+
+    Args and result: as in `decode_views`.
+    """
+    shape = (boxes.shape[1], *options.shape)
+    one_view = tf.TensorSpec(options.shape, tf.float32)
+
+    def render_one(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        data, some = element
+        size = size_in_file(data)
+        halvings = halvings_of_crops(size, some, options)
+        if plain_first:
+            plain = halvings_of_image(size, options)
+            halvings = tf.concat([plain[None], halvings[1:]], axis=0)
+        decoded = decode_parts(data, size, halvings, options)
+
+        def render_crop(view: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            box, number = view
+            pixels, original = decoded(number)
+            corners = box * tf.tile(original.extent, [2])
+            return resample(pixels, corners, options.image_size, options)[0]
+
+        if not plain_first:
+            return tf.map_fn(render_crop, (some, halvings), fn_output_signature=one_view)
+        crops = tf.map_fn(render_crop, (some[1:], halvings[1:]), fn_output_signature=one_view)
+        pixels, original = decoded(plain)
+        return tf.concat([fit(pixels, options, original), crops], axis=0)
+
+    views = tf.map_fn(
+        render_one, (contents, boxes), fn_output_signature=tf.TensorSpec(shape, tf.float32)
+    )
+    return tf.ensure_shape(views, (contents.shape[0], *shape))
 
 
 def render_block(
@@ -114,13 +166,19 @@ def canonical_options(views: Views, options: ImageOptions) -> ImageOptions | Non
     return dataclasses.replace(options, image_size=views.canonical_size)
 
 
-def to_canonical(images: tf.Tensor, canonical: ImageOptions) -> tf.Tensor:
+def to_canonical(
+    images: tf.Tensor, canonical: ImageOptions, original: Original | None = None
+) -> tf.Tensor:
     """Returns uint8 images of the canonical size: what a pixel cache keeps of them."""
-    return tf.cast(tf.round(tf.clip_by_value(fit(images, canonical), 0, 255)), tf.uint8)
+    pixels = fit(images, canonical, original)
+    return tf.cast(tf.round(tf.clip_by_value(pixels, 0, 255)), tf.uint8)
 
 
 def cut(images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Returns crops of images of one size, by `tf.image.crop_and_resize`.
+
+    With decode='scaled' this is for images of the canonical size alone, which are near the size
+    asked for: there antialiasing would take twice the time. Crops of files are resampled.
 
     Args:
       images: uint8 or float32 `[images, any height, any width, channels]`.

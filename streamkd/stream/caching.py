@@ -16,6 +16,7 @@ import tensorflow as tf
 from streamkd.images.decode import decode_through
 from streamkd.images.fetching import BLACK_PIXEL, Files
 from streamkd.images.rendering import to_canonical
+from streamkd.images.scaled import Original
 from streamkd.options import ImageOptions
 from streamkd.stream.buffers import BufferPool
 from streamkd.stream.pixel_cache import PixelCache
@@ -80,8 +81,8 @@ class CachedImages:
         """Returns uint8 `[batch, height, width, channels]`, or `[0, …]` where all are there."""
         shape = self.canonical.shape
 
-        def fit_rounded(images: tf.Tensor) -> tf.Tensor:
-            return tf.cast(to_canonical(images, self.canonical), tf.float32)
+        def fit_rounded(images: tf.Tensor, original: Original | None = None) -> tf.Tensor:
+            return tf.cast(to_canonical(images, self.canonical, original), tf.float32)
 
         def decode_all() -> tf.Tensor:
             pixels = decode_through(
