@@ -26,6 +26,10 @@ INTERPOLATIONS = (
     "gaussian",
     "mitchellcubic",
 )
+# As `tf.image.resize` says of its own antialiasing.
+WITHOUT_ANTIALIASING = ("nearest", "area")
+# Another way to decode gets another name: a store keeps it, and the student repeats it.
+DECODES = ("exact", "scaled")
 # What becomes of a file that cannot be decoded.
 ON_BAD = ("raise", "skip")
 # An image of more is never decoded, unless asked for. From here on Pillow warns of a decompression
@@ -48,9 +52,12 @@ class ImageOptions:
       pad_to_aspect_ratio: add black borders to reach the target's shape.
       max_pixels: a file of more pixels is refused by its header and counts as bad. It changes no
         pixel, and is neither saved nor compared.
+      decode: 'exact' decodes every file at its full size and resizes as Keras does, without
+        antialiasing. 'scaled' decodes large JPEG files at 1/2, 1/4 or 1/8 and resizes with
+        antialiasing; see `images/scaled.py`.
 
     Raises:
-      OptionError: a value that is none of these.
+      OptionError: a value that is none of these, or two that exclude each other.
     """
 
     image_size: tuple[int, int]
@@ -59,6 +66,7 @@ class ImageOptions:
     crop_to_aspect_ratio: bool = False
     pad_to_aspect_ratio: bool = False
     max_pixels: int = dataclasses.field(default=MAX_PIXELS, compare=False)
+    decode: str = "exact"
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -75,6 +83,14 @@ class ImageOptions:
             raise OptionError(
                 "crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one of them."
             )
+        check_choice("decode", self.decode, DECODES)
+        if self.decode == "scaled" and self.interpolation in WITHOUT_ANTIALIASING:
+            raise OptionError(
+                f"decode is 'scaled', which resizes with antialiasing, and interpolation is "
+                f"{self.interpolation!r}, which has none.\n"
+                "Give another interpolation, such as 'bilinear', or decode='exact'; on the command "
+                "line --interpolation bilinear or --decode exact."
+            )
 
     @property
     def num_channels(self) -> int:
@@ -86,8 +102,14 @@ class ImageOptions:
         return (*self.image_size, self.num_channels)
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the image specification as a store keeps it.
+
+        Exact decoding is not mentioned: the stores from before there was a choice say the same.
+        """
         values = {**dataclasses.asdict(self), "image_size": list(self.image_size)}
         del values["max_pixels"]
+        if self.decode == "exact":
+            del values["decode"]
         return values
 
     @classmethod

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from streamkd.errors import OptionError
-from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS, MAX_PIXELS, parse_image_size
+from streamkd.options import (
+    COLOR_CHANNELS,
+    DECODES,
+    INTERPOLATIONS,
+    MAX_PIXELS,
+    parse_image_size,
+)
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
@@ -190,6 +196,12 @@ def add_pixels(parser: argparse.ArgumentParser, default_color: str | None = None
     group.add_argument("--interpolation", choices=INTERPOLATIONS)
     group.add_argument("--crop-to-aspect-ratio", action="store_const", const=True)
     group.add_argument("--pad-to-aspect-ratio", action="store_const", const=True)
+    group.add_argument(
+        "--decode",
+        choices=DECODES,
+        help="as Keras' loader does (exact), or large photographs at 1/2, 1/4 or 1/8 and resized "
+        "with antialiasing (scaled)",
+    )
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -271,6 +283,7 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
         "crop_to_aspect_ratio",
         "pad_to_aspect_ratio",
         "max_pixels",
+        "decode",
     )
     given = {name: getattr(args, name, None) for name in names}
     return {name: value for name, value in given.items() if value is not None}

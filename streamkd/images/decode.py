@@ -7,11 +7,13 @@ an image, since tf.data's own work for each element dominates there.
 
 Pixels are those of `image_dataset_from_directory`: `tf.io.decode_image`, then `tf.image.resize`
 without antialiasing, float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it. What
-TensorFlow does not decode has become a PNG before: `images/conversion.py`.
+TensorFlow does not decode has become a PNG before: `images/conversion.py`. With decode='scaled'
+they are others: `images/scaled.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,6 +26,13 @@ from streamkd.images.conversion import UndecodableError, decodable
 from streamkd.images.fetching import Files, leave_out
 from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.manifest import Manifest
+from streamkd.images.scaled import (
+    MOST_HALVINGS,
+    Original,
+    halvings_of_image,
+    resample,
+    size_in_file,
+)
 from streamkd.options import MAX_PIXELS, ImageOptions
 
 # Larger batches are decoded in a loop: a graph of one operation a file takes seconds to trace.
@@ -57,9 +66,11 @@ def decode_batch(
       tf.errors.InvalidArgumentError: a file cannot be decoded. TensorFlow does not name it;
         `refuse_bad_image` does.
     """
-    images = decode_through(
-        (contents,), one_size, options, lambda pixels: fit(pixels, options), options.shape
-    )
+
+    def render(pixels: tf.Tensor, original: Original | None = None) -> tf.Tensor:
+        return fit(pixels, options, original)
+
+    images = decode_through((contents,), one_size, options, render, options.shape)
     return images, content_digests(contents, digests)
 
 
@@ -77,7 +88,8 @@ def decode_through(
       one_size: as in `decode_batch`.
       options: how bytes become pixels.
       render: given uint8 `[some, any height, any width, channels]` and the same images' part of
-        the other elements, returns float32 `[some, *shape]`.
+        the other elements, returns float32 `[some, *shape]`. With decode='scaled' it is given the
+        images one by one, with the keyword `original`.
       shape: of what is made of one file.
 
     Returns:
@@ -89,7 +101,11 @@ def decode_through(
     def render_each() -> tf.Tensor:
         def render_one(parts: tuple[tf.Tensor, ...]) -> tf.Tensor:
             data, *rest = parts
-            return render(decode_pixels(data, options)[None], *(part[None] for part in rest))[0]
+
+            def render_pixels(pixels: tf.Tensor, **original: Original) -> tf.Tensor:
+                return render(pixels, *(part[None] for part in rest), **original)
+
+            return _decode_one(data, options, render_pixels, shape)
 
         return tf.map_fn(render_one, elements, fn_output_signature=tf.TensorSpec(shape, tf.float32))
 
@@ -97,7 +113,7 @@ def decode_through(
         files = tf.unstack(contents, batch_size)
         return render(tf.stack([decode_pixels(data, options) for data in files]), *others)
 
-    if batch_size is None or batch_size > MOST_UNROLLED:
+    if batch_size is None or batch_size > MOST_UNROLLED or options.decode == "scaled":
         images = render_each()
     else:
         images = tf.cond(one_size, render_together, render_each)
@@ -120,38 +136,135 @@ def content_digests(contents: tf.Tensor, known: tf.Tensor | None = None) -> tf.T
 
 def decode(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Returns float32 `[height, width, channels]`, 0 to 255, for the bytes of one file."""
-    return fit(decode_pixels(data, options)[None], options)[0]
+    return _decode_one(data, options, functools.partial(fit, options=options), options.shape)
 
 
-def decode_pixels(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
-    """Returns the pixels as they are in one file, uint8 `[height, width, channels]`."""
-    image = tf.io.decode_image(data, channels=options.num_channels, expand_animations=False)
+def _decode_one(
+    data: tf.Tensor,
+    options: ImageOptions,
+    render: Callable[..., tf.Tensor],
+    shape: tuple[int, ...],
+) -> tf.Tensor:
+    """Returns what `render` makes of one file; arguments as in `decode_through`."""
+    if options.decode == "exact":
+        return render(decode_pixels(data, options)[None])[0]
+
+    size = size_in_file(data)
+    halvings = halvings_of_image(size, options)
+    pixels, original = decode_parts(data, size, halvings[None], options)(halvings)
+    return render(pixels, original=original)[0]
+
+
+def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.Tensor:
+    """Returns the pixels of one file, uint8 `[height, width, channels]`.
+
+    Args:
+      data: string `[]`, its bytes.
+      options: for the channels.
+      ratio: 1 for the pixels as they are in the file; of a JPEG also 2, 4 or 8, for one pixel in
+        the place of so many in each direction.
+    """
+    if ratio == 1:
+        image = tf.io.decode_image(data, channels=options.num_channels, expand_animations=False)
+    else:
+        image = tf.image.decode_jpeg(data, channels=options.num_channels, ratio=ratio)
     image.set_shape((None, None, options.num_channels))
     return image
 
 
-def fit(images: tf.Tensor, options: ImageOptions) -> tf.Tensor:
+def decode_parts(
+    data: tf.Tensor, size: tf.Tensor, halvings: tf.Tensor, options: ImageOptions
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, Original]]:
+    """Decodes one file at every part of its size that is wanted, once each.
+
+    Args:
+      data: string `[]`, its bytes.
+      size: what `size_in_file` said.
+      halvings: int32 `[any]`, all that will be asked for: 0 to 3.
+      options: for the channels.
+
+    Returns:
+      A function from one of `halvings` to pixels, uint8 `[1, any height, any width, channels]`, and
+      what they are of.
+    """
+    # No JPEG has an alpha channel: where one is asked for, `decode_image` is to say so.
+    last = 0 if options.num_channels == 4 else MOST_HALVINGS
+    halvings = tf.minimum(halvings, last)
+
+    def part(number: int) -> tf.Tensor:
+        return tf.cond(
+            tf.reduce_any(tf.equal(halvings, number)),
+            lambda: decode_pixels(data, options, 2**number),
+            lambda: tf.zeros([0, 0, options.num_channels], tf.uint8),
+        )
+
+    parts = [part(number) for number in range(last + 1)]
+    # Of other formats than JPEG the size is known when all is decoded.
+    size = tf.where(size > 0, size, tf.shape(parts[0])[:2])
+
+    def decoded(number: tf.Tensor) -> tuple[tf.Tensor, Original]:
+        number = tf.minimum(number, last)
+        pixels = tf.switch_case(number, [functools.partial(tf.identity, one) for one in parts])
+        pixels.set_shape((None, None, options.num_channels))
+        return pixels[None], Original(size, tf.cast(tf.bitwise.left_shift(1, number), tf.float32))
+
+    return decoded
+
+
+def fit(images: tf.Tensor, options: ImageOptions, original: Original | None = None) -> tf.Tensor:
     """Brings images of one size to the size asked for.
 
     Args:
       images: uint8 `[batch, any height, any width, channels]`.
       options: the size, and how to get there.
+      original: where they come from with decode='scaled', which resizes with antialiasing; None
+        for images that are resized as Keras does.
 
     Returns:
       float32 `[batch, height, width, channels]`, 0 to 255.
     """
-    method = options.interpolation
     if options.pad_to_aspect_ratio:
-        images = _resize_with_borders(images, options.image_size, method)
+        images = _resize_with_borders(images, options, original)
     else:
+        window = None
         if options.crop_to_aspect_ratio:
-            images = _crop_to_aspect_ratio(images, options.image_size)
-        images = _resize(images, options.image_size, method)
+            window = _central_window(_size(images, original), options.image_size)
+        images = _resize(images, window, options.image_size, options, original)
     images = tf.cast(images, tf.float32)  # 'nearest' keeps uint8
     return tf.ensure_shape(images, (None, *options.shape))
 
 
-def _resize(images: tf.Tensor, image_size: tuple[int, int], method: str) -> tf.Tensor:
+def _size(images: tf.Tensor, original: Original | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns height and width of images, as they are in their file."""
+    if original is None:
+        return tf.shape(images)[1], tf.shape(images)[2]
+    return original.size[0], original.size[1]
+
+
+def _resize(
+    images: tf.Tensor,
+    window: tuple[tf.Tensor, ...] | None,
+    image_size: Any,
+    options: ImageOptions,
+    original: Original | None,
+) -> tf.Tensor:
+    """Returns a window of images at another size.
+
+    Args:
+      images, options, original: as in `fit`.
+      window: its top, left, bottom and right in the file's pixels, int32; None for all of it.
+      image_size: height and width to return.
+    """
+    if original is None:
+        if window is not None:
+            top, left, bottom, right = window
+            images = images[:, top:bottom, left:right]
+        return _resize_whole(images, image_size, options.interpolation)
+    corners = tf.stack([0, 0, *tf.unstack(original.size)] if window is None else window)
+    return resample(images, tf.cast(corners, tf.float32) / original.ratio, image_size, options)
+
+
+def _resize_whole(images: tf.Tensor, image_size: Any, method: str) -> tf.Tensor:
     """Returns what `tf.image.resize` does; images that have the size already are only copied.
 
     Such as those of CIFAR-10, of which 33 µs are then 27.
@@ -169,21 +282,26 @@ def _resize(images: tf.Tensor, image_size: tuple[int, int], method: str) -> tf.T
 # by the reciprocal when it compiles a graph, and the same image would come out a pixel narrower.
 
 
-def _crop_to_aspect_ratio(images: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+def _central_window(
+    size: tuple[tf.Tensor, tf.Tensor], image_size: tuple[int, int]
+) -> tuple[tf.Tensor, ...]:
     """Returns the largest central window of the target's shape, rounded as Keras rounds."""
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    height, width = size
     window_height, window_width = _window(height, width, image_size)
     top, left = (height - window_height) // 2, (width - window_width) // 2
-    return images[:, top : top + window_height, left : left + window_width]
+    return top, left, top + window_height, left + window_width
 
 
-def _resize_with_borders(images: tf.Tensor, image_size: tuple[int, int], method: str) -> tf.Tensor:
+def _resize_with_borders(
+    images: tf.Tensor, options: ImageOptions, original: Original | None
+) -> tf.Tensor:
     """Returns what `tf.image.resize_with_pad` does: resized, then centred between black borders."""
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    image_size = options.image_size
+    height, width = _size(images, original)
     resized = _window(image_size[0], image_size[1], (height, width))
     top = tf.maximum(image_size[0] * width - height * image_size[1], 0) // (2 * width)
     left = tf.maximum(image_size[1] * height - width * image_size[0], 0) // (2 * height)
-    images = tf.image.resize(images, resized, method=method)
+    images = _resize(images, None, resized, options, original)
     return tf.image.pad_to_bounding_box(images, top, left, *image_size)
 
 

@@ -2,7 +2,7 @@
 
     pixels = cut(decoded, boxes, options)                   # crops, at the size that is asked for
     pixels = change(pixels, parameters, operation)          # mirrored, coloured, the user's own
-    pixels = erase(mix(pixels, partners, parameters), parameters)
+    pixels = erase(mix(pixels, partners, mixing_of(parameters)), parameters)
 
 One code path for teacher and student. All boxes are relative, so that the two may differ in
 resolution. Nothing here draws a random number: parameters come from the store, see `views.py`.
@@ -15,8 +15,15 @@ import functools
 
 import tensorflow as tf
 
-from streamkd.images.decode import decode_through, fit
+from streamkd.images.decode import decode_parts, decode_through, fit
 from streamkd.images.operations import ViewOperation
+from streamkd.images.scaled import (
+    Original,
+    halvings_of_crops,
+    halvings_of_image,
+    resample,
+    size_in_file,
+)
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 
@@ -51,10 +58,14 @@ def decode_views(
       float32 `[files, views, height, width, channels]`, 0 to 255.
     """
     num_views = 1 if boxes is None else boxes.shape[1]
+    if options.decode == "scaled" and boxes is not None and canonical is None:
+        return _decode_scaled_crops(contents, boxes, options, plain_first)
 
-    def render(images: tf.Tensor, some: tf.Tensor | None = None) -> tf.Tensor:
+    def render(
+        images: tf.Tensor, some: tf.Tensor | None = None, original: Original | None = None
+    ) -> tf.Tensor:
         if some is None:
-            return fit(images, options)[:, None]
+            return fit(images, options, original)[:, None]
         if not plain_first:
             return cut(images, some, options)
         return tf.concat([fit(images, options)[:, None], cut(images, some[:, 1:], options)], 1)
@@ -63,6 +74,45 @@ def decode_views(
         return render(decode_canonical(contents, one_size, canonical), boxes)
     elements = (contents,) if boxes is None else (contents, boxes)
     return decode_through(elements, one_size, options, render, (num_views, *options.shape))
+
+
+def _decode_scaled_crops(
+    contents: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool
+) -> tf.Tensor:
+    """Returns crops of files that are decoded at a part of their size, each as its box asks for.
+
+    Antialiased as the whole image is: `cut` would leave 25 dB of PSNR where this leaves 42.
+
+    Args and result: as in `decode_views`.
+    """
+    shape = (boxes.shape[1], *options.shape)
+    one_view = tf.TensorSpec(options.shape, tf.float32)
+
+    def render_one(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        data, some = element
+        size = size_in_file(data)
+        halvings = halvings_of_crops(size, some, options)
+        if plain_first:
+            plain = halvings_of_image(size, options)
+            halvings = tf.concat([plain[None], halvings[1:]], axis=0)
+        decoded = decode_parts(data, size, halvings, options)
+
+        def render_crop(view: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            box, number = view
+            pixels, original = decoded(number)
+            corners = box * tf.tile(original.extent, [2])
+            return resample(pixels, corners, options.image_size, options)[0]
+
+        if not plain_first:
+            return tf.map_fn(render_crop, (some, halvings), fn_output_signature=one_view)
+        crops = tf.map_fn(render_crop, (some[1:], halvings[1:]), fn_output_signature=one_view)
+        pixels, original = decoded(plain)
+        return tf.concat([fit(pixels, options, original), crops], axis=0)
+
+    views = tf.map_fn(
+        render_one, (contents, boxes), fn_output_signature=tf.TensorSpec(shape, tf.float32)
+    )
+    return tf.ensure_shape(views, (contents.shape[0], *shape))
 
 
 def decode_canonical(
@@ -78,8 +128,8 @@ def decode_canonical(
       uint8 `[files, height, width, channels]`.
     """
 
-    def fit_rounded(images: tf.Tensor) -> tf.Tensor:
-        return tf.round(tf.clip_by_value(fit(images, canonical), 0, 255))
+    def fit_rounded(images: tf.Tensor, original: Original | None = None) -> tf.Tensor:
+        return tf.round(tf.clip_by_value(fit(images, canonical, original), 0, 255))
 
     pixels = decode_through((contents,), one_size, canonical, fit_rounded, canonical.shape)
     return tf.cast(pixels, tf.uint8)
@@ -125,7 +175,7 @@ def render_block(
         # The plain view is mixed with itself, which changes nothing.
         plain = tf.reshape(pixels, (-1, num_views, *shape))[:, :1]
         others = tf.concat([plain, tf.reshape(others, (-1, num_views - 1, *shape))], axis=1)
-        pixels = mix(pixels, tf.reshape(others, (-1, *shape)), rows)
+        pixels = mix(pixels, tf.reshape(others, (-1, *shape)), mixing_of(rows))
     return erase(pixels, rows)
 
 
@@ -138,6 +188,9 @@ def canonical_options(views: Views, options: ImageOptions) -> ImageOptions | Non
 
 def cut(images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Returns crops of images of one size, as `tf.image.crop_and_resize` cuts them.
+
+    With decode='scaled' this is for images of the canonical size alone, which are near the size
+    asked for: there antialiasing would take twice the time. Crops of files are resampled.
 
     Args:
       images: uint8 or float32 `[images, height, width, channels]`. Where the graph knows height and
@@ -211,17 +264,31 @@ def change(
         `view_seed`.
       operation: of the user's own, with its function; None where its views have none.
     """
-    if "view_flip" in parameters:
-        mirrored = parameters["view_flip"][:, None, None, None] > 0
-        pixels = tf.where(mirrored, tf.reverse(pixels, [2]), pixels)
-    if "view_color" in parameters:
-        pixels = _color(pixels, parameters["view_color"])
+    own = {n: p for n, p in parameters.items() if n in ("view_flip", "view_color")}
+    if own:
+        pixels = _mirror_and_color(pixels, own)
     if "view_seed" in parameters:
         assert operation is not None
         pixels = _operate(pixels, parameters["view_seed"], operation)
     return pixels
 
 
+# Compiled, so that no temporary batches are made: a flip alone takes two of them otherwise. Each
+# step is compiled by itself, so that teacher and student, who go through the same steps with other
+# numbers of rows, get the same bits.
+
+
+@functools.partial(tf.function, jit_compile=True)
+def _mirror_and_color(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
+    if "view_flip" in parameters:
+        mirrored = parameters["view_flip"][:, None, None, None] > 0
+        pixels = tf.where(mirrored, tf.reverse(pixels, [2]), pixels)
+    if "view_color" in parameters:
+        pixels = _color(pixels, parameters["view_color"])
+    return pixels
+
+
+@functools.partial(tf.function, jit_compile=True)
 def mix(pixels: tf.Tensor, partners: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
     """Returns pixels mixed with those of their partners: pasted into a box, or faded.
 
@@ -239,11 +306,21 @@ def mix(pixels: tf.Tensor, partners: tf.Tensor, parameters: dict[str, tf.Tensor]
     return tf.where(has_box, pasted, share * pixels + (1 - share) * partners)
 
 
+def mixing_of(parameters: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns those parameters that `mix` takes."""
+    return {n: p for n, p in parameters.items() if n in ("view_share", "view_paste")}
+
+
 def erase(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
     """Returns pixels with the box of `view_erase` grey, where the views have one."""
     if "view_erase" not in parameters:
         return pixels
-    return tf.where(inside(parameters["view_erase"], pixels.shape[1:3]), GREY, pixels)
+    return _erase_boxes(pixels, parameters["view_erase"])
+
+
+@functools.partial(tf.function, jit_compile=True)
+def _erase_boxes(pixels: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    return tf.where(inside(boxes, pixels.shape[1:3]), GREY, pixels)
 
 
 def inside(boxes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:

@@ -43,6 +43,7 @@ def evaluate(
     interpolation: str | None = None,
     crop_to_aspect_ratio: bool | None = None,
     pad_to_aspect_ratio: bool | None = None,
+    decode: str | None = None,
     class_names: list[str] | None = None,
     batch_size: int = 64,
     max_pixels: int = MAX_PIXELS,
@@ -57,8 +58,8 @@ def evaluate(
       store: the teacher's logits for these images, for agreement and KL.
       image_size: by default what the model takes.
       color_mode: by default what the model's channels ask for.
-      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: by default as the store says, as
-        the run was trained, or as in Keras' loader.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: by default as the store
+        says, as the run was trained, or as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
         directory, of the store, or of the images.
       batch_size: images a batch.
@@ -79,6 +80,7 @@ def evaluate(
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
+        "decode": decode,
     }
     trained: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):

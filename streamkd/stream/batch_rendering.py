@@ -23,6 +23,7 @@ from streamkd.images.rendering import (
     decode_views,
     erase,
     mix,
+    mixing_of,
 )
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
@@ -65,11 +66,7 @@ class BatchRendering:
         self._per_file = views_per_decode
         self._on_bad = on_bad
         self._cached = cached
-        self._finish = self._finished
         self._operation = operation
-        if shown.count and operation is None:  # which need not be compilable
-            # Fused, no temporary batches: a flip alone takes two of them otherwise.
-            self._finish = tf.function(self._finished, jit_compile=True)
 
     def from_files(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns a batch, rendered from its files."""
@@ -152,19 +149,19 @@ class BatchRendering:
         stored = found["contents"]
         return [batches.check_contents(self._images, found["paths"], contents, stored, compared)]
 
-    def _finished(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
+    def _finish(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns crops with all else that their views do to them."""
         pixels = change(pixels, found, self._operation)
         if self._is_paired:
             # Of a unit of two that are shown plain, each has a share of 1.
-            pixels = mix(pixels, _swapped(pixels), found)
+            pixels = mix(pixels, _swapped(pixels), mixing_of(found))
         return erase(pixels, found)
 
     def _batch(
         self, found: dict[str, tf.Tensor], pixels: tf.Tensor
     ) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns a batch of crops, float32 `[batch, height, width, channels]`."""
-        pixels = self._finish(pixels, {n: p for n, p in found.items() if n.startswith("view_")})
+        pixels = self._finish(pixels, found)
         if self._on_bad == "skip":
             bad = self._of_rows(found["bad"])
             pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)

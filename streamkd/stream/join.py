@@ -57,6 +57,7 @@ def join(
     interpolation: str | None = None,
     crop_to_aspect_ratio: bool | None = None,
     pad_to_aspect_ratio: bool | None = None,
+    decode: str | None = None,
     missing: str = "raise",
     augment: str = "replay",
     views: Views | None = None,
@@ -80,8 +81,8 @@ def join(
       seed: of the order, 0 to 2**32 - 1.
       shuffle: False for the manifest's order.
       color_mode: by default as the teacher saw them ('rgb' without a store).
-      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: part of what the teacher saw; with
-        a store they can only be repeated.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: part of what the teacher
+        saw; with a store they can only be repeated. See `ImageOptions`.
       missing: 'raise' refuses images without logits; 'drop' leaves them out and warns; 'label' lets
         them learn from their labels alone and warns. A store with logits of none of them is
         refused in any case.
@@ -123,6 +124,7 @@ def join(
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
+        "decode": decode,
     }
     options = image_options(store, image_size, color_mode, given, max_pixels)
     shown = independent or replayed_views(store, operation)
@@ -238,6 +240,7 @@ def image_options(
         crop_to_aspect_ratio=taught.crop_to_aspect_ratio,
         pad_to_aspect_ratio=taught.pad_to_aspect_ratio,
         max_pixels=max_pixels,
+        decode=taught.decode,
     )
 
 

@@ -29,7 +29,7 @@ from streamkd.images.digest import digest_contents
 from streamkd.images.files import read_file
 from streamkd.images.manifest import Manifest
 from streamkd.images.views import Views
-from streamkd.options import COLOR_CHANNELS, INTERPOLATIONS
+from streamkd.options import ImageOptions
 from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
@@ -63,6 +63,7 @@ def write_store(
     interpolation: str = "bilinear",
     crop_to_aspect_ratio: bool = False,
     pad_to_aspect_ratio: bool = False,
+    decode: str = "exact",
     class_names: list[str] | None = None,
     batch_size: int = 64,
     codec: str = "float16",
@@ -81,6 +82,8 @@ def write_store(
         be given when the store is joined.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: those of Keras' loader
         which come nearest to what the teacher sees; the student sees its images that way.
+      decode: 'scaled' where the teacher's images are resized with antialiasing, as Pillow and
+        torchvision do; see `ImageOptions`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       batch_size: images that are answered and committed at once.
       codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs.py`.
@@ -95,8 +98,14 @@ def write_store(
       StreamkdError: what else does not fit; nothing that was written is lost.
     """
     options_module.check_count("batch_size", batch_size)
-    options_module.check_choice("color_mode", color_mode, COLOR_CHANNELS)
-    options_module.check_choice("interpolation", interpolation, INTERPOLATIONS)
+    images_seen = ImageOptions(
+        image_size=image_size or (1, 1),
+        color_mode=color_mode,
+        interpolation=interpolation,
+        crop_to_aspect_ratio=crop_to_aspect_ratio,
+        pad_to_aspect_ratio=pad_to_aspect_ratio,
+        decode=decode,
+    ).to_dict()
     order = images.keys.sort_order()
     writing = _Writing(
         images=images.select(order),
@@ -107,13 +116,7 @@ def write_store(
         fields={
             "codec": codec,
             "teacher": {"name": teacher} if isinstance(teacher, str) else teacher,
-            "images": {
-                "image_size": None if image_size is None else list(image_size),
-                "color_mode": color_mode,
-                "interpolation": interpolation,
-                "crop_to_aspect_ratio": crop_to_aspect_ratio,
-                "pad_to_aspect_ratio": pad_to_aspect_ratio,
-            },
+            "images": images_seen if image_size else {**images_seen, "image_size": None},
         },
         batch_size=batch_size,
     )

@@ -44,6 +44,7 @@ def teach(
     interpolation: str = "bilinear",
     crop_to_aspect_ratio: bool = False,
     pad_to_aspect_ratio: bool = False,
+    decode: str = "exact",
     batch_size: int = BATCH_SIZE,
     codec: str = "float16",
     class_names: list[str] | None = None,
@@ -64,6 +65,7 @@ def teach(
       out: path of the store; an unfinished one is continued.
       image_size: (height, width) in pixels; by default what the teacher asks for.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
+      decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
       batch_size: images a block; kept in the store, since another size gives other last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
@@ -94,6 +96,7 @@ def teach(
         crop_to_aspect_ratio=crop_to_aspect_ratio,
         pad_to_aspect_ratio=pad_to_aspect_ratio,
         max_pixels=max_pixels,
+        decode=decode,
         batch_size=batch_size,
         codec=codec,
         class_names=class_names,
