@@ -23,7 +23,7 @@ MODULES = sorted(
 )
 HEAVY = ("tensorflow", "tf_keras", "keras", "h5py", "PIL", "numpy", "tqdm", "matplotlib", "mlxtend")
 # Where files become pixels, in TensorFlow's graph.
-WITH_TENSORFLOW = ("decode", "checking", "operation_check", "pipeline", "rendering")
+WITH_TENSORFLOW = ("decode", "checking", "operation_check", "iteration", "pipeline", "rendering")
 WITHOUT_TENSORFLOW = [
     module
     for module in MODULES
