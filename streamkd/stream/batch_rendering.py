@@ -100,10 +100,11 @@ class BatchRendering:
         """Returns the same with pixels of the canonical size, and puts new ones in the cache."""
         cached = self._cached
         assert cached is not None
-        kept = found.pop("kept")
-        pixels = tf.cond(tf.reduce_all(found["cached"]), lambda: kept, lambda: cached.keep(found))
+        all_cached = tf.reduce_all(found["cached"])
+        pixels = tf.cond(all_cached, lambda: found["kept"], lambda: cached.keep(found))
         pixels = tf.ensure_shape(pixels, [found["cached"].shape[0], *cached.canonical.shape])
-        return {**found, "pixels": pixels}
+        rest = {name: part for name, part in found.items() if name != "kept"}
+        return {**rest, "pixels": pixels}
 
     def from_pixels(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns a batch, rendered from pixels of the canonical size."""

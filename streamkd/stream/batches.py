@@ -14,6 +14,7 @@ import tensorflow as tf
 from streamkd.errors import ChangedImageError, readable_key
 from streamkd.images.decode import decode_batch, refuse_bad_image
 from streamkd.images.fetching import read_files
+from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
@@ -97,7 +98,8 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
         return *decode_batch(files, one_size, options, digests), indices, weights
 
     num_batches = -(-num_images // batch_size)
-    return read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)
+    dataset = read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)
+    return ThrownAwayAnywhere(dataset)
 
 
 def each_once(

@@ -1,6 +1,6 @@
 """How a stream goes through its pixel cache.
 
-    look up -> decode what is not there -> keep it, and take all from the cache -> render
+    take what is there -> decode the rest -> keep it -> render
 
 Files that are there are not opened. Whether a batch comes from files or from the cache makes no
 difference to its pixels: in both cases views are cut from whole numbers of one size.
@@ -40,10 +40,10 @@ class CachedImages:
         self._none = np.zeros((0, *canonical.shape), self._dtype)
         self._buffers = BufferPool()
 
-    def there(
+    def take(
         self, indices: np.ndarray, rows: np.ndarray, contents: np.ndarray | None
-    ) -> np.ndarray:
-        """Returns bool `[files]`, the images that need not be read.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which images need not be read, bool `[files]`, and the pixels of those.
 
         Args:
           indices: int64 `[files]`.
@@ -52,17 +52,28 @@ class CachedImages:
             was made of another file is read again, and is then compared as any file is.
         """
         there = self.cache.has(indices)
-        if contents is not None and there.any():
-            same = self.cache.contents_of(np.where(there, indices, 0)) == contents
-            there &= same | (rows < 0)
-        return there
+        before = self._contents_of(indices, there)
+        if contents is not None:
+            there &= (before == contents) | (rows < 0)
+        pixels = self._copied(indices, there)
+        # Another process may have replaced pixels in the meantime, of a file that was changed.
+        replaced = there & (self._contents_of(indices, there) != before)
+        if replaced.any():
+            return there & ~replaced, pixels[~replaced[there]]
+        return there, pixels
 
-    def pixels_if_all(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
-        """Returns the pixels `[files, height, width, channels]`; `[0, …]` if some are not there."""
-        if not there.all():
+    def _contents_of(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
+        if not there.any():
+            return np.zeros(len(indices), np.uint64)
+        return self.cache.contents_of(np.where(there, indices, 0))
+
+    def _copied(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
+        """Returns the pixels `[there, height, width, channels]`, as `kind` says."""
+        if not there.any():
             return self._none
-        pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
-        self.cache.copy_to(indices, pixels)
+        some = indices if there.all() else indices[there]
+        pixels = self._buffers.array((len(some), *self.canonical.shape), self._dtype)
+        self.cache.copy_to(some, pixels)
         return pixels
 
     def read(
@@ -74,10 +85,11 @@ class CachedImages:
 
         Args:
           indices: int64 `[files]`.
-          there: what `there` returned.
+          there: which of them are in the cache, as `take` returned it.
           read: returns the files of some places in the batch, int64 `[some]`.
         """
         absent = np.flatnonzero(~there)
+        self.cache.about_to_read(indices[absent])
         if len(absent) == len(indices):
             return read(absent)
         bad = np.zeros(len(indices), bool)
@@ -85,7 +97,6 @@ class CachedImages:
             return Files(np.empty(0, object), np.bool_(False), np.empty(0, np.uint64), bad)
         contents = np.full(len(indices), BLACK_PIXEL, object)
         digests = np.zeros(len(indices), np.uint64)
-        digests[there] = self.cache.contents_of(indices[there])
         files = read(absent)
         contents[absent], digests[absent] = files.contents, files.digests
         bad[absent] = files.bad
@@ -99,15 +110,16 @@ class CachedImages:
         """Puts what was decoded into the cache and returns the pixels of the whole batch.
 
         Args:
-          found: of the batch, `indices`, `cached`, `contents_now` and `decoded`, and `bad` where
-            bad files are skipped.
+          found: of the batch, `indices`, `cached`, `kept`, `contents_now` and `decoded`, and `bad`
+            where bad files are skipped.
 
         Returns:
           `[files, height, width, channels]`, float32 or uint8 as `kind` says.
         """
         cached = found["cached"]
         bad = found.get("bad", tf.zeros_like(cached))
-        arguments = [found["indices"], cached, bad, found["contents_now"], found["decoded"]]
+        names = ("indices", "cached", "kept", "contents_now", "decoded")
+        arguments = [*(found[name] for name in names), bad]
         pixels = tf.numpy_function(self._keep, arguments, self.kind[0])
         return tf.ensure_shape(pixels, [cached.shape[0], *self.canonical.shape])
 
@@ -115,19 +127,16 @@ class CachedImages:
         self,
         indices: np.ndarray,
         cached: np.ndarray,
-        bad: np.ndarray,
+        kept: np.ndarray,
         contents: np.ndarray,
         decoded: np.ndarray,
+        bad: np.ndarray,
     ) -> np.ndarray:
         new = np.flatnonzero(~cached & ~bad)
         self.cache.put(indices[new], decoded[new], contents[new])
         pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
         pixels[:] = decoded
-        there = np.flatnonzero(cached)
-        if len(there):
-            some = np.empty((len(there), *self.canonical.shape), np.uint8)
-            self.cache.copy_to(indices[there], some)
-            pixels[there] = some
+        pixels[cached] = kept
         return pixels
 
 

@@ -114,7 +114,7 @@ class BatchParts:
             if name == "one_size":
                 found[name].set_shape([])
             elif name == "kept" or (name in OF_FILES and self._cached is not None):
-                found[name].set_shape([None, *kind.shape])  # all of them, or none
+                found[name].set_shape([None, *kind.shape])  # of some of the files
             else:
                 found[name].set_shape([number, *kind.shape])
         return found
@@ -224,14 +224,13 @@ class BatchParts:
         return {name: part.reshape(-1, *part.shape[2:]) for name, part in parts.items()}
 
     def _pixels_or_files(self, found: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Returns the pixels of a batch that is in the cache as a whole, or else its files."""
+        """Returns the pixels of a batch that are in the cache, and the files of the others."""
         indices = found["indices"]
         cached = np.zeros(len(indices), bool)
         kept = None
         if self._cached is not None:
             rows = found["rows"][:: self._per_file]
-            cached = self._cached.there(indices, rows, found.get("contents"))
-            kept = self._cached.pixels_if_all(indices, cached)
+            cached, kept = self._cached.take(indices, rows, found.get("contents"))
         paths = np.full(0 if cached.all() else len(indices), b"", object)
         if self._cached is None:
             files = self._read(indices, paths, np.arange(len(indices)))
@@ -272,6 +271,8 @@ class BatchParts:
         if self._store is not None:
             now = np.where(kept.digests, kept.digests, digest_contents(kept.contents))
             taught = found["rows"][:: self._per_file] >= 0
+            if self._cached is not None:  # what is in the cache was compared when it was taken
+                taught &= ~found["cached"]
             changed = np.flatnonzero((now != found["contents"]) & taught & ~kept.bad).tolist()
             reasons |= dict.fromkeys(changed, CHANGED)
             kept = leave_out(kept, changed)

@@ -2,6 +2,7 @@
 
     cache = PixelCache.on_disk(images, canonical, directory)     # or in_memory(images, canonical)
     there = cache.has(indices)
+    cache.about_to_read(indices)                     # before the files of new ones are read
     cache.put(indices, pixels, contents)
     cache.copy_to(indices, out)
 
@@ -14,18 +15,23 @@ named after the keys of the images and all that decides on their pixels:
 
 An image that another process has left there is compared once, when it is first asked for: its
 pixels with their digest, its file's size and time of change with those recorded. What does not fit
-is as if it were not there.
+is as if it were not there. The time is that of the inode, which no program can set back.
+
+Any number of processes may fill one cache. Who replaces pixels takes their record away first, and
+who copies pixels looks at the record before and after.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
 import mmap
 import os
 import shutil
+import threading
 import warnings
 from pathlib import Path
 
@@ -35,7 +41,7 @@ from streamkd.images.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
 from streamkd.store import disk
 
-VERSION = 1
+VERSION = 2
 # What each image's byte in `_state` says.
 _ABSENT, _UNCHECKED, _READY = 0, 1, 2
 # Of the memory, or of the room on the disk, that is free when a cache is made.
@@ -44,6 +50,8 @@ _SHARE_OF_DISK = 0.9
 _NUM_FIELDS = 4
 # Images that are gathered together, of which each is small.
 _GATHERED, _SMALL_BYTES = 64, 1 << 14
+_RECORD_BYTES = 8 * _NUM_FIELDS
+_NOTHING = np.zeros(_NUM_FIELDS, np.uint64)
 
 
 class PixelCache:
@@ -65,6 +73,11 @@ class PixelCache:
         self._image_bytes = math.prod(self.shape)
         self._factors = _odd_numbers(-(-self._image_bytes // 8))
         self._full = False
+        self._lock = threading.Lock()
+        # Size and time of change of files that are being read, by the numbers of their images.
+        self._seen: dict[int, tuple[int, int]] = {}
+        # Part of every digest, so that another cache's file of this name is not believed.
+        self._salt = 0 if path is None else int(path.stem[:16], 16)
         self._state = np.full(capacity, _ABSENT, np.uint8)
         self._descriptors: list[int] = []
         if path is None:
@@ -144,6 +157,18 @@ class PixelCache:
                 states = self._state[np.where(inside, indices, 0)]
         return inside & (states == _READY)
 
+    def about_to_read(self, indices: np.ndarray) -> None:
+        """Notes size and time of change of files (int64 `[images]`) before they are read.
+
+        A change after this is noticed by the next process, even if it comes before `put`.
+        """
+        if self.path is None:
+            return
+        for index in indices[indices < self.capacity].tolist():
+            seen = self._look_at(index)
+            if seen is not None:
+                self._seen.setdefault(index, seen)  # an older look is the safer one
+
     def put(self, indices: np.ndarray, pixels: np.ndarray, contents: np.ndarray) -> None:
         """Keeps some images, as far as there is room.
 
@@ -156,11 +181,9 @@ class PixelCache:
             index, image = int(indices[place]), pixels[place].reshape(-1)
             if self._full:
                 continue
-            record = np.zeros(_NUM_FIELDS, np.uint64)
-            record[0] = contents[place]
             if self.path is None:
-                self._pixels[index], self._records[index] = image, record
-            elif not self._write(index, image, record):
+                self._pixels[index], self._records[index, 0] = image, contents[place]
+            elif not self._write(index, image, contents[place]):
                 continue
             self._state[index] = _READY
 
@@ -189,55 +212,82 @@ class PixelCache:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._descriptors.append(descriptor)
         num_bytes = self.capacity * width * np.dtype(dtype).itemsize
-        if os.fstat(descriptor).st_size < num_bytes:  # never shorter: others may have it mapped
-            os.ftruncate(descriptor, num_bytes)
+        _lengthen(descriptor, num_bytes, with_holes=dtype is np.uint8)
         if not num_bytes:
             return np.empty((0, width), dtype)
         mapped = mmap.mmap(descriptor, num_bytes, access=mmap.ACCESS_READ)
         return np.frombuffer(mapped, dtype).reshape(self.capacity, width)
 
-    def _write(self, index: int, image: np.ndarray, record: np.ndarray) -> bool:
+    def _write(self, index: int, image: np.ndarray, content: np.uint64) -> bool:
         """Writes one image; returns False where there is no room or its file is gone.
 
         By calls and not through the map, in which a full disk would be the end of the process.
         """
-        try:
-            status = os.stat(self._images.path(index))
-            record[1] = self._digest(image)
-            record[2], record[3] = status.st_size, status.st_mtime_ns
-            disk.write_at(self._descriptors[0], image, index * self._image_bytes)
-            disk.write_at(self._descriptors[1], record, index * record.nbytes)
-        except FileNotFoundError:
+        seen = self._seen.pop(index, None) or self._look_at(index)
+        if seen is None:
             return False
+        record = np.array([content, self._digest(index, image), *seen], np.uint64)
+        there = self._records[index]
+        pixels_file, records_file = self._descriptors
+        try:
+            if np.array_equal(there, record) and np.array_equal(self._read(index), image):
+                return True  # another process was faster
+            if there.any():
+                disk.write_at(records_file, _NOTHING, index * _RECORD_BYTES)
+            disk.write_at(pixels_file, image, index * self._image_bytes)
+            disk.write_at(records_file, record, index * _RECORD_BYTES)
         except OSError as error:
-            self._full = True
+            self._stop_writing(error)
+            return False
+        return True
+
+    def _stop_writing(self, error: OSError) -> None:
+        """Warns, once, that nothing more is kept."""
+        with self._lock:
+            was_full, self._full = self._full, True
+        if not was_full:
             warnings.warn(
                 f"The pixel cache {self.path} takes no more images: {error.strerror}. Those that "
                 "it does not have are decoded each time.",
                 stacklevel=2,
             )
-            return False
-        return True
+
+    def _look_at(self, index: int) -> tuple[int, int] | None:
+        """Returns size and time of change of an image's file; None where there is none."""
+        try:
+            status = os.stat(self._images.path(index))
+        except OSError:
+            return None
+        return status.st_size, status.st_ctime_ns
 
     def _is_sound(self, index: int) -> bool:
         """Returns whether an image that was found on the disk is whole and its file unchanged."""
         _, digest, size, changed = self._records[index].tolist()
-        if self._digest(self._pixels[index]) != digest:
-            return False
         try:
-            status = os.stat(self._images.path(index))
+            image = self._read(index)
         except OSError:
             return False
-        return (status.st_size, status.st_mtime_ns) == (size, changed)
+        if len(image) < self._image_bytes or self._digest(index, image) != digest:
+            return False
+        return self._look_at(index) == (size, changed)
 
-    def _digest(self, image: np.ndarray) -> int:
-        """Returns a digest of pixels, above 0: multilinear hashing (Lemire and Kaser 2014).
+    def _read(self, index: int) -> np.ndarray:
+        """Returns what the file has of an image, uint8 `[bytes]`.
+
+        By a call: a fault of the disk is an error there, and in the map the end of the process.
+        """
+        data = disk.read_at(self._descriptors[0], self._image_bytes, index * self._image_bytes)
+        return np.frombuffer(data, np.uint8)
+
+    def _digest(self, index: int, image: np.ndarray) -> int:
+        """Returns a digest of an image, above 0: multilinear hashing (Lemire and Kaser 2014).
 
         Less than half the time of a CRC.
         """
         words = np.zeros(len(self._factors), np.uint64)
         words.view(np.uint8)[: self._image_bytes] = image
-        return int((words * self._factors).sum(dtype=np.uint64)) | 1
+        of_pixels = int((words * self._factors).sum(dtype=np.uint64))
+        return (of_pixels + self._salt + index * int(self._factors[0])) % 2**64 | 1
 
 
 def default_directory() -> Path:
@@ -259,7 +309,7 @@ def _name_of(images: Manifest, canonical: ImageOptions) -> str:
 
 def _capacity(images: Manifest, canonical: ImageOptions, room: int, where: str) -> int:
     """Returns how many images fit into `room` bytes, and warns where that is not all of them."""
-    image_bytes = math.prod(canonical.shape)
+    image_bytes = math.prod(canonical.shape) + _RECORD_BYTES
     capacity = min(len(images), room // image_bytes)
     if capacity < len(images):
         warnings.warn(
@@ -269,6 +319,25 @@ def _capacity(images: Manifest, canonical: ImageOptions, room: int, where: str) 
             stacklevel=4,
         )
     return capacity
+
+
+def _lengthen(descriptor: int, num_bytes: int, *, with_holes: bool) -> None:
+    """Makes a file at least so long; never shorter, since others may have it mapped.
+
+    Records are looked at where nothing was written yet, and on a full disk in memory (tmpfs) a look
+    into a hole of a mapped file is the end of the process.
+    """
+    with contextlib.suppress(OSError):  # not every network file system has locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < num_bytes and not with_holes and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, size, num_bytes - size)
+        elif size < num_bytes:
+            os.ftruncate(descriptor, num_bytes)
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _free_memory() -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
 from streamkd.images.pipeline import read_pipeline
@@ -172,6 +173,10 @@ class Stream:
         """Returns the batches of the steps `start` to `stop` (without end where None)."""
         self._parts.refusal = None
         last = int(np.iinfo(np.int64).max) if stop is None else stop
+        return ThrownAwayAnywhere(self._dataset(start, last))
+
+    def _dataset(self, start: int, last: int) -> tf.data.Dataset:
+        """Returns the batches of the steps from `start` up to and without `last`."""
         rendering = self._rendering
         rescue = self._parts.without_bad if self.on_bad == "skip" else None
         if self.cache is None:
@@ -253,6 +258,8 @@ class Stream:
         """
         if self._parts.refusal is not None:
             raise self._parts.refusal from error
+        if self.cache is not None:  # an error may be of another batch of the same call
+            steps = range(steps.start, steps.stop + self._batches_per_call() - 1)
         indices = np.concatenate([self.indices(step) for step in steps])
         batches.raise_named(error, self.images, self.options, indices)
 

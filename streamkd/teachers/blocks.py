@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from streamkd.images.decode import content_digests, decode_batch, leave_out_undecodable
 from streamkd.images.fetching import Files, read_files
+from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.images.rendering import render_block
@@ -187,9 +188,10 @@ def rendered_blocks(
         pixels = render_block(contents, one_size, own, partners, drawn.views, options)
         return Block(pixels, content_digests(contents, digests), refused, alone)
 
-    return read_pipeline(
+    dataset = read_pipeline(
         tf.data.Dataset.range(len(groups)),
         functools.partial(call, gather),
         decode,
         functools.partial(call, gather_again) if skip_bad else None,
     )
+    return ThrownAwayAnywhere(dataset)

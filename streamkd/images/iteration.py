@@ -1,0 +1,67 @@
+"""Datasets whose iterators can be thrown away in any thread.
+
+    dataset = ThrownAwayAnywhere(dataset)
+
+An iterator over a dataset that calls Python waits, when it goes, for its calls that are under way.
+Python's garbage collector runs in any thread, and so in such a call as well. If it then finds an
+old iterator, say in the frames of an error, it waits there for the call that it is in itself, for
+ever. TensorFlow has as many threads as the machine has cores, and the rest of the process soon
+waits as well.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import weakref
+from typing import Any
+
+import tensorflow as tf
+
+# What could not be let go of, since Python was ending.
+_KEPT: list[list[Any]] = []
+# How long a collection may take; then somebody else has the iterator, and will let go of it.
+_MOST_SECS = 60
+
+
+class ThrownAwayAnywhere(tf.data.Dataset):
+    """The same elements; only the main thread ever waits for the end of an iterator's calls."""
+
+    def __init__(self, dataset: tf.data.Dataset) -> None:
+        self._dataset = dataset
+        super().__init__(dataset._variant_tensor)
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._dataset]
+
+    @property
+    def element_spec(self) -> Any:
+        return self._dataset.element_spec
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        if tf.executing_eagerly():
+            # TensorFlow's half of the iterator lives as long as this list.
+            resource = tf.nest.flatten(iterator, expand_composites=True)
+            weakref.finalize(iterator, _let_go, resource).atexit = False
+        return iterator
+
+
+def _let_go(resource: list[Any]) -> None:
+    """Lets go of an iterator: here in the main thread, which is in no call; else in a new one."""
+    if threading.current_thread() is threading.main_thread():
+        return
+    try:
+        threading.Thread(target=_let_go_as_the_last, args=(resource,), daemon=True).start()
+    except RuntimeError:
+        _KEPT.append(resource)
+
+
+def _let_go_as_the_last(resource: list[Any]) -> None:
+    """Waits until nothing else refers to the iterator: the collector tells us before it clears."""
+    for _ in range(_MOST_SECS * 100):
+        if sys.getrefcount(resource[0]) <= 2:  # the list, and the argument
+            break
+        time.sleep(0.01)
+    resource.clear()

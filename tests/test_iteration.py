@@ -1,0 +1,116 @@
+"""Iterators are thrown away while their Python calls are under way, in whatever thread."""
+
+import gc
+import subprocess
+import sys
+import threading
+
+import pytest
+import tensorflow as tf
+from run_helpers import ROOT
+
+from streamkd.images.iteration import ThrownAwayAnywhere
+
+# The collector runs in a call of an iterator that is garbage by then. Without our class this never
+# comes back: run in a process of its own, where that is no harm.
+_COLLECTED_IN_ITS_OWN_CALL = """
+import gc, sys, threading, time
+import tensorflow as tf
+from streamkd.images.iteration import ThrownAwayAnywhere
+
+is_garbage, collected = threading.Event(), threading.Event()
+
+def call(number):
+    if is_garbage.is_set() and not collected.is_set():
+        gc.collect()
+        collected.set()
+    time.sleep(0.02)
+    return number
+
+numbers = tf.data.Dataset.range(10**9)
+numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
+numbers = ThrownAwayAnywhere(numbers.prefetch(2))
+gc.disable()
+iterator = iter(numbers)
+next(iterator)
+cycle = [iterator]
+cycle.append(cycle)
+next(iterator)
+del cycle, iterator
+is_garbage.set()
+print(collected.wait(30), [int(n) for n in numbers.take(3)])
+"""
+
+
+def counting(calls=None):
+    """Returns a dataset of numbers that come from Python."""
+
+    def call(number):
+        if calls is not None:
+            calls.append(int(number))
+        return number
+
+    numbers = tf.data.Dataset.range(10**6)
+    numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
+    return ThrownAwayAnywhere(numbers.prefetch(2))
+
+
+def test_an_iterator_that_is_collected_in_its_own_call_does_not_wait_for_it():
+    words = [sys.executable, "-c", _COLLECTED_IN_ITS_OWN_CALL]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.stdout.split("\n")[0] == "True [0, 1, 2]", run.stderr[-2000:]
+
+
+def test_what_is_left_of_an_iterator_goes_in_a_thread_of_its_own():
+    iterator = iter(counting())
+    next(iterator)
+    kept = [iterator]
+    del iterator
+    thread = threading.Thread(target=kept.clear)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    for other in threading.enumerate():
+        if other.daemon and "_let_go" in other.name:
+            other.join(30)
+            assert not other.is_alive()
+
+
+def test_reading_ahead_ends_with_the_iterator():
+    calls = []
+    iterator = iter(counting(calls))
+    next(iterator)
+    del iterator
+    gc.collect()
+    number = len(calls)
+    assert number < 20
+    list(counting().take(20))
+    assert len(calls) == number
+
+
+def test_it_is_a_dataset_like_any_other():
+    numbers = counting()
+    assert isinstance(numbers, tf.data.Dataset)
+    assert numbers.element_spec == tf.TensorSpec(None, tf.int64)
+    assert [int(n) for n in numbers.skip(2).take(2)] == [2, 3]
+
+    @tf.function
+    def added(iterator):
+        return next(iterator) + next(iterator)
+
+    iterator = iter(numbers)
+    assert int(added(iterator)) == 1 and int(added(iterator)) == 5
+
+
+@pytest.mark.slow
+def test_iterators_thrown_away_in_cycles_while_others_run():
+    threshold = gc.get_threshold()
+    gc.set_threshold(5, 2, 2)  # the collector runs in every other call
+    try:
+        for _ in range(100):
+            iterator = iter(counting())
+            next(iterator)
+            cycle = [iterator]
+            cycle.append(cycle)
+    finally:
+        gc.set_threshold(*threshold)
