@@ -42,6 +42,28 @@ print(collected.wait(30), [int(n) for n in numbers.take(3)])
 """
 
 
+# Python ends while calls are under way, some of which have just let go of its lock.
+_OUTLIVES_PYTHON = """
+import time
+import tensorflow as tf
+from streamkd.images.iteration import ThrownAwayAnywhere
+
+def call(number):
+    time.sleep(0.0005)
+    return number
+
+numbers = tf.data.Dataset.range(10**9)
+numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
+numbers = ThrownAwayAnywhere(numbers.prefetch(2000))
+iterator = iter(numbers)
+next(iterator)
+ends = {"in a variable": iterator, "in a cycle": [iter(numbers)]}
+ends["in a cycle"].append(ends)
+next(ends["in a cycle"][0])
+print("end")
+"""
+
+
 def counting(calls=None):
     """Returns a dataset of numbers that come from Python."""
 
@@ -114,3 +136,9 @@ def test_iterators_thrown_away_in_cycles_while_others_run():
             cycle.append(cycle)
     finally:
         gc.set_threshold(*threshold)
+
+
+def test_a_script_that_keeps_an_iterator_comes_to_its_end():
+    words = [sys.executable, "-c", _OUTLIVES_PYTHON]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and run.stdout == "end\n", run.stderr[-2000:]

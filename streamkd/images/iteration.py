@@ -7,10 +7,15 @@ Python's garbage collector runs in any thread, and so in such a call as well. If
 old iterator, say in the frames of an error, it waits there for the call that it is in itself, for
 ever. TensorFlow has as many threads as the machine has cores, and the rest of the process soon
 waits as well.
+
+Nor may an iterator outlive Python: a call that is under way when the interpreter ends never comes
+back, and the process waits for it. A script that keeps an iterator in a variable would hang at its
+end, one time in three.
 """
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import time
@@ -19,6 +24,8 @@ from typing import Any
 
 import tensorflow as tf
 
+# Iterators that somebody refers to, and TensorFlow's half of each.
+_ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 # What could not be let go of, since Python was ending.
 _KEPT: list[list[Any]] = []
 # How long a collection may take; then somebody else has the iterator, and will let go of it.
@@ -45,6 +52,7 @@ class ThrownAwayAnywhere(tf.data.Dataset):
             # TensorFlow's half of the iterator lives as long as this list.
             resource = tf.nest.flatten(iterator, expand_composites=True)
             weakref.finalize(iterator, _let_go, resource).atexit = False
+            _ALIVE[iterator] = resource
         return iterator
 
 
@@ -65,3 +73,12 @@ def _let_go_as_the_last(resource: list[Any]) -> None:
             break
         time.sleep(0.01)
     resource.clear()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Ends all iterators while their calls can still come to an end."""
+    for iterator, resource in list(_ALIVE.items()):
+        resource.clear()
+        # The one place where the iterator itself has it.
+        iterator._iterator_resource = None
