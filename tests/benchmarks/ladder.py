@@ -41,6 +41,7 @@ import streamkd as kd
 IMAGE_SIZE = (32, 32)
 NUM_CLASSES = 10
 HELD_OUT_SHARE = 0.1
+TEACHER_BATCH_SIZE = 128
 # Of the split and of the choice of the transfer set, the same for all seeds of the students.
 DATA_SEED = 1
 # CIFAR-10's pixels have a mean of about 2 and a standard deviation of about 1 in these units.
@@ -100,7 +101,7 @@ def train_teacher(args: argparse.Namespace, images: kd.Manifest, path: Path) -> 
     """Trains the teacher with plain Keras on crops, mirror images and mixtures, and saves it."""
     tf_keras.utils.set_random_seed(DATA_SEED)
     stream = joined(
-        images, None, args.batch_size, DATA_SEED, augment="independent", views=views(args, 1)
+        images, None, TEACHER_BATCH_SIZE, DATA_SEED, augment="independent", views=views(args, 1)
     )
     steps_per_epoch = stream.end_of_epoch(1)
     num_steps = args.teacher_epochs * steps_per_epoch
@@ -272,14 +273,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="has train/ and test/, one folder a class")
     parser.add_argument("--out", type=Path, default=Path("ladder"))
-    parser.add_argument("--images", type=int, default=5000, help="of the transfer set")
-    parser.add_argument("--epochs", type=int, default=120)
-    parser.add_argument("--views", type=int, default=60, help="of each image in the stores")
+    parser.add_argument("--images", type=int, default=1000, help="of the transfer set")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--views", type=int, default=100, help="of each image in the stores")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--evaluate-on", choices=("test", "held-out"), default="test")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--label-weight", type=float, default=0.0, help="beside the teacher")
     parser.add_argument("--crop", type=float, nargs=2, default=[0.5, 1.0], metavar=("LOW", "HIGH"))
