@@ -42,6 +42,7 @@ IMAGE_SIZE = (32, 32)
 NUM_CLASSES = 10
 HELD_OUT_SHARE = 0.1
 TEACHER_BATCH_SIZE = 128
+TEACHER_VIEWS = kd.Views(1, crop=(0.5, 1.0), flip=True, canonical_size=IMAGE_SIZE)
 # Of the split and of the choice of the transfer set, the same for all seeds of the students.
 DATA_SEED = 1
 # CIFAR-10's pixels have a mean of about 2 and a standard deviation of about 1 in these units.
@@ -101,7 +102,7 @@ def train_teacher(args: argparse.Namespace, images: kd.Manifest, path: Path) -> 
     """Trains the teacher with plain Keras on crops, mirror images and mixtures, and saves it."""
     tf_keras.utils.set_random_seed(DATA_SEED)
     stream = joined(
-        images, None, TEACHER_BATCH_SIZE, DATA_SEED, augment="independent", views=views(args, 1)
+        images, None, TEACHER_BATCH_SIZE, DATA_SEED, augment="independent", views=TEACHER_VIEWS
     )
     steps_per_epoch = stream.end_of_epoch(1)
     num_steps = args.teacher_epochs * steps_per_epoch
@@ -293,54 +294,64 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def open_images(args: argparse.Namespace) -> tuple[kd.Manifest, kd.Manifest]:
+    """Returns the images to train on, and those that students are tried on."""
+    data = args.data or common.data_directory("cifar10")
+    split = {"validation_split": HELD_OUT_SHARE, "seed": DATA_SEED, "stratify": True}
+    train = kd.scan(data / "train", subset="training", **split)
+    if args.evaluate_on == "test":
+        return train, kd.scan(data / "test")
+    return train, kd.scan(data / "train", subset="validation", **split)
+
+
+def open_teacher(args: argparse.Namespace, images: kd.Manifest) -> kd.Teacher:
+    """Returns the teacher, trained if it is not there yet."""
+    name = f"teacher-{args.teacher_epochs}-epochs"
+    if args.teacher_images is not None:
+        images = part_of(images, args.teacher_images)
+        name += f"-{args.teacher_images}-images"
+    path = args.out / f"{name}.keras"
+    if not path.exists():
+        train_teacher(args, images, path)
+    return kd.load_teacher(path)
+
+
+def teach_views(args: argparse.Namespace, images: kd.Manifest, teacher: kd.Teacher) -> dict:
+    """Returns a store of views and a store of mixed views, by setting."""
+    stores = {}
+    for setting in (SAME, MIXING):
+        wanted = views(args, args.views, mixing=setting == MIXING)
+        name = "-".join(map(str, ["views", args.images, args.views, *args.crop]))
+        if wanted.mixes:
+            name += f"-mixed-{args.mixup}-{args.cutmix}"
+        path = args.out / f"{name}.h5"
+        stores[setting] = kd.teach(images, teacher, path, views=wanted, progress=False)
+    return stores
+
+
 def main() -> None:
     args = parse_arguments()
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     tf.config.threading.set_inter_op_parallelism_threads(args.threads)
-    data = args.data or common.data_directory("cifar10")
     args.out.mkdir(parents=True, exist_ok=True)
-    split = {"validation_split": HELD_OUT_SHARE, "seed": DATA_SEED, "stratify": True}
-    train = kd.scan(data / "train", subset="training", **split)
-    tried_on = (
-        kd.scan(data / "test")
-        if args.evaluate_on == "test"
-        else kd.scan(data / "train", subset="validation", **split)
-    )
-
-    teacher_path = args.out / f"teacher-{args.teacher_epochs}-epochs.keras"
-    if not teacher_path.exists():
-        num_images = args.teacher_images or len(train)
-        train_teacher(args, part_of(train, num_images), teacher_path)
-    teacher = kd.load_teacher(teacher_path)
+    train, tried_on = open_images(args)
+    teacher = open_teacher(args, train)
     images = part_of(train, args.images)
-    kinds = {SAME: views(args, args.views), MIXING: views(args, args.views, mixing=True)}
-    stores = {}
-    for setting, wanted in kinds.items():
-        name = "-".join(map(str, ["views", args.images, args.views, *args.crop]))
-        if wanted.mixes:
-            name += f"-mixed-{args.mixup}-{args.cutmix}"
-        stores[setting] = kd.teach(
-            images, teacher, args.out / f"{name}.h5", views=wanted, progress=False
-        )
+    stores = teach_views(args, images, teacher)
     answers = kd.teach(tried_on, teacher, args.out / f"{args.evaluate_on}.h5", progress=False)
+
+    def evaluate(student: tf_keras.Model) -> dict:
+        return kd.evaluate(student, tried_on, store=answers, progress=False)
 
     hidden = ("data", "out", "seeds", "settings", "threads")
     recipe = {name: value for name, value in vars(args).items() if name not in hidden}
     results = Results(args.out / "results.jsonl", recipe)
     for seed in args.seeds:
         for setting in args.settings:
-            if (setting, seed) in results.found:
-                continue
-            result = train_student(
-                setting,
-                args,
-                images,
-                stores,
-                seed,
-                lambda student: kd.evaluate(student, tried_on, store=answers, progress=False),
-            )
-            results.add(setting, seed, result)
-            print(f"seed {seed}, {setting}: {json.dumps(result)}", flush=True)
+            if (setting, seed) not in results.found:
+                result = train_student(setting, args, images, stores, seed, evaluate)
+                results.add(setting, seed, result)
+                print(f"seed {seed}, {setting}: {json.dumps(result)}", flush=True)
     print_tables(results, args.settings, args.seeds)
 
 
