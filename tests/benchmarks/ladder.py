@@ -277,7 +277,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="of the transfer set")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--views", type=int, default=100, help="of each image in the stores")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--evaluate-on", choices=("test", "held-out"), default="test")
     parser.add_argument("--batch-size", type=int, default=64)
