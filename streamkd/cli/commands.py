@@ -7,6 +7,7 @@ none of them answer at once.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,9 @@ def train(args: argparse.Namespace) -> Answer:
         **flags.stream(args),
         **flags.pixels(args),
     )
+    if stream.cache is not None and stream.cache.path is not None and not args.quiet:
+        where = f"decoded images are kept in {stream.cache.path}, which may be deleted at any time"
+        print(where, file=sys.stderr)
     _set_seed(args.seed)
     student = load_student(
         args.student,

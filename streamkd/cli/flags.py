@@ -244,13 +244,15 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
         help="keep decoded pixels after the first epoch, for this run or for later ones as well",
     )
     group.add_argument(
-        "--cache-directory", metavar="DIRECTORY", help="where --cache disk keeps them"
+        "--cache-directory",
+        metavar="DIRECTORY",
+        help="where --cache disk keeps them (streamkd/pixels in the user's cache directory)",
     )
     group.add_argument(
         "--cache-bytes",
         type=int,
         metavar="N",
-        help="the most it may take (half of the free memory)",
+        help="the most it may take (half of the free memory, nine tenths of the free disk)",
     )
     group.add_argument(
         "--views-per-decode",

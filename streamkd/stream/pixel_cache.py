@@ -51,6 +51,7 @@ _NUM_FIELDS = 4
 # Images that are gathered together, of which each is small.
 _GATHERED, _SMALL_BYTES = 64, 1 << 14
 _RECORD_BYTES = 8 * _NUM_FIELDS
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _NOTHING = np.zeros(_NUM_FIELDS, np.uint64)
 
 
@@ -348,9 +349,12 @@ def _free_memory() -> int:
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
     with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        limit = int((_CONTROL_GROUP / "memory.max").read_text())
+        taken = int((_CONTROL_GROUP / "memory.current").read_text())
+        lines = (_CONTROL_GROUP / "memory.stat").read_text().splitlines()
+        # Files that were read, and are let go of where memory is wanted.
+        in_passing = dict(line.split() for line in lines).get("inactive_file", "0")
+        free = min(free, limit - taken + int(in_passing))
     return max(free, 0)
 
 

@@ -1,0 +1,81 @@
+"""The pixel cache on the command line: trained through, and what is refused."""
+
+import helpers
+import pytest
+from run_helpers import command, dense_student, exact_teacher, refusal
+
+from streamkd.cli.main import main
+from streamkd.keras_family import load_model
+
+TRAIN = ["train", "images", "--student", "student.keras", "--batch-size", "6", "--optimizer", "sgd"]
+DISK = ["--cache", "disk", "--cache-directory", "pixels"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """images, s.h5 with views of one size, student.keras, and `whole`, a run without a cache."""
+    root = tmp_path_factory.mktemp("work")
+    helpers.draw_directory(root / "images", {"ant": 5, "bee": 4, "cat": 6})
+    exact_teacher().save(root / "teacher.keras")
+    dense_student().save(root / "student.keras")
+    teach = ["teach", "images", "--teacher", "teacher.keras", "--batch-size", "9", "--quiet"]
+    views = ["--views", "2", "--crop", "0.5", "1", "--canonical-size", "10x12"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main([*teach, *views, "--out", "s.h5"]) == 0
+        assert main([*TRAIN, "--store", "s.h5", "--out", "whole", "--epochs", "4", "--quiet"]) == 0
+    return root
+
+
+def trained(capsys, out, *words):
+    code, answer, errors = command(capsys, *TRAIN, "--store", "s.h5", "--out", out, *words)
+    assert code == 0, errors
+    return answer, errors
+
+
+def weights(run):
+    return [w.tobytes() for w in load_model(run / "student.keras").get_weights()]
+
+
+def test_a_run_with_a_cache_is_the_run_without_one(here, capsys):
+    _, errors = trained(capsys, "filling", "--epochs", 2, *DISK)
+    names = sorted(path.name for path in (here / "pixels").iterdir())
+    assert [name.split(".")[1] for name in names] == ["pixels", "records"]
+    assert f"decoded images are kept in pixels/{names[0]}" in errors
+    # The epochs are longer now: another schedule would be another run.
+    trained(capsys, "memory", "--epochs", 4, "--cache", "memory")
+    trained(capsys, "disk", "--epochs", 4, *DISK)
+    assert weights(here / "memory") == weights(here / "disk") == weights(here / "whole")
+    assert sorted(path.name for path in (here / "pixels").iterdir()) == names
+
+
+def test_nothing_is_said_about_it_to_who_wants_quiet(here, capsys):
+    _, errors = trained(capsys, "quiet", "--epochs", 1, *DISK, "--quiet")
+    assert "kept in" not in errors
+
+
+def test_a_directory_that_takes_no_files_is_refused(here, capsys):
+    (here / "pixels").write_bytes(b"")
+    words = [*TRAIN, "--store", "s.h5", "--out", "new", *DISK]
+    message = refusal(capsys, *words)
+    assert message.startswith("Cannot write pixels: ") and "`--cache-directory`" in message
+    assert not (here / "new").exists()
+    code, answer, _ = command(capsys, *words)
+    assert code == 2 and answer["error"]["message"] + "\n" == message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cache-directory", "p"], "The cache directory is p, and the cache is None"),
+        (
+            ["--cache-directory", "p", "--cache", "memory"],
+            "The cache directory is p, and the cache is memory.\nAdd `--cache disk`.",
+        ),
+        (["--cache", "memory", "--cache-bytes", "-1"], "cache_bytes is -1"),
+        (["--cache", "disk", "--cache-bytes", "0"], "cache_bytes is 0"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(here, capsys, words, message):
+    assert message in refusal(capsys, *TRAIN, "--store", "s.h5", "--out", "new", *words)
+    assert not (here / "new").exists() and not (here / "p").exists()
