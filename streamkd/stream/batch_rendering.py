@@ -143,7 +143,9 @@ class BatchRendering:
         """Returns what fails where a file is not the one the teacher answered."""
         if not self._has_store:
             return []
-        compared = found["rows"][:: self._per_file]
+        compared = found["rows"]
+        if self._per_file > 1:
+            compared = compared[:: self._per_file]
         for name in ("bad", "cached"):  # what is in the cache was compared when it was looked up
             if name in found:
                 compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)

@@ -41,8 +41,8 @@ from streamkd.stream.sequence import Sequence
 
 # Where nothing is read, a call into Python costs as much as a hundred small images; of large
 # images one batch is enough, and more would not stay in the processor's cache.
-ROWS_PER_CALL = 1024
-BYTES_PER_CALL = 1 << 24
+ROWS_PER_CALL = 4096
+BYTES_PER_CALL = 1 << 25
 
 
 class Stream:
@@ -211,18 +211,18 @@ class Stream:
         num_batches = self._batches_per_call()
         rendering = self._rendering
 
-        def as_batches(*batch: Any) -> Any:
+        def batches_of(found: dict[str, tf.Tensor]) -> Any:
             return tf.nest.map_structure(
-                lambda part: tf.reshape(part, (num_batches, -1, *part.shape[1:])), batch
+                lambda part: tf.reshape(part, (num_batches, -1, *part.shape[1:])),
+                rendering.from_pixels(found),
             )
 
-        after = [rendering.keep, rendering.from_pixels]
         dataset = read_pipeline(
             tf.data.Dataset.range(start, stop, num_batches),
             lambda step: self._parts.look_up(step, num_batches),
             rendering.decode,
             rescue,
-            after if num_batches == 1 else [*after, as_batches],
+            [rendering.keep, batches_of if num_batches > 1 else rendering.from_pixels],
         )
         if num_batches == 1:
             return dataset
