@@ -22,6 +22,7 @@ from streamkd.images.views import Views
 from streamkd.store import disk
 from streamkd.store.reader import LogitStore
 from streamkd.stream import stream as stream_module
+from streamkd.stream.caching import CachedImages
 from streamkd.stream.join import join
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.training.checkpoint import Checkpoints
@@ -161,7 +162,7 @@ def test_so_are_images_without_logits(tmp_path, noisy, views):
 @pytest.mark.parametrize(
     "views", [CANONICAL["crop"], slow(CANONICAL["mixup"])], ids=["alone", "mixed"]
 )
-def test_so_are_batches_with_files_that_are_skipped(tmp_path, noisy, views):
+def test_so_are_batches_with_files_that_are_skipped(tmp_path, noisy, views, monkeypatch):
     store = answers(noisy, tmp_path / "s.h5", views)
     for index, data in ((3, b"no image"), (8, None)):
         path = noisy.path(index)
@@ -179,6 +180,11 @@ def test_so_are_batches_with_files_that_are_skipped(tmp_path, noisy, views):
     batches_of(stream)
     assert sorted(stream.skipped) == [3, 8]
     assert not stream.cache.has(np.array([3, 8])).any()
+    # A batch that has one of them is not decoded again for its sake.
+    decoded = []
+    monkeypatch.setattr(CachedImages, "_keep", lambda *values: decoded.append(values))
+    batches_of(stream)
+    assert not decoded
 
 
 def assert_rounded(batches, others):

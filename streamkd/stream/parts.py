@@ -231,6 +231,9 @@ class BatchParts:
         if self._cached is not None:
             rows = found["rows"][:: self._per_file]
             cached, kept = self._cached.take(indices, rows, found.get("contents"))
+        skipped = self._known_bad(indices)
+        if kept is not None and skipped.any():
+            cached, kept = _with_blanks(cached, kept, skipped)
         paths = np.full(0 if cached.all() else len(indices), b"", object)
         if self._cached is None:
             files = self._read(indices, paths, np.arange(len(indices)))
@@ -243,7 +246,7 @@ class BatchParts:
             "files": files.contents,
             "one_size": files.one_size,
             "digests": files.digests,
-            "bad": files.bad,
+            "bad": files.bad | skipped,
             "cached": cached,
             "kept": kept,
         }
@@ -259,10 +262,14 @@ class BatchParts:
         def skip(place: int, reason: str) -> None:
             self.skipped[int(some[place])] = reason
 
-        known = None
-        if self.skipped:
-            known = np.array([index in self.skipped for index in some.tolist()])
+        known = self._known_bad(some) if self.skipped else None
         return read_files(paths[places], on_bad=skip, known_bad=known, max_pixels=limit)
+
+    def _known_bad(self, indices: np.ndarray) -> np.ndarray:
+        """Returns bool `[files]`, images that were skipped before."""
+        if not self.skipped:
+            return np.zeros(len(indices), bool)
+        return np.array([index in self.skipped for index in indices.tolist()])
 
     def _without_bad(self, *values: Any) -> list[Any]:
         found: dict[str, Any] = dict(zip(self._kinds, values, strict=True))
@@ -290,3 +297,21 @@ class BatchParts:
             bad = bad | (theirs & (found["view_partner"] >= 0))
         found["weights"] = np.where(bad, np.float32(0), found["weights"])
         return list(found.values())
+
+
+def _with_blanks(
+    cached: np.ndarray, kept: np.ndarray, skipped: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same with skipped images among those that are cached, black.
+
+    So that a batch with one of them is not read and decoded as if it were new.
+
+    Args:
+      cached: bool `[files]`.
+      kept: `[cached, height, width, channels]`, their pixels.
+      skipped: bool `[files]`.
+    """
+    with_them = cached | skipped
+    pixels = np.zeros((int(with_them.sum()), *kept.shape[1:]), kept.dtype)
+    pixels[cached[with_them]] = kept
+    return with_them, pixels
