@@ -326,7 +326,7 @@ def test_pixels_that_another_process_replaces_are_never_mixed_with_old_logits(
     stream = join(noisy, store, batch_size=7, on_bad="skip", **place)
     batches_of(stream)
     real, other = PixelCache.copy_to, join(noisy, store, batch_size=7, **place).cache
-    changed = np.zeros((1, *other.shape), np.uint8)
+    changed = np.zeros((1, *other.canonical.shape), np.uint8)
 
     def copy_to(self, indices, out):
         if 5 in indices and other.contents_of(np.array([5]))[0] != 1:

@@ -99,11 +99,12 @@ def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str
     from streamkd.images.decode import why_bad
     from streamkd.images.manifest import key_fields
 
-    listed = refused[:LONGEST_LIST].tolist()
-    reasons = [why_bad(manifest.path(index), max_pixels=max_pixels) for index in listed]
     return [
-        {**key_fields(manifest.keys[index]), "reason": reason}
-        for index, reason in zip(listed, reasons, strict=True)
+        {
+            **key_fields(manifest.keys[index]),
+            "reason": why_bad(manifest.path(index), max_pixels=max_pixels),
+        }
+        for index in refused[:LONGEST_LIST].tolist()
     ]
 
 

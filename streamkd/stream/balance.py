@@ -35,8 +35,8 @@ class Balance:
         """Args: `labels`, int32 `[num_images]`; classes without images play no part."""
         _, counts = np.unique(labels, return_counts=True)
         self.images = np.argsort(labels, kind="stable").astype(np.int64)
-        self._draws_per_class = max(1, len(labels) // len(counts))
-        self.num_draws = self._draws_per_class * len(counts)
+        self.num_draws = draws_of_epoch(len(labels), len(counts))
+        self._draws_per_class = self.num_draws // len(counts)
         self._counts = counts.astype(np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         self._seed = seed
@@ -66,3 +66,8 @@ class Balance:
             first, tf.bitwise.right_shift(second, tf.constant(15, tf.uint32))
         )
         return tf.stack([first + tf.constant(self._seed, tf.uint32), second, third], axis=1)
+
+
+def draws_of_epoch(num_images: int, num_classes: int) -> int:
+    """Returns how many images an epoch draws: the same number of each class."""
+    return max(1, num_images // num_classes) * num_classes

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.images.decode import content_digests, decode_batch, fit
+from streamkd.images.decode import content_digests, fit
 from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
 from streamkd.images.rendering import (
@@ -113,11 +113,9 @@ class BatchRendering:
     def _crops_of_files(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the crops of a batch, cut from the files' own pixels, before anything else."""
         boxes = self._boxes(found)
-        if boxes is None:
-            pixels, _ = decode_batch(found["files"], found["one_size"], self._options)
-            return self._of_rows(pixels)
         pixels = decode_views(found["files"], found["one_size"], boxes, None, self._options)
-        return tf.reshape(pixels, (-1, *self._options.shape))
+        pixels = tf.reshape(pixels, (-1, *self._options.shape))
+        return self._of_rows(pixels) if boxes is None else pixels
 
     def _crops(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the crops of a batch, cut from pixels of the canonical size."""

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.images.fetching import BLACK_PIXEL, Files
-from streamkd.images.rendering import canonical_options, decode_canonical
+from streamkd.images.rendering import decode_canonical
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.stream.buffers import BufferPool
@@ -31,10 +31,10 @@ class CachedImages:
       kind: dtype and shape of what is handed on of one image.
     """
 
-    def __init__(self, cache: PixelCache, canonical: ImageOptions, *, as_float: bool) -> None:
+    def __init__(self, cache: PixelCache, *, as_float: bool) -> None:
         """Args: `as_float`, whether pixels are wanted as float32, since nothing is cut of them."""
         self.cache = cache
-        self.canonical = canonical
+        self.canonical = canonical = cache.canonical
         self.kind: tuple[Any, tuple] = (tf.float32 if as_float else tf.uint8, canonical.shape)
         self._dtype = np.dtype(np.float32 if as_float else np.uint8)
         self._none = np.zeros((0, *canonical.shape), self._dtype)
@@ -148,6 +148,5 @@ def cached_images(cache: PixelCache, shown: Views, options: ImageOptions) -> Cac
       shown: the views that the student is shown.
       options: how files become pixels, and their size.
     """
-    canonical = canonical_options(shown, options) or options
-    as_float = canonical == options and "view_crop" not in shown.datasets()
-    return CachedImages(cache, canonical, as_float=as_float)
+    as_float = cache.canonical == options and "view_crop" not in shown.datasets()
+    return CachedImages(cache, as_float=as_float)

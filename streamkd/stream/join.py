@@ -10,6 +10,7 @@ its content, so that renamed and moved files keep their logits.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 
@@ -233,14 +234,8 @@ def image_options(
                 f"{getattr(taught, name)!r} (store {store.path}).\n"
                 f"Leave {name} out: the student sees what the teacher saw."
             )
-    return ImageOptions(
-        image_size=taught.image_size,
-        color_mode=color_mode or taught.color_mode,
-        interpolation=taught.interpolation,
-        crop_to_aspect_ratio=taught.crop_to_aspect_ratio,
-        pad_to_aspect_ratio=taught.pad_to_aspect_ratio,
-        max_pixels=max_pixels,
-        decode=taught.decode,
+    return dataclasses.replace(
+        taught, color_mode=color_mode or taught.color_mode, max_pixels=max_pixels
     )
 
 

@@ -18,6 +18,7 @@ from streamkd.images.operations import ViewOperation, check_replayed
 from streamkd.images.views import Views
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
+from streamkd.stream.balance import draws_of_epoch
 
 AUGMENTS = ("replay", "independent")
 # Enough rows to see a wrong pairing at once, few enough to be read in a moment.
@@ -193,7 +194,7 @@ def check_balance(images: Manifest, labels: np.ndarray, views: Views, batch_size
             "Leave `--balance` out."
         )
     num_classes = len(np.unique(labels))
-    num_draws = max(1, len(labels) // num_classes) * num_classes
+    num_draws = draws_of_epoch(len(labels), num_classes)
     if batch_size > num_draws:
         raise OptionError(
             f"batch_size is {batch_size}, and an epoch of {num_classes} balanced classes has "

@@ -236,10 +236,10 @@ class BatchParts:
             cached, kept = _with_blanks(cached, kept, skipped)
         paths = np.full(0 if cached.all() else len(indices), b"", object)
         if self._cached is None:
-            files = self._read(indices, paths, np.arange(len(indices)))
+            files = self._read(indices, paths, skipped, np.arange(len(indices)))
         else:
             files = self._cached.read(
-                indices, cached, lambda places: self._read(indices, paths, places)
+                indices, cached, lambda places: self._read(indices, paths, skipped, places)
             )
         return {
             "paths": paths,
@@ -251,7 +251,9 @@ class BatchParts:
             "kept": kept,
         }
 
-    def _read(self, indices: np.ndarray, paths: np.ndarray, places: np.ndarray) -> Files:
+    def _read(
+        self, indices: np.ndarray, paths: np.ndarray, skipped: np.ndarray, places: np.ndarray
+    ) -> Files:
         """Returns the files of some places in a batch, and puts their paths into `paths`."""
         some = indices[places]
         paths[places] = self._images.paths(some)
@@ -262,7 +264,7 @@ class BatchParts:
         def skip(place: int, reason: str) -> None:
             self.skipped[int(some[place])] = reason
 
-        known = self._known_bad(some) if self.skipped else None
+        known = skipped[places] if skipped.any() else None
         return read_files(paths[places], on_bad=skip, known_bad=known, max_pixels=limit)
 
     def _known_bad(self, indices: np.ndarray) -> np.ndarray:

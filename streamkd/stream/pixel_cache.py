@@ -59,7 +59,7 @@ class PixelCache:
     """Keeps uint8 pixels of images by their numbers.
 
     Attributes:
-      shape: height, width and channels of an image.
+      canonical: the size of the images, and all else that decides on their pixels.
       capacity: how many images are kept at most: those with the smallest numbers.
       path: the file of the pixels, or None in memory.
     """
@@ -67,11 +67,11 @@ class PixelCache:
     def __init__(
         self, images: Manifest, canonical: ImageOptions, capacity: int, path: Path | None
     ) -> None:
-        self.shape = canonical.shape
+        self.canonical = canonical
         self.capacity = capacity
         self.path = path
         self._images = images
-        self._image_bytes = math.prod(self.shape)
+        self._image_bytes = math.prod(canonical.shape)
         self._factors = _odd_numbers(-(-self._image_bytes // 8))
         self._full = False
         self._lock = threading.Lock()
