@@ -11,13 +11,9 @@ import tf_keras
 from PIL import Image
 
 from streamkd.errors import BadImageError
+from streamkd.images.bad_files import find_bad_image, refuse_bad_image, why_bad
 from streamkd.images.checking import check_images
-from streamkd.images.decode import (
-    decode_batch,
-    find_bad_image,
-    refuse_bad_image,
-    why_bad,
-)
+from streamkd.images.decode import decode_batch
 from streamkd.images.fetching import read_files
 from streamkd.images.files import read_file
 from streamkd.images.manifest import scan

@@ -24,7 +24,16 @@ MODULES = sorted(
 HEAVY = ("tensorflow", "tf_keras", "keras", "h5py", "PIL", "numpy", "tqdm", "matplotlib", "mlxtend")
 # Where files become pixels, in TensorFlow's graph.
 WITH_TENSORFLOW = (
-    *("decode", "checking", "iteration", "operation_check", "pipeline", "rendering", "scaled"),
+    *(
+        "bad_files",
+        "decode",
+        "checking",
+        "iteration",
+        "operation_check",
+        "pipeline",
+        "rendering",
+        "scaled",
+    ),
 )
 WITHOUT_TENSORFLOW = [
     module

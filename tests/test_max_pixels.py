@@ -13,9 +13,9 @@ from run_helpers import command, dense_student, exact_teacher
 import streamkd as kd
 from streamkd.errors import BadImageError
 from streamkd.images import conversion
+from streamkd.images.bad_files import why_bad_contents
 from streamkd.images.checking import check_images
 from streamkd.images.conversion import UndecodableError, decodable
-from streamkd.images.decode import why_bad_contents
 from streamkd.images.views import Views
 from streamkd.teachers.teaching import refused_images
 

@@ -20,7 +20,8 @@ from test_replay import KINDS, draw_noisy
 
 import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
-from streamkd.images.decode import decode, decode_batch, why_bad_contents
+from streamkd.images.bad_files import why_bad_contents
+from streamkd.images.decode import decode, decode_batch
 from streamkd.images.fetching import read_files
 from streamkd.images.manifest import scan
 from streamkd.images.rendering import decode_views

@@ -96,7 +96,7 @@ def teach(args: argparse.Namespace) -> Answer:
 
 def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first of some bad images with what is wrong with them now, if it still is."""
-    from streamkd.images.decode import why_bad
+    from streamkd.images.bad_files import why_bad
     from streamkd.images.manifest import key_fields
 
     return [

@@ -8,7 +8,7 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from streamkd.images.decode import why_bad_contents
+from streamkd.images.bad_files import why_bad_contents
 from streamkd.images.files import read_file, why_unreadable
 from streamkd.images.manifest import Manifest, key_fields
 from streamkd.options import MAX_PIXELS, check_count

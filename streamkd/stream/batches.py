@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import ChangedImageError, readable_key
-from streamkd.images.decode import decode_batch, refuse_bad_image
+from streamkd.images.bad_files import refuse_bad_image
+from streamkd.images.decode import decode_batch
 from streamkd.images.fetching import read_files
 from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError
-from streamkd.images.decode import leave_out_undecodable
+from streamkd.images.bad_files import leave_out_undecodable
 from streamkd.images.digest import digest_contents
 from streamkd.images.fetching import Files, leave_out, read_files
 from streamkd.images.manifest import Manifest

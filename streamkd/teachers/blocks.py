@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.decode import content_digests, decode_batch, leave_out_undecodable
+from streamkd.images.bad_files import leave_out_undecodable
+from streamkd.images.decode import content_digests, decode_batch
 from streamkd.images.fetching import Files, read_files
 from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest

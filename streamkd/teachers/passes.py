@@ -23,8 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
+from streamkd.images.bad_files import refuse_bad_image
 from streamkd.images.classes import renumber, shown
-from streamkd.images.decode import refuse_bad_image
 from streamkd.images.manifest import Manifest
 from streamkd.images.views import Views
 from streamkd.options import DECODER, ImageOptions
