@@ -262,7 +262,7 @@ def train(args: argparse.Namespace) -> Answer:
         temperature=args.temperature,
         label_weight=args.label_weight,
         student_preprocess=args.student_preprocess,
-        jit=args.jit == "on",
+        jit=args.jit,
     )
     history = distiller.fit(
         stream,
