@@ -20,11 +20,16 @@ LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose refusals are streamkd's, so that `--json` can answer them too."""
+    """A parser whose refusals are streamkd's, so that `--json` can answer them too.
+
+    Attributes:
+      commands: the parsers of its commands, by name.
+    """
 
     def __init__(self, **settings: Any) -> None:
         # Half a flag is none: `--js` would print text, since `--json` is looked for before parsing.
         super().__init__(**settings, allow_abbrev=False)
+        self.commands: dict[str, Parser] = {}
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
@@ -210,6 +215,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="one JSON object on standard output, also on failure"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        help="take flags from a file: `epochs = 30`, `flip = true`, `crop = [0.35, 1]`, above all "
+        "tables or below a line with the command in brackets; what is typed wins; paths count from "
+        "the working directory, as they do here",
+    )
 
 
 def add_on_bad(parser: argparse.ArgumentParser) -> None:

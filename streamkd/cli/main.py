@@ -10,16 +10,14 @@ import argparse
 import io
 import json
 import math
-import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamkd
-from streamkd.cli import commands, flags
+from streamkd.cli import commands, config_file, flags, signals
 from streamkd.errors import StreamkdError
 
 EXIT_REFUSED = 2
@@ -28,11 +26,7 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM arrived."""
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> flags.Parser:
     """Returns the parser with every command."""
     parser = flags.Parser(
         prog="streamkd",
@@ -47,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         *(_train, _evaluate, _export),
     ):
         add(subparsers)
+    parser.commands = subparsers.choices
     return parser
 
 
@@ -303,46 +298,32 @@ def _export(subparsers: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
-    before = _catch_terminations()
+    args = argparse.Namespace(json="--json" in words)
     try:
-        args = build_parser().parse_args(words)
-        answer, code = args.run(args)
-        _print_answer(answer, as_json)
-        return code
+        with signals.sigterm_raises():
+            config_file.parse(build_parser(), words, args)
+            answer, code = args.run(args)
+            _print_answer(answer, args.json)
+            return code
     except StreamkdError as error:
-        _print_refusal(error.code, str(error), error.key, as_json)
+        _print_refusal(error.code, str(error), error.key, args.json)
         return EXIT_REFUSED
+    except signals.StoppedError as stopped:
+        _print_refusal("interrupted", str(stopped), None, args.json)
+        return stopped.exit_code
     except KeyboardInterrupt:
-        return _interrupted("Interrupted", EXIT_INTERRUPTED, as_json)
-    except _TerminatedError:
-        return _interrupted("Terminated", EXIT_TERMINATED, as_json)
+        return _interrupted("Interrupted", EXIT_INTERRUPTED, args.json)
+    except signals.TerminatedError:
+        return _interrupted("Terminated", EXIT_TERMINATED, args.json)
     except Exception as error:  # our own fault: the one case with a traceback
         traceback.print_exc()
-        _print_refusal("internal", f"{type(error).__name__}: {error}", None, as_json)
+        _print_refusal("internal", f"{type(error).__name__}: {error}", None, args.json)
         return EXIT_OUR_FAULT
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _catch_terminations() -> Any:
-    """Makes SIGTERM end the command in order; returns the handler that was there before.
-
-    None where it cannot be done: signal handlers belong to the main thread.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, _terminate)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Prints what Python would print with the line of code that warned, without that line."""
     print(f"streamkd: warning: {message}", file=sys.stderr)
-
-
-def _terminate(signum: int, frame: Any) -> None:
-    raise _TerminatedError
 
 
 def _interrupted(word: str, code: int, as_json: bool) -> int:
