@@ -29,7 +29,7 @@ from streamkd.cli import flags
 from streamkd.errors import OptionError
 
 # The types of flags that are whole numbers; other types of their own read a string.
-WHOLE_NUMBERS = (int, flags.seed, flags.max_pixels)
+WHOLE_NUMBERS = (int, flags.seed, flags.count)
 
 
 def parse(parser: flags.Parser, words: Sequence[str], into: argparse.Namespace) -> None:
