@@ -74,8 +74,8 @@ class Distiller:
       label_smoothing: share of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: what the student expects to have been done to pixels; becomes its first
         layers, so that `distiller.student` takes pixels from 0 to 255.
-      jit: 'on' or 'off', whether XLA compiles forward and gradient; 'auto' measures, where a run is
-        long enough for it.
+      jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
+        'auto' measures both, where a run takes more than a minute.
       steps_per_call: steps in one call of the compiled loop, at most; fewer where they are long.
       metrics: Keras metrics, or their names, beside those that are always there; see `UserMetrics`
         for what they are given.
@@ -215,10 +215,11 @@ class Distiller:
             }
 
             def choose_steps(begun: dict[str, Any] | None) -> tuple[TrainingSteps, dict]:
-                steps = self._choose_steps(
-                    lambda jit: self._steps(state, metrics, weights, jit), stream, epochs, begun
-                )
-                return steps, {**config, "jit": steps.jit}
+                def make(jit: bool, jit_update: bool) -> TrainingSteps:
+                    return self._steps(state, metrics, weights, jit, jit_update)
+
+                steps = self._choose_steps(make, stream, epochs, begun)
+                return steps, {**config, "jit": steps.jit, "jit_update": steps.jit_update}
 
             loop = Loop(
                 stream=stream,
@@ -259,7 +260,12 @@ class Distiller:
         return state, metrics
 
     def _steps(
-        self, state: TrainingState, metrics: UserMetrics, weights: Any, jit: bool
+        self,
+        state: TrainingState,
+        metrics: UserMetrics,
+        weights: Any,
+        jit: bool,
+        jit_update: bool,
     ) -> TrainingSteps:
         """Returns the compiled steps; `weights` are those of classes."""
         with self.strategy.scope():
@@ -272,6 +278,7 @@ class Distiller:
                 class_weights=weights,
                 accumulate=self.recipe.accumulate,
                 jit=jit,
+                jit_update=jit_update,
                 update_metrics=metrics.update if len(metrics) else None,
             )
 
@@ -284,18 +291,20 @@ class Distiller:
 
     def _choose_steps(
         self,
-        make_steps: Callable[[bool], TrainingSteps],
+        make_steps: Callable[[bool, bool], TrainingSteps],
         stream: Stream,
         epochs: int,
         begun: dict[str, Any] | None,
     ) -> TrainingSteps:
         """Returns the steps with or without XLA: as asked, as the run began, or as measured."""
+        alone = self.strategy.num_replicas_in_sync == 1
         if self.recipe.jit != "auto":
-            return make_steps(self.recipe.jit == "on")
+            asked = self.recipe.jit == "on"
+            return make_steps(asked, asked and alone)
         if begun is not None:
-            return make_steps(bool(begun.get("jit")))
-        if self.strategy.num_replicas_in_sync > 1:
-            return make_steps(False)
+            return make_steps(bool(begun.get("jit")), bool(begun.get("jit_update")))
+        if not alone:
+            return make_steps(False, False)
         batch = next(iter(stream.batches(0, 1)))
         return faster_steps(make_steps, batch, stream.end_of_epoch(epochs))[0]
 

@@ -50,6 +50,7 @@ class History:
       stopped: whether training was interrupted before its last epoch; the same call goes on.
       step: steps that were done.
       jit: whether XLA compiled forward and gradient.
+      jit_update: whether it compiled the optimizer's update.
     """
 
     epochs: list[dict[str, Any]]
@@ -58,6 +59,7 @@ class History:
     stopped: bool = False
     step: int = 0
     jit: bool = False
+    jit_update: bool = False
 
     @property
     def history(self) -> dict[str, list]:
@@ -148,6 +150,7 @@ class Loop:
             self._is_stopped,
             self.state.num_steps,
             self.steps.jit,
+            self.steps.jit_update,
         )
 
     def _train_or_stop(self) -> None:

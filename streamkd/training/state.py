@@ -56,6 +56,11 @@ class TrainingState:
         unique = {id(variable): variable for variable in (*plain, *self.random_states)}
         return list(unique.values())
 
+    def changed_by_a_step(self) -> list[Any]:
+        """Returns all variables that a step changes, except those that count."""
+        kept = [*self.model.trainable_variables, *all_variables_of(self.optimizer)]
+        return [*map(as_tf_variable, kept), *self.side_variables()]
+
     def trackables(self) -> dict[str, Any]:
         """Returns all that a checkpoint holds, by name."""
         return {
@@ -76,6 +81,16 @@ class TrainingState:
     def are_weights_finite(self) -> bool:
         weights = self.student.trainable_variables
         return all(bool(np.all(np.isfinite(np.asarray(weight)))) for weight in weights)
+
+
+def all_variables_of(optimizer: Any) -> list[Any]:
+    """Returns the variables of an optimizer, those of a loss scale included."""
+    variables = optimizer.variables
+    found = list(variables() if callable(variables) else variables)
+    scale: Any = getattr(optimizer, "_loss_scale", None)  # which tf_keras leaves out
+    if hasattr(scale, "current_loss_scale"):
+        found += [scale.current_loss_scale, scale.counter]
+    return found
 
 
 def as_tf_variable(variable: Any) -> Any:

@@ -41,7 +41,9 @@ from training_peers import GRADIENTS, OFF, STEP, STUDENTS, Student
 
 import streamkd as kd
 from streamkd.teachers.heads import logits_model
-from streamkd.training.step import SUMS, TrainingSteps
+from streamkd.training.state import TrainingState
+from streamkd.training.step import TrainingSteps
+from streamkd.training.sums import metrics_of
 
 FAMILIES = {"tf_keras": tf_keras, "keras": keras}
 OURS, BARE, FIT = "streamkd", "bare", "fit"
@@ -91,9 +93,10 @@ def main() -> None:
 def streamkd_loop(model: Any, optimizer: Any, jit: bool) -> TrainingSteps:
     """Returns the compiled loop that `Distiller.fit` calls."""
     optimizer.build(model.trainable_variables)
+    logits = logits_model(model).model
     return TrainingSteps(
-        logits_model(model).model,
-        optimizer,
+        logits,
+        TrainingState(model, logits, optimizer),
         temperature=peers.TEMPERATURE,
         label_weight=peers.LABEL_WEIGHT,
         jit=jit,
@@ -138,9 +141,9 @@ def streamkd_contender(
     """Returns what takes so many steps, and the loss of the first."""
     loop = streamkd_loop(student.build(family), peers.adam(family), jit == GRADIENTS)
     iterator = iter(dataset)
-    sums = dict(zip(SUMS, loop.run(iterator, tf.constant(1)).numpy().tolist(), strict=True))
-    run = in_calls(student, lambda num_steps: loop.run(iterator, num_steps))
-    return run, sums["loss"] / sums["weight"]
+    loop.run(iterator, tf.constant(1))
+    run = in_calls(student, lambda num_steps: loop.run(iterator, num_steps)[0])
+    return run, metrics_of(loop.state.sums.numpy())["loss"]
 
 
 def bare_contender(
