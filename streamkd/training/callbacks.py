@@ -20,6 +20,9 @@ from streamkd.training.optimizers import has_schedule, inner_optimizer
 LEARNING_RATE = ("ReduceLROnPlateau", "LearningRateScheduler")
 # Need no batch by itself: what they do at the end of a batch is right at the end of several.
 CONTENT_WITH_SEVERAL = ("TerminateOnNaN",)
+# Attributes that say what a callback was made with or for. Keras 3 changes the sign of `min_delta`
+# once, when it first looks at the metric, and would do so again in a run that goes on.
+NOT_FOUND_OUT = ("model", "_model", "params", "min_delta")
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
@@ -77,6 +80,7 @@ class KerasCallbacks:
         self, callbacks: Sequence[Any], student: Any, optimizer: Any, family: Any, *, epochs: int
     ) -> None:
         self._callbacks = list(callbacks)
+        self._names = _names(self._callbacks)
         self._student = student
         self._before = getattr(student, "optimizer", None)
         self._list: Any = None
@@ -89,6 +93,9 @@ class KerasCallbacks:
             self._list = family.callbacks.CallbackList(
                 self._callbacks, model=student, epochs=epochs, steps=None, verbose=0
             )
+
+    def __len__(self) -> int:
+        return len(self._callbacks)
 
     @property
     def stops(self) -> bool:
@@ -104,11 +111,13 @@ class KerasCallbacks:
                     callback.append = True  # or it would empty its file
         self._list.on_train_begin()
         self._fresh = [_simple_attributes(callback) for callback in self._callbacks]
-        for place, callback in enumerate(self._callbacks):
-            ours = (saved or {}).get(str(place), {})
-            if ours.get("class") == type(callback).__name__:
-                vars(callback).update(ours["attributes"])
-                vars(callback).update(_lists_of(arrays, place))
+        self.restore(saved, arrays)
+
+    def restore(self, saved: dict[str, Any] | None, arrays: dict[str, np.ndarray]) -> None:
+        """Gives the callbacks what `state` returned."""
+        for name, callback in zip(self._names, self._callbacks, strict=True):
+            vars(callback).update((saved or {}).get(name, {}))
+            vars(callback).update(_lists_of(arrays, name))
 
     def train_end(self) -> None:
         if self._list is not None:
@@ -159,14 +168,12 @@ class KerasCallbacks:
         """
         saved: dict[str, Any] = {}
         arrays: dict[str, np.ndarray] = {}
-        for place, callback in enumerate(self._callbacks):
-            fresh = self._fresh[place] if self._fresh else {}
+        for name, callback, fresh in zip(self._names, self._callbacks, self._fresh, strict=True):
             now = _simple_attributes(callback)
-            changed = {name: value for name, value in now.items() if fresh.get(name, ()) != value}
-            saved[str(place)] = {"class": type(callback).__name__, "attributes": changed}
-            for name, value in vars(callback).items():
+            saved[name] = {what: now[what] for what in now if fresh.get(what, ()) != now[what]}
+            for what, value in vars(callback).items():
                 if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
-                    arrays |= {f"{place}/{name}/{i}": array for i, array in enumerate(value)}
+                    arrays |= {f"{name}/{what}/{i}": array for i, array in enumerate(value)}
         return saved, arrays
 
 
@@ -200,7 +207,7 @@ def _simple_attributes(callback: Any) -> dict[str, Any]:
     """Returns the attributes of a callback that JSON can hold."""
     found = {}
     for name, value in vars(callback).items():
-        if name in ("model", "_model", "params"):
+        if name in NOT_FOUND_OUT:
             continue
         if isinstance(value, np.generic):
             value = value.item()
@@ -212,11 +219,21 @@ def _simple_attributes(callback: Any) -> dict[str, Any]:
     return found
 
 
-def _lists_of(arrays: dict[str, np.ndarray], place: int) -> dict[str, list[np.ndarray]]:
+def _names(callbacks: Sequence[Any]) -> list[str]:
+    """Returns a name for each: its class, and its number among those of that class."""
+    seen: dict[str, int] = {}
+    names = []
+    for kind in (type(callback).__name__ for callback in callbacks):
+        seen[kind] = seen.get(kind, 0) + 1
+        names.append(f"{kind}-{seen[kind]}")
+    return names
+
+
+def _lists_of(arrays: dict[str, np.ndarray], callback: str) -> dict[str, list[np.ndarray]]:
     """Returns the lists of arrays of one callback, by attribute."""
     lists: dict[str, dict[int, np.ndarray]] = {}
     for key, array in arrays.items():
         owner, name, number = key.split("/")
-        if int(owner) == place:
+        if owner == callback:
             lists.setdefault(name, {})[int(number)] = array
     return {name: [found[i] for i in sorted(found)] for name, found in lists.items()}

@@ -35,6 +35,7 @@ from streamkd.training.optimizers import build_optimizer
 from streamkd.training.recipe import Recipe
 from streamkd.training.run_config import (
     describe_for_the_reader,
+    describe_optimizer,
     describe_stream,
     describe_training,
     digest_of,
@@ -136,6 +137,8 @@ class Distiller:
             self._logits = logits_model(self.student)
         self.student_preprocess = student_preprocess
         self.metrics = metrics
+        # As it was given: a callback may have set its learning rate by the time of another `fit`.
+        self._optimizer = describe_optimizer(self.recipe, self.family)
         if self._logits.removed == "sigmoid":
             raise StudentError(
                 f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
@@ -205,9 +208,8 @@ class Distiller:
             schedule = self._schedule(callbacks)
             config = {
                 **describe_stream(stream),
-                **describe_training(
-                    self.recipe, self.student, state.optimizer, schedule=schedule, epochs=epochs
-                ),
+                **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
+                **self._optimizer,
                 **describe_for_the_reader(self.student, arguments),
                 "student_preprocess": self.student_preprocess,
                 "class_weights": digest_of([weights]),
@@ -247,6 +249,7 @@ class Distiller:
             metrics = UserMetrics(
                 self.metrics, self.family, probabilities=self._logits.removed == "softmax"
             )
+            metrics.build(stream.num_classes)
             optimizer = build_optimizer(
                 self.recipe,
                 self.family,

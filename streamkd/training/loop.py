@@ -182,11 +182,12 @@ class Loop:
         first = self.state.num_steps
         self._iterator = self._iterate(first)
         self.callbacks.train_begin(self.progress.callbacks, self.progress.arrays)
+        self._undo()
         total, done = (n * self._images_per_step for n in (self._end_of_epoch(self.epochs), first))
         with image_progress(total, done, "training", self.shows_progress) as bar:
             for epoch in range(len(self.progress.history) + 1, self.epochs + 1):
                 bar.set_description(f"epoch {epoch}/{self.epochs}")
-                self.callbacks.epoch_begin(epoch - 1)
+                self._begin_epoch(epoch)
                 took = self._steps_of_epoch(epoch, bar)
                 if self._is_stopped:
                     return
@@ -195,6 +196,19 @@ class Loop:
                     bar.write(_as_line(metrics), file=sys.stderr)
                 if self.callbacks.stops:
                     break
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Calls the callbacks, without effect in an epoch that goes on: it began before."""
+        self.callbacks.epoch_begin(epoch - 1)
+        if self.state.num_steps > self.progress.last_step:
+            self.callbacks.restore(self.progress.callbacks, self.progress.arrays)
+            self._undo()
+
+    def _undo(self) -> None:
+        """Sets back what callbacks changed at the start of a run that goes on: they may, for
+        example, set the learning rate, which has its value from the checkpoint."""
+        if len(self.callbacks):
+            self.saver.restore_tensors()
 
     def _iterate(self, step: int) -> Any:
         return iter(self.stream.dataset(step * self.recipe.accumulate))
@@ -242,7 +256,6 @@ class Loop:
             raise
         seconds = time.perf_counter() - began
         if num_done:
-            self.progress.num_in_a_row = 0
             self._adapt(seconds / num_done)
         if not finite:
             self._leave_out(step + num_done)
@@ -266,8 +279,7 @@ class Loop:
             if not self.callbacks.stops:
                 raise found.refusal()
             return
-        self.progress.num_in_a_row += 1
-        if self.progress.num_in_a_row > MOST_IN_A_ROW:
+        if self.progress.num_in_a_row(step) >= MOST_IN_A_ROW:
             raise found.refusal(f"  It is the {MOST_IN_A_ROW + 1}th step in a row.\n")
         self.progress.left_out.append(found.to_json())
         self.state.step.assign_add(1)

@@ -52,6 +52,15 @@ class UserMetrics:
     def __len__(self) -> int:
         return len(self.metrics)
 
+    def build(self, num_classes: int) -> None:
+        """Makes the variables of metrics that wait for their first batch: a checkpoint holds only
+        what is there."""
+        if all(metric.variables for metric in self.metrics):
+            return
+        nothing = tf.zeros([1, num_classes]), {"labels": tf.constant([[-1]])}, tf.zeros([1])
+        tf.distribute.get_strategy().run(self.update, args=nothing)
+        self.reset()
+
     def update(self, logits: tf.Tensor, targets: dict, weights: tf.Tensor) -> None:
         """Counts one batch."""
         labels = targets["labels"][:, 0]
