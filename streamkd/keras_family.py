@@ -55,6 +55,14 @@ def family_of(model: Any) -> ModuleType:
     return import_family(name)
 
 
+def compute_types(model: Any) -> set[str]:
+    """Returns the dtypes that a model's layers compute in, such as 'float16' under
+    'mixed_float16'."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    found = {getattr(layer, "compute_dtype", None) for layer in layers}
+    return {str(kind) for kind in found if kind is not None}
+
+
 def load_model(
     path: str | os.PathLike, *, refusal: type[StreamkdError] = TeacherError, trust: bool = False
 ) -> Any:
