@@ -17,7 +17,7 @@ import tensorflow as tf
 from streamkd.errors import OptionError, StudentError
 from streamkd.images import preprocessing
 from streamkd.images.manifest import Manifest
-from streamkd.keras_family import compute_types, family_of
+from streamkd.keras_family import family_of, precision_of
 from streamkd.options import check_count
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
@@ -40,7 +40,7 @@ from streamkd.training.run_config import (
     digest_of,
 )
 from streamkd.training.saving import Saver
-from streamkd.training.state import TrainingState
+from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
@@ -190,76 +190,90 @@ class Distiller:
         check_count("epochs", epochs)
         if save_every is not None:
             check_count("save_every", save_every)
-        recipe = self.recipe
         check_callbacks(callbacks, self.family)
         self._check_loss(stream)
         self._check_head(stream)
         self._check_fits(stream)
-        schedule = self._schedule(callbacks)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,
             labels=stream.labels,
             num_classes=stream.num_classes,
         )
+        with restorable_random_layers(self._logits.model):
+            state, metrics = self._state(stream, epochs, callbacks)
+            schedule = self._schedule(callbacks)
+            config = {
+                **describe_stream(stream),
+                **describe_training(
+                    self.recipe, self.student, state.optimizer, schedule=schedule, epochs=epochs
+                ),
+                **describe_for_the_reader(self.student, arguments),
+                "student_preprocess": self.student_preprocess,
+                "class_weights": digest_of([weights]),
+                "validation": None if validation is None else validation.fingerprint,
+            }
+
+            def choose_steps(begun: dict[str, Any] | None) -> tuple[TrainingSteps, dict]:
+                steps = self._choose_steps(
+                    lambda jit: self._steps(state, metrics, weights, jit), stream, epochs, begun
+                )
+                return steps, {**config, "jit": steps.jit}
+
+            loop = Loop(
+                stream=stream,
+                epochs=epochs,
+                recipe=self.recipe,
+                state=state,
+                metrics=metrics,
+                callbacks=KerasCallbacks(
+                    callbacks, self.student, state.optimizer, self.family, epochs=epochs
+                ),
+                saver=Saver(run, state, newly_skipped=stream.skipped_keys),
+                validation=self._validation(validation, stream, metrics),
+                choose_steps=choose_steps,
+                save_every=save_every,
+                stop=stop or (lambda: False),
+                shows_progress=progress,
+            )
+            return loop.train(resume)
+
+    def _state(
+        self, stream: Stream, epochs: int, callbacks: Sequence[Any]
+    ) -> tuple[TrainingState, UserMetrics]:
+        """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
         with self.strategy.scope():
             metrics = UserMetrics(
                 self.metrics, self.family, probabilities=self._logits.removed == "softmax"
             )
             optimizer = build_optimizer(
-                recipe,
+                self.recipe,
                 self.family,
-                num_steps=-(-stream.end_of_epoch(epochs) // recipe.accumulate),
+                num_steps=-(-stream.end_of_epoch(epochs) // self.recipe.accumulate),
                 variables=self._logits.model.trainable_variables,
-                schedule=schedule,
-                scales_loss="float16" in compute_types(self.student),
+                schedule=self._schedule(callbacks),
+                scales_loss="mixed_float16" in precision_of(self.student),
             )
             check_learning_rate(callbacks, optimizer)
             state = TrainingState(self.student, self._logits.model, optimizer, metrics.metrics)
-        config = {
-            **describe_stream(stream),
-            **describe_training(recipe, self.student, optimizer, schedule=schedule, epochs=epochs),
-            **describe_for_the_reader(self.student, arguments),
-            "student_preprocess": self.student_preprocess,
-            "class_weights": digest_of([weights]),
-            "validation": None if validation is None else validation.fingerprint,
-        }
+        return state, metrics
 
-        def make_steps(jit: bool) -> TrainingSteps:
-            with self.strategy.scope():
-                return TrainingSteps(
-                    self._logits.model,
-                    state,
-                    temperature=float(recipe.temperature),
-                    label_weight=float(recipe.label_weight),
-                    label_smoothing=recipe.label_smoothing,
-                    class_weights=weights,
-                    accumulate=recipe.accumulate,
-                    jit=jit,
-                    update_metrics=metrics.update if len(metrics) else None,
-                )
-
-        def steps_for(begun: dict[str, Any] | None) -> tuple[TrainingSteps, dict[str, Any]]:
-            steps = self._chosen_steps(make_steps, stream, epochs, begun)
-            return steps, {**config, "jit": steps.jit}
-
-        loop = Loop(
-            stream=stream,
-            epochs=epochs,
-            recipe=recipe,
-            state=state,
-            metrics=metrics,
-            callbacks=KerasCallbacks(
-                callbacks, self.student, optimizer, self.family, epochs=epochs
-            ),
-            saver=Saver(run, state, newly_skipped=stream.skipped_keys),
-            validation=self._validation(validation, stream, metrics),
-            make_steps=steps_for,
-            save_every=save_every,
-            stop=stop or (lambda: False),
-            shows_progress=progress,
-        )
-        return loop.train(resume)
+    def _steps(
+        self, state: TrainingState, metrics: UserMetrics, weights: Any, jit: bool
+    ) -> TrainingSteps:
+        """Returns the compiled steps; `weights` are those of classes."""
+        with self.strategy.scope():
+            return TrainingSteps(
+                self._logits.model,
+                state,
+                temperature=float(self.recipe.temperature),
+                label_weight=float(self.recipe.label_weight),
+                label_smoothing=self.recipe.label_smoothing,
+                class_weights=weights,
+                accumulate=self.recipe.accumulate,
+                jit=jit,
+                update_metrics=metrics.update if len(metrics) else None,
+            )
 
     def _schedule(self, callbacks: Sequence[Any]) -> str:
         """Returns the schedule of an optimizer given by name."""
@@ -268,7 +282,7 @@ class Distiller:
             return asked
         return "cosine" if callback is None else "constant"
 
-    def _chosen_steps(
+    def _choose_steps(
         self,
         make_steps: Callable[[bool], TrainingSteps],
         stream: Stream,

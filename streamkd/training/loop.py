@@ -26,12 +26,7 @@ from streamkd.training.non_finite import MOST_IN_A_ROW, examine
 from streamkd.training.optimizers import learning_rate_of
 from streamkd.training.recipe import Recipe
 from streamkd.training.saving import Progress, Saver
-from streamkd.training.state import (
-    TrainingState,
-    averaged_weights,
-    exchange_averages,
-    restorable_random_layers,
-)
+from streamkd.training.state import TrainingState, averaged_weights, exchange_averages
 from streamkd.training.step import TrainingSteps
 from streamkd.training.sums import metrics_of
 from streamkd.training.user_metrics import UserMetrics
@@ -87,7 +82,7 @@ class Loop:
       metrics: the user's.
       callbacks: the user's.
       saver: of the run directory.
-      make_steps: called with the configuration of the run that goes on, or None; returns the
+      choose_steps: called with the configuration of the run that goes on, or None; returns the
         compiled steps, and the configuration of now.
       save_every: steps between two checkpoints beside the others; None for no such.
       stop: asked after every call whether to stop.
@@ -104,7 +99,7 @@ class Loop:
     callbacks: KerasCallbacks
     saver: Saver
     validation: Validation | None
-    make_steps: Callable[[dict[str, Any] | None], tuple[TrainingSteps, dict[str, Any]]]
+    choose_steps: Callable[[dict[str, Any] | None], tuple[TrainingSteps, dict[str, Any]]]
     save_every: int | None
     stop: Callable[[], bool]
     shows_progress: bool
@@ -122,8 +117,7 @@ class Loop:
     def train(self, resume: bool) -> History:
         """Trains, or goes on; see `Distiller.fit`."""
         try:
-            with restorable_random_layers(self.state.model):
-                return self._train(resume)
+            return self._train(resume)
         except RunBusyError:
             raise  # what is there belongs to another process
         except BaseException:
@@ -135,7 +129,7 @@ class Loop:
 
     def _train(self, resume: bool) -> History:
         begun = self.saver.prepare(resume)
-        self.steps, config = self.make_steps(begun)
+        self.steps, config = self.choose_steps(begun)
         self.progress = self.saver.restore(config, resume)
         self._check_epochs()
         if self.progress.ended_early:

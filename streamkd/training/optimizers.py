@@ -75,11 +75,9 @@ def inner_optimizer(optimizer: Any) -> Any:
 
 def loss_scale_of(optimizer: Any) -> tf.Tensor:
     """Returns what the loss is multiplied by before the gradient is taken, float32."""
-    for name in ("dynamic_scale", "loss_scale", "loss_scale_factor"):
-        scale = getattr(optimizer, name, None)
-        if scale is not None:
-            return tf.cast(tf.convert_to_tensor(scale), tf.float32)
-    return tf.constant(1.0)
+    scale = getattr(optimizer, "get_scaled_loss", None) or getattr(optimizer, "scale_loss", None)
+    one = tf.constant(1.0)
+    return one if scale is None else tf.cast(scale(one), tf.float32)
 
 
 def apply_gradients(optimizer: Any, gradients: Any, variables: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamkd.errors import StudentError
-from streamkd.keras_family import KERAS_3, TF_KERAS, import_family
+from streamkd.keras_family import KERAS_3, TF_KERAS, import_family, precision_of
 from streamkd.options import check_choice
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -35,15 +35,6 @@ def precision(name: str | None) -> Iterator[None]:
     finally:
         for policy, old in zip(policies, before, strict=True):
             policy.set_global_policy(old)
-
-
-def precision_of(model: Any) -> str:
-    """Returns the policy of a model's layers; under a mixed one, some may stay float32."""
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    # A model that is loaded and its input have the policy of now; layers, that of their file.
-    own = [x for x in layers if type(x).__name__ != "InputLayer" and not hasattr(x, "layers")]
-    names = {layer.dtype_policy.name for layer in own}
-    return " and ".join(sorted(name for name in names if "float16" in name)) or "float32"
 
 
 def check_precision(student: Any, name: str | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import streamkd
-from streamkd.keras_family import compute_types, family_name, family_of
+from streamkd.keras_family import family_name, family_of, precision_of
 from streamkd.stream.stream import Stream
 from streamkd.training.optimizers import inner_optimizer
 from streamkd.training.recipe import Recipe
@@ -69,8 +69,8 @@ def describe_training(
         "family": family_name(student),
         "weights": [list(w.shape) for w in student.weights],
     }
-    precision = sorted(compute_types(student) - {"float32"})
-    if precision:
+    precision = precision_of(student)
+    if precision != "float32":
         described["student"]["precision"] = precision
     if not isinstance(recipe.optimizer, str):
         settings = family_of(student).optimizers.serialize(inner_optimizer(optimizer))

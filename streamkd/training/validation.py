@@ -69,7 +69,8 @@ class Validation:
             total += self._sums(images, indices, weights).numpy()
         if not total[2]:
             return {"val_loss": None, "val_accuracy": None}
-        return {"val_loss": total[0] / total[2], "val_accuracy": total[1] / total[2]}
+        loss, accuracy = (total[:2] / total[2]).tolist()
+        return {"val_loss": loss, "val_accuracy": accuracy}
 
     def _sums_of(self, images: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Returns loss, right answers and images of a batch; counts it in the user's metrics."""

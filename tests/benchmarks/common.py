@@ -6,6 +6,7 @@ times; medians are printed, CPU time beside wall time, and ratios to say anythin
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import tarfile
@@ -70,6 +71,25 @@ def cpu_seconds(children: Iterable[int] = ()) -> float:
     return usage.ru_utime + usage.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What some work took: seconds, CPU seconds of all threads, and how many images it was."""
+
+    wall: float
+    cpu: float
+    num_images: int = 1
+
+
+class Clock:
+    """Tells what has been taken since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), cpu_seconds()
+
+    def taken(self, num_images: int = 1) -> Taken:
+        return Taken(time.perf_counter() - self._wall, cpu_seconds() - self._cpu, num_images)
+
+
 def anonymous() -> int:
     """Returns the private memory of this process in bytes, without mapped files."""
     with open("/proc/self/status") as lines:
@@ -120,6 +140,29 @@ def measure(
                 rates[name].append(num_images / wall)
                 costs[name].append(1e6 * cpu / num_images)
     return {name: (float(np.median(rates[name])), float(np.median(costs[name]))) for name in rates}
+
+
+def measure_rounds(
+    contenders: dict[str, Callable[[], Taken]], *, repeats: int
+) -> dict[str, np.ndarray]:
+    """Runs the contenders in turn, the first another one in every round, and returns every round.
+
+    Args:
+      contenders: name to a function that does the work once and says what it took.
+      repeats: counted rounds; one more goes before them.
+
+    Returns:
+      name to float64 `[repeats, 2]`, seconds and CPU seconds an image: what ratios of two
+      contenders, round by round, are made of.
+    """
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(repeats + 1):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            taken = contenders[name]()
+            rounds[name].append((taken.wall / taken.num_images, taken.cpu / taken.num_images))
+    return {name: np.array(found[1:]) for name, found in rounds.items()}
 
 
 def measure_steady(
@@ -199,3 +242,23 @@ def print_ratios(results: dict[str, tuple[float, float]], references: dict[str, 
     for name, (rate, cost) in results.items():
         ratios = "".join(f"  {rate / results[other][0]:>10.2f}" for other in columns.values())
         print(f"{name:<{width}}  {rate:>9,.0f}  {cost:>12.1f}{ratios}")
+
+
+def print_rounds(rounds: dict[str, np.ndarray], *, reference: str) -> None:
+    """Prints medians, and how many times as fast as each contender the reference is.
+
+    Args:
+      rounds: what `measure_rounds` returned. Ratios are medians over the rounds, with quartiles.
+      reference: one of the contenders.
+    """
+    width = max(map(len, rounds))
+    title = f"{reference} is faster by"
+    print(f"{'':<{width}}  {'images/s':>9}  {'CPU µs/image':>12}  {title}: wall, CPU")
+    for name, found in rounds.items():
+        wall, cpu = np.median(found, axis=0)
+        ratios = found / rounds[reference]
+        low, middle, high = np.percentile(ratios, [25, 50, 75], axis=0)
+        text = "  ".join(
+            f"{middle[kind]:.2f} ({low[kind]:.2f} to {high[kind]:.2f})" for kind in (0, 1)
+        )
+        print(f"{name:<{width}}  {1 / wall:>9,.0f}  {1e6 * cpu:>12.1f}  {text}", flush=True)
