@@ -191,13 +191,22 @@ class Stream:
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
         """
-        share.check_batch_size(self.batch_size, self.batch_size // self._sequence.units_per_batch)
+        self.check_share(share)
         self._parts.refusal = None
         dataset = self._dataset(start, _LAST // share.num_pieces if stop is None else stop, share)
         if stop is None:
             # Or the workers of a strategy would ask each other before every step who has data left.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
         return ThrownAwayAnywhere(dataset)
+
+    def check_share(self, share: Share) -> None:
+        """Refuses a share where batches cannot be cut into so many pieces.
+
+        Raises:
+          OptionError: shows how many rows there are and how they have to be parted.
+        """
+        unit = self.batch_size // self._sequence.units_per_batch
+        share.check_batch_size(self.batch_size, unit)
 
     def _dataset(self, start: int, stop: int, share: Share) -> tf.data.Dataset:
         """Returns the pieces of the steps from `start` up to and without `stop`."""

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ class Checkpoints:
           before: called when all of the checkpoint is on the disk and before it counts.
           alone: remove every other checkpoint, once this one counts: a run that starts over.
         """
-        final = self.directory / f"step-{step:010d}"
+        final = self._folder(step)
         temporary = final.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -101,9 +102,24 @@ class Checkpoints:
         for old in others if alone else others[NUM_KEPT - 1 :]:
             shutil.rmtree(old)
 
+    def packed(self, step: int) -> bytes:
+        """Returns a whole checkpoint in one piece, for a process that cannot read the folder."""
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as parts:
+            parts.add(self._folder(step), arcname=self._folder(step).name)
+        return data.getvalue()
+
+    def unpack(self, data: bytes) -> None:
+        """Puts a checkpoint that `packed` returned among these."""
+        with tarfile.open(fileobj=io.BytesIO(data)) as parts:
+            parts.extractall(self.directory, filter="data")
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"step-{step:010d}"
+
     def state_file(self, step: int) -> Path:
         """Returns the file of a checkpoint that is written last."""
-        return self.directory / f"step-{step:010d}" / STATE
+        return self._folder(step) / STATE
 
     def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Restores the newest checkpoint that can be read; returns its state and arrays.

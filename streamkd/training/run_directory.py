@@ -36,7 +36,7 @@ COLUMNS = (
     "input_wait",
 )
 # Kept for the reader, and allowed to differ when a run goes on.
-INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names")
+INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
 
 
 class RunDirectory:
@@ -117,15 +117,15 @@ class RunDirectory:
         """
         old = self.read_config()
         new = json.loads(json.dumps(config))
-        for name in sorted({*old, *new} - set(INFORMATIVE)):
-            if old.get(name) != new.get(name):
-                raise ResumeError(
-                    f"The run {self.path} was started with another {name}.\n"
-                    f"  run: {json.dumps(old.get(name))[:300]}\n"
-                    f"  now: {json.dumps(new.get(name))[:300]}\n"
-                    "Give what it was started with, start again with `--no-resume`, or give "
-                    "another `--out`."
-                )
+        name = first_difference(old, new)
+        if name is not None:
+            raise ResumeError(
+                f"The run {self.path} was started with another {name}.\n"
+                f"  run: {json.dumps(old.get(name))[:300]}\n"
+                f"  now: {json.dumps(new.get(name))[:300]}\n"
+                "Give what it was started with, start again with `--no-resume`, or give "
+                "another `--out`."
+            )
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
@@ -148,8 +148,8 @@ class RunDirectory:
         if not skipped:
             path.unlink(missing_ok=True)
             return
-        entries = ({**key_fields(key), "reason": why} for key, why in sorted(skipped.items()))
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+        lines = [json.dumps(entry) + "\n" for entry in skipped_entries(skipped)]
+        write_atomically(path, "".join(lines))
 
     def write_left_out(self, steps: list[dict[str, Any]]) -> None:
         """Writes nonfinite.jsonl, one line a step that was left out; without any there is none."""
@@ -164,8 +164,7 @@ class RunDirectory:
         path = self.path / "skipped.jsonl"
         if not path.exists():
             return {}
-        entries = [json.loads(line) for line in path.read_text().splitlines()]
-        return {key_of_fields(entry): entry["reason"] for entry in entries}
+        return skipped_of([json.loads(line) for line in path.read_text().splitlines()])
 
     def is_newer_than(self, path: Path) -> bool:
         """Returns whether metrics.csv and student.keras were written after another file."""
@@ -181,6 +180,24 @@ class RunDirectory:
             temporary.replace(self.student)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """Returns the first name that two configurations disagree about; None where they are alike."""
+    for name in sorted({*old, *new} - set(INFORMATIVE)):
+        if old.get(name) != new.get(name):
+            return name
+    return None
+
+
+def skipped_entries(skipped: dict[bytes, str]) -> list[dict[str, Any]]:
+    """Returns skipped images and why as skipped.jsonl has them, sorted by key."""
+    return [{**key_fields(key), "reason": why} for key, why in sorted(skipped.items())]
+
+
+def skipped_of(entries: list[dict[str, Any]]) -> dict[bytes, str]:
+    """Returns what `skipped_entries` was given."""
+    return {key_of_fields(entry): entry["reason"] for entry in entries}
 
 
 def _modified(path: Path) -> int:
