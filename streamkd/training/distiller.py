@@ -45,6 +45,7 @@ from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
+from streamkd.training.workers import Workers
 
 __all__ = ["Distiller", "History"]
 
@@ -131,7 +132,8 @@ class Distiller:
             on_nonfinite=on_nonfinite,
         )
         self.family = family_of(student)
-        self.strategy = student.distribute_strategy or tf.distribute.get_strategy()
+        self.workers = Workers(student.distribute_strategy or tf.distribute.get_strategy())
+        self.strategy = self.workers.strategy
         with self.strategy.scope():
             self.student = self._on_pixels(student, student_preprocess)
             self._logits = logits_model(self.student)
@@ -194,6 +196,7 @@ class Distiller:
         if save_every is not None:
             check_count("save_every", save_every)
         check_callbacks(callbacks, self.family)
+        stream.check_share(self.workers.share)
         self._check_loss(stream)
         self._check_head(stream)
         self._check_fits(stream)
@@ -203,7 +206,7 @@ class Distiller:
             labels=stream.labels,
             num_classes=stream.num_classes,
         )
-        with restorable_random_layers(self._logits.model):
+        with restorable_random_layers(self._logits.model, self.strategy):
             state, metrics = self._state(stream, epochs, callbacks)
             schedule = self._schedule(callbacks)
             config = {
@@ -211,6 +214,7 @@ class Distiller:
                 **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
                 **self._optimizer,
                 **describe_for_the_reader(self.student, arguments),
+                "replicas": self.strategy.num_replicas_in_sync,
                 "student_preprocess": self.student_preprocess,
                 "class_weights": digest_of([weights]),
                 "validation": None if validation is None else validation.fingerprint,
@@ -230,9 +234,15 @@ class Distiller:
                 state=state,
                 metrics=metrics,
                 callbacks=KerasCallbacks(
-                    callbacks, self.student, state.optimizer, self.family, epochs=epochs
+                    callbacks,
+                    self.student,
+                    state.optimizer,
+                    self.family,
+                    epochs=epochs,
+                    is_chief=self.workers.is_chief,
                 ),
-                saver=Saver(run, state, newly_skipped=stream.skipped_keys),
+                saver=Saver(run, state, self.workers, newly_skipped=stream.skipped_keys),
+                workers=self.workers,
                 validation=self._validation(validation, stream, metrics),
                 choose_steps=choose_steps,
                 save_every=save_every,
@@ -323,6 +333,7 @@ class Distiller:
             options=stream.options,
             batch_size=stream.batch_size,
             metrics=metrics if len(metrics) else None,
+            workers=self.workers,
         )
 
     def _on_pixels(self, student: Any, preprocess: str) -> Any:

@@ -48,7 +48,7 @@ class TrainingState:
 
     @property
     def num_steps(self) -> int:
-        return int(self.step)
+        return int(self.step.numpy())
 
     def side_variables(self) -> list[Any]:
         """Returns what the forward pass changes: statistics of batches, random states."""
@@ -60,6 +60,10 @@ class TrainingState:
         """Returns all variables that a step changes, except those that count."""
         kept = [*self.model.trainable_variables, *all_variables_of(self.optimizer)]
         return [*map(as_tf_variable, kept), *self.side_variables()]
+
+    def spread_variables(self) -> list[Any]:
+        """Returns those of which each replica may have a part, such as a count of its own."""
+        return [as_tf_variable(v) for v in (*self.student.non_trainable_variables, *self.counters)]
 
     def trackables(self) -> dict[str, Any]:
         """Returns all that a checkpoint holds, by name."""
@@ -114,11 +118,12 @@ def random_states(model: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def restorable_random_layers(model: Any) -> Iterator[None]:
+def restorable_random_layers(model: Any, strategy: Any) -> Iterator[None]:
     """Lets tf_keras' random layers draw from variables, which a checkpoint can hold.
 
     By default they draw from a counter within TensorFlow that cannot be read. The layers get
-    their own generators back at the end, so that the student is saved as it was built.
+    their own generators back at the end, so that the student is saved as it was built. Under a
+    strategy each replica draws numbers of its own.
     """
     if family_name(model) == KERAS_3:
         yield
@@ -132,7 +137,8 @@ def restorable_random_layers(model: Any) -> Iterator[None]:
             before[layer] = own
             seed = own._create_seed(own._seed)
             layer._random_generator = RandomGenerator(seed, rng_type=RandomGenerator.RNG_STATEFUL)
-        layer._random_generator._maybe_init()
+        with strategy.scope():
+            layer._random_generator._maybe_init()
     try:
         yield
     finally:
