@@ -55,6 +55,16 @@ def family_of(model: Any) -> ModuleType:
     return import_family(name)
 
 
+def precision_of(model: Any) -> str:
+    """Returns the dtype policy of a model's layers, such as 'float32' or 'mixed_float16'; under a
+    mixed one, some may stay float32."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    # A model that is loaded and its input have the policy of now; layers, that of their file.
+    own = [x for x in layers if type(x).__name__ != "InputLayer" and not hasattr(x, "layers")]
+    names = {layer.dtype_policy.name for layer in own}
+    return " and ".join(sorted(name for name in names if "float16" in name)) or "float32"
+
+
 def load_model(
     path: str | os.PathLike, *, refusal: type[StreamkdError] = TeacherError, trust: bool = False
 ) -> Any:

@@ -18,6 +18,11 @@ import numpy as np
 
 from streamkd.cli.main import main
 
+
+class KilledError(BaseException):
+    """The process ends, as it were: nothing catches it, and nothing is saved any more."""
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -12,7 +12,7 @@ import time
 import helpers
 import numpy as np
 import pytest
-from run_helpers import ROOT, dense_student, same_weights
+from run_helpers import ROOT, KilledError, dense_student, same_weights
 from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
@@ -430,11 +430,11 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
         real(self, *args, **options)
         calls.append(args)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            raise KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KilledError):
             run_of(make(**more), tmp_path / "cut")
     assert same_weights(run_of(make(**more), tmp_path / "cut", seed=5), whole)
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from helpers import EncodingTeacher, draw_directory, truncate
-from run_helpers import dense_student, same_weights, snapshot, softmax, weights_of
+from run_helpers import KilledError, dense_student, same_weights, snapshot, softmax, weights_of
 
 from streamkd.errors import (
     BadImageError,
@@ -30,9 +30,9 @@ from streamkd.keras_family import load_model
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teaching import teach
-from streamkd.training import distiller as distiller_module
 from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.distiller import Distiller
+from streamkd.training.loop import Loop
 from streamkd.training.run_directory import COLUMNS
 
 EPOCHS = 4
@@ -93,7 +93,7 @@ def csv_rows(run):
     with open(run / "metrics.csv", newline="") as lines:
         rows = list(csv.DictReader(lines))
     for row in rows:
-        del row["images_per_second"]
+        del row["images_per_second"], row["input_wait"]
     return rows
 
 
@@ -197,7 +197,7 @@ def test_a_run_writes_its_files(stream, images, store, tmp_path):
     assert (config["temperature"], config["batch_size"], config["seed"]) == (2.0, 8, 3)
     assert config["class_names"] == ["ant", "bee", "cat"] and config["epochs"] == 2
     rows = csv_rows(run)
-    assert tuple(rows[0]) == COLUMNS[:-1] and [row["epoch"] for row in rows] == ["1", "2"]
+    assert tuple(rows[0]) == COLUMNS[:-2] and [row["epoch"] for row in rows] == ["1", "2"]
     assert [row["step"] for row in rows] == ["4", "8"]
     assert float(rows[1]["val_loss"]) == history.last["val_loss"]
     assert history.run == str(run) and history.last["images_per_second"] > 0
@@ -211,7 +211,7 @@ def stop_after_save(monkeypatch, number):
         real(self, *args, **options)
         calls.append(args)
         if len(calls) == number:
-            raise KeyboardInterrupt
+            raise KilledError
 
     monkeypatch.setattr(Checkpoints, "save", save)
 
@@ -224,7 +224,7 @@ def test_a_run_stopped_after_some_epochs_ends_as_if_it_had_not_been(
     whole, _ = fit(stream, dense_student(own), run=tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
         stop_after_save(patch, num_epochs)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KilledError):
             fit(stream, dense_student(own), run=tmp_path / "cut", **options)
     (tmp_path / "cut" / "checkpoints" / "step-0000000099.tmp").mkdir()
     # Another first state on purpose: everything has to come from the checkpoint.
@@ -238,17 +238,17 @@ def test_a_run_stopped_after_some_epochs_ends_as_if_it_had_not_been(
 
 def test_a_run_stopped_within_an_epoch_repeats_that_epoch(stream, tmp_path, monkeypatch):
     whole, _ = fit(stream, run=tmp_path / "whole", steps_per_call=1)
-    real, calls = distiller_module._Fit._call, []
+    real, calls = Loop._call, []
 
     def stop(*args):
         calls.append(args)
         if len(calls) == 7:  # of 16
-            raise KeyboardInterrupt
+            raise KilledError
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(distiller_module._Fit, "_call", stop)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_call", stop)
+        with pytest.raises(KilledError):
             fit(stream, run=tmp_path / "cut", steps_per_call=1)
     resumed, _ = fit(stream, run=tmp_path / "cut", steps_per_call=1)
     assert same_weights(resumed.student, whole.student)
@@ -258,11 +258,12 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(stream, tmp_pa
     whole, _ = fit(stream, run=tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after_save(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KilledError):
             fit(stream, run=tmp_path / "cut")
     newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
     truncate(next(newest.glob("tensors.data-*")))
-    resumed, history = fit(stream, run=tmp_path / "cut")
+    with pytest.warns(UserWarning, match="A checkpoint of .*step-0000000012: .*goes on from"):
+        resumed, history = fit(stream, run=tmp_path / "cut")
     assert same_weights(resumed.student, whole.student) and len(history.epochs) == EPOCHS
 
 
@@ -285,7 +286,7 @@ def begun(tmp_path_factory):
     stream = join(images, store, batch_size=4, seed=3)
     with pytest.MonkeyPatch.context() as patch:
         stop_after_save(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KilledError):
             fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
     return root, images, store
 
@@ -463,10 +464,10 @@ def test_what_the_student_expects_of_pixels_becomes_its_first_layers(stream, pix
 def test_a_loss_that_is_not_finite_is_refused_and_nothing_is_saved(stream, tmp_path):
     optimizer = tf_keras.optimizers.SGD(float("inf"))
     with pytest.raises(
-        NonFiniteError, match=r"loss is not a finite number in one of the steps 0 to 3\.\n"
+        NonFiniteError, match=r"loss or the gradient of step 1 is not a finite number\.\n"
     ) as info:
         fit(stream, optimizer=optimizer, run=tmp_path / "run")
-    assert "Lower the learning rate: `--learning-rate`" in str(info.value)
+    assert "Lower the learning rate, `--learning-rate`, or clip" in str(info.value)
     assert not (tmp_path / "run").exists()
 
 

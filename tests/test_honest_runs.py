@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import EncodingTeacher, draw_image
-from run_helpers import dense_student, same_weights, snapshot
+from run_helpers import KilledError, dense_student, same_weights, snapshot
 
 from streamkd.cli.main import main
 from streamkd.errors import (
@@ -59,13 +59,13 @@ def test_a_run_killed_after_its_last_checkpoint_hands_over_that_student(
 
     def killed(self, student):
         if (self.path / "metrics.csv").read_text().count("\n") == 3:
-            raise KeyboardInterrupt
+            raise KilledError
 
     real = RunDirectory.save_student
     monkeypatch.setattr(
         RunDirectory, "save_student", lambda self, model: (killed(self, model), real(self, model))
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KilledError):
         fit(stream, run, epochs=2)
     monkeypatch.setattr(RunDirectory, "save_student", real)
     fit(stream, run, epochs=2, seed=9)

@@ -9,7 +9,7 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import command, dense_student, process, same_weights
+from run_helpers import KilledError, command, dense_student, process, same_weights
 from store_helpers import extents_of, flip_bit
 from test_deltas import change
 from test_distiller import stop_after_save
@@ -194,7 +194,7 @@ class TestReplay:
         whole = fit("whole")
         with monkeypatch.context() as patch:
             stop_after_save(patch, 1)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KilledError):
                 fit("cut")
         assert same_weights(fit("cut"), whole)
 

@@ -6,9 +6,21 @@ import importlib
 import math
 
 import pytest
+import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.training.optimizers import build_optimizer, learning_rate_of
+from streamkd.training import optimizers
+from streamkd.training.optimizers import learning_rate_of
+from streamkd.training.recipe import Recipe
+
+
+def build_optimizer(optimizer, family, *, learning_rate=0.1, num_steps=100, **options):
+    """An optimizer of one variable."""
+    recipe = Recipe(optimizer=optimizer, learning_rate=learning_rate)
+    variables = [family.Variable(1.0)] if hasattr(family, "Variable") else [tf.Variable(1.0)]
+    return optimizers.build_optimizer(
+        recipe, family, num_steps=num_steps, variables=variables, **options
+    )
 
 
 def schedule_of(optimizer):

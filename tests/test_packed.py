@@ -7,6 +7,7 @@ import tensorflow as tf
 import streamkd as kd
 from streamkd.errors import OptionError
 from streamkd.stream.join import join
+from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
 
 
@@ -39,8 +40,10 @@ def test_fit_takes_the_same_steps_as_the_loop(family, stream):
     history = fitted.fit(stream.dataset(0, 6).map(kd.pack_targets), verbose=0).history
     optimizer = family.optimizers.SGD(0.01)
     optimizer.build(looped.trainable_variables)
-    steps = TrainingSteps(looped, optimizer, temperature=2.0, label_weight=0.3)
-    sums = steps.run(iter(stream.dataset(0, 6)), tf.constant(6)).numpy()
+    state = TrainingState(looped, looped, optimizer)
+    steps = TrainingSteps(looped, state, temperature=2.0, label_weight=0.3)
+    steps.run(iter(stream.dataset(0, 6)), tf.constant(6))
+    sums = state.sums.numpy()
     for one, other in zip(fitted.get_weights(), looped.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert history["loss"][0] == pytest.approx(sums[0] / sums[1], rel=1e-5)

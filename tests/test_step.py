@@ -15,7 +15,9 @@ from run_helpers import (
     weights_of,
 )
 
-from streamkd.training.step import SUMS, TrainingSteps, metrics_of
+from streamkd.training.state import TrainingState
+from streamkd.training.step import TrainingSteps
+from streamkd.training.sums import SUMS, metrics_of
 
 TEMPERATURE, LABEL_WEIGHT = 3.0, 0.25
 BATCH_SIZE, NUM_CLASSES = 6, 3
@@ -24,9 +26,20 @@ BATCH_SIZE, NUM_CLASSES = 6, 3
 def make_steps(model, *, jit=False, label_weight=LABEL_WEIGHT, optimizer=None):
     optimizer = optimizer or tf_keras.optimizers.SGD(0.1)
     optimizer.build(model.trainable_variables)
-    return TrainingSteps(
-        model, optimizer, temperature=TEMPERATURE, label_weight=label_weight, jit=jit
-    )
+    state = TrainingState(model, model, optimizer)
+    return TrainingSteps(model, state, temperature=TEMPERATURE, label_weight=label_weight, jit=jit)
+
+
+def gradients_of(steps, batch, scale=1.0):
+    """The gradients of one batch, as the step takes them."""
+    total = tf.reduce_sum(batch[2])
+    return steps._gradients(*batch, total, tf.constant(scale))[0]
+
+
+def one_by_one(*batches):
+    """An iterator over batches."""
+    stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *batches)
+    return iter(tf.data.Dataset.from_tensor_slices(stacked))
 
 
 def make_batch(seed=0, *, labels=(0, 1, 2, 0, 1, 2), rows=range(6), weights=(1,) * 6):
@@ -112,7 +125,7 @@ def test_a_stream_without_logits_has_the_label_term_alone(model):
 @pytest.mark.parametrize("jit", [False, True], ids=["jit off", "jit on"])
 def test_the_gradient_is_that_of_the_mean_loss(model, jit):
     batch = make_batch(weights=(1, 2, 1, 0, 1, 1))
-    gradients, _ = make_steps(model, jit=jit)._gradients(*batch)
+    gradients = gradients_of(make_steps(model, jit=jit), batch)
     pixels = batch[0].numpy().reshape(BATCH_SIZE, -1).astype(np.float64) / 255
     logits = model(batch[0]).numpy().astype(np.float64)
     teacher_logits = batch[1]["teacher_logits"].numpy()
@@ -134,8 +147,8 @@ def test_regularisers_of_the_student_are_counted(family):
     model.set_weights(plain.get_weights())
     batch = make_batch()
     optimizer = family.optimizers.SGD(0.1)
-    with_penalty, _ = make_steps(model, optimizer=optimizer).gradients(*batch)
-    without, _ = make_steps(plain, optimizer=family.optimizers.SGD(0.1)).gradients(*batch)
+    with_penalty = gradients_of(make_steps(model, optimizer=optimizer), batch)
+    without = gradients_of(make_steps(plain, optimizer=family.optimizers.SGD(0.1)), batch)
     difference = with_penalty[0].numpy() - without[0].numpy()
     np.testing.assert_allclose(difference, 2 * penalty * plain.get_weights()[0], atol=1e-6)
     np.testing.assert_allclose(with_penalty[1], without[1])
@@ -143,24 +156,22 @@ def test_regularisers_of_the_student_are_counted(family):
 
 def test_several_steps_in_one_call_are_the_steps_one_by_one():
     batches = [make_batch(seed) for seed in range(5)]
-    together, apart = dense_student(activation=None), dense_student(activation=None)
-
-    def iterator():
-        parts = [tf.nest.map_structure(lambda *x: tf.stack(x), *batches)]
-        return iter(tf.data.Dataset.from_tensor_slices(parts[0]))
-
-    sums = make_steps(together).run(iterator(), tf.constant(5)).numpy()
-    steps, source = make_steps(apart), iterator()
-    added = sum(steps.run(source, tf.constant(1)).numpy() for _ in range(5))
-    assert same_weights(together, apart)
-    np.testing.assert_allclose(sums, added, rtol=1e-6)
+    together, apart = (make_steps(dense_student(activation=None)) for _ in range(2))
+    done, finite, waited = together.run(one_by_one(*batches), tf.constant(5))
+    assert (int(done), bool(finite)) == (5, True) and 0 < float(waited) < 5
+    source = one_by_one(*batches)
+    for _ in range(5):
+        apart.run(source, tf.constant(1))
+    assert same_weights(together.model, apart.model)
+    assert together.state.num_steps == apart.state.num_steps == 5
+    np.testing.assert_array_equal(together.state.sums, apart.state.sums)
 
 
 def test_a_step_is_the_optimizers_update(model):
     before, batch = weights_of(model), make_batch()
     steps = make_steps(model)
-    gradients, _ = steps.gradients(*batch)
-    steps.train_step(*batch)
+    gradients = gradients_of(steps, batch)
+    steps.run(one_by_one(batch), tf.constant(1))
     for old, gradient, new in zip(before, gradients, weights_of(model), strict=True):
         np.testing.assert_allclose(new, old - 0.1 * gradient.numpy(), rtol=1e-5, atol=1e-7)
 

@@ -7,7 +7,6 @@ none of them answer at once.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,78 +206,6 @@ def inspect(args: argparse.Namespace) -> Answer:
     return open_store(args.store).describe(), 0
 
 
-def train(args: argparse.Namespace) -> Answer:
-    """Distils the student."""
-    flags.check_out(args.out, what="run")
-    if args.subset:
-        raise OptionError(
-            "train takes the training side of --validation-split, and validates on the other.\n"
-            "Leave --subset out."
-        )
-    views = _independent_views(args)
-    split = args.validation_split is not None
-    manifest = flags.scan_images(args, subset="training" if split else None)
-    validation = flags.scan_images(args, args.validation) if args.validation else None
-    if split and validation is None:
-        validation = flags.scan_images(args, subset="validation")
-
-    from streamkd.store.collection import open_store
-
-    store = open_store(args.store) if args.store else None
-
-    import_tensorflow()
-    from streamkd.stream.join import join
-    from streamkd.training.distiller import Distiller
-    from streamkd.training.students import load_student
-
-    stream = join(
-        manifest,
-        store,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        missing=args.missing,
-        on_bad=args.on_bad,
-        augment=args.augment,
-        views=views,
-        progress=not args.quiet,
-        **flags.stream(args),
-        **flags.pixels(args),
-    )
-    if stream.cache is not None and stream.cache.path is not None and not args.quiet:
-        where = f"decoded images are kept in {stream.cache.path}, which may be deleted at any time"
-        print(where, file=sys.stderr)
-    _set_seed(args.seed)
-    student = load_student(
-        args.student,
-        num_classes=stream.num_classes,
-        image_size=stream.options.image_size,
-        num_channels=stream.options.num_channels,
-        trust=args.trust,
-    )
-    distiller = Distiller(
-        student,
-        optimizer=args.optimizer,
-        learning_rate=args.learning_rate,
-        temperature=args.temperature,
-        label_weight=args.label_weight,
-        student_preprocess=args.student_preprocess,
-        jit=args.jit == "on",
-    )
-    history = distiller.fit(
-        stream,
-        epochs=args.epochs,
-        validation=validation,
-        run=args.out,
-        resume=args.resume,
-        progress=not args.quiet,
-    )
-    last = history.last
-    names = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
-    answer = {"epochs": len(history.epochs), "steps": last.get("step")}
-    answer["num_skipped"] = history.num_skipped
-    return {**answer, **{name: last.get(name) for name in names}, "run": history.run}, 0
-
-
 def evaluate(args: argparse.Namespace) -> Answer:
     """Says how good a model is on some images."""
     manifest = flags.scan_images(args)
@@ -321,7 +248,7 @@ def export(args: argparse.Namespace) -> Answer:
 
 def demo(args: argparse.Namespace) -> Answer:
     """Runs a whole distillation on real handwritten digits."""
-    flags.check_out(args.out, what="run")
+    flags.check_out(args.out, what="run directory")
     import_tensorflow()
     from streamkd.cli.demo import run_demo
 
@@ -329,24 +256,6 @@ def demo(args: argparse.Namespace) -> Answer:
     if args.json:
         answer.pop("text")
     return answer, 0
-
-
-def _independent_views(args: argparse.Namespace) -> Any:
-    """Returns the views of `--augment independent`; None for those of the store."""
-    drawn = args.crop or args.flip or args.color or args.erase or args.mixup or args.cutmix
-    if args.augment == "independent":
-        if not drawn:
-            raise OptionError(
-                "--augment independent draws views of its own; say which: `--crop 0.35 1 --flip`."
-            )
-        return flags.views(args, 1)
-    if drawn or args.canonical_size:
-        raise OptionError(
-            "The views belong to the store: the student sees what the teacher saw.\n"
-            "Give --crop, --flip and the like to `streamkd teach`, or compare with "
-            "`--augment independent`."
-        )
-    return None
 
 
 def _labels_of_store(path: str) -> str | None:
@@ -404,10 +313,3 @@ def _check_exists(path: str, what: str) -> None:
     if not Path(path).exists():
         refusal = TeacherError if what == "teacher" else StudentError
         raise refusal(f"There is no {what} at {path}.\nGive the path of a saved `.keras` file.")
-
-
-def _set_seed(seed: int) -> None:
-    """Makes the student's first weights repeatable."""
-    import tf_keras
-
-    tf_keras.utils.set_random_seed(seed)

@@ -20,11 +20,16 @@ LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose refusals are streamkd's, so that `--json` can answer them too."""
+    """A parser whose refusals are streamkd's, so that `--json` can answer them too.
+
+    Attributes:
+      commands: the parsers of its commands, by name.
+    """
 
     def __init__(self, **settings: Any) -> None:
         # Half a flag is none: `--js` would print text, since `--json` is looked for before parsing.
         super().__init__(**settings, allow_abbrev=False)
+        self.commands: dict[str, Parser] = {}
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
@@ -47,8 +52,8 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def max_pixels(text: str) -> int:
-    """Reads a number of pixels; argparse shows the message of an ArgumentTypeError."""
+def count(text: str) -> int:
+    """Reads a number of things; argparse shows the message of an ArgumentTypeError."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from 1")
     return int(text)
@@ -210,6 +215,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="one JSON object on standard output, also on failure"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        help="take flags from a file: `epochs = 30`, `flip = true`, `crop = [0.35, 1]`, above all "
+        "tables or below a line with the command in brackets; what is typed wins; paths count from "
+        "the working directory, as they do here",
+    )
 
 
 def add_on_bad(parser: argparse.ArgumentParser) -> None:
@@ -227,47 +239,12 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
     """Adds --max-pixels."""
     parser.add_argument(
         "--max-pixels",
-        type=max_pixels,
+        type=count,
         default=MAX_PIXELS,
         metavar="N",
         help="an image of more, by its header, counts as one that cannot be decoded "
         f"(default {MAX_PIXELS:,})",
     )
-
-
-def add_stream(parser: argparse.ArgumentParser) -> None:
-    """Adds what decides on order and speed of the stream."""
-    group = parser.add_argument_group("stream")
-    group.add_argument(
-        "--cache",
-        choices=("memory", "disk"),
-        help="keep decoded pixels after the first epoch, for this run or for later ones as well",
-    )
-    group.add_argument(
-        "--cache-directory",
-        metavar="DIRECTORY",
-        help="where --cache disk keeps them (streamkd/pixels in the user's cache directory)",
-    )
-    group.add_argument(
-        "--cache-bytes",
-        type=int,
-        metavar="N",
-        help="the most it may take (half of the free memory, nine tenths of the free disk)",
-    )
-    group.add_argument(
-        "--views-per-decode",
-        type=int,
-        default=1,
-        metavar="K",
-        help="show K views of each decoded image in a batch; an epoch has K times as many steps",
-    )
-    group.add_argument("--balance", action="store_true", help="draw every class equally often")
-
-
-def stream(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the flags of `add_stream` as keyword arguments of `join`."""
-    names = ("cache", "cache_directory", "cache_bytes", "views_per_decode", "balance")
-    return {name: getattr(args, name) for name in names}
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -352,21 +329,26 @@ def scan_images(args: argparse.Namespace, source: str | None = None, **changes: 
         )
 
 
-def check_out(path: str, *, what: str) -> None:
-    """Refuses an output path that cannot be written, before anything heavy is imported."""
+def check_out(path: str, *, what: str, flag: str = "--out") -> None:
+    """Refuses an output path that cannot be written, before anything heavy is imported.
+
+    Args:
+      path: what `flag` was given.
+      what: 'run directory' or 'directory', which is made if it is not there; or the word for a
+        file, whose directory must be there.
+    """
     import os
 
     from streamkd.errors import OutputError
 
     target = Path(path)
-    folder = target.parent
-    if target.is_dir() and what == "run":
-        folder = target
-    elif target.is_dir():
-        raise OutputError(f"--out {path} is a directory.\nGive the path of a file to write.")
-    if target.exists() and what == "run" and not target.is_dir():
-        raise OutputError(f"--out {path} is a file.\nGive the path of a run directory.")
-    while not folder.exists() and what == "run":
+    is_made = what.endswith("directory")
+    folder = target if is_made and target.is_dir() else target.parent
+    if target.is_dir() and not is_made:
+        raise OutputError(f"{flag} {path} is a directory.\nGive the path of a file to write.")
+    if target.exists() and not target.is_dir() and is_made:
+        raise OutputError(f"{flag} {path} is a file.\nGive the path of a {what}.")
+    while is_made and not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
         raise OutputError(
@@ -375,6 +357,6 @@ def check_out(path: str, *, what: str) -> None:
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
-            f"The directory {folder} cannot be written to.\nGive another `--out`, or yourself the "
+            f"The directory {folder} cannot be written to.\nGive another `{flag}`, or yourself the "
             f"right: `chmod u+w {folder}`."
         )

@@ -52,13 +52,22 @@ def distillation_loss(
     return divergence * temperature**2
 
 
-def label_loss(labels: tf.Tensor, label_shares: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
+def label_loss(
+    labels: tf.Tensor,
+    label_shares: tf.Tensor,
+    student_logits: tf.Tensor,
+    *,
+    smoothing: float = 0.0,
+) -> tf.Tensor:
     """Returns the cross-entropy with the labels at temperature 1, one number per example.
 
     Args:
       labels: int32 `[batch, 2]`, the image's label and its mixing partner's; -1 is no label.
       label_shares: float32 `[batch, 2]`, the share of each of them.
       student_logits: `[batch, num_classes]`, before softmax.
+      smoothing: share of a label's weight that all classes get alike, at least 0 and below 1:
+        the label becomes (1 − smoothing) · one-hot + smoothing / num_classes (Szegedy et al. 2016,
+        arXiv:1512.00567, section 7; as `label_smoothing` in Keras).
 
     Returns:
       float32 `[batch]`, in nats; a label of -1 adds nothing.
@@ -66,4 +75,7 @@ def label_loss(labels: tf.Tensor, label_shares: tf.Tensor, student_logits: tf.Te
     student_log = tf.nn.log_softmax(tf.cast(student_logits, tf.float32))
     known = labels >= 0
     picked = tf.gather(student_log, tf.where(known, labels, 0), axis=1, batch_dims=1)
+    if smoothing:
+        spread = tf.reduce_mean(student_log, axis=1, keepdims=True)
+        picked = (1 - smoothing) * picked + smoothing * spread
     return -tf.reduce_sum(tf.where(known, label_shares * picked, 0.0), axis=1)

@@ -161,6 +161,11 @@ class Stream:
         manifest; they are not read again."""
         return self._parts.skipped
 
+    def skipped_keys(self) -> dict[bytes, str]:
+        """Returns the keys of the images that were skipped so far, and why."""
+        keys = self.images.keys
+        return {keys[index]: reason for index, reason in dict(self.skipped).items()}
+
     def end_of_epoch(self, epoch: int) -> int:
         """Returns the number of steps after which every image was seen `epoch` times.
 

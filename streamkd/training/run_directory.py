@@ -1,7 +1,8 @@
 """The run directory: student.keras, metrics.csv, config.json and checkpoints/.
 
 config.json says what the run was made of; a resumed run is held against it. skipped.jsonl is there
-where images had to be skipped: one line an image, with its key and the reason.
+where images had to be skipped: one line an image, with its key and the reason. nonfinite.jsonl is
+there where steps were left out: one line a step, with the keys of its images.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ COLUMNS = (
     "val_accuracy",
     "learning_rate",
     "images_per_second",
+    "input_wait",
 )
 # Kept for the reader, and allowed to differ when a run goes on.
-INFORMATIVE = ("versions", "class_names")
+INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names")
 
 
 class RunDirectory:
@@ -91,21 +93,29 @@ class RunDirectory:
             with contextlib.suppress(OSError):  # another run may be in it by now
                 parent.rmdir()
 
-    def check_config(self, config: dict[str, Any]) -> None:
-        """Refuses to go on with a run that was started with something else.
+    def read_config(self) -> dict[str, Any]:
+        """Returns what the run was started with.
 
         Raises:
-          ResumeError: names the first thing that differs, and both sides.
+          ResumeError: nothing readable says so.
         """
         path = self.path / "config.json"
         try:
-            old = json.loads(path.read_text())
+            return json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ResumeError(
                 f"{path} is missing or damaged, so that nothing says what the run was started "
                 f"with: {error}.\n"
                 "Start again with `--no-resume`, or give another `--out`."
             ) from error
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Refuses to go on with a run that was started with something else.
+
+        Raises:
+          ResumeError: names the first thing that differs, and both sides.
+        """
+        old = self.read_config()
         new = json.loads(json.dumps(config))
         for name in sorted({*old, *new} - set(INFORMATIVE)):
             if old.get(name) != new.get(name):
@@ -121,9 +131,13 @@ class RunDirectory:
         write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
-        """Writes metrics.csv, one line an epoch; numbers that are not known stay empty."""
+        """Writes metrics.csv, one line an epoch; numbers that are not known stay empty.
+
+        The user's metrics, and what callbacks added, follow streamkd's own columns.
+        """
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        columns = dict.fromkeys((*COLUMNS, *(name for epoch in epochs for name in epoch)))
+        table = csv.DictWriter(text, list(columns), lineterminator="\n")
         table.writeheader()
         table.writerows(epochs)
         write_atomically(self.path / "metrics.csv", text.getvalue())
@@ -136,6 +150,14 @@ class RunDirectory:
             return
         entries = ({**key_fields(key), "reason": why} for key, why in sorted(skipped.items()))
         write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def write_left_out(self, steps: list[dict[str, Any]]) -> None:
+        """Writes nonfinite.jsonl, one line a step that was left out; without any there is none."""
+        path = self.path / "nonfinite.jsonl"
+        if not steps:
+            path.unlink(missing_ok=True)
+            return
+        write_atomically(path, "".join(json.dumps(step) + "\n" for step in steps))
 
     def read_skipped(self) -> dict[bytes, str]:
         """Returns what `write_skipped` wrote."""

@@ -1,30 +1,25 @@
 """One training step, readable on one screen, and several of them in one compiled call.
 
-steps = TrainingSteps(logits_model, optimizer, temperature=4.0, label_weight=0.1)
-sums = steps.run(iterator, num_steps)        # what the metrics of the epoch are made of
+    steps = TrainingSteps(logits_model, state, temperature=4.0, label_weight=0.1)
+    done, finite, waited = steps.run(iterator, num_steps)
+    metrics_of(state.sums)
+
+A step whose loss or gradient is not finite changes nothing, and ends the call.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from streamkd.losses.distillation import distillation_loss, label_loss
+from streamkd.training.optimizers import apply_gradients, loss_scale_of
+from streamkd.training.state import TrainingState
 
-# What a step adds up, in this order.
-SUMS = (
-    "loss",
-    "weight",
-    "label_loss",
-    "labelled",
-    "distillation_loss",
-    "taught",
-    "correct",
-    "agreeing",
-)
+SUM = tf.distribute.ReduceOp.SUM
 
 
 @dataclasses.dataclass
@@ -33,50 +28,144 @@ class TrainingSteps:
 
     Attributes:
       model: answers images with logits; shares the weights of the student.
-      optimizer: of the student's own Keras family, already built.
+      state: of the run, with the student's optimizer.
       temperature, label_weight: of the loss
         label_weight · CE(labels, student at temperature 1)
         + (1 − label_weight) · temperature² · KL(teacher ‖ student, both at the temperature).
+      label_smoothing: share of the labels' weight that all classes get alike.
+      class_weights: float32 `[num_classes]`, what an image counts by its class; None for 1.
+      accumulate: batches in one step; their gradients are averaged.
       jit: compile forward and gradient with XLA. The update stays outside: compiling all of it
         fails under MultiWorkerMirroredStrategy.
+      update_metrics: called with the logits, targets and weights of every batch, to count in
+        metrics of the user's; None where there are none.
+      strategy: over whose replicas a batch is spread.
     """
 
     model: Any
-    optimizer: Any
+    state: TrainingState
     temperature: float
     label_weight: float
+    label_smoothing: float = 0.0
+    class_weights: Any = None
+    accumulate: int = 1
     jit: bool = False
+    update_metrics: Callable[[tf.Tensor, dict, tf.Tensor], None] | None = None
+    strategy: Any = dataclasses.field(default_factory=tf.distribute.get_strategy)
 
     def __post_init__(self) -> None:
+        self._trained = self.model.trainable_variables
+        self._side = self.state.side_variables()
         self._gradients = tf.function(self.gradients, jit_compile=self.jit)
         self.run = tf.function(self._run)
 
-    def _run(self, iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
-        """Takes `num_steps` steps and returns the sums of all of them, float32 `[len(SUMS)]`."""
-        sums = tf.zeros([len(SUMS)], tf.float32)
-        for _ in tf.range(num_steps):
-            images, targets, weights = next(iterator)
-            sums += self.train_step(images, targets, weights)
-        return sums
+    def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Takes `num_steps` steps, int32, or fewer where one of them is not finite.
 
-    def train_step(self, images: tf.Tensor, targets: dict, weights: tf.Tensor) -> tf.Tensor:
-        """Updates the student once."""
-        gradients, sums = self._gradients(images, targets, weights)
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
-        return sums
+        Returns:
+          int32, the steps done; bool, whether all were finite; float64, the seconds that were
+          spent waiting for batches.
+        """
+        done, finite, waited = tf.constant(0), tf.constant(True), tf.constant(0.0, tf.float64)
+        while tf.logical_and(done < num_steps, finite):
+            finite, seconds = self.train_step(iterator)
+            done += tf.cast(finite, tf.int32)
+            waited += seconds
+        return done, finite, waited
+
+    def train_step(self, iterator: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Updates the student once, unless something is not finite.
+
+        Returns:
+          bool, whether it did; float64, the seconds that were spent waiting for batches.
+        """
+        batches, waited = zip(*(_next(iterator) for _ in range(self.accumulate)), strict=True)
+        gradients, results, before, seen = self.strategy.run(
+            self._replica_gradients, args=(batches,)
+        )
+        finite, sums = (_same_on_all(self.strategy, result) for result in results)
+
+        def update() -> tf.Tensor:
+            self.strategy.run(self._update, args=(gradients, seen))
+            self.state.step.assign_add(1)
+            self.state.sums.assign_add(sums)
+            return tf.constant(True)
+
+        def restore() -> tf.Tensor:
+            self.strategy.run(self._restore, args=(before,))
+            return tf.constant(False)
+
+        return tf.cond(finite, update, restore), tf.add_n(waited)
+
+    def _replica_gradients(self, batches: Any) -> tuple[Any, Any, Any, Any]:
+        """Returns, on a replica, what `_update` and `_restore` need.
+
+        Returns:
+          The mean gradients; whether all is finite, and the sums; the side variables as they were;
+          logits, targets and weights of each batch, where metrics are to count them.
+        """
+        before = [tf.identity(variable) for variable in self._side]
+        gradients: list[Any] = [None] * len(self._trained)
+        bad, sums = tf.constant(0.0), tf.constant(0.0, tf.float64)
+        seen = []
+        scale = loss_scale_of(self.state.optimizer)
+        for images, targets, weights in batches:
+            weights = self._weighed(targets, weights)
+            total = self._reduced([tf.reduce_sum(weights)])[0]
+            new, new_bad, new_sums, logits = self._gradients(images, targets, weights, total, scale)
+            gradients = [_added(a, b) for a, b in zip(gradients, new, strict=True)]
+            bad, sums = bad + new_bad, sums + tf.cast(new_sums, tf.float64)
+            if self.update_metrics is not None:
+                seen.append((logits, targets, weights))
+        if self.accumulate > 1:
+            gradients = [g if g is None else g / self.accumulate for g in gradients]
+        there = [gradient for gradient in gradients if gradient is not None]
+        *there, bad, sums = self._reduced([*there, bad, sums])
+        rest = iter(there)
+        gradients = [None if gradient is None else next(rest) for gradient in gradients]
+        return gradients, (bad == 0, sums), before, seen
 
     def gradients(
-        self, images: tf.Tensor, targets: dict, weights: tf.Tensor
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Returns the gradients of the batch's loss, and the sums for the metrics."""
+        self,
+        images: tf.Tensor,
+        targets: dict,
+        weights: tf.Tensor,
+        total: tf.Tensor,
+        scale: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns what one batch, or a replica's part of it, gives.
+
+        Args:
+          images, targets, weights: of the batch.
+          total: float32, sum of the weights of all replicas.
+          scale: float32, of the loss; the gradients are multiplied by it.
+
+        Returns:
+          The gradients of the batch's mean loss; float32, 0 where all is finite; the sums for the
+          metrics, float32 `[len(SUMS)]`; the logits, float32 `[batch, num_classes]`.
+        """
         with tf.GradientTape() as tape:
             student_logits = tf.cast(self.model(images, training=True), tf.float32)
             losses, sums = self.losses(student_logits, targets, weights)
             # A batch may be without any weight, when all of its files are skipped.
-            loss = tf.math.divide_no_nan(tf.reduce_sum(losses), tf.reduce_sum(weights))
+            loss = tf.math.divide_no_nan(tf.reduce_sum(losses), total)
             penalties = [tf.cast(penalty, tf.float32) for penalty in self.model.losses]
-            loss = tf.add_n([loss, *penalties])
-        return tape.gradient(loss, self.model.trainable_variables), sums
+            if penalties:
+                loss += tf.add_n(penalties) / self.strategy.num_replicas_in_sync
+            scaled = loss * scale
+        gradients = tape.gradient(scaled, self._trained)
+        # A sum of squares is one operation a variable. It overflows from a norm of 1e19 on, which
+        # no run comes back from either.
+        squares = tf.add_n([tf.nn.l2_loss(g) for g in gradients if g is not None])
+        # The optimizer leaves out a step that a loss scale made too large, and lowers the scale.
+        overflows = tf.logical_and(tf.logical_not(tf.math.is_finite(squares)), scale <= 1)
+        spoilt = tf.logical_not(tf.math.is_finite(loss))
+        return (
+            gradients,
+            tf.cast(tf.logical_or(overflows, spoilt), tf.float32),
+            sums,
+            student_logits,
+        )
 
     def losses(
         self, student_logits: tf.Tensor, targets: dict, weights: tf.Tensor
@@ -88,7 +177,9 @@ class TrainingSteps:
         labels, rows = targets["labels"], targets["rows"]
         labelled = weights * tf.cast(labels[:, 0] >= 0, tf.float32)
         taught = weights * tf.cast(rows >= 0, tf.float32)
-        on_labels = weights * label_loss(labels, targets["label_shares"], student_logits)
+        on_labels = weights * label_loss(
+            labels, targets["label_shares"], student_logits, smoothing=self.label_smoothing
+        )
         answers = tf.argmax(student_logits, axis=1, output_type=tf.int32)
         correct = tf.cast(answers == labels[:, 0], tf.float32)
         losses = self.label_weight * on_labels
@@ -103,20 +194,49 @@ class TrainingSteps:
             losses += (1 - self.label_weight) * on_teacher
         counts = (labelled * correct, taught * agreeing)
         parts = (losses, weights, on_labels, labelled, on_teacher, taught, *counts)
-        return losses, tf.stack([tf.reduce_sum(part) for part in parts])
+        return losses, tf.reduce_sum(tf.stack(parts), axis=1)
+
+    def _weighed(self, targets: dict, weights: tf.Tensor) -> tf.Tensor:
+        """Returns the weights of a batch times those of the images' classes."""
+        if self.class_weights is None:
+            return weights
+        labels, shares = targets["labels"], targets["label_shares"]
+        known = labels >= 0
+        of_labels = tf.gather(tf.constant(self.class_weights), tf.where(known, labels, 0))
+        return weights * tf.reduce_sum(shares * tf.where(known, of_labels, 1.0), axis=1)
+
+    def _update(self, gradients: Any, seen: Any) -> None:
+        apply_gradients(self.state.optimizer, gradients, self._trained)
+        for batch in seen:
+            self.update_metrics(*batch)  # type: ignore[misc]
+
+    def _restore(self, before: Any) -> None:
+        for variable, value in zip(self._side, before, strict=True):
+            variable.assign(value)
+
+    def _reduced(self, values: list[Any]) -> list[Any]:
+        """Returns the sums of some values over all replicas."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return values
+        return tf.distribute.get_replica_context().all_reduce(SUM, values)
 
 
-def metrics_of(sums: np.ndarray) -> dict[str, float | None]:
-    """Returns the metrics that some steps' sums stand for; None where nothing was counted."""
-    total = dict(zip(SUMS, np.asarray(sums, np.float64).tolist(), strict=True))
+def _next(iterator: Any) -> tuple[Any, tf.Tensor]:
+    """Returns the next batch, and how long it had to be waited for, in seconds."""
+    began = tf.timestamp()
+    with tf.control_dependencies([began]):
+        batch = next(iterator)
+    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+        return batch, tf.timestamp() - began
 
-    def mean(part: str, count: str) -> float | None:
-        return total[part] / total[count] if total[count] else None
 
-    return {
-        "loss": mean("loss", "weight"),
-        "label_loss": mean("label_loss", "labelled"),
-        "distillation_loss": mean("distillation_loss", "taught"),
-        "accuracy": mean("correct", "labelled"),
-        "agreement": mean("agreeing", "taught"),
-    }
+def _same_on_all(strategy: Any, value: Any) -> tf.Tensor:
+    """Returns what every replica has alike."""
+    return strategy.experimental_local_results(value)[0]
+
+
+def _added(first: Any, second: Any) -> Any:
+    """Returns the sum of two gradients, one of which may be None."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

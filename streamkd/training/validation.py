@@ -13,6 +13,7 @@ from streamkd.images.manifest import Manifest
 from streamkd.losses.distillation import label_loss
 from streamkd.options import ImageOptions
 from streamkd.stream.batches import each_once, evaluation_batches
+from streamkd.training.user_metrics import UserMetrics
 
 
 class Validation:
@@ -22,6 +23,8 @@ class Validation:
       model: answers images with logits.
       images: labelled images; their classes are matched by name.
       class_names: the classes in the order of the logits.
+      options, batch_size: of the stream.
+      metrics: of the user's, that count every batch.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Validation:
         class_names: list[str] | None,
         options: ImageOptions,
         batch_size: int,
+        metrics: UserMetrics | None = None,
     ) -> None:
         if images.class_names is None:
             raise OptionError(
@@ -50,7 +54,9 @@ class Validation:
         self.batch_size = min(batch_size, len(images))
         self.labels = tf.constant(labels)
         self.batches = evaluation_batches(images, options, self.batch_size)
-        self._sums = tf.function(lambda *batch: _sums(model, self.labels, *batch))
+        self._model = model
+        self._metrics = metrics
+        self._sums = tf.function(self._sums_of)
 
     def run(self) -> dict[str, float | None]:
         """Returns `val_loss` (cross-entropy at temperature 1, in nats) and `val_accuracy`.
@@ -63,15 +69,18 @@ class Validation:
             total += self._sums(images, indices, weights).numpy()
         if not total[2]:
             return {"val_loss": None, "val_accuracy": None}
-        return {"val_loss": total[0] / total[2], "val_accuracy": total[1] / total[2]}
+        loss, accuracy = (total[:2] / total[2]).tolist()
+        return {"val_loss": loss, "val_accuracy": accuracy}
 
-
-def _sums(
-    model: Any, all_labels: tf.Tensor, images: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor
-) -> tf.Tensor:
-    logits = tf.cast(model(images, training=False), tf.float32)
-    labels = tf.gather(all_labels, indices)
-    weights *= tf.cast(labels >= 0, tf.float32)
-    losses = label_loss(labels[:, None], tf.ones_like(weights)[:, None], logits)
-    correct = tf.cast(tf.argmax(logits, axis=1, output_type=tf.int32) == labels, tf.float32)
-    return tf.stack([tf.reduce_sum(weights * x) for x in (losses, correct, tf.ones_like(weights))])
+    def _sums_of(self, images: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """Returns loss, right answers and images of a batch; counts it in the user's metrics."""
+        logits = tf.cast(self._model(images, training=False), tf.float32)
+        labels = tf.gather(self.labels, indices)
+        if self._metrics is not None:
+            self._metrics.update(logits, {"labels": labels[:, None]}, weights)
+        weights *= tf.cast(labels >= 0, tf.float32)
+        losses = label_loss(labels[:, None], tf.ones_like(weights)[:, None], logits)
+        answers = tf.argmax(logits, axis=1, output_type=tf.int32)
+        correct = tf.cast(answers == labels, tf.float32)
+        parts = (losses, correct, tf.ones_like(weights))
+        return tf.stack([tf.reduce_sum(weights * part) for part in parts])

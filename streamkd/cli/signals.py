@@ -1,0 +1,105 @@
+"""What SIGINT and SIGTERM do: the first asks for the run to be saved, a second ends at once.
+
+    with StopSignals() as signals:
+        history = distiller.fit(stream, epochs=30, run="runs/first", stop=signals.arrived)
+    if history.stopped:
+        raise signals.stopped_error("The run is saved at step 120 in runs/first.")
+
+Commands that save as they go need none of this: `sigterm_raises` ends them in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
+
+
+class TerminatedError(BaseException):
+    """SIGTERM arrived."""
+
+
+class StoppedError(Exception):
+    """A signal came, and the work was saved.
+
+    Attributes:
+      exit_code: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StopSignals:
+    """While it is entered, the first signal only sets a flag; a second one raises.
+
+    Does nothing outside the main thread, to which signal handlers belong. A signal that was
+    ignored, as a shell does for SIGINT in the background, stays ignored.
+
+    Attributes:
+      first: the signal that came first, or None.
+    """
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in WORDS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._arrive)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def arrived(self) -> bool:
+        """Returns whether a signal has come."""
+        return self.first is not None
+
+    def stopped_error(self, message: str) -> StoppedError:
+        """Returns what ends the command after the work was saved."""
+        number = self.first or signal.SIGINT
+        return StoppedError(f"{WORDS[number]}. {message}", 128 + number)
+
+    def _arrive(self, number: int, frame: Any) -> None:
+        if self.first is not None:
+            _raise(number, frame)
+        self.first = signal.Signals(number)
+        _print("finishing the step, then saving; once more to end at once")
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Makes SIGTERM end the command in order, by a `TerminatedError`.
+
+    Does nothing outside the main thread, to which signal handlers belong.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise(number: int, frame: Any) -> NoReturn:
+    raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _print(message: str) -> None:
+    """Prints one line to standard error from a handler, which may have interrupted a print."""
+    start = "\n" if sys.stderr.isatty() else ""  # below the progress bar
+    with contextlib.suppress(OSError):
+        os.write(2, f"{start}streamkd: {message}\n".encode())

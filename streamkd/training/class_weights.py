@@ -1,0 +1,73 @@
+"""What an image counts by its class.
+
+weights = class_weights({"cat": 3.0}, class_names=["ant", "cat"], labels=labels, num_classes=2)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import OptionError
+
+
+def class_weights(
+    given: Mapping[Any, float] | str | None,
+    *,
+    class_names: list[str] | None,
+    labels: np.ndarray,
+    num_classes: int,
+) -> np.ndarray | None:
+    """Returns float32 `[num_classes]`, or None where every class counts alike.
+
+    Args:
+      given: weights by class name or number, as `class_weight` of Keras' `fit`; a class that is
+        not named has weight 1. 'balanced' gives num_images / (num_classes_with_images ·
+        num_images_of_the_class), so that every class counts alike (King and Zeng 2001, as
+        scikit-learn's `class_weight="balanced"`).
+      class_names: in the order of the logits.
+      labels: int32 `[num_images]`; -1 is no label.
+      num_classes: number of logits.
+
+    Raises:
+      OptionError: no such class, or a weight that is no number from 0 on.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given != "balanced":
+            raise OptionError(
+                f"class_weight is {given!r}; give 'balanced', or a weight for each class."
+            )
+        counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+        there = counts > 0
+        balanced = counts.sum() / (max(1, there.sum()) * np.maximum(counts, 1))
+        return np.where(there, balanced, 1).astype(np.float32)
+    weights = np.ones(num_classes, np.float32)
+    for name, weight in given.items():
+        number = _number_of(name, class_names, num_classes)
+        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number):
+            raise OptionError(f"The weight of the class {name!r} is {weight!r}; give a number.")
+        if not 0 <= weight < math.inf:
+            raise OptionError(
+                f"The weight of the class {name!r} is {weight!r}; it must be zero or positive."
+            )
+        weights[number] = weight
+    return weights
+
+
+def _number_of(name: Any, class_names: list[str] | None, num_classes: int) -> int:
+    names = class_names or []
+    if isinstance(name, str) and name in names:
+        return names.index(name)
+    if isinstance(name, int | np.integer) and 0 <= name < num_classes:
+        return int(name)
+    shown = ", ".join(map(repr, names[:5])) or f"0 to {num_classes - 1}"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    raise OptionError(
+        f"class_weight names the class {name!r}, which there is not.\n  classes: {shown}{more}\n"
+        "Give names or numbers of these."
+    )

@@ -1,0 +1,106 @@
+"""What a run is made of: config.json, which a resumed run is held against.
+
+Two kinds of things are in it: what a resumed run must repeat, since another value would train
+another student; and what is there for the reader (`run_directory.INFORMATIVE`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+import streamkd
+from streamkd.keras_family import family_name, family_of, precision_of
+from streamkd.stream.stream import Stream
+from streamkd.training.optimizers import inner_optimizer
+from streamkd.training.recipe import Recipe
+
+LIBRARIES = ("tensorflow", "tf-keras", "keras", "numpy", "h5py", "pillow")
+
+
+def describe_stream(stream: Stream) -> dict[str, Any]:
+    """Returns what the batches of a stream are made of."""
+    described: dict[str, Any] = {
+        "images": stream.images.fingerprint,
+        "store": None,
+        "image_options": stream.options.to_dict(),
+        "batch_size": stream.batch_size,
+        "seed": stream.seed,
+        "shuffle": stream.shuffle,
+        "image_weights": digest_of([stream.images.weights]),
+        "independent_views": stream.independent and stream.independent.to_dict(),
+        "balance": stream.balance or None,
+        "views_per_decode": stream.views_per_decode if stream.views_per_decode > 1 else None,
+        "rounded_pixels": stream.rounds_pixels or None,
+        "class_names": stream.class_names,
+    }
+    if stream.store is not None:
+        header = stream.store.header
+        described["store"] = {
+            "fingerprint": header.fingerprint,
+            "teacher": header.teacher,
+            "codec": header.codec,
+            "images": header.images,
+            "rows": stream.store.digest_of_rows(),
+        }
+    return described
+
+
+def describe_training(
+    recipe: Recipe, student: Any, optimizer: Any, *, schedule: str, epochs: int
+) -> dict[str, Any]:
+    """Returns what is done with the batches.
+
+    Args:
+      recipe: of the run.
+      student: the user's model.
+      optimizer: built, before its first step.
+      schedule: that an optimizer given by name has.
+      epochs: that the run is to have.
+    """
+    described = recipe.described()
+    described["student"] = {
+        "family": family_name(student),
+        "weights": [list(w.shape) for w in student.weights],
+    }
+    precision = precision_of(student)
+    if precision != "float32":
+        described["student"]["precision"] = precision
+    if not isinstance(recipe.optimizer, str):
+        settings = family_of(student).optimizers.serialize(inner_optimizer(optimizer))
+        described["optimizer"] = json.loads(json.dumps(settings, default=str))
+    elif schedule == "cosine":
+        # It is built for a number of epochs; another number is another run.
+        described["epochs"] = epochs
+    else:
+        described["schedule"] = schedule
+    return described
+
+
+def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns what else is needed to repeat a run: versions, first weights, what was typed."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions |= {"streamkd": streamkd.__version__, "python": platform.python_version()}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "initial_weights": digest_of(np.asarray(weight) for weight in student.weights),
+        "arguments": arguments,
+    }
+
+
+def digest_of(arrays: Iterable[np.ndarray | None]) -> str | None:
+    """Returns a digest of some arrays; None where there is none of them."""
+    there = [array for array in arrays if array is not None]
+    if not there:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for array in there:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,313 @@
+"""From the flags of `train` to the arguments of `Distiller` and `fit`; what is refused early."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import small_model
+from run_helpers import command, dense_student, refusal
+
+from streamkd.cli import train_flags
+from streamkd.cli.flags import Parser
+from streamkd.cli.main import build_parser
+from streamkd.cli.train import OF_DISTILLER, OF_JOIN, read_class_weight
+from streamkd.errors import OptionError
+from streamkd.stream.join import join
+from streamkd.training.distiller import Distiller
+
+TRAIN = ["train", "images", "--store", "teacher.h5", "--student", "student.keras", "--out", "run"]
+TRAIN += ["--batch-size", "8"]
+
+
+@pytest.fixture
+def place(directory, store, monkeypatch):
+    """The working directory, with images, teacher.h5 and student.keras."""
+    monkeypatch.chdir(directory.parent)
+    dense_student().save("student.keras")
+    return directory.parent
+
+
+@dataclasses.dataclass
+class StubHistory:
+    """What `fit` would return."""
+
+    run: str
+    stopped: bool = False
+    step: int = 12
+    num_skipped: int = 0
+    epochs: tuple = ({"step": 12, "loss": 1.0},)
+
+    @property
+    def last(self):
+        return self.epochs[-1]
+
+
+@pytest.fixture
+def called(place, monkeypatch):
+    """A function: runs `train` with some words and no training; returns what was called with what.
+
+    The returned dict has the arguments of `Distiller` and of `fit`, and `exit`, `answer`, `errors`.
+    """
+
+    def run(capsys, *words, stopped=False, step=12, during_fit=lambda: None):
+        found = {}
+
+        class Stub:
+            def __init__(self, student, **arguments):
+                found.update(student=student, **arguments)
+
+            def fit(self, stream, **arguments):
+                during_fit()
+                found.update(stream=stream, **arguments)
+                return StubHistory(arguments["run"], stopped, step)
+
+        monkeypatch.setattr("streamkd.training.distiller.Distiller", Stub)
+        code, answer, errors = command(capsys, *TRAIN, *words)
+        return {**found, "exit": code, "answer": answer, "errors": errors}
+
+    return run
+
+
+def test_what_is_not_given_is_what_python_has_by_default():
+    parser = Parser()
+    train_flags.add_train(parser)
+    args = vars(parser.parse_args(TRAIN[1:]))
+    ours = inspect.signature(Distiller).parameters
+    assert {name: args[name] for name in OF_DISTILLER} == {n: ours[n].default for n in OF_DISTILLER}
+    assert set(ours) - set(OF_DISTILLER) == {"student", "metrics"}
+    theirs = inspect.signature(join).parameters
+    same = [name for name in OF_JOIN if name not in ("batch_size", "seed")]
+    assert {name: args[name] for name in same} == {name: theirs[name].default for name in same}
+    of_fit = inspect.signature(Distiller.fit).parameters
+    for name in ("class_weight", "save_every", "resume"):
+        assert args[name] == of_fit[name].default
+
+
+def test_flags_become_arguments_of_the_same_name(called, capsys):
+    words = (
+        "--schedule constant --warm-up 0.1 --weight-decay 0.01 --clip-norm 1 --accumulate 2 "
+        "--ema 0.99 --label-smoothing 0.05 --jit on --steps-per-call 4 --on-nonfinite skip "
+        "--optimizer sgd --learning-rate 0.5 --temperature 2 --label-weight 0.3 "
+        "--student-preprocess scale --save-every 7 --class-weight balanced --no-resume --epochs 3"
+    )
+    found = called(capsys, *words.split())
+    assert found["exit"] == 0, found["answer"]
+    assert {name: found[name] for name in OF_DISTILLER} == {
+        "schedule": "constant",
+        "warm_up": 0.1,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "accumulate": 2,
+        "ema": 0.99,
+        "label_smoothing": 0.05,
+        "jit": "on",
+        "steps_per_call": 4,
+        "on_nonfinite": "skip",
+        "optimizer": "sgd",
+        "learning_rate": 0.5,
+        "temperature": 2.0,
+        "label_weight": 0.3,
+        "student_preprocess": "scale",
+    }
+    assert (found["epochs"], found["save_every"], found["class_weight"]) == (3, 7, "balanced")
+    assert (found["resume"], found["run"], found["validation"]) == (False, "run", None)
+    assert found["callbacks"] == [] and found["stop"]() is False
+
+
+def test_every_flag_is_recorded_those_of_the_file_too(called, capsys):
+    Path("c.toml").write_text('[train]\nema = 0.9\nimage-size = "8x8"\n')
+    found = called(capsys, "--config", "c.toml", "--epochs", "2")
+    arguments = json.loads(json.dumps(found["arguments"]))
+    assert arguments["ema"] == 0.9 and arguments["image_size"] == [8, 8]
+    assert (arguments["epochs"], arguments["images"], arguments["jit"]) == (2, "images", "auto")
+    every = set(vars(build_parser().parse_args(TRAIN)))
+    assert set(arguments) == every - {"command", "run", "config", "json", "quiet"}
+
+
+@pytest.mark.parametrize("family", ["tf_keras", "keras"])
+def test_early_stopping_is_keras_own_of_the_students_family(called, capsys, family):
+    dense_student(family).save("student.keras")
+    words = ("--early-stopping", 3, "--validation-split", 0.2)
+    (callback,) = called(capsys, *words)["callbacks"]
+    assert type(callback) is importlib.import_module(family).callbacks.EarlyStopping
+    assert (callback.monitor, callback.patience) == ("val_loss", 3)
+    assert callback.restore_best_weights
+
+
+def test_tensorboard_is_a_callback_where_it_is_installed(called, capsys, monkeypatch):
+    real = importlib.util.find_spec
+    there = lambda name: object() if name == "tensorboard" else real(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", there)
+    made = []
+    monkeypatch.setattr("tf_keras.callbacks.TensorBoard", lambda *a, **k: made.append(a) or a)
+    assert called(capsys, "--tensorboard", "logs")["callbacks"] == made == [("logs",)]
+
+
+def test_a_missing_tensorboard_is_one_line(place, capsys, monkeypatch):
+    real = importlib.util.find_spec
+    absent = lambda name: None if name == "tensorboard" else real(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    assert refusal(capsys, *TRAIN, "--tensorboard", "logs") == (
+        "--tensorboard needs the package tensorboard, which is not installed: "
+        "`pip install 'streamkd[tensorboard]'`.\n"
+    )
+    assert not Path("logs").exists()
+
+
+BUILDERS = """
+import tf_keras, keras
+
+def build(family, num_classes, shape):
+    layers = [family.layers.Flatten(), family.layers.Dense(num_classes)]
+    return family.Sequential([family.Input(shape), *layers])
+
+def old(num_classes, image_shape): return build(tf_keras, num_classes, image_shape)
+def new(num_classes, image_shape): return build(keras, num_classes, image_shape)
+"""
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("builder", ["old", "new"])
+    @pytest.mark.parametrize("name", ["float32", "mixed_float16", "mixed_bfloat16"])
+    def test_a_function_builds_by_the_policy(self, called, capsys, monkeypatch, builder, name):
+        import keras
+        import tf_keras
+
+        monkeypatch.syspath_prepend(os.getcwd())
+        Path("builders.py").write_text(BUILDERS)
+        monkeypatch.delitem(sys.modules, "builders", raising=False)
+        found = called(capsys, "--student", f"builders:{builder}", "--precision", name)
+        assert found["exit"] == 0, found["answer"]
+        assert found["student"].layers[-1].dtype_policy.name == name
+        for family in (tf_keras, keras):
+            assert family.mixed_precision.global_policy().name == "float32"
+
+    @pytest.mark.parametrize("family", ["tf_keras", "keras"])
+    def test_a_saved_student_of_another_precision_is_refused(self, called, capsys, family):
+        dense_student(family).save("student.keras")
+        found = called(capsys, "--precision", "mixed_bfloat16")
+        assert found["exit"] == 2 and found["answer"]["error"]["code"] == "student"
+        message = found["answer"]["error"]["message"]
+        assert "\n  student:     float32\n  --precision: mixed_bfloat16\n" in message
+        assert called(capsys, "--precision", "float32")["exit"] == 0
+
+    @pytest.mark.parametrize("family", ["tf_keras", "keras"])
+    def test_a_saved_student_keeps_its_own_precision(self, called, capsys, family):
+        mixed_precision = importlib.import_module(family).mixed_precision
+        mixed_precision.set_global_policy("mixed_bfloat16")
+        try:
+            small_model(family).save("student.keras")
+        finally:
+            mixed_precision.set_global_policy("float32")
+        assert called(capsys, "--precision", "mixed_bfloat16")["exit"] == 0
+        assert called(capsys)["student"].layers[-1].dtype_policy.name == "mixed_bfloat16"
+        found = called(capsys, "--precision", "float32")
+        assert "student:     mixed_bfloat16" in found["answer"]["error"]["message"]
+
+
+def test_a_class_weight_is_balanced_or_a_table_in_a_file(place, called, capsys):
+    Path("w.json").write_text('{"ant": 2.5, "b e": 0}')
+    Path("w.toml").write_text('ant = 2.5\n"b e" = 0\n')
+    assert read_class_weight(None) is None and read_class_weight("balanced") == "balanced"
+    assert read_class_weight("w.json") == read_class_weight("w.toml") == {"ant": 2.5, "b e": 0}
+    assert called(capsys, "--class-weight", "w.toml")["class_weight"] == {"ant": 2.5, "b e": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "none.json",
+            None,
+            "--class-weight none.json cannot be read: No such file or directory.\n",
+        ),
+        ("w.json", "ant = 1", "--class-weight w.json cannot be read: Expecting value: line 1 col"),
+        ("w.toml", '{"ant": 1}', "--class-weight w.toml cannot be read: Invalid"),
+        ("w.json", "[1, 2]", "--class-weight w.json holds a list, and no table from class names"),
+    ],
+)
+def test_a_class_weight_that_cannot_be_read_is_refused(place, name, content, message):
+    if content is not None:
+        Path(name).write_text(content)
+    with pytest.raises(OptionError) as refused:
+        read_class_weight(name)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--early-stopping 2", "--early-stopping watches the loss on validation images, and there"),
+        ("--early-stopping 0", "argument --early-stopping: '0'; give a whole number from 1"),
+        ("--save-every -1", "argument --save-every: expected one argument|'-1'; give a whole"),
+        ("--accumulate 0.5", "argument --accumulate: '0.5'; give a whole number from 1"),
+        ("--steps-per-call 0", "argument --steps-per-call: '0'; give a whole number from 1"),
+        ("--jit maybe", "argument --jit: invalid choice: 'maybe'"),
+        ("--precision float16", "argument --precision: invalid choice: 'float16'"),
+        ("--distribute tpu", "argument --distribute: invalid choice: 'tpu'"),
+        ("--tensorboard teacher.h5", "--tensorboard teacher.h5 is a file.\nGive the path of a dir"),
+        ("--class-weight no.json", "--class-weight no.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_tensorflow(place, capsys, monkeypatch, words, message):
+    def fail():
+        raise AssertionError("TensorFlow was asked for")
+
+    monkeypatch.setattr("streamkd.cli.train.import_tensorflow", fail)
+    text = refusal(capsys, *TRAIN, *words.split())
+    assert any(part.lower() in text.lower() for part in message.split("|")), text
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "which is not set.\n"),
+        ("{", "which cannot be read: Expecting property name"),
+        ("[]", "which cannot be read: list indices must be"),
+        ('{"cluster": {"worker": ["a:1"]}}', "which has no 'task'.\n"),
+        ('{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}', "is not complete"),
+    ],
+)
+def test_machines_that_are_not_named_are_refused(place, capsys, monkeypatch, content, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if content is not None:
+        monkeypatch.setenv("TF_CONFIG", content)
+    text = refusal(capsys, *TRAIN, "--distribute", "multi-worker")
+    assert message in text
+    example = text[text.index("TF_CONFIG='") + 11 : text.rindex("'")]
+    assert set(json.loads(example)) == {"cluster", "task"}
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
+)
+def test_a_run_that_a_signal_stopped_says_where_it_is_saved(called, capsys, number, code, word):
+    def arrive():
+        os.kill(os.getpid(), number)
+
+    found = called(capsys, stopped=True, step=7, during_fit=arrive)
+    assert found["exit"] == code and found["stop"]() is True
+    assert found["answer"]["error"] == {
+        "code": "interrupted",
+        "message": f"{word}. The run is saved at step 7 in run; the same command goes on from "
+        "there.",
+        "key": None,
+    }
+    found = called(capsys, stopped=True, step=0, during_fit=arrive)
+    assert "No step was taken yet" in found["answer"]["error"]["message"]
+
+
+def test_a_signal_that_came_after_the_last_step_changes_nothing(called, capsys):
+    found = called(capsys, during_fit=lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert found["exit"] == 0 and found["answer"]["run"] == "run"
