@@ -22,12 +22,12 @@ from streamkd.options import check_count
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
 from streamkd.teachers.probing import are_probabilities
-from streamkd.training.callbacks import (
-    KerasCallbacks,
+from streamkd.training.callback_checks import (
     check_callbacks,
     check_learning_rate,
     learning_rate_callback,
 )
+from streamkd.training.callbacks import KerasCallbacks
 from streamkd.training.class_weights import class_weights
 from streamkd.training.jit_choice import faster_steps
 from streamkd.training.loop import History, Loop
@@ -195,7 +195,7 @@ class Distiller:
         check_count("epochs", epochs)
         if save_every is not None:
             check_count("save_every", save_every)
-        check_callbacks(callbacks, self.family)
+        callbacks = check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.share)
         self._check_loss(stream)
         self._check_head(stream)
@@ -252,12 +252,15 @@ class Distiller:
             return loop.train(resume)
 
     def _state(
-        self, stream: Stream, epochs: int, callbacks: Sequence[Any]
+        self, stream: Stream, epochs: int, callbacks: list[Any]
     ) -> tuple[TrainingState, UserMetrics]:
         """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
         with self.strategy.scope():
             metrics = UserMetrics(
-                self.metrics, self.family, probabilities=self._logits.removed == "softmax"
+                self.metrics,
+                self.family,
+                probabilities=self._logits.removed == "softmax",
+                num_classes=stream.num_classes,
             )
             metrics.build(stream.num_classes)
             optimizer = build_optimizer(
@@ -295,7 +298,7 @@ class Distiller:
                 update_metrics=metrics.update if len(metrics) else None,
             )
 
-    def _schedule(self, callbacks: Sequence[Any]) -> str:
+    def _schedule(self, callbacks: list[Any]) -> str:
         """Returns the schedule of an optimizer given by name."""
         asked, callback = self.recipe.schedule, learning_rate_callback(callbacks)
         if asked is not None:

@@ -68,7 +68,8 @@ class TrainingState:
     def trackables(self) -> dict[str, Any]:
         """Returns all that a checkpoint holds, by name."""
         return {
-            "model": self.student,
+            # Not the student itself: a compiled one would bring an optimizer and metrics along.
+            "weights": [as_tf_variable(weight) for weight in self.student.weights],
             "optimizer": self.optimizer,
             "step": self.step,
             "sums": self.sums,
