@@ -213,6 +213,7 @@ class Distiller:
                 **describe_for_the_reader(self.student, arguments),
                 "student_preprocess": self.student_preprocess,
                 "class_weights": digest_of([weights]),
+                "metrics": [metric.name for metric in metrics.metrics] or None,
                 "validation": None if validation is None else validation.fingerprint,
             }
 
