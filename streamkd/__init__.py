@@ -28,6 +28,7 @@ _HOME = {
     "Keys": "streamkd.keys",
     "LogitStore": "streamkd.store.reader",
     "Manifest": "streamkd.images.manifest",
+    "Share": "streamkd.stream.share",
     "StoreCollection": "streamkd.store.collection",
     "Stream": "streamkd.stream.stream",
     "StreamkdError": "streamkd.errors",

@@ -18,6 +18,7 @@ Every refusal is a `StreamkdError`; most also inherit the builtin that a caller 
     ├── TeacherError (ValueError)            a teacher that cannot be loaded or does not fit
     ├── StudentError (ValueError)            a student that cannot be built or does not fit
     ├── ResumeError (ValueError)             a run that was started with other data or options
+    ├── WorkerLostError (ConnectionError)    another process that trains the same student is gone
     ├── NonFiniteError (ArithmeticError)     a loss, gradient or logit that is not finite
     ├── OutputError (OSError)                an output path that cannot be written
     └── DiskFullError (OSError)              not enough room; says how much is needed
@@ -137,6 +138,12 @@ class ResumeError(StreamkdError, ValueError):
     """A run that was started with other data or other options."""
 
     code = "resume"
+
+
+class WorkerLostError(StreamkdError, ConnectionError):
+    """Another process that trains the same student is gone."""
+
+    code = "worker_lost"
 
 
 class NonFiniteError(StreamkdError, ArithmeticError):

@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_decoded_any_more_is_named_by_several_batches_a_ca
     with open(noisy.path(5), "wb") as file:
         file.write(b"no image")
     stream = join(noisy, None, **options, **place)
-    assert stream._batches_per_call() > 1
+    assert stream._steps_per_call() > 1
     with pytest.raises(BadImageError) as refusal:
         batches_of(stream)
     assert refusal.value.key == noisy.keys[5]
@@ -387,7 +387,7 @@ def test_calls_of_several_batches_begin_and_end_anywhere(tmp_path, noisy, monkey
     monkeypatch.setattr(stream_module, "ROWS_PER_CALL", 4 * num_batches)
     expected = batches_of(join(noisy, store, batch_size=4, seed=7), 0, 20)
     stream = join(noisy, store, batch_size=4, seed=7, cache="memory")
-    assert stream._batches_per_call() == num_batches
+    assert stream._steps_per_call() == num_batches
     assert_same(batches_of(stream, 0, 20), expected)  # from files first
     for start, stop in ((0, 1), (0, 20), (3, 4), (1, 19), (7, 7), (5, 13)):
         assert_same(batches_of(stream, start, stop), expected[start:stop])

@@ -30,6 +30,7 @@ BUILTINS = {
     "TeacherError": ValueError,
     "StudentError": ValueError,
     "ResumeError": ValueError,
+    "WorkerLostError": ConnectionError,
     "NonFiniteError": ArithmeticError,
     "OutputError": OSError,
     "DiskFullError": OSError,

@@ -1,6 +1,7 @@
 """Datasets whose iterators can be thrown away in any thread.
 
     dataset = ThrownAwayAnywhere(dataset)
+    iterator = thrown_away_anywhere(iter(strategy.distribute_datasets_from_function(…)))
 
 An iterator over a dataset that calls Python waits, when it goes, for its calls that are under way.
 Python's garbage collector runs in any thread, and so in such a call as well. If it then finds an
@@ -48,12 +49,18 @@ class ThrownAwayAnywhere(tf.data.Dataset):
 
     def __iter__(self) -> Any:
         iterator = super().__iter__()
-        if tf.executing_eagerly():
-            # TensorFlow's half of the iterator lives as long as this list.
-            resource = tf.nest.flatten(iterator, expand_composites=True)
-            weakref.finalize(iterator, _let_go, resource).atexit = False
-            _ALIVE[iterator] = resource
-        return iterator
+        return thrown_away_anywhere(iterator) if tf.executing_eagerly() else iterator
+
+
+def thrown_away_anywhere(iterator: Any) -> Any:
+    """Returns an iterator, such as a strategy makes of several datasets, that may be thrown away
+    in any thread as well."""
+    if iterator not in _ALIVE:
+        # TensorFlow's half of the iterator lives as long as this list.
+        resource = tf.nest.flatten(iterator, expand_composites=True)
+        weakref.finalize(iterator, _let_go, resource).atexit = False
+        _ALIVE[iterator] = resource
+    return iterator
 
 
 def _let_go(resource: list[Any]) -> None:
@@ -80,5 +87,5 @@ def _end_all() -> None:
     """Ends all iterators while their calls can still come to an end."""
     for iterator, resource in list(_ALIVE.items()):
         resource.clear()
-        # The one place where the iterator itself has it.
-        iterator._iterator_resource = None
+        # The one place where the iterator itself has it; a strategy's has one for each device.
+        iterator._iterator_resource = iterator._iterators = None

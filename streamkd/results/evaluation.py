@@ -168,8 +168,8 @@ def answer_all(
         for pixels, contents, indices, weights in batches:
             num_real = int(weights.numpy().sum())
             if stored is not None:
-                seen = indices.numpy()
-                refuse_changed(images, seen, contents.numpy(), stored[seen])
+                seen = indices.numpy()[:num_real]
+                refuse_changed(images, seen, contents.numpy()[:num_real], stored[seen])
             answers.append(np.asarray(answer(pixels))[:num_real])
             bar.update(num_real)
     return np.concatenate(answers)

@@ -19,6 +19,7 @@ from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
+from streamkd.stream.share import WHOLE, Share
 
 # Stands at the head of messages made inside the graph, where the class of an error is lost.
 CHANGED = "streamkd: a changed image"
@@ -69,24 +70,34 @@ def check_contents(
     return tf.cond(tf.reduce_any(different), look_closer, lambda: tf.constant(True))
 
 
-def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    images: Manifest, options: ImageOptions, batch_size: int, share: Share = WHOLE
+) -> tf.data.Dataset:
     """Returns every image once, in order, in batches of one static shape.
 
     Yields (images float32 `[batch, height, width, channels]`, content digests uint64 `[batch]`,
-    indices int64 `[batch]`, weights float32 `[batch]`); the last batch is filled up with its first
-    image at weight 0.
+    indices int64 `[batch]`, weights float32 `[batch]`); the last batch is filled up with black
+    images at weight 0.
+
+    Args:
+      batch_size: images an element.
+      share: of one of several workers, which take turns; all have as many elements, the last of
+        which may be all black.
     """
     num_images = len(images)
 
-    def files_of(indices: np.ndarray) -> tuple[Any, ...]:
-        return read_files(images.paths(indices), max_pixels=options.max_pixels)[:3]
+    def files_of(indices: np.ndarray, inside: np.ndarray) -> tuple[Any, ...]:
+        paths = images.paths(indices)
+        if inside.all():
+            return read_files(paths, max_pixels=options.max_pixels)[:3]
+        return read_files(paths, known_bad=~inside, max_pixels=options.max_pixels)[:3]
 
-    def look_up(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    def look_up(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        positions = share.pieces(number) * batch_size + tf.range(batch_size, dtype=tf.int64)
         inside = positions < num_images
-        indices = tf.where(inside, positions, step * batch_size)
+        indices = tf.where(inside, positions, 0)
         kinds = [tf.string, tf.bool, tf.uint64]
-        files, one_size, digests = tf.numpy_function(files_of, [indices], kinds)
+        files, one_size, digests = tf.numpy_function(files_of, [indices, inside], kinds)
         files, digests = (tf.ensure_shape(part, (batch_size,)) for part in (files, digests))
         one_size = tf.ensure_shape(one_size, ())
         return files, one_size, digests, indices, tf.cast(inside, tf.float32)
@@ -100,13 +111,17 @@ def evaluation_batches(images: Manifest, options: ImageOptions, batch_size: int)
     ) -> tuple[tf.Tensor, ...]:
         return *decode_batch(files, one_size, options, digests), indices, weights
 
-    num_batches = -(-num_images // batch_size)
-    dataset = read_pipeline(tf.data.Dataset.range(num_batches), look_up, decode)
+    num_own = -(-num_images // (batch_size * share.num_pieces)) * share.num_replicas
+    dataset = read_pipeline(tf.data.Dataset.range(num_own), look_up, decode)
     return ThrownAwayAnywhere(dataset)
 
 
 def each_once(
-    dataset: tf.data.Dataset, images: Manifest, options: ImageOptions, batch_size: int
+    dataset: tf.data.Dataset,
+    images: Manifest,
+    options: ImageOptions,
+    batch_size: int,
+    share: Share = WHOLE,
 ) -> Iterator[Any]:
     """Yields the batches of an `evaluation_batches` dataset; a file that fails is named.
 
@@ -115,7 +130,8 @@ def each_once(
     """
 
     def refuse(error: tf.errors.OpError, number: int) -> None:
-        indices = range(number * batch_size, min((number + 1) * batch_size, len(images)))
+        first = share.pieces(number) * batch_size
+        indices = range(first, min(first + batch_size, len(images)))
         raise_named(error, images, options, indices)
 
     return named_errors(iter(dataset), refuse)

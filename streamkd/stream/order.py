@@ -19,24 +19,20 @@ ROUNDS = 12
 
 
 def indices_of_batch(
-    step: tf.Tensor,
-    *,
-    num_images: int,
-    batch_size: int,
-    seed: int,
-    shuffle: bool,
-    num_batches: int = 1,
+    numbers: tf.Tensor, *, num_images: int, batch_size: int, seed: int, shuffle: bool
 ) -> tf.Tensor:
-    """Returns the images of one batch, or of several, for the step (int64 scalar) of the first.
+    """Returns the images of one batch, or of several, one after the other.
 
     What is put in order may as well be pairs of images, or whatever else there is a number of.
 
-    Needs num_batches * batch_size <= num_images, so that they lie in two epochs at most.
+    Args:
+      numbers: int64, the step of one batch, or `[batches]`, ascending, so near each other that all
+        of them lie in two epochs.
 
     Returns:
-      int64 `[num_batches * batch_size]`.
+      int64 `[batches * batch_size]`.
     """
-    positions = step * batch_size + tf.range(num_batches * batch_size, dtype=tf.int64)
+    positions = _positions(numbers, batch_size)
     within = positions % num_images
     if not shuffle:
         return within
@@ -62,12 +58,15 @@ def shuffled(places: tf.Tensor, counts: tf.Tensor, seeds: tf.Tensor) -> tf.Tenso
     )
 
 
-def epochs_of_batch(
-    step: tf.Tensor, *, num_images: int, batch_size: int, num_batches: int = 1
-) -> tf.Tensor:
+def epochs_of_batch(numbers: tf.Tensor, *, num_images: int, batch_size: int) -> tf.Tensor:
     """Returns the epoch, from 0, of each image that `indices_of_batch` returns."""
-    positions = step * batch_size + tf.range(num_batches * batch_size, dtype=tf.int64)
-    return positions // num_images
+    return _positions(numbers, batch_size) // num_images
+
+
+def _positions(numbers: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """Returns where batches lie in all epochs laid end to end, int64 `[batches * batch_size]`."""
+    firsts = tf.reshape(numbers, [-1, 1]) * batch_size
+    return tf.reshape(firsts + tf.range(batch_size, dtype=tf.int64), [-1])
 
 
 def _seed_of_epoch(seed: int, epoch: tf.Tensor) -> tf.Tensor:

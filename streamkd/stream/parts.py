@@ -1,7 +1,7 @@
 """What batches are made of: bytes of files, labels, stored logits, parameters of views.
 
     parts = BatchParts(images, store, sequence, …)
-    found = parts.look_up(step)            # in the graph: a dict of tensors
+    found = parts.look_up(numbers, sequence)         # in the graph: a dict of tensors
 
 Everything here is done by the batch, in NumPy, within one Python call that tf.data makes. Some
 parts are per row and some per file: with several views of a decode, a file makes several rows,
@@ -95,10 +95,15 @@ class BatchParts:
         self._per_file = sequence.views_per_decode
         self._kinds = self._make_kinds(num_classes)
 
-    def look_up(self, step: tf.Tensor, num_batches: int = 1) -> dict[str, tf.Tensor]:
-        """Returns what the batches from a step (int64 scalar) on are made of, in the graph."""
-        count = num_batches * self._sequence.batch_size
-        return self._call(self._gather, self._sequence.units(step, num_batches), count)
+    def look_up(self, numbers: tf.Tensor, sequence: Sequence) -> dict[str, tf.Tensor]:
+        """Returns what some batches of a sequence are made of, in the graph.
+
+        Args:
+          numbers: of the batches, int64 `[batches]`.
+          sequence: that of the stream, or of the pieces of its batches.
+        """
+        count = numbers.shape[0] * sequence.batch_size
+        return self._call(self._gather, sequence.units(numbers), count)
 
     def without_bad(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the same without the files for which it could not be decoded."""

@@ -10,6 +10,8 @@ is a function of seed and step alone, whatever was asked for before.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import tensorflow as tf
 
@@ -64,15 +66,22 @@ class Sequence:
         """Returns the first epoch, from 0, that begins at a step or after it."""
         return -(-step * self.units_per_batch // self.num_units)
 
-    def units(self, step: tf.Tensor, num_batches: int = 1) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the units of the batches from a step on, and their epochs, both int64."""
-        counts = {
-            "num_images": self.num_units,
-            "batch_size": self.units_per_batch,
-            "num_batches": num_batches,
-        }
-        units = order.indices_of_batch(step, **counts, seed=self._seed, shuffle=self._shuffle)
-        epochs = order.epochs_of_batch(step, **counts)
+    def cut_into(self, num_pieces: int) -> Sequence:
+        """Returns the sequence of the pieces of batches, each of which is a batch of its own."""
+        pieces = copy.copy(self)
+        pieces.batch_size = self.batch_size // num_pieces
+        pieces.units_per_batch = self.units_per_batch // num_pieces
+        return pieces
+
+    def units(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the units of some batches, and their epochs, both int64.
+
+        Args:
+          numbers: of the batches, int64, or `[batches]` as `order.indices_of_batch` takes them.
+        """
+        counts = {"num_images": self.num_units, "batch_size": self.units_per_batch}
+        units = order.indices_of_batch(numbers, **counts, seed=self._seed, shuffle=self._shuffle)
+        epochs = order.epochs_of_batch(numbers, **counts)
         if self._balance is not None:
             return self._balance.draw(units, epochs)
         return units, epochs

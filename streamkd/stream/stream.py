@@ -4,6 +4,8 @@
     for pixels, targets, weights in stream.dataset():
         targets["teacher_logits"]
 
+Where several devices or machines train one student, each reads a `Share` of every batch.
+
 A batch is `(images, targets, sample_weight)` with
   images          float32 `[batch, height, width, channels]`, 0 to 255
   labels          int32   `[batch, 2]`, the image's and its mixing partner's; -1 is no label
@@ -16,7 +18,7 @@ A batch is `(images, targets, sample_weight)` with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,11 +40,14 @@ from streamkd.stream.pairs import Pairs
 from streamkd.stream.parts import BatchParts
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.stream.sequence import Sequence
+from streamkd.stream.share import WHOLE, Share
 
 # Where nothing is read, a call into Python costs as much as a hundred small images; of large
 # images one batch is enough, and more would not stay in the processor's cache.
 ROWS_PER_CALL = 4096
 BYTES_PER_CALL = 1 << 25
+_LAST = int(np.iinfo(np.int64).max)
+_INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
 
 class Stream:
@@ -174,87 +179,130 @@ class Stream:
         """
         return self._sequence.end_of_epoch(epoch)
 
-    def dataset(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
-        """Returns the batches of the steps `start` to `stop` (without end where None)."""
-        self._parts.refusal = None
-        last = int(np.iinfo(np.int64).max) if stop is None else stop
-        return ThrownAwayAnywhere(self._dataset(start, last))
+    def dataset(
+        self, start: int = 0, stop: int | None = None, share: Share = WHOLE
+    ) -> tf.data.Dataset:
+        """Returns the batches of the steps `start` to `stop` (without end where None).
 
-    def _dataset(self, start: int, last: int) -> tf.data.Dataset:
-        """Returns the batches of the steps from `start` up to and without `last`."""
+        Args:
+          share: of one of several workers, or one with several replicas of the student: for each
+            step there is one element for each of its replicas, a piece of the batch.
+
+        Raises:
+          OptionError: the batch cannot be cut into so many pieces.
+        """
+        self.check_share(share)
+        self._parts.refusal = None
+        dataset = self._dataset(start, _LAST // share.num_pieces if stop is None else stop, share)
+        if stop is None:
+            # Or the workers of a strategy would ask each other before every step who has data left.
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
+        return ThrownAwayAnywhere(dataset)
+
+    def check_share(self, share: Share) -> None:
+        """Refuses a share where batches cannot be cut into so many pieces.
+
+        Raises:
+          OptionError: shows how many rows there are and how they have to be parted.
+        """
+        unit = self.batch_size // self._sequence.units_per_batch
+        share.check_batch_size(self.batch_size, unit)
+
+    def _dataset(self, start: int, stop: int, share: Share) -> tf.data.Dataset:
+        """Returns the pieces of the steps from `start` up to and without `stop`."""
         rendering = self._rendering
         rescue = self._parts.without_bad if self.on_bad == "skip" else None
+        look_up = self._look_up(share, 1)
         if self.cache is None:
-            steps = tf.data.Dataset.range(start, last)
-            return read_pipeline(steps, self._parts.look_up, rendering.from_files, rescue)
-        # Until all is in the cache, a call looks up one batch; from then on, several.
-        filled = min(self._step_when_filled(start), last)
+            pieces = _own_pieces(start, stop, share)
+            return read_pipeline(pieces, look_up, rendering.from_files, rescue)
+        # Until all is in the cache, a call looks up one piece; from then on, several.
+        filled = min(self._step_when_filled(start, share), stop)
         filling = read_pipeline(
-            tf.data.Dataset.range(start, filled),
-            self._parts.look_up,
+            _own_pieces(start, filled, share),
+            look_up,
             rendering.decode,
             rescue,
             [rendering.keep, rendering.from_pixels],
         )
-        if filled == last:
+        if filled == stop:
             return filling
-        filled_ones = self._from_full_cache(filled, last, rescue)
+        filled_ones = self._from_full_cache(filled, stop, share, rescue)
         return filled_ones if filled == start else filling.concatenate(filled_ones)
 
-    def _step_when_filled(self, start: int) -> int:
+    def _look_up(self, share: Share, num_pieces: int) -> Callable[[tf.Tensor], Any]:
+        """Returns what looks up some pieces of a worker, given the number of the first."""
+        sequence = self._sequence.cut_into(share.num_pieces)
+
+        def look_up(first: tf.Tensor) -> dict[str, tf.Tensor]:
+            numbers = first + tf.range(num_pieces, dtype=tf.int64)
+            return self._parts.look_up(share.pieces(numbers), sequence)
+
+        return look_up
+
+    def _step_when_filled(self, start: int, share: Share) -> int:
         """Returns the first step, from `start` on, at which the cache is to hold every image."""
         assert self.cache is not None
         if self.cache.is_filled:
             return start
-        if self.cache.capacity < self.num_images:
-            return int(np.iinfo(np.int64).max)
+        # One of several workers sees a part of the images in each epoch, and each time another.
+        if self.cache.capacity < self.num_images or share.num_workers > 1:
+            return _LAST
         return self.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)
 
-    def _from_full_cache(self, start: int, stop: int, rescue: Any) -> tf.data.Dataset:
-        """Returns batches that are looked up several at a time, and then are parts of the same
+    def _from_full_cache(self, start: int, stop: int, share: Share, rescue: Any) -> tf.data.Dataset:
+        """Returns pieces that are looked up several at a time, and then are parts of the same
         memory: what a call costs is shared by them."""
-        num_batches = self._batches_per_call()
+        num_pieces = self._steps_per_call(share) * share.num_replicas
         rendering = self._rendering
 
-        def batches_of(found: dict[str, tf.Tensor]) -> Any:
+        def pieces_of(found: dict[str, tf.Tensor]) -> Any:
             return tf.nest.map_structure(
-                lambda part: tf.reshape(part, (num_batches, -1, *part.shape[1:])),
+                lambda part: tf.reshape(part, (num_pieces, -1, *part.shape[1:])),
                 rendering.from_pixels(found),
             )
 
         dataset = read_pipeline(
-            tf.data.Dataset.range(start, stop, num_batches),
-            lambda step: self._parts.look_up(step, num_batches),
+            _own_pieces(start, stop, share, num_pieces),
+            self._look_up(share, num_pieces),
             rendering.decode,
             rescue,
-            [rendering.keep, batches_of if num_batches > 1 else rendering.from_pixels],
+            [rendering.keep, pieces_of if num_pieces > 1 else rendering.from_pixels],
         )
-        if num_batches == 1:
+        if num_pieces == 1:
             return dataset
         dataset = dataset.flat_map(lambda *some: tf.data.Dataset.from_tensor_slices(some))
-        return dataset.take(stop - start).prefetch(num_batches)
+        return dataset.take((stop - start) * share.num_replicas).prefetch(num_pieces)
 
-    def _batches_per_call(self) -> int:
-        """Returns how many batches are looked up at once where nothing has to be read."""
-        batch_bytes = 4 * math.prod(self.options.shape) * self.batch_size
-        sequence = self._sequence
-        most = sequence.num_units // sequence.units_per_batch
-        return max(1, min(ROWS_PER_CALL // self.batch_size, BYTES_PER_CALL // batch_bytes, most))
+    def _steps_per_call(self, share: Share = WHOLE) -> int:
+        """Returns for how many steps is looked up at once where nothing has to be read."""
+        num_rows = self.batch_size // share.num_workers
+        num_bytes = 4 * math.prod(self.options.shape) * num_rows
+        # Of the whole batches, since the order is told of two epochs at a time.
+        most = self._sequence.num_units // self._sequence.units_per_batch
+        return max(1, min(ROWS_PER_CALL // num_rows, BYTES_PER_CALL // num_bytes, most))
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
-        """Yields the batches of `dataset`; a file that fails is named in the error.
+    def batches(
+        self, start: int = 0, stop: int | None = None, share: Share = WHOLE
+    ) -> Iterator[Any]:
+        """Yields the elements of `dataset`; a file that fails is named in the error.
 
         Raises:
           ChangedImageError: a file is not the one the teacher answered.
           BadImageError: a file cannot be decoded.
         """
-        return batches.named_errors(
-            iter(self.dataset(start, stop)),
-            lambda error, number: self.refuse(error, range(start + number, start + number + 1)),
-        )
 
-    def refuse(self, error: tf.errors.OpError, steps: range) -> None:
+        def refuse(error: tf.errors.OpError, number: int) -> None:
+            step = start + number // share.num_replicas
+            self.refuse(error, range(step, step + 1), share)
+
+        return batches.named_errors(iter(self.dataset(start, stop, share)), refuse)
+
+    def refuse(self, error: tf.errors.OpError, steps: range, share: Share = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow in some steps stands for, if any.
+
+        Args:
+          share: what `dataset` was asked for.
 
         Raises:
           ChangedImageError: a file is not the one the teacher answered.
@@ -264,12 +312,23 @@ class Stream:
         if self._parts.refusal is not None:
             raise self._parts.refusal from error
         if self.cache is not None:  # an error may be of another batch of the same call
-            steps = range(steps.start, steps.stop + self._batches_per_call() - 1)
-        indices = np.concatenate([self.indices(step) for step in steps])
+            steps = range(steps.start, steps.stop + self._steps_per_call(share) - 1)
+        indices = np.concatenate([self.indices(step, share) for step in steps])
         batches.raise_named(error, self.images, self.options, indices)
 
-    def indices(self, step: int) -> np.ndarray:
-        """Returns the images of one step, int64 `[batch]`, as positions in the manifest."""
-        units, epochs = self._sequence.units(tf.constant(step, tf.int64))
-        indices, _ = self._sequence.places(units.numpy(), epochs.numpy())
+    def indices(self, step: int, share: Share = WHOLE) -> np.ndarray:
+        """Returns the images of one step, int64 `[batch]`, as positions in the manifest.
+
+        Args:
+          share: of one of several workers; the images of its pieces.
+        """
+        numbers = step * share.num_replicas + np.arange(share.num_replicas)
+        sequence = self._sequence.cut_into(share.num_pieces)
+        units, epochs = sequence.units(tf.constant(share.pieces(numbers), tf.int64))
+        indices, _ = sequence.places(units.numpy(), epochs.numpy())
         return np.repeat(indices, self.views_per_decode)
+
+
+def _own_pieces(start: int, stop: int, share: Share, every: int = 1) -> tf.data.Dataset:
+    """Returns the numbers of a worker's own pieces of some steps, or of every so many of them."""
+    return tf.data.Dataset.range(start * share.num_replicas, stop * share.num_replicas, every)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.keras_family import KERAS_3
 from streamkd.training.optimizers import has_schedule, inner_optimizer
 
 # Set the learning rate, which a schedule forbids.
@@ -23,6 +24,8 @@ CONTENT_WITH_SEVERAL = ("TerminateOnNaN",)
 # Attributes that say what a callback was made with or for. Keras 3 changes the sign of `min_delta`
 # once, when it first looks at the metric, and would do so again in a run that goes on.
 NOT_FOUND_OUT = ("model", "_model", "params", "min_delta")
+# Write files that several workers must not write at once; Keras 3 knows nothing of workers.
+WRITERS = ("CSVLogger", "ModelCheckpoint", "TensorBoard")
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
@@ -77,8 +80,16 @@ class KerasCallbacks:
     """
 
     def __init__(
-        self, callbacks: Sequence[Any], student: Any, optimizer: Any, family: Any, *, epochs: int
+        self,
+        callbacks: Sequence[Any],
+        student: Any,
+        optimizer: Any,
+        family: Any,
+        *,
+        epochs: int,
+        is_chief: bool = True,
     ) -> None:
+        """Args: `is_chief`, whether this is the worker, of several, that writes files."""
         self._callbacks = list(callbacks)
         self._names = _names(self._callbacks)
         self._student = student
@@ -90,8 +101,9 @@ class KerasCallbacks:
         if self._callbacks:
             student.optimizer = optimizer
             student.stop_training = False
+            called = [c for c in self._callbacks if is_chief or not _writes_for_all(c, family)]
             self._list = family.callbacks.CallbackList(
-                self._callbacks, model=student, epochs=epochs, steps=None, verbose=0
+                called, model=student, epochs=epochs, steps=None, verbose=0
             )
 
     def __len__(self) -> int:
@@ -183,6 +195,16 @@ def known(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in metrics.items() if value is not None and name not in left_out
     }
+
+
+def _writes_for_all(callback: Any, family: Any) -> bool:
+    """Returns whether a callback writes files that are the same at every worker.
+
+    Those of tf_keras that save the model do so on all workers together, the others' to a
+    temporary place.
+    """
+    names = WRITERS if family.__name__ == KERAS_3 else WRITERS[:1]
+    return type(callback).__name__ in names
 
 
 def _wants_batches(callback: Any) -> bool:

@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,20 @@ class Checkpoints:
             if old not in earlier[: NUM_KEPT - 1]:
                 # Without its name first: a kill must not leave a part of it under that name.
                 shutil.rmtree(old.rename(_discarded(old)))
+
+    def packed(self) -> bytes:
+        """Returns the checkpoint that was restored, in one piece, for a process that cannot read
+        the folder."""
+        assert self._restored is not None
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as parts:
+            parts.add(self._restored, arcname=self._restored.name)
+        return data.getvalue()
+
+    def unpack(self, data: bytes) -> None:
+        """Puts a checkpoint that `packed` returned among these."""
+        with tarfile.open(fileobj=io.BytesIO(data)) as parts:
+            parts.extractall(self.directory, filter="data")
 
     def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Restores the newest checkpoint that can be read; returns its state and arrays.

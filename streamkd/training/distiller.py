@@ -45,6 +45,7 @@ from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
+from streamkd.training.workers import Workers
 
 __all__ = ["Distiller", "History"]
 
@@ -75,8 +76,8 @@ class Distiller:
       label_smoothing: share of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: what the student expects to have been done to pixels; becomes its first
         layers, so that `distiller.student` takes pixels from 0 to 255.
-      jit: 'on' or 'off', whether XLA compiles forward and gradient; 'auto' measures, where a run is
-        long enough for it.
+      jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
+        'auto' measures both, where a run takes more than a minute.
       steps_per_call: steps in one call of the compiled loop, at most; fewer where they are long.
       metrics: Keras metrics, or their names, beside those that are always there; see `UserMetrics`
         for what they are given.
@@ -131,7 +132,8 @@ class Distiller:
             on_nonfinite=on_nonfinite,
         )
         self.family = family_of(student)
-        self.strategy = student.distribute_strategy or tf.distribute.get_strategy()
+        self.workers = Workers(student.distribute_strategy or tf.distribute.get_strategy())
+        self.strategy = self.workers.strategy
         with self.strategy.scope():
             self.student = self._on_pixels(student, student_preprocess)
             self._logits = logits_model(self.student)
@@ -194,6 +196,7 @@ class Distiller:
         if save_every is not None:
             check_count("save_every", save_every)
         check_callbacks(callbacks, self.family)
+        stream.check_share(self.workers.share)
         self._check_loss(stream)
         self._check_head(stream)
         self._check_fits(stream)
@@ -203,7 +206,7 @@ class Distiller:
             labels=stream.labels,
             num_classes=stream.num_classes,
         )
-        with restorable_random_layers(self._logits.model):
+        with restorable_random_layers(self._logits.model, self.strategy):
             state, metrics = self._state(stream, epochs, callbacks)
             schedule = self._schedule(callbacks)
             config = {
@@ -211,6 +214,7 @@ class Distiller:
                 **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
                 **self._optimizer,
                 **describe_for_the_reader(self.student, arguments),
+                "replicas": self.strategy.num_replicas_in_sync,
                 "student_preprocess": self.student_preprocess,
                 "class_weights": digest_of([weights]),
                 "metrics": [metric.name for metric in metrics.metrics] or None,
@@ -218,10 +222,11 @@ class Distiller:
             }
 
             def choose_steps(begun: dict[str, Any] | None) -> tuple[TrainingSteps, dict]:
-                steps = self._choose_steps(
-                    lambda jit: self._steps(state, metrics, weights, jit), stream, epochs, begun
-                )
-                return steps, {**config, "jit": steps.jit}
+                def make(jit: bool, jit_update: bool) -> TrainingSteps:
+                    return self._steps(state, metrics, weights, jit, jit_update)
+
+                steps = self._choose_steps(make, stream, epochs, begun)
+                return steps, {**config, "jit": steps.jit, "jit_update": steps.jit_update}
 
             loop = Loop(
                 stream=stream,
@@ -230,9 +235,15 @@ class Distiller:
                 state=state,
                 metrics=metrics,
                 callbacks=KerasCallbacks(
-                    callbacks, self.student, state.optimizer, self.family, epochs=epochs
+                    callbacks,
+                    self.student,
+                    state.optimizer,
+                    self.family,
+                    epochs=epochs,
+                    is_chief=self.workers.is_chief,
                 ),
-                saver=Saver(run, state, newly_skipped=stream.skipped_keys),
+                saver=Saver(run, state, self.workers, newly_skipped=stream.skipped_keys),
+                workers=self.workers,
                 validation=self._validation(validation, stream, metrics),
                 choose_steps=choose_steps,
                 save_every=save_every,
@@ -263,7 +274,12 @@ class Distiller:
         return state, metrics
 
     def _steps(
-        self, state: TrainingState, metrics: UserMetrics, weights: Any, jit: bool
+        self,
+        state: TrainingState,
+        metrics: UserMetrics,
+        weights: Any,
+        jit: bool,
+        jit_update: bool,
     ) -> TrainingSteps:
         """Returns the compiled steps; `weights` are those of classes."""
         with self.strategy.scope():
@@ -276,6 +292,7 @@ class Distiller:
                 class_weights=weights,
                 accumulate=self.recipe.accumulate,
                 jit=jit,
+                jit_update=jit_update,
                 update_metrics=metrics.update if len(metrics) else None,
             )
 
@@ -288,18 +305,20 @@ class Distiller:
 
     def _choose_steps(
         self,
-        make_steps: Callable[[bool], TrainingSteps],
+        make_steps: Callable[[bool, bool], TrainingSteps],
         stream: Stream,
         epochs: int,
         begun: dict[str, Any] | None,
     ) -> TrainingSteps:
         """Returns the steps with or without XLA: as asked, as the run began, or as measured."""
+        alone = self.strategy.num_replicas_in_sync == 1
         if self.recipe.jit != "auto":
-            return make_steps(self.recipe.jit == "on")
+            asked = self.recipe.jit == "on"
+            return make_steps(asked, asked and alone)
         if begun is not None:
-            return make_steps(bool(begun.get("jit")))
-        if self.strategy.num_replicas_in_sync > 1:
-            return make_steps(False)
+            return make_steps(bool(begun.get("jit")), bool(begun.get("jit_update")))
+        if not alone:
+            return make_steps(False, False)
         batch = next(iter(stream.batches(0, 1)))
         return faster_steps(make_steps, batch, stream.end_of_epoch(epochs))[0]
 
@@ -315,6 +334,7 @@ class Distiller:
             options=stream.options,
             batch_size=stream.batch_size,
             metrics=metrics if len(metrics) else None,
+            workers=self.workers,
         )
 
     def _on_pixels(self, student: Any, preprocess: str) -> Any:

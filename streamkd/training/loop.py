@@ -31,6 +31,7 @@ from streamkd.training.step import TrainingSteps
 from streamkd.training.sums import metrics_of
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
+from streamkd.training.workers import Workers
 
 # The longest that a run goes without a checkpoint.
 SAVE_SECS = 600.0
@@ -50,6 +51,7 @@ class History:
       stopped: whether training was interrupted before its last epoch; the same call goes on.
       step: steps that were done.
       jit: whether XLA compiled forward and gradient.
+      jit_update: whether it compiled the optimizer's update.
     """
 
     epochs: list[dict[str, Any]]
@@ -58,6 +60,7 @@ class History:
     stopped: bool = False
     step: int = 0
     jit: bool = False
+    jit_update: bool = False
 
     @property
     def history(self) -> dict[str, list]:
@@ -82,6 +85,7 @@ class Loop:
       metrics: the user's.
       callbacks: the user's.
       saver: of the run directory.
+      workers: that train together.
       choose_steps: called with the configuration of the run that goes on, or None; returns the
         compiled steps, and the configuration of now.
       save_every: steps between two checkpoints beside the others; None for no such.
@@ -98,6 +102,7 @@ class Loop:
     metrics: UserMetrics
     callbacks: KerasCallbacks
     saver: Saver
+    workers: Workers
     validation: Validation | None
     choose_steps: Callable[[dict[str, Any] | None], tuple[TrainingSteps, dict[str, Any]]]
     save_every: int | None
@@ -107,6 +112,7 @@ class Loop:
     progress: Progress = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        self.shows_progress = self.shows_progress and self.workers.is_chief
         self._images_per_step = self.stream.batch_size * self.recipe.accumulate
         self._steps_per_call = 1
         self._saved_at = time.monotonic()
@@ -140,14 +146,14 @@ class Loop:
         elif len(self.progress.history) < self.epochs:
             self._train_or_stop()
         exchange_averages(self.state.student, self.state.optimizer)
-        directory = self.saver.directory
         return History(
             self.progress.history,
-            None if directory is None else str(directory.path),
+            self.saver.run,
             len(self.saver.skipped()),
             self._is_stopped,
             self.state.num_steps,
             self.steps.jit,
+            self.steps.jit_update,
         )
 
     def _train_or_stop(self) -> None:
@@ -155,6 +161,8 @@ class Loop:
         try:
             self._train_epochs()
         except KeyboardInterrupt:
+            if not self.workers.is_alone:
+                raise  # the others are in the middle of a step, and cannot save with this one
             self._is_stopped = True
             self._save_if_new()
             if not hasattr(sys, "ps1"):
@@ -169,9 +177,9 @@ class Loop:
 
     def _check_epochs(self) -> None:
         done = len(self.progress.history)
-        if done > self.epochs and self.saver.directory is not None:
+        if done > self.epochs:
             raise OptionError(
-                f"--epochs is {self.epochs}, and the run {self.saver.directory.path} has done "
+                f"--epochs is {self.epochs}, and the run {self.saver.run} has done "
                 f"{done}.\nGive at least as many, or start again with `--no-resume`."
             )
 
@@ -208,7 +216,8 @@ class Loop:
             self.saver.restore_tensors()
 
     def _iterate(self, step: int) -> Any:
-        return iter(self.stream.dataset(step * self.recipe.accumulate))
+        first = step * self.recipe.accumulate
+        return self.workers.iterate(lambda share: self.stream.dataset(first, share=share))
 
     def _end_of_epoch(self, epoch: int) -> int:
         """Returns the steps after which every image was seen `epoch` times."""
@@ -235,25 +244,29 @@ class Loop:
             self.callbacks.batch_end(self.state.num_steps - 1 - begins, self._metrics)
             if self.callbacks.stops:
                 break
-            if self.stop():
+            # What each worker would decide by its own clock, or was told by a signal.
+            own = (seconds / done, bool(self.stop()), self._is_save_due(ends))
+            slowest, stops, is_save_due = self.workers.everyones(own).max(axis=0)
+            self._adapt(slowest)
+            if stops:
                 self._is_stopped = True
                 break
-            self._save_between(ends)
+            if is_save_due:
+                self._save()
         return took
 
     def _call(self, step: int, number: int) -> tuple[int, float, float]:
         """Takes some steps; returns how many, the seconds, and those spent waiting for input."""
         began = time.perf_counter()
         try:
-            done, finite, waited = self.steps.run(self._iterator, tf.constant(number))
-            num_done = int(done)
+            with self.workers.named_losses():
+                done, finite, waited = self.steps.run(self._iterator, tf.constant(number))
+                num_done = int(done)
         except tf.errors.OpError as error:
             # The input runs ahead of the steps, but its errors come in the order of the batches.
-            self.stream.refuse(error, self._batches_of(step, number))
+            self.stream.refuse(error, self._batches_of(step, number), self.workers.share)
             raise
         seconds = time.perf_counter() - began
-        if num_done:
-            self._adapt(seconds / num_done)
         if not finite:
             self._leave_out(step + num_done)
             num_done += 1
@@ -325,14 +338,13 @@ class Loop:
                 "Lower the learning rate: `--learning-rate`. What was saved before is kept."
             )
 
-    def _save_between(self, end: int) -> None:
-        """Saves within an epoch where it is due; at its end it is saved anyway."""
+    def _is_save_due(self, end: int) -> bool:
+        """Returns whether to save within an epoch; at its end it is saved anyway."""
         step = self.state.num_steps
-        if step == end or self.saver.directory is None:
-            return
+        if step == end or self.saver.run is None:
+            return False
         due = self.save_every is not None and step % self.save_every == 0
-        if due or time.monotonic() - self._saved_at > SAVE_SECS:
-            self._save()
+        return due or time.monotonic() - self._saved_at > SAVE_SECS
 
     def _save_if_new(self) -> None:
         """Saves a run that was stopped, unless that was between two epochs: then the checkpoint

@@ -36,7 +36,7 @@ COLUMNS = (
     "input_wait",
 )
 # Kept for the reader, and allowed to differ when a run goes on.
-INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names")
+INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
 # Of several things that differ these are named first: others are there only because of them.
 NAMED_FIRST = ("optimizer", "schedule")
 # The small files of a run, and what is there while others are written.
@@ -138,17 +138,16 @@ class RunDirectory:
         """
         old = self.read_config()
         new = json.loads(json.dumps(config))
-        names = sorted({*old, *new} - set(INFORMATIVE), key=lambda n: (n not in NAMED_FIRST, n))
-        for name in names:
-            if old.get(name) != new.get(name):
-                was, now = _what_differs(old.get(name), new.get(name))
-                raise ResumeError(
-                    f"The run {self.path} was started with another {name}.\n"
-                    f"  run: {json.dumps(was)[:SHOWN_CHARACTERS]}\n"
-                    f"  now: {json.dumps(now)[:SHOWN_CHARACTERS]}\n"
-                    "Give what it was started with, start again with `--no-resume`, or give "
-                    "another `--out`."
-                )
+        name = first_difference(old, new)
+        if name is not None:
+            was, now = _what_differs(old.get(name), new.get(name))
+            raise ResumeError(
+                f"The run {self.path} was started with another {name}.\n"
+                f"  run: {json.dumps(was)[:SHOWN_CHARACTERS]}\n"
+                f"  now: {json.dumps(now)[:SHOWN_CHARACTERS]}\n"
+                "Give what it was started with, start again with `--no-resume`, or give "
+                "another `--out`."
+            )
         return old
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -173,8 +172,8 @@ class RunDirectory:
         if not skipped:
             path.unlink(missing_ok=True)
             return
-        entries = ({**key_fields(key), "reason": why} for key, why in sorted(skipped.items()))
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+        lines = [json.dumps(entry) + "\n" for entry in skipped_entries(skipped)]
+        write_atomically(path, "".join(lines))
 
     def write_left_out(self, steps: list[dict[str, Any]]) -> None:
         """Writes nonfinite.jsonl, one line a step that was left out; without any there is none."""
@@ -189,8 +188,7 @@ class RunDirectory:
         path = self.path / SKIPPED
         if not path.exists():
             return {}
-        entries = [json.loads(line) for line in path.read_text().splitlines()]
-        return {key_of_fields(entry): entry["reason"] for entry in entries}
+        return skipped_of([json.loads(line) for line in path.read_text().splitlines()])
 
     def save_student(self, student: Any) -> None:
         """Writes student.keras whole, the user's own model with the weights of now."""
@@ -221,6 +219,25 @@ def _what_differs(old: Any, new: Any) -> tuple[Any, Any]:
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     parts = {name: _what_differs(old.get(name), new.get(name)) for name in names}
     return {n: was for n, (was, _) in parts.items()}, {n: now for n, (_, now) in parts.items()}
+
+
+def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """Returns the first name that two configurations disagree about; None where they are alike."""
+    names = sorted({*old, *new} - set(INFORMATIVE), key=lambda n: (n not in NAMED_FIRST, n))
+    for name in names:
+        if old.get(name) != new.get(name):
+            return name
+    return None
+
+
+def skipped_entries(skipped: dict[bytes, str]) -> list[dict[str, Any]]:
+    """Returns skipped images and why as skipped.jsonl has them, sorted by key."""
+    return [{**key_fields(key), "reason": why} for key, why in sorted(skipped.items())]
+
+
+def skipped_of(entries: list[dict[str, Any]]) -> dict[bytes, str]:
+    """Returns what `skipped_entries` was given."""
+    return {key_of_fields(entry): entry["reason"] for entry in entries}
 
 
 def read_config(model: str | os.PathLike) -> dict[str, Any]:

@@ -1,26 +1,39 @@
 """What of a run is on the disk, and when: checkpoints first, then what is made of them.
 
-saver = Saver(run, state, newly_skipped=stream.skipped_keys)
-begun = saver.prepare(resume=True)           # what the run that goes on was made of, or None
-progress = saver.restore(config, resume=True)  # where it was stopped, or its beginning
-saver.save(progress)                         # a checkpoint
-saver.publish(progress)                      # student.keras, metrics.csv
+saver = Saver(run, state, workers, newly_skipped=stream.skipped_keys)
+begun = saver.prepare(resume=True)               # the configuration of the run that goes on
+progress = saver.restore(config, resume=True)    # where the run was stopped, or its beginning
+saver.save(progress)                             # a checkpoint
+saver.publish(progress)                          # student.keras, metrics.csv, skipped.jsonl
+
+Of several workers the chief alone has the run on its disk. All of them call every function here, at
+the same time; what the chief reads it tells the others, and so it does where it is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamkd.errors import OptionError
 from streamkd.store import disk
 from streamkd.training.checkpoint import Checkpoints
-from streamkd.training.run_directory import RunDirectory
+from streamkd.training.run_directory import (
+    RunDirectory,
+    first_difference,
+    skipped_entries,
+    skipped_of,
+)
 from streamkd.training.state import TrainingState, averaged_weights
+from streamkd.training.workers import Workers
 
 # What a run that goes on says of its beginning.
 OF_THE_FIRST_START = ("initial_weights",)
@@ -64,7 +77,7 @@ class Saver:
     """Keeps a run in its directory; does nothing where there is none.
 
     Attributes:
-      directory: of the run, or None.
+      run: path of the directory, or None.
       saved_step: of the newest checkpoint; -1 before there is one.
     """
 
@@ -72,31 +85,40 @@ class Saver:
         self,
         run: str | os.PathLike | None,
         state: TrainingState,
+        workers: Workers,
         *,
         newly_skipped: Callable[[], dict[bytes, str]],
     ) -> None:
         """Args: `newly_skipped`, returns the images that this process skipped, and why."""
-        self.directory = None if run is None else RunDirectory(run)
+        self.run = None if run is None else str(Path(run))
         self.saved_step = -1
+        self._directory = RunDirectory(run) if run is not None and workers.is_chief else None
         self._state = state
+        self._workers = workers
         self._newly_skipped = newly_skipped
         self._skipped: dict[bytes, str] = {}
         self._checkpoints: Checkpoints | None = None
         self._config: dict[str, Any] = {}
         self._starts_over = False
+        self._copy: Any = None  # of the chief's checkpoint, at the others
 
     def prepare(self, resume: bool) -> dict[str, Any] | None:
         """Makes the directory; returns the configuration of the run that is to go on, if any."""
-        if self.directory is None:
-            return None
-        self.directory.prepare()
-        self.directory.remove_leftovers()
-        self._checkpoints = Checkpoints(self.directory.checkpoints, **self._state.trackables())
-        self._checkpoints.remove_leftovers()
         self._starts_over = not resume
+        if self.run is None:
+            return None
+        return self._workers.from_chief(lambda: self._prepare(resume))
+
+    def _prepare(self, resume: bool) -> dict[str, Any] | None:
+        directory = self._directory
+        assert directory is not None
+        directory.prepare()
+        directory.remove_leftovers()
+        self._checkpoints = Checkpoints(directory.checkpoints, **self._state.trackables())
+        self._checkpoints.remove_leftovers()
         if not resume or not self._checkpoints.exist():
             return None
-        return self.directory.read_config()
+        return directory.read_config()
 
     def restore(self, config: dict[str, Any], resume: bool) -> Progress:
         """Returns how far the run has come, with the tensors of then.
@@ -106,22 +128,48 @@ class Saver:
           resume: go on; False starts over.
         """
         self._config = config
-        if self.directory is None or self._checkpoints is None or not resume:
+        check_alike(self._workers.from_all(config))
+        if self.run is None or not resume:
             return Progress()
-        if self._checkpoints.exist():
-            begun = self.directory.check_config(config)
-            self._config = {**config, **{name: begun.get(name) for name in OF_THE_FIRST_START}}
-        found = self._checkpoints.restore()
-        if found is None:
+        found: list[Any] = []
+        told = self._workers.from_chief(lambda: self._restore(found))
+        if told is None:
             return Progress()
-        values, arrays = found
-        self._skipped = self.directory.read_skipped()
+        values, arrays = found[0] if self._workers.is_alone else self._hand_on(found)
+        self._skipped = skipped_of(told["skipped"])
         self.saved_step = values.pop("step")
         progress = Progress(**values, arrays=arrays)
-        is_whole = self.saved_step == progress.last_step
-        if is_whole and not self.directory.has_metrics(progress.history):
+        if told["is_behind"]:
             self.publish(progress)  # a kill came between the checkpoint and these
         return progress
+
+    def _restore(self, found: list[Any]) -> dict[str, Any] | None:
+        """Restores the tensors at the chief; puts state and arrays into `found`."""
+        directory, checkpoints = self._at_chief()
+        if checkpoints.exist():
+            begun = directory.check_config(self._config)
+            first = {name: begun.get(name) for name in OF_THE_FIRST_START}
+            self._config = {**self._config, **first}
+        restored = checkpoints.restore()
+        if restored is None:
+            return None
+        found.append(restored)
+        values, _ = restored
+        history = values["history"]
+        is_whole = values["step"] == Progress(history=history).last_step
+        is_behind = is_whole and not directory.has_metrics(history)
+        return {"is_behind": is_behind, "skipped": skipped_entries(directory.read_skipped())}
+
+    def _hand_on(self, found: list[Any]) -> Any:
+        """Returns what the chief restored, at the others from a copy of its checkpoint."""
+        if self._workers.is_chief:
+            _, checkpoints = self._at_chief()
+            self._workers.bytes_from_chief(checkpoints.packed())
+            return found[0]
+        self._copy = tempfile.TemporaryDirectory()  # which is gone with this object
+        self._checkpoints = Checkpoints(Path(self._copy.name), **self._state.trackables())
+        self._checkpoints.unpack(self._workers.bytes_from_chief(b""))
+        return self._checkpoints.restore()
 
     def restore_tensors(self) -> None:
         """Sets back what callbacks did at the start to a run that went on."""
@@ -130,51 +178,83 @@ class Saver:
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint."""
-        directory, checkpoints = self.directory, self._checkpoints
-        if directory is None or checkpoints is None:
+        if self.run is None:
             return
-        step = self._state.num_steps
+        step, skipped = self._state.num_steps, self.skipped()
+        with self._workers.reading(self._state.spread_variables()):
+            self._workers.from_chief(lambda: self._save(step, progress, skipped))
+        self._starts_over = False
+        self.saved_step = step
+
+    def _save(self, step: int, progress: Progress, skipped: dict[bytes, str]) -> None:
+        directory, checkpoints = self._at_chief()
+
+        def write_before() -> None:
+            """Writes what a checkpoint says nothing about, and what goes on with it needs."""
+            directory.write_config(self._config)
+            directory.write_skipped(skipped)
+            if self._starts_over:
+                directory.remove_published()
+
         with disk.refusals(str(directory.path), ending=ENDING):
             checkpoints.save(
                 step,
                 progress.to_json(),
                 arrays=progress.arrays,
-                before=self._write_before,
+                before=write_before,
                 alone=self._starts_over,
             )
-        self._starts_over = False
-        self.saved_step = step
-
-    def _write_before(self) -> None:
-        """Writes what a checkpoint says nothing about, and what goes on with it needs."""
-        assert self.directory is not None
-        self.directory.write_config(self._config)
-        self.directory.write_skipped(self.skipped())
-        if self._starts_over:
-            self.directory.remove_published()
 
     def publish(self, progress: Progress) -> None:
-        """Writes what an epoch leaves behind for the user, as the newest checkpoint has it.
-
-        metrics.csv comes last: with it, all is there.
-        """
-        if self.directory is None:
+        """Writes what an epoch leaves behind for the user, as the newest checkpoint has it."""
+        if self.run is None:
             return
-        with disk.refusals(str(self.directory.path), ending=ENDING):
-            self.directory.write_left_out(progress.left_out)
+        with self._workers.reading(self._state.spread_variables()):
+            self._workers.from_chief(lambda: self._publish(progress))
+
+    def _publish(self, progress: Progress) -> None:
+        """Writes it at the chief; metrics.csv comes last: with it, all is there."""
+        directory, _ = self._at_chief()
+        with disk.refusals(str(directory.path), ending=ENDING):
+            directory.write_left_out(progress.left_out)
             with averaged_weights(self._state.student, self._state.optimizer):
-                self.directory.save_student(self._state.student)
-            self.directory.write_metrics(progress.history)
+                directory.save_student(self._state.student)
+            directory.write_metrics(progress.history)
 
     def skipped(self) -> dict[bytes, str]:
         """Returns the keys of the images that were skipped, before a resume and since, and why."""
-        return {**self._skipped, **self._newly_skipped()}
+        skipped = dict(self._skipped)
+        for entries in self._workers.from_all(skipped_entries(self._newly_skipped())):
+            skipped |= skipped_of(entries)
+        return skipped
 
     def withdraw(self) -> None:
         """Leaves the place as it was found, if nothing was saved in it."""
-        if self.directory is not None:
-            self.directory.withdraw()
+        if self._directory is not None:
+            self._directory.withdraw()
 
     def release(self) -> None:
-        if self.directory is not None:
-            self.directory.release()
+        if self._directory is not None:
+            self._directory.release()
+
+    def _at_chief(self) -> tuple[RunDirectory, Checkpoints]:
+        assert self._directory is not None
+        assert self._checkpoints is not None
+        return self._directory, self._checkpoints
+
+
+def check_alike(configs: list[dict[str, Any]]) -> None:
+    """Refuses workers that were started with different things.
+
+    Raises:
+      OptionError: names the first thing that differs, and both sides.
+    """
+    for number, config in enumerate(configs):
+        name = first_difference(configs[0], config)
+        if name is not None:
+            raise OptionError(
+                f"Worker {number} was started with another {name} than worker 0.\n"
+                f"  worker 0: {json.dumps(configs[0].get(name))[:300]}\n"
+                f"  worker {number}: {json.dumps(config.get(name))[:300]}\n"
+                "Give all of them the same command."
+            )

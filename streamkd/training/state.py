@@ -48,13 +48,22 @@ class TrainingState:
 
     @property
     def num_steps(self) -> int:
-        return int(self.step)
+        return int(self.step.numpy())
 
     def side_variables(self) -> list[Any]:
         """Returns what the forward pass changes: statistics of batches, random states."""
         plain = [as_tf_variable(v) for v in self.model.non_trainable_variables]
         unique = {id(variable): variable for variable in (*plain, *self.random_states)}
         return list(unique.values())
+
+    def changed_by_a_step(self) -> list[Any]:
+        """Returns all variables that a step changes, except those that count."""
+        kept = [*self.model.trainable_variables, *all_variables_of(self.optimizer)]
+        return [*map(as_tf_variable, kept), *self.side_variables()]
+
+    def spread_variables(self) -> list[Any]:
+        """Returns those of which each replica may have a part, such as a count of its own."""
+        return [as_tf_variable(v) for v in (*self.student.non_trainable_variables, *self.counters)]
 
     def trackables(self) -> dict[str, Any]:
         """Returns all that a checkpoint holds, by name."""
@@ -78,6 +87,16 @@ class TrainingState:
         return all(bool(np.all(np.isfinite(np.asarray(weight)))) for weight in weights)
 
 
+def all_variables_of(optimizer: Any) -> list[Any]:
+    """Returns the variables of an optimizer, those of a loss scale included."""
+    variables = optimizer.variables
+    found = list(variables() if callable(variables) else variables)
+    scale: Any = getattr(optimizer, "_loss_scale", None)  # which tf_keras leaves out
+    if hasattr(scale, "current_loss_scale"):
+        found += [scale.current_loss_scale, scale.counter]
+    return found
+
+
 def as_tf_variable(variable: Any) -> Any:
     """Returns the TensorFlow variable of a variable of either Keras family."""
     return variable.value if family_name_of_variable(variable) == KERAS_3 else variable
@@ -99,11 +118,12 @@ def random_states(model: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def restorable_random_layers(model: Any) -> Iterator[None]:
+def restorable_random_layers(model: Any, strategy: Any) -> Iterator[None]:
     """Lets tf_keras' random layers draw from variables, which a checkpoint can hold.
 
     By default they draw from a counter within TensorFlow that cannot be read. The layers get
-    their own generators back at the end, so that the student is saved as it was built.
+    their own generators back at the end, so that the student is saved as it was built. Under a
+    strategy each replica draws numbers of its own.
     """
     if family_name(model) == KERAS_3:
         yield
@@ -117,7 +137,8 @@ def restorable_random_layers(model: Any) -> Iterator[None]:
             before[layer] = own
             seed = own._create_seed(own._seed)
             layer._random_generator = RandomGenerator(seed, rng_type=RandomGenerator.RNG_STATEFUL)
-        layer._random_generator._maybe_init()
+        with strategy.scope():
+            layer._random_generator._maybe_init()
     try:
         yield
     finally:

@@ -35,8 +35,10 @@ class TrainingSteps:
       label_smoothing: share of the labels' weight that all classes get alike.
       class_weights: float32 `[num_classes]`, what an image counts by its class; None for 1.
       accumulate: batches in one step; their gradients are averaged.
-      jit: compile forward and gradient with XLA. The update stays outside: compiling all of it
-        fails under MultiWorkerMirroredStrategy.
+      jit: compile forward and gradient with XLA.
+      jit_update: compile the optimizer's update with XLA, by itself: a student whose forward pass
+        XLA makes slower may still gain. Neither holds a sum over replicas, which XLA does not
+        compile under MultiWorkerMirroredStrategy.
       update_metrics: called with the logits, targets and weights of every batch, to count in
         metrics of the user's; None where there are none.
       strategy: over whose replicas a batch is spread.
@@ -50,13 +52,17 @@ class TrainingSteps:
     class_weights: Any = None
     accumulate: int = 1
     jit: bool = False
+    jit_update: bool = False
     update_metrics: Callable[[tf.Tensor, dict, tf.Tensor], None] | None = None
     strategy: Any = dataclasses.field(default_factory=tf.distribute.get_strategy)
 
     def __post_init__(self) -> None:
         self._trained = self.model.trainable_variables
         self._side = self.state.side_variables()
+        several = self.strategy.num_replicas_in_sync > 1
+        self._statistics = [v for v in self._side if v.dtype.is_floating] if several else []
         self._gradients = tf.function(self.gradients, jit_compile=self.jit)
+        self._apply = tf.function(self.apply, jit_compile=True) if self.jit_update else self.apply
         self.run = tf.function(self._run)
 
     def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -106,23 +112,30 @@ class TrainingSteps:
         """
         before = [tf.identity(variable) for variable in self._side]
         gradients: list[Any] = [None] * len(self._trained)
-        bad, sums = tf.constant(0.0), tf.constant(0.0, tf.float64)
-        seen = []
+        bad, sums, seen = tf.constant(0.0), [], []
         scale = loss_scale_of(self.state.optimizer)
         for images, targets, weights in batches:
             weights = self._weighed(targets, weights)
             total = self._reduced([tf.reduce_sum(weights)])[0]
             new, new_bad, new_sums, logits = self._gradients(images, targets, weights, total, scale)
             gradients = [_added(a, b) for a, b in zip(gradients, new, strict=True)]
-            bad, sums = bad + new_bad, sums + tf.cast(new_sums, tf.float64)
+            bad += new_bad
+            sums.append(new_sums)
             if self.update_metrics is not None:
                 seen.append((logits, targets, weights))
         if self.accumulate > 1:
             gradients = [g if g is None else g / self.accumulate for g in gradients]
         there = [gradient for gradient in gradients if gradient is not None]
-        *there, bad, sums = self._reduced([*there, bad, sums])
+        statistics = [tf.identity(variable) for variable in self._statistics]
+        bad, sums, *there = self._reduced([bad, tf.stack(sums), *there, *statistics])
         rest = iter(there)
         gradients = [None if gradient is None else next(rest) for gradient in gradients]
+        # Each replica has found out something about its own pieces of the batches. All take over
+        # the mean: else they would drift apart, those of Keras 3 for good, and a run that was
+        # restored, in which all are alike, would not be the one that was never stopped.
+        for variable, total in zip(self._statistics, rest, strict=True):
+            variable.assign(total / self.strategy.num_replicas_in_sync)
+        sums = tf.reduce_sum(tf.cast(sums, tf.float64), axis=0)
         return gradients, (bad == 0, sums), before, seen
 
     def gradients(
@@ -206,9 +219,13 @@ class TrainingSteps:
         return weights * tf.reduce_sum(shares * tf.where(known, of_labels, 1.0), axis=1)
 
     def _update(self, gradients: Any, seen: Any) -> None:
-        apply_gradients(self.state.optimizer, gradients, self._trained)
+        self._apply(gradients)
         for batch in seen:
             self.update_metrics(*batch)  # type: ignore[misc]
+
+    def apply(self, gradients: Any) -> None:
+        """Updates the weights by gradients of the scaled loss."""
+        apply_gradients(self.state.optimizer, gradients, self._trained)
 
     def _restore(self, before: Any) -> None:
         for variable, value in zip(self._side, before, strict=True):
@@ -218,7 +235,13 @@ class TrainingSteps:
         """Returns the sums of some values over all replicas."""
         if self.strategy.num_replicas_in_sync == 1:
             return values
-        return tf.distribute.get_replica_context().all_reduce(SUM, values)
+        context, sums = tf.distribute.get_replica_context(), list(values)
+        for dtype in dict.fromkeys(value.dtype for value in values):  # they travel in one piece
+            places = [place for place, value in enumerate(values) if value.dtype == dtype]
+            some = context.all_reduce(SUM, [values[place] for place in places])
+            for place, total in zip(places, some, strict=True):
+                sums[place] = total
+        return sums
 
 
 def _next(iterator: Any) -> tuple[Any, tf.Tensor]:

@@ -14,6 +14,7 @@ from streamkd.losses.distillation import label_loss
 from streamkd.options import ImageOptions
 from streamkd.stream.batches import each_once, evaluation_batches
 from streamkd.training.user_metrics import UserMetrics
+from streamkd.training.workers import Workers
 
 
 class Validation:
@@ -25,6 +26,7 @@ class Validation:
       class_names: the classes in the order of the logits.
       options, batch_size: of the stream.
       metrics: of the user's, that count every batch.
+      workers: that train together; each takes a part of the images.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Validation:
         options: ImageOptions,
         batch_size: int,
         metrics: UserMetrics | None = None,
+        workers: Workers | None = None,
     ) -> None:
         if images.class_names is None:
             raise OptionError(
@@ -51,12 +54,14 @@ class Validation:
         labels = renumber(images.labels, images.class_names, class_names, "the student")
         self.images = images
         self.options = options
-        self.batch_size = min(batch_size, len(images))
+        self._workers = workers or Workers(tf.distribute.get_strategy())
+        share = self._workers.share
+        self.batch_size = -(-min(batch_size, len(images)) // share.num_pieces)
         self.labels = tf.constant(labels)
-        self.batches = evaluation_batches(images, options, self.batch_size)
+        self.batches = evaluation_batches(images, options, self.batch_size, share)
         self._model = model
         self._metrics = metrics
-        self._sums = tf.function(self._sums_of)
+        self._sums = tf.function(self._sums_of_all)
 
     def run(self) -> dict[str, float | None]:
         """Returns `val_loss` (cross-entropy at temperature 1, in nats) and `val_accuracy`.
@@ -64,16 +69,26 @@ class Validation:
         Images without a label do not count; both are None where none has one.
         """
         total = np.zeros(3)
-        batches = each_once(self.batches, self.images, self.options, self.batch_size)
-        for images, _, indices, weights in batches:
-            total += self._sums(images, indices, weights).numpy()
+        share = self._workers.share
+        pieces = each_once(self.batches, self.images, self.options, self.batch_size, share)
+        for first in pieces:
+            some = [first, *(next(pieces) for _ in range(share.num_replicas - 1))]
+            total += self._sums(self._workers.on_replicas(some)).numpy()
+        total = self._workers.everyones(total.tolist()).sum(axis=0)
         if not total[2]:
             return {"val_loss": None, "val_accuracy": None}
         loss, accuracy = (total[:2] / total[2]).tolist()
         return {"val_loss": loss, "val_accuracy": accuracy}
 
-    def _sums_of(self, images: tf.Tensor, indices: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        """Returns loss, right answers and images of a batch; counts it in the user's metrics."""
+    def _sums_of_all(self, pieces: Any) -> tf.Tensor:
+        """Returns the sums of this worker's replicas, each of which has a piece."""
+        strategy = self._workers.strategy
+        sums = strategy.run(self._sums_of, args=(pieces,))
+        return tf.add_n(strategy.experimental_local_results(sums))
+
+    def _sums_of(self, piece: Any) -> tf.Tensor:
+        """Returns loss, right answers and images of a piece; counts it in the user's metrics."""
+        images, _, indices, weights = piece
         logits = tf.cast(self._model(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)
         if self._metrics is not None:

@@ -1,0 +1,93 @@
+"""Shares: which pieces of every batch a worker reads, where several train one student.
+
+    strategy.distribute_datasets_from_function(
+        lambda context: stream.dataset(start, share=Share.of(context))
+    )
+
+The batch of a stream is the global one. It is cut into as many equal pieces as there are replicas
+of the student, in order: those of worker 0 come first. Put together again they are the batch that
+one device alone is given, to the bit, however many there are. Piece `p` of step `s` is batch
+`s * num_pieces + p` of the same stream with a smaller batch, so that a worker looks up and reads
+what is in its own pieces, and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from streamkd.errors import OptionError
+from streamkd.options import check_count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """The pieces of one worker.
+
+    Attributes:
+      worker: its number, from 0.
+      num_workers: processes that read; each has a share of its own.
+      num_replicas: of the student in this worker, such as its GPUs; each gets one piece of a batch.
+
+    Raises:
+      OptionError: a number out of range.
+    """
+
+    worker: int = 0
+    num_workers: int = 1
+    num_replicas: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("num_workers", self.num_workers)
+        check_count("num_replicas", self.num_replicas)
+        if not 0 <= self.worker < self.num_workers:
+            raise OptionError(
+                f"worker is {self.worker!r}, and there are {self.num_workers} workers.\n"
+                f"Give a number from 0 to {self.num_workers - 1}."
+            )
+
+    @classmethod
+    def of(cls, context: tf.distribute.InputContext) -> Share:
+        """Returns the share of the worker that a strategy asks for its input."""
+        return cls(
+            worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+            num_replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+        )
+
+    @property
+    def num_pieces(self) -> int:
+        """Into how many pieces a batch is cut."""
+        return self.num_workers * self.num_replicas
+
+    def pieces(self, numbers: Any) -> Any:
+        """Returns the pieces that this worker reads, counted from the first step of the run.
+
+        Args:
+          numbers: which of its own pieces, from 0; int64, of any shape, NumPy or in the graph.
+        """
+        steps, replicas = numbers // self.num_replicas, numbers % self.num_replicas
+        return (steps * self.num_workers + self.worker) * self.num_replicas + replicas
+
+    def check_batch_size(self, batch_size: int, unit: int) -> None:
+        """Refuses a batch that cannot be cut into equal pieces.
+
+        Args:
+          batch_size: rows of the global batch.
+          unit: rows that stay together: of a pair, or of a file with several views.
+        """
+        fitting = self.num_pieces * unit
+        if batch_size % fitting == 0:
+            return
+        each = "" if unit == 1 else f", {unit} neighbouring rows of which belong together"
+        raise OptionError(
+            f"batch_size is {batch_size}, and the batch is shared by {self.num_pieces} replicas "
+            f"(workers: {self.num_workers}, replicas of each: {self.num_replicas}){each}.\n"
+            f"Give a multiple of {fitting}: `--batch-size {-(-batch_size // fitting) * fitting}`."
+        )
+
+
+# Of a worker that is alone.
+WHOLE = Share()
