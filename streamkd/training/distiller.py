@@ -217,6 +217,7 @@ class Distiller:
                 "replicas": self.strategy.num_replicas_in_sync,
                 "student_preprocess": self.student_preprocess,
                 "class_weights": digest_of([weights]),
+                "metrics": [metric.name for metric in metrics.metrics] or None,
                 "validation": None if validation is None else validation.fingerprint,
             }
 

@@ -18,7 +18,7 @@ import numpy as np
 import streamkd
 from streamkd.keras_family import family_name, precision_of
 from streamkd.stream.stream import Stream
-from streamkd.training.optimizers import check_family, inner_optimizer
+from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
 LIBRARIES = ("tensorflow", "tf-keras", "keras", "numpy", "h5py", "pillow")
@@ -57,8 +57,15 @@ def describe_optimizer(recipe: Recipe, family: Any) -> dict[str, Any]:
     if isinstance(recipe.optimizer, str):
         return {}
     check_family(recipe.optimizer, family)
-    settings = family.optimizers.serialize(inner_optimizer(recipe.optimizer))
-    return {"optimizer": json.loads(json.dumps(settings, default=str))}
+    settings = family.optimizers.serialize(recipe.optimizer)
+    return {"optimizer": _without_names(json.loads(json.dumps(settings, default=str)))}
+
+
+def _without_names(settings: Any) -> Any:
+    """Returns settings without names: Keras 3 calls the second SGD of a session sgd_1."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_names(value) for name, value in settings.items() if name != "name"}
 
 
 def describe_training(
