@@ -124,15 +124,14 @@ class UserMetrics:
             tf.distribute.get_strategy().run(
                 metric.update_state, args=(truth, answers, tf.zeros([2]))
             )
-            shapes = {name: np.shape(number) for name, number in _numbers_of(metric).items()}
+            shapes = {name: np.asarray(n).shape for name, n in _numbers_of(metric).items()}
             metric.reset_state()
         except Exception as error:
             kind = "probabilities" if self._probabilities else "logits"
             labels_kind = "one-hot labels" if self._one_hot[place] else "class numbers"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise OptionError(
-                f"The metric {metric.name!r} cannot count what the student answers: {reason[:300]}"
-                f"\n  labels:  {labels_kind}, of shape {truth.shape.as_list()}\n"
+                f"The metric {metric.name!r} cannot count what the student answers: "
+                f"{_reason(error)}\n  labels:  {labels_kind}, of shape {truth.shape.as_list()}\n"
                 f"  answers: {kind}, of shape {answers.shape.as_list()}; and a weight an image\n"
                 "Give a metric of such labels and answers."
             ) from error
@@ -154,6 +153,14 @@ class UserMetrics:
                     "Give it another name: name='…'."
                 )
             taken |= {name, f"val_{name}"}
+
+
+def _reason(error: Exception) -> str:
+    """Returns one line of an error that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # TensorFlow puts the user's code first, where it compiled it.
+    number = -1 if lines and lines[0].startswith("in user code") else 0
+    return lines[number][:300] if lines else type(error).__name__
 
 
 def _numbers_of(metric: Any) -> dict[str, Any]:
@@ -185,8 +192,8 @@ def _metric(metric: Any, family: Any) -> Any:
     if isinstance(metric, type) and issubclass(metric, family.metrics.Metric):
         metric = metric()
     if isinstance(metric, family.metrics.Metric):
-        if name is not None:  # as `compile` does
-            setattr(metric, "name" if "name" in vars(metric) else "_name", name)
+        if name is not None and "name" in vars(metric):  # as `compile` of Keras 3 does
+            metric.name = name
         return metric
     is_other_metric = any(base.__name__ == "Metric" for base in type(metric).__mro__)
     if callable(metric) and not isinstance(metric, type) and not is_other_metric:
