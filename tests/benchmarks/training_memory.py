@@ -168,12 +168,12 @@ def run_size(args: argparse.Namespace, directory: str, num_images: str) -> dict[
     values["joined, MiB"] = settled_mib()
 
     def stop() -> bool:
-        return int(student.optimizer.iterations) >= args.steps
+        return int(student.recipe.optimizer.iterations) >= args.steps
 
     with common.PeakMemory() as peak, tempfile.TemporaryDirectory(prefix="streamkd-") as scratch:
         epochs = args.steps // stream.end_of_epoch(1) + 1
         student.fit(stream, epochs=epochs, run=Path(scratch) / "run", progress=False, stop=stop)
-        values["steps"] = float(student.optimizer.iterations)
+        values["steps"] = float(student.recipe.optimizer.iterations)
         values["at the peak, MiB"] = peak.num_bytes / MIB
     values["at the end, MiB"] = settled_mib()
     itself = values["at the end, MiB"] - values["joined, MiB"]
