@@ -151,13 +151,15 @@ def test_a_checkpoint_is_synced_before_it_gets_its_name(parts, tmp_path, monkeyp
     assert log[-2:] == [temporary, checkpoints.directory]
 
 
-def test_a_checkpoint_that_starts_over_removes_the_others_once_it_counts(parts, tmp_path):
+def test_none_of_another_run_counts_when_it_is_said_that_a_run_starts_over(parts, tmp_path):
+    """A kill right after that would go on with the other run, under the new configuration."""
     checkpoints = of(tmp_path, parts)
     checkpoints.save(40, {})
     checkpoints.save(80, {})
 
     def before():
-        assert len(list(checkpoints.directory.glob("step-*[0-9]"))) == 2
+        assert not of(tmp_path, parts).exist()
+        assert all(name.endswith(".tmp") for name in names_in(checkpoints))
 
     checkpoints.save(4, {}, before=before, alone=True)
     assert checkpoints.restore()[0]["step"] == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import tf_keras
@@ -27,6 +29,21 @@ def draw_colors(root, num_images, seed):
     return root
 
 
+def color_teacher(family):
+    """A teacher, ending in softmax, that compares the mean colours."""
+    layers = family.layers
+    teacher = family.Sequential(
+        [
+            family.Input((8, 8, 3)),
+            layers.Rescaling(1 / 255),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    teacher.set_weights([40 * np.eye(3)[::-1], np.zeros(3)])
+    return teacher
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """train and val, an untrained student, and a teacher that knows the colours."""
@@ -34,17 +51,7 @@ def world(tmp_path, monkeypatch):
     draw_colors(tmp_path / "train", 60, seed=1)
     draw_colors(tmp_path / "val", 30, seed=2)
     dense_student().save("student.keras")
-    layers = tf_keras.layers
-    teacher = tf_keras.Sequential(
-        [
-            tf_keras.Input((8, 8, 3)),
-            layers.Rescaling(1 / 255),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    teacher.set_weights([40 * np.eye(3)[::-1], np.zeros(3)])
-    teacher.save("teacher.keras")
+    color_teacher(tf_keras).save("teacher.keras")
     return tmp_path
 
 
@@ -107,3 +114,18 @@ def test_a_distilled_student_comes_nearer_to_the_teacher_than_one_from_labels(wo
         report = kd.evaluate(distiller.student, images, store=store, progress=False)
         divergence[label_weight] = report["kl_to_teacher"]
     assert divergence[0.0] < divergence[1.0]
+
+
+def test_a_teacher_of_keras_3_teaches_students_of_both_families(world, family):
+    """The student hears of no label."""
+    teacher = color_teacher(importlib.import_module("keras"))
+    images, val = kd.scan("train"), kd.scan("val")
+    store = kd.teach(images, teacher, "s.h5", image_size=(8, 8), progress=False)
+    stream = kd.join(images, store, batch_size=10, seed=1)
+    options = {"optimizer": "adam", "learning_rate": 0.02, "label_weight": 0.0}
+    distiller = kd.Distiller(dense_student(family), **options)
+    history = distiller.fit(stream, epochs=8, validation=val, progress=False)
+    assert history.last["val_accuracy"] > 2 * CHANCE
+    assert history.last["distillation_loss"] < history.epochs[0]["distillation_loss"] / 4
+    report = kd.evaluate(distiller.student, images, store=store, progress=False)
+    assert report["agreement"] > 2 * CHANCE and report["kl_to_teacher"] < 1

@@ -58,7 +58,7 @@ def test_a_run_killed_after_its_last_checkpoint_hands_over_that_student(
     fit(stream, tmp_path / "whole", epochs=2)
 
     def killed(self, student):
-        if (self.path / "metrics.csv").read_text().count("\n") == 3:
+        if (self.path / "metrics.csv").exists():  # of the first epoch
             raise KilledError
 
     real = RunDirectory.save_student

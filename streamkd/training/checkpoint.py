@@ -7,6 +7,12 @@
 TensorFlow's own manager renames but never calls fsync, and a kill leaves its temporary folder
 behind for ever. Here a checkpoint is a folder written under a temporary name, synced, and renamed;
 leftovers are removed at the next start; the newest that can be read is taken.
+
+    step-0000000040       of step 40
+    step-0000000040-2     of step 40 too, and later: at the end of the epoch, for example
+    step-0000000048.tmp   being written; step-0000000032.old.tmp is being removed
+
+A folder with a name of the first two kinds is whole: it gets its name last, and loses it first.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import warnings
@@ -29,6 +36,8 @@ import tensorflow as tf
 from streamkd.errors import ResumeError
 
 NUM_KEPT = 2  # one to fall back to where the newest turns out damaged
+NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
+TEMPORARY = ".tmp"
 STATE = "state.json"
 TENSORS = "tensors"
 ARRAYS = "arrays.npz"
@@ -46,6 +55,7 @@ class Checkpoints:
         """Args: `parts`, what is saved: models, optimizers, variables, lists of variables."""
         self.directory = directory
         self._checkpoint = tf.train.Checkpoint(**parts)
+        self._restored: Path | None = None
 
     def exist(self) -> bool:
         """Returns whether there is any, readable or not."""
@@ -53,7 +63,7 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Removes what a killed run left behind."""
-        for leftover in self.directory.glob("*.tmp"):
+        for leftover in self.directory.glob("*" + TEMPORARY):
             shutil.rmtree(leftover)
 
     def save(
@@ -72,54 +82,75 @@ class Checkpoints:
           state: what `restore` returns; JSON.
           arrays: the same for arrays, by name.
           before: called when all of the checkpoint is on the disk and before it counts.
-          alone: remove every other checkpoint, once this one counts: a run that starts over.
+          alone: this one takes the place of all others: a run that starts over.
         """
-        final = self._folder(step)
-        temporary = final.with_suffix(".tmp")
+        taken = self._all() if alone else []
+        final = self._free_name(step, [] if alone else self._all())
+        temporary = final.with_name(final.name + TEMPORARY)
+        make_directory(self.directory)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         try:
-            self._checkpoint.write(str(temporary / TENSORS))
-            packed = _packed(arrays or {})
-            if packed:
-                (temporary / ARRAYS).write_bytes(packed)
-            whole = {**state, "step": step}
-            whole[DIGEST] = _digest(whole, packed)
-            (temporary / STATE).write_text(json.dumps(whole))
-            for part in temporary.iterdir():
-                sync(part)
-            sync(temporary)
+            temporary.mkdir()
+            self._write(temporary, {**state, "step": step}, _packed(arrays or {}))
+            # None of another run may be there once `before` has said what this one is.
+            for other in taken:
+                other.rename(_discarded(other))
+            before()
+            temporary.rename(final)
         except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary.exists():  # it does not count yet
+                shutil.rmtree(temporary)
+                for other in taken:
+                    if not other.exists():
+                        _discarded(other).rename(other)
             if isinstance(error, tf.errors.ResourceExhaustedError):  # TensorFlow's full disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
-        before()
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
         sync(self.directory)
-        others = [folder for folder in self._all() if folder != final]
-        for old in others if alone else others[NUM_KEPT - 1 :]:
-            shutil.rmtree(old)
+        for other in taken:
+            shutil.rmtree(_discarded(other))
+        # Those that are not older are of this very step, or turned out damaged.
+        self._keep_few(final, [folder for folder in self._all() if folder != final])
 
-    def packed(self, step: int) -> bytes:
-        """Returns a whole checkpoint in one piece, for a process that cannot read the folder."""
+    def _free_name(self, step: int, taken: list[Path]) -> Path:
+        """Returns a name after all `taken` ones of that step: none is written over."""
+        number = 1 + max((_order(p)[1] for p in taken if _order(p)[0] == step), default=0)
+        return self.directory / (f"step-{step:010d}" + (f"-{number}" if number > 1 else ""))
+
+    def _write(self, folder: Path, whole: dict[str, Any], packed: bytes) -> None:
+        """Writes all that belongs to a checkpoint into a folder, to the disk."""
+        self._checkpoint.write(str(folder / TENSORS))
+        if packed:
+            (folder / ARRAYS).write_bytes(packed)
+        (folder / STATE).write_text(json.dumps({**whole, DIGEST: _digest(whole, packed)}))
+        for part in folder.iterdir():
+            sync(part)
+        sync(folder)
+
+    def _keep_few(self, newest: Path, others: list[Path]) -> None:
+        """Removes all `others` but the newest of earlier steps.
+
+        Args: `others`, the newest first.
+        """
+        earlier = [folder for folder in others if _order(folder)[0] < _order(newest)[0]]
+        for old in others:
+            if old not in earlier[: NUM_KEPT - 1]:
+                # Without its name first: a kill must not leave a part of it under that name.
+                shutil.rmtree(old.rename(_discarded(old)))
+
+    def packed(self) -> bytes:
+        """Returns the checkpoint that was restored, in one piece, for a process that cannot read
+        the folder."""
+        assert self._restored is not None
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as parts:
-            parts.add(self._folder(step), arcname=self._folder(step).name)
+            parts.add(self._restored, arcname=self._restored.name)
         return data.getvalue()
 
     def unpack(self, data: bytes) -> None:
         """Puts a checkpoint that `packed` returned among these."""
         with tarfile.open(fileobj=io.BytesIO(data)) as parts:
             parts.extractall(self.directory, filter="data")
-
-    def _folder(self, step: int) -> Path:
-        return self.directory / f"step-{step:010d}"
-
-    def state_file(self, step: int) -> Path:
-        """Returns the file of a checkpoint that is written last."""
-        return self._folder(step) / STATE
 
     def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Restores the newest checkpoint that can be read; returns its state and arrays.
@@ -133,8 +164,7 @@ class Checkpoints:
         for folder in self._all():
             try:
                 state, arrays = _read_state(folder)
-                status = self._checkpoint.read(str(folder / TENSORS))
-                status.assert_existing_objects_matched()
+                self._read(folder)
             except UNREADABLE as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 reasons.append(f"{folder.name}: {reason[:200]}")
@@ -145,6 +175,9 @@ class Checkpoints:
                     f"goes on from the one before, {folder.name}.",
                     stacklevel=2,
                 )
+            # Those after it stay until the next is written: the disk may only have failed to read.
+            self._keep_few(folder, [p for p in self._all() if _order(p) < _order(folder)])
+            self._restored = folder
             return state, arrays
         if reasons:
             raise ResumeError(
@@ -154,13 +187,31 @@ class Checkpoints:
             )
         return None
 
+    def read_again(self) -> None:
+        """Sets the tensors to what `restore` found, whatever changed them since."""
+        if self._restored is not None:
+            self._read(self._restored)
+
+    def _read(self, folder: Path) -> None:
+        self._checkpoint.read(str(folder / TENSORS)).assert_existing_objects_matched()
+
     def _all(self) -> list[Path]:
         """Returns the finished checkpoints, the newest first."""
         if not self.directory.is_dir():
             return []
-        return sorted(
-            (p for p in self.directory.glob("step-*") if p.suffix != ".tmp"), reverse=True
-        )
+        found = (path for path in self.directory.iterdir() if NAME.fullmatch(path.name))
+        return sorted(found, key=_order, reverse=True)
+
+
+def _order(folder: Path) -> tuple[int, int]:
+    """Returns the step of a checkpoint, and its number among those of that step, from 1."""
+    step, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
+    return int(step), int(number or 1)
+
+
+def _discarded(folder: Path) -> Path:
+    """Returns the name that a checkpoint has while it is being removed."""
+    return folder.with_name(folder.name + ".old" + TEMPORARY)
 
 
 def _read_state(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -188,6 +239,15 @@ def _digest(state: dict[str, Any], packed: bytes) -> str:
     return hashlib.blake2b(json.dumps(state).encode() + packed, digest_size=16).hexdigest()
 
 
+def make_directory(path: Path) -> list[Path]:
+    """Makes a directory, to the disk; returns it and those above it that were not there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+    return missing
+
+
 def sync(path: Path) -> None:
     """Forces a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -198,11 +258,12 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file whole."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Replaces a small text file whole; returns when it would survive a power cut."""
+    temporary = path.with_name(path.name + TEMPORARY)
     try:
         temporary.write_text(text)
         sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync(path.parent)

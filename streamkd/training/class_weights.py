@@ -33,22 +33,27 @@ def class_weights(
       num_classes: number of logits.
 
     Raises:
-      OptionError: no such class, or a weight that is no number from 0 on.
+      OptionError: no such class, one that is named twice, or a weight that is no number from 0 on.
     """
     if given is None:
         return None
-    if isinstance(given, str):
-        if given != "balanced":
-            raise OptionError(
-                f"class_weight is {given!r}; give 'balanced', or a weight for each class."
-            )
-        counts = np.bincount(labels[labels >= 0], minlength=num_classes)
-        there = counts > 0
-        balanced = counts.sum() / (max(1, there.sum()) * np.maximum(counts, 1))
-        return np.where(there, balanced, 1).astype(np.float32)
+    if isinstance(given, str) and given == "balanced":
+        return _balanced(labels, num_classes)
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f"class_weight is {given!r}; give 'balanced', or a weight for each class: "
+            "{'cat': 3.0} or {1: 3.0}."
+        )
     weights = np.ones(num_classes, np.float32)
+    named: dict[int, Any] = {}
     for name, weight in given.items():
         number = _number_of(name, class_names, num_classes)
+        if number in named:
+            raise OptionError(
+                f"class_weight has two weights for one class, as {named[number]!r} and as "
+                f"{name!r}.\nGive one of them."
+            )
+        named[number] = name
         if isinstance(weight, bool) or not isinstance(weight, int | float | np.number):
             raise OptionError(f"The weight of the class {name!r} is {weight!r}; give a number.")
         if not 0 <= weight < math.inf:
@@ -59,11 +64,19 @@ def class_weights(
     return weights
 
 
+def _balanced(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    there = counts > 0
+    balanced = counts.sum() / (max(1, there.sum()) * np.maximum(counts, 1))
+    return np.where(there, balanced, 1).astype(np.float32)
+
+
 def _number_of(name: Any, class_names: list[str] | None, num_classes: int) -> int:
     names = class_names or []
     if isinstance(name, str) and name in names:
         return names.index(name)
-    if isinstance(name, int | np.integer) and 0 <= name < num_classes:
+    is_number = isinstance(name, int | np.integer) and not isinstance(name, bool)
+    if is_number and 0 <= name < num_classes:
         return int(name)
     shown = ", ".join(map(repr, names[:5])) or f"0 to {num_classes - 1}"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

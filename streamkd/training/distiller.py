@@ -22,12 +22,12 @@ from streamkd.options import check_count
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
 from streamkd.teachers.probing import are_probabilities
-from streamkd.training.callbacks import (
-    KerasCallbacks,
+from streamkd.training.callback_checks import (
     check_callbacks,
     check_learning_rate,
     learning_rate_callback,
 )
+from streamkd.training.callbacks import KerasCallbacks
 from streamkd.training.class_weights import class_weights
 from streamkd.training.jit_choice import faster_steps
 from streamkd.training.loop import History, Loop
@@ -35,6 +35,7 @@ from streamkd.training.optimizers import build_optimizer
 from streamkd.training.recipe import Recipe
 from streamkd.training.run_config import (
     describe_for_the_reader,
+    describe_optimizer,
     describe_stream,
     describe_training,
     digest_of,
@@ -75,8 +76,8 @@ class Distiller:
       label_smoothing: share of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: what the student expects to have been done to pixels; becomes its first
         layers, so that `distiller.student` takes pixels from 0 to 255.
-      jit: 'on' or 'off', whether XLA compiles forward and gradient; 'auto' measures, where a run is
-        long enough for it.
+      jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
+        'auto' measures both, where a run takes more than a minute.
       steps_per_call: steps in one call of the compiled loop, at most; fewer where they are long.
       metrics: Keras metrics, or their names, beside those that are always there; see `UserMetrics`
         for what they are given.
@@ -138,6 +139,8 @@ class Distiller:
             self._logits = logits_model(self.student)
         self.student_preprocess = student_preprocess
         self.metrics = metrics
+        # As it was given: a callback may have set its learning rate by the time of another `fit`.
+        self._optimizer = describe_optimizer(self.recipe, self.family)
         if self._logits.removed == "sigmoid":
             raise StudentError(
                 f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
@@ -192,7 +195,7 @@ class Distiller:
         check_count("epochs", epochs)
         if save_every is not None:
             check_count("save_every", save_every)
-        check_callbacks(callbacks, self.family)
+        callbacks = check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.share)
         self._check_loss(stream)
         self._check_head(stream)
@@ -208,21 +211,22 @@ class Distiller:
             schedule = self._schedule(callbacks)
             config = {
                 **describe_stream(stream),
-                **describe_training(
-                    self.recipe, self.student, state.optimizer, schedule=schedule, epochs=epochs
-                ),
+                **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
+                **self._optimizer,
                 **describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
                 "student_preprocess": self.student_preprocess,
                 "class_weights": digest_of([weights]),
+                "metrics": [metric.name for metric in metrics.metrics] or None,
                 "validation": None if validation is None else validation.fingerprint,
             }
 
             def choose_steps(begun: dict[str, Any] | None) -> tuple[TrainingSteps, dict]:
-                steps = self._choose_steps(
-                    lambda jit: self._steps(state, metrics, weights, jit), stream, epochs, begun
-                )
-                return steps, {**config, "jit": steps.jit}
+                def make(jit: bool, jit_update: bool) -> TrainingSteps:
+                    return self._steps(state, metrics, weights, jit, jit_update)
+
+                steps = self._choose_steps(make, stream, epochs, begun)
+                return steps, {**config, "jit": steps.jit, "jit_update": steps.jit_update}
 
             loop = Loop(
                 stream=stream,
@@ -249,13 +253,17 @@ class Distiller:
             return loop.train(resume)
 
     def _state(
-        self, stream: Stream, epochs: int, callbacks: Sequence[Any]
+        self, stream: Stream, epochs: int, callbacks: list[Any]
     ) -> tuple[TrainingState, UserMetrics]:
         """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
         with self.strategy.scope():
             metrics = UserMetrics(
-                self.metrics, self.family, probabilities=self._logits.removed == "softmax"
+                self.metrics,
+                self.family,
+                probabilities=self._logits.removed == "softmax",
+                num_classes=stream.num_classes,
             )
+            metrics.build(stream.num_classes)
             optimizer = build_optimizer(
                 self.recipe,
                 self.family,
@@ -269,7 +277,12 @@ class Distiller:
         return state, metrics
 
     def _steps(
-        self, state: TrainingState, metrics: UserMetrics, weights: Any, jit: bool
+        self,
+        state: TrainingState,
+        metrics: UserMetrics,
+        weights: Any,
+        jit: bool,
+        jit_update: bool,
     ) -> TrainingSteps:
         """Returns the compiled steps; `weights` are those of classes."""
         with self.strategy.scope():
@@ -282,10 +295,11 @@ class Distiller:
                 class_weights=weights,
                 accumulate=self.recipe.accumulate,
                 jit=jit,
+                jit_update=jit_update,
                 update_metrics=metrics.update if len(metrics) else None,
             )
 
-    def _schedule(self, callbacks: Sequence[Any]) -> str:
+    def _schedule(self, callbacks: list[Any]) -> str:
         """Returns the schedule of an optimizer given by name."""
         asked, callback = self.recipe.schedule, learning_rate_callback(callbacks)
         if asked is not None:
@@ -294,18 +308,20 @@ class Distiller:
 
     def _choose_steps(
         self,
-        make_steps: Callable[[bool], TrainingSteps],
+        make_steps: Callable[[bool, bool], TrainingSteps],
         stream: Stream,
         epochs: int,
         begun: dict[str, Any] | None,
     ) -> TrainingSteps:
         """Returns the steps with or without XLA: as asked, as the run began, or as measured."""
+        alone = self.strategy.num_replicas_in_sync == 1
         if self.recipe.jit != "auto":
-            return make_steps(self.recipe.jit == "on")
+            asked = self.recipe.jit == "on"
+            return make_steps(asked, asked and alone)
         if begun is not None:
-            return make_steps(bool(begun.get("jit")))
-        if self.strategy.num_replicas_in_sync > 1:
-            return make_steps(False)
+            return make_steps(bool(begun.get("jit")), bool(begun.get("jit_update")))
+        if not alone:
+            return make_steps(False, False)
         batch = next(iter(stream.batches(0, 1)))
         return faster_steps(make_steps, batch, stream.end_of_epoch(epochs))[0]
 

@@ -1,7 +1,10 @@
-"""Whether XLA is worth it for a student: measured on its own batches, before the first step.
+"""What XLA is worth to a student: measured on its own batches, before the first step.
 
-XLA makes small students up to twice as fast and some large ones slower, and compiling takes from a
-second to a minute. The choice is kept with the run: it changes the last bits of the weights.
+    steps, seconds = faster_steps(make_steps, batch, num_steps=10_000)
+
+XLA makes some students faster and others slower, in forward and gradient and, apart from that, in
+the optimizer's update; compiling takes from a second to minutes. So both are measured. The choice
+is kept with the run: it changes the last bits of the weights.
 """
 
 from __future__ import annotations
@@ -17,47 +20,85 @@ from streamkd.training.step import TrainingSteps
 
 # A run that is this short without XLA is not worth compiling for.
 SHORT_RUN_SECS = 60.0
-# XLA has to save this share, or else the noise of the measurement would decide.
-LEAST_GAIN = 0.1
-ROUNDS = 5
+# XLA has to save this share of a step, or else the noise of the measurement would decide.
+LEAST_GAIN = 0.05
+ROUNDS = 7
 
 
 def faster_steps(
-    make_steps: Callable[[bool], TrainingSteps], batch: Any, num_steps: int
+    make_steps: Callable[[bool, bool], TrainingSteps], batch: Any, num_steps: int
 ) -> tuple[TrainingSteps, dict[str, float]]:
-    """Returns the steps with or without XLA, whichever are faster, and what was measured.
+    """Returns the steps with XLA where it makes them faster, and what was measured.
 
     Args:
-      make_steps: called with whether XLA compiles forward and gradient.
+      make_steps: called with whether XLA compiles forward and gradient, and whether the update.
       batch: of the stream. Nothing is learned from it.
       num_steps: that are still to be done.
 
     Returns:
-      The steps; and seconds a batch, 'plain' and, where it was tried, 'xla'.
+      The steps; and seconds: 'gradients' and 'update', and 'gradients_xla' and 'update_xla' where
+      they were tried.
     """
-    plain = make_steps(False)
-    before = [tf.identity(variable) for variable in plain.state.side_variables()]
+    plain = make_steps(False, False)
+    changed = plain.state.changed_by_a_step()
+    before = [tf.identity(variable) for variable in changed]
     try:
-        _seconds(plain, batch)  # traces
-        seconds = {"plain": min(_seconds(plain, batch) for _ in range(2))}
-        if seconds["plain"] * plain.accumulate * num_steps < SHORT_RUN_SECS:
+        _gradients(plain, batch)  # traces
+        seconds = {"gradients": min(_gradients(plain, batch)[0] for _ in range(2))}
+        if seconds["gradients"] * plain.accumulate * num_steps < SHORT_RUN_SECS:
             return plain, seconds
-        compiled = make_steps(True)
-        _seconds(compiled, batch)  # compiles
-        rounds = [(_seconds(plain, batch), _seconds(compiled, batch)) for _ in range(ROUNDS)]
-        seconds = {"plain": min(r[0] for r in rounds), "xla": min(r[1] for r in rounds)}
-        gains = seconds["xla"] < (1 - LEAST_GAIN) * seconds["plain"]
-        return (compiled if gains else plain), seconds
+        compiled = make_steps(True, True)
+        gradients = _gradients(plain, batch)[1]
+        seconds["gradients"], seconds["gradients_xla"] = _fastest(
+            lambda: _gradients(plain, batch)[0], lambda: _gradients(compiled, batch)[0]
+        )
+        seconds["update"], seconds["update_xla"] = _fastest(
+            _update(plain, gradients), _update(compiled, gradients)
+        )
+        whole = seconds["gradients"] + seconds["update"]
+        chosen = {
+            name: seconds[name] - seconds[f"{name}_xla"] > LEAST_GAIN * whole
+            for name in ("gradients", "update")
+        }
+        if chosen["gradients"] == chosen["update"]:
+            return (compiled if chosen["update"] else plain), seconds
+        return make_steps(chosen["gradients"], chosen["update"]), seconds
     finally:
-        for variable, value in zip(plain.state.side_variables(), before, strict=True):
+        for variable, value in zip(changed, before, strict=True):
             variable.assign(value)
 
 
-def _seconds(steps: TrainingSteps, batch: Any) -> float:
-    """Returns how long forward and gradient of a batch take."""
+def _fastest(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
+    """Returns the shortest time of each, taken in turns; infinite where XLA cannot compile."""
+    one()
+    try:
+        other()
+    except (tf.errors.OpError, ValueError, NotImplementedError, TypeError):
+        return min(one() for _ in range(2)), float("inf")
+    rounds = [(one(), other()) for _ in range(ROUNDS)]
+    return min(first for first, _ in rounds), min(second for _, second in rounds)
+
+
+def _gradients(steps: TrainingSteps, batch: Any) -> tuple[float, Any]:
+    """Returns how long forward and gradient of a batch take, and the gradients."""
     images, targets, weights = batch
     scale = loss_scale_of(steps.state.optimizer)
+    total = tf.reduce_sum(weights)
     began = time.perf_counter()
-    found = steps._gradients(images, targets, weights, tf.reduce_sum(weights), scale)
-    tf.nest.map_structure(lambda part: part.numpy(), found[1:3])
-    return time.perf_counter() - began
+    gradients, *rest = steps._gradients(images, targets, weights, total, scale)
+    rest[0].numpy()
+    return time.perf_counter() - began, gradients
+
+
+def _update(steps: TrainingSteps, gradients: Any) -> Callable[[], float]:
+    """Returns what updates the weights, and tells how long that takes."""
+    update = tf.function(steps._apply)
+    first = steps.model.trainable_variables[0]
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        update(gradients)
+        first.numpy()
+        return time.perf_counter() - began
+
+    return seconds

@@ -10,6 +10,7 @@ that it makes no difference where a run was stopped.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -51,6 +52,7 @@ class History:
       stopped: whether training was interrupted before its last epoch; the same call goes on.
       step: steps that were done.
       jit: whether XLA compiled forward and gradient.
+      jit_update: whether it compiled the optimizer's update.
     """
 
     epochs: list[dict[str, Any]]
@@ -59,11 +61,12 @@ class History:
     stopped: bool = False
     step: int = 0
     jit: bool = False
+    jit_update: bool = False
 
     @property
     def history(self) -> dict[str, list]:
-        """The same by metric, as Keras' `History.history`."""
-        names = self.epochs[0] if self.epochs else {}
+        """The same by metric, as Keras' `History.history`; None where an epoch has no such."""
+        names = dict.fromkeys(name for epoch in self.epochs for name in epoch)
         return {name: [epoch.get(name) for epoch in self.epochs] for name in names}
 
     @property
@@ -117,6 +120,7 @@ class Loop:
         self._is_stopped = False
         self._is_between = False  # of one epoch no more, and not yet of the next
         self._iterator: Any = None
+        self._refusal: NonFiniteError | None = None  # of a step, unless a callback ends the run
 
     def train(self, resume: bool) -> History:
         """Trains, or goes on; see `Distiller.fit`."""
@@ -151,6 +155,7 @@ class Loop:
             self._is_stopped,
             self.state.num_steps,
             self.steps.jit,
+            self.steps.jit_update,
         )
 
     def _train_or_stop(self) -> None:
@@ -183,12 +188,19 @@ class Loop:
     def _train_epochs(self) -> None:
         first = self.state.num_steps
         self._iterator = self._iterate(first)
-        self.callbacks.train_begin(self.progress.callbacks, self.progress.arrays)
+        self.callbacks.train_begin(
+            self.progress.callbacks,
+            self.progress.arrays,
+            num_steps=first,
+            steps_per_epoch=self._steps_per_epoch(),
+            directions=self.metrics.directions,
+        )
+        self._undo()
         total, done = (n * self._images_per_step for n in (self._end_of_epoch(self.epochs), first))
         with image_progress(total, done, "training", self.shows_progress) as bar:
             for epoch in range(len(self.progress.history) + 1, self.epochs + 1):
                 bar.set_description(f"epoch {epoch}/{self.epochs}")
-                self.callbacks.epoch_begin(epoch - 1)
+                self._begin_epoch(epoch)
                 took = self._steps_of_epoch(epoch, bar)
                 if self._is_stopped:
                     return
@@ -198,6 +210,19 @@ class Loop:
                 if self.callbacks.stops:
                     break
 
+    def _begin_epoch(self, epoch: int) -> None:
+        """Calls the callbacks, without effect in an epoch that goes on: it began before."""
+        self.callbacks.epoch_begin(epoch - 1)
+        if self.state.num_steps > self.progress.last_step:
+            self.callbacks.restore(self.progress.callbacks, self.progress.arrays)
+            self._undo()
+
+    def _undo(self) -> None:
+        """Sets back what callbacks changed at the start of a run that goes on: they may, for
+        example, set the learning rate, which has its value from the checkpoint."""
+        if len(self.callbacks):
+            self.saver.restore_tensors()
+
     def _iterate(self, step: int) -> Any:
         first = step * self.recipe.accumulate
         return self.workers.iterate(lambda share: self.stream.dataset(first, share=share))
@@ -205,6 +230,12 @@ class Loop:
     def _end_of_epoch(self, epoch: int) -> int:
         """Returns the steps after which every image was seen `epoch` times."""
         return -(-self.stream.end_of_epoch(epoch) // self.recipe.accumulate)
+
+    def _steps_per_epoch(self) -> int | None:
+        """Returns the steps of each epoch; None where some have more than others."""
+        ends = [self._end_of_epoch(epoch) for epoch in range(self.epochs + 1)]
+        lengths = {last - first for first, last in itertools.pairwise(ends)}
+        return lengths.pop() if len(lengths) == 1 else None
 
     def _steps_of_epoch(self, epoch: int, bar: Any) -> dict[str, float]:
         """Takes the steps of an epoch that are still to be done; returns what they took.
@@ -215,7 +246,9 @@ class Loop:
         begins, ends = self._end_of_epoch(epoch - 1), self._end_of_epoch(epoch)
         took = {"steps": 0, "seconds": 0.0, "waited": 0.0}
         while (step := self.state.num_steps) < ends:
-            number = min(self._steps_per_call, ends - step)
+            # As under `fit`, a callback that stops between two epochs is asked after one step more.
+            most = 1 if self.callbacks.stops else self._steps_per_call
+            number = min(most, ends - step)
             if self.save_every is not None:
                 number = min(number, self.save_every - step % self.save_every)
             self.callbacks.batch_begin(step - begins)
@@ -224,9 +257,11 @@ class Loop:
                 took[name] += amount
             bar.update(done * self._images_per_step)
             bar.set_postfix_str(f"input {waited / seconds:.0%}", refresh=False)
-            self.callbacks.batch_end(self.state.num_steps - 1 - begins, self._metrics)
+            self.callbacks.batch_end(step + done - 1 - begins, self.state.num_steps, self._metrics)
             if self.callbacks.stops:
                 break
+            if self._refusal is not None:
+                raise self._refusal
             # What each worker would decide by its own clock, or was told by a signal.
             own = (seconds / done, bool(self.stop()), self._is_save_due(ends))
             slowest, stops, is_save_due = self.workers.everyones(own).max(axis=0)
@@ -250,8 +285,6 @@ class Loop:
             self.stream.refuse(error, self._batches_of(step, number), self.workers.share)
             raise
         seconds = time.perf_counter() - began
-        if num_done:
-            self.progress.num_in_a_row = 0
         if not finite:
             self._leave_out(step + num_done)
             num_done += 1
@@ -270,32 +303,30 @@ class Loop:
         """Goes on without a step that was not finite, or refuses to."""
         found = examine(self.stream, self.steps, step)
         if self.recipe.on_nonfinite == "raise":
-            self.callbacks.batch_end(step, lambda: {"loss": math.nan})  # for TerminateOnNaN
-            if not self.callbacks.stops:
-                raise found.refusal()
+            self._refusal = found.refusal()  # after TerminateOnNaN has heard of it
             return
-        self.progress.num_in_a_row += 1
-        if self.progress.num_in_a_row > MOST_IN_A_ROW:
+        if self.progress.num_in_a_row(step) >= MOST_IN_A_ROW:
             raise found.refusal(f"  It is the {MOST_IN_A_ROW + 1}th step in a row.\n")
         self.progress.left_out.append(found.to_json())
         self.state.step.assign_add(1)
 
     def _metrics(self) -> dict[str, Any]:
-        """Returns the metrics of the epoch so far."""
-        return metrics_of(self.state.sums.numpy())
+        """Returns the metrics of the epoch so far, the user's included."""
+        own = metrics_of(self.state.sums.numpy())
+        if self._refusal is not None:
+            own["loss"] = math.nan
+        return {**own, **self.metrics.results(counted=own["accuracy"] is not None)}
 
     def _end_epoch(self, epoch: int, took: dict[str, float]) -> dict[str, Any]:
         """Does all that belongs to the end of an epoch; returns its metrics."""
         self._check_weights()
         self._is_between = True
         metrics: dict[str, Any] = {"epoch": epoch, "step": self.state.num_steps, **self._metrics()}
-        counted = self.metrics.results()
+        self.metrics.reset()  # the same are used for validation
         with averaged_weights(self.state.student, self.state.optimizer):
             metrics |= self._validate()
             metrics["learning_rate"] = learning_rate_of(self.state.optimizer)
-            metrics |= {**_pace(took, self._images_per_step), **counted}
-            if self.validation is not None:
-                metrics |= self.metrics.results("val_")
+            metrics |= _pace(took, self._images_per_step)
             metrics |= self.callbacks.epoch_end(epoch - 1, metrics)
             if epoch == self.epochs or self.callbacks.stops:
                 self.callbacks.train_end()  # which may set back the best weights
@@ -311,7 +342,7 @@ class Loop:
         if self.validation is None:
             return {"val_loss": None, "val_accuracy": None}
         self.callbacks.test_begin()
-        found = self.validation.run()
+        found = self.validation.run(self.callbacks.test_batch_begin, self.callbacks.test_batch_end)
         self.callbacks.test_end(found)
         return found
 

@@ -52,7 +52,7 @@ def build_optimizer(
             flat = [variable for variable in variables if len(variable.shape) < 2]
             optimizer.exclude_from_weight_decay(var_list=flat)
     else:
-        _check_family(optimizer, family)
+        check_family(optimizer, family)
     scaling = scaling_class(family)
     if scales_loss and not isinstance(optimizer, scaling):
         optimizer = scaling(optimizer)
@@ -135,7 +135,12 @@ def _cosine(recipe: Recipe, family: Any, num_steps: int) -> Any:
     )
 
 
-def _check_family(optimizer: Any, family: Any) -> None:
+def check_family(optimizer: Any, family: Any) -> None:
+    """Refuses an optimizer that is not of a Keras family.
+
+    Raises:
+      OptionError: shows both sides.
+    """
     own = _family_of_optimizer(optimizer)
     if own == family.__name__:
         return

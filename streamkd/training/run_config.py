@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import streamkd
-from streamkd.keras_family import family_name, family_of, precision_of
+from streamkd.keras_family import family_name, precision_of
 from streamkd.stream.stream import Stream
-from streamkd.training.optimizers import inner_optimizer
+from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
 LIBRARIES = ("tensorflow", "tf-keras", "keras", "numpy", "h5py", "pillow")
@@ -52,15 +52,30 @@ def describe_stream(stream: Stream) -> dict[str, Any]:
     return described
 
 
+def describe_optimizer(recipe: Recipe, family: Any) -> dict[str, Any]:
+    """Returns the settings of an optimizer of the user's own; of one by name the recipe tells."""
+    if isinstance(recipe.optimizer, str):
+        return {}
+    check_family(recipe.optimizer, family)
+    settings = family.optimizers.serialize(recipe.optimizer)
+    return {"optimizer": _without_names(json.loads(json.dumps(settings, default=str)))}
+
+
+def _without_names(settings: Any) -> Any:
+    """Returns settings without names: Keras 3 calls the second SGD of a session sgd_1."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_names(value) for name, value in settings.items() if name != "name"}
+
+
 def describe_training(
-    recipe: Recipe, student: Any, optimizer: Any, *, schedule: str, epochs: int
+    recipe: Recipe, student: Any, *, schedule: str, epochs: int
 ) -> dict[str, Any]:
     """Returns what is done with the batches.
 
     Args:
       recipe: of the run.
       student: the user's model.
-      optimizer: built, before its first step.
       schedule: that an optimizer given by name has.
       epochs: that the run is to have.
     """
@@ -73,9 +88,8 @@ def describe_training(
     if precision != "float32":
         described["student"]["precision"] = precision
     if not isinstance(recipe.optimizer, str):
-        settings = family_of(student).optimizers.serialize(inner_optimizer(optimizer))
-        described["optimizer"] = json.loads(json.dumps(settings, default=str))
-    elif schedule == "cosine":
+        return described
+    if schedule == "cosine":
         # It is built for a number of epochs; another number is another run.
         described["epochs"] = epochs
     else:

@@ -19,7 +19,7 @@ from typing import Any
 
 from streamkd.errors import OutputError, ResumeError, RunBusyError
 from streamkd.images.manifest import key_fields, key_of_fields
-from streamkd.training.checkpoint import sync, write_atomically
+from streamkd.training.checkpoint import TEMPORARY, make_directory, sync, write_atomically
 
 COLUMNS = (
     "epoch",
@@ -37,6 +37,14 @@ COLUMNS = (
 )
 # Kept for the reader, and allowed to differ when a run goes on.
 INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
+# Of several things that differ these are named first: others are there only because of them.
+NAMED_FIRST = ("optimizer", "schedule")
+# The small files of a run, and what is there while others are written.
+TEXTS = ("config.json", "metrics.csv", "skipped.jsonl", "nonfinite.jsonl")
+CONFIG, METRICS, SKIPPED, LEFT_OUT = TEXTS
+PROBE, STUDENT_TEMPORARY = ".writable", ".student.tmp.keras"
+# What of a value is shown in a refusal.
+SHOWN_CHARACTERS = 300
 
 
 class RunDirectory:
@@ -57,10 +65,8 @@ class RunDirectory:
           RunBusyError: another process is training into it.
         """
         try:
-            missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._made = missing
-            probe = self.path / ".writable"
+            self._made = make_directory(self.path)
+            probe = self.path / PROBE
             probe.touch()
             probe.unlink()
             if self._descriptor < 0:
@@ -77,6 +83,18 @@ class RunDirectory:
                 f"The run directory {self.path} cannot be written: {error.strerror}.\n"
                 "Give another `--out`."
             ) from error
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed run left half written; for the process that trains here."""
+        for name in (PROBE, STUDENT_TEMPORARY):
+            (self.path / name).unlink(missing_ok=True)
+        for name in TEXTS:
+            (self.path / (name + TEMPORARY)).unlink(missing_ok=True)
+
+    def remove_published(self) -> None:
+        """Removes what another run left for its user: it is not of the checkpoints any more."""
+        for path in (self.student, self.path / METRICS, self.path / LEFT_OUT):
+            path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Lets another process train into the directory."""
@@ -99,7 +117,7 @@ class RunDirectory:
         Raises:
           ResumeError: nothing readable says so.
         """
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         try:
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
@@ -109,8 +127,11 @@ class RunDirectory:
                 "Start again with `--no-resume`, or give another `--out`."
             ) from error
 
-    def check_config(self, config: dict[str, Any]) -> None:
+    def check_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Refuses to go on with a run that was started with something else.
+
+        Returns:
+          What it was started with.
 
         Raises:
           ResumeError: names the first thing that differs, and both sides.
@@ -119,32 +140,35 @@ class RunDirectory:
         new = json.loads(json.dumps(config))
         name = first_difference(old, new)
         if name is not None:
+            was, now = _what_differs(old.get(name), new.get(name))
             raise ResumeError(
                 f"The run {self.path} was started with another {name}.\n"
-                f"  run: {json.dumps(old.get(name))[:300]}\n"
-                f"  now: {json.dumps(new.get(name))[:300]}\n"
+                f"  run: {json.dumps(was)[:SHOWN_CHARACTERS]}\n"
+                f"  now: {json.dumps(now)[:SHOWN_CHARACTERS]}\n"
                 "Give what it was started with, start again with `--no-resume`, or give "
                 "another `--out`."
             )
+        return old
 
     def write_config(self, config: dict[str, Any]) -> None:
-        write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        write_atomically(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
         """Writes metrics.csv, one line an epoch; numbers that are not known stay empty.
 
         The user's metrics, and what callbacks added, follow streamkd's own columns.
         """
-        text = io.StringIO()
-        columns = dict.fromkeys((*COLUMNS, *(name for epoch in epochs for name in epoch)))
-        table = csv.DictWriter(text, list(columns), lineterminator="\n")
-        table.writeheader()
-        table.writerows(epochs)
-        write_atomically(self.path / "metrics.csv", text.getvalue())
+        write_atomically(self.path / METRICS, _as_table(epochs))
+
+    def has_metrics(self, epochs: list[dict[str, Any]]) -> bool:
+        """Returns whether metrics.csv is of these epochs, and a student.keras is there."""
+        path = self.path / METRICS
+        found = path.read_text() if path.exists() and self.student.exists() else None
+        return found == _as_table(epochs)
 
     def write_skipped(self, skipped: dict[bytes, str]) -> None:
         """Writes skipped.jsonl, sorted by key; without any there is none."""
-        path = self.path / "skipped.jsonl"
+        path = self.path / SKIPPED
         if not skipped:
             path.unlink(missing_ok=True)
             return
@@ -153,7 +177,7 @@ class RunDirectory:
 
     def write_left_out(self, steps: list[dict[str, Any]]) -> None:
         """Writes nonfinite.jsonl, one line a step that was left out; without any there is none."""
-        path = self.path / "nonfinite.jsonl"
+        path = self.path / LEFT_OUT
         if not steps:
             path.unlink(missing_ok=True)
             return
@@ -161,30 +185,46 @@ class RunDirectory:
 
     def read_skipped(self) -> dict[bytes, str]:
         """Returns what `write_skipped` wrote."""
-        path = self.path / "skipped.jsonl"
+        path = self.path / SKIPPED
         if not path.exists():
             return {}
         return skipped_of([json.loads(line) for line in path.read_text().splitlines()])
 
-    def is_newer_than(self, path: Path) -> bool:
-        """Returns whether metrics.csv and student.keras were written after another file."""
-        written = _modified(path)
-        return all(_modified(p) >= written for p in (self.path / "metrics.csv", self.student))
-
     def save_student(self, student: Any) -> None:
         """Writes student.keras whole, the user's own model with the weights of now."""
-        temporary = self.path / ".student.tmp.keras"
+        temporary = self.path / STUDENT_TEMPORARY
         try:
             student.save(temporary)
             sync(temporary)
             temporary.replace(self.student)
         finally:
             temporary.unlink(missing_ok=True)
+        sync(self.path)
+
+
+def _as_table(epochs: list[dict[str, Any]]) -> str:
+    """Returns the text of metrics.csv."""
+    text = io.StringIO()
+    columns = dict.fromkeys((*COLUMNS, *(name for epoch in epochs for name in epoch)))
+    table = csv.DictWriter(text, list(columns), lineterminator="\n")
+    table.writeheader()
+    table.writerows(epochs)
+    return text.getvalue()
+
+
+def _what_differs(old: Any, new: Any) -> tuple[Any, Any]:
+    """Returns the parts of two values that differ: a long one is not shown whole."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    parts = {name: _what_differs(old.get(name), new.get(name)) for name in names}
+    return {n: was for n, (was, _) in parts.items()}, {n: now for n, (_, now) in parts.items()}
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """Returns the first name that two configurations disagree about; None where they are alike."""
-    for name in sorted({*old, *new} - set(INFORMATIVE)):
+    names = sorted({*old, *new} - set(INFORMATIVE), key=lambda n: (n not in NAMED_FIRST, n))
+    for name in names:
         if old.get(name) != new.get(name):
             return name
     return None
@@ -200,12 +240,7 @@ def skipped_of(entries: list[dict[str, Any]]) -> dict[bytes, str]:
     return {key_of_fields(entry): entry["reason"] for entry in entries}
 
 
-def _modified(path: Path) -> int:
-    """Returns when a file was written, in nanoseconds; 0 where there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
 def read_config(model: str | os.PathLike) -> dict[str, Any]:
     """Returns what a run directory's config.json says; nothing for a bare model file."""
-    path = Path(model) / "config.json"
+    path = Path(model) / CONFIG
     return json.loads(path.read_text()) if path.exists() else {}

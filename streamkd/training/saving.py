@@ -13,6 +13,7 @@ the same time; what the chief reads it tells the others, and so it does where it
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
@@ -34,6 +35,8 @@ from streamkd.training.run_directory import (
 from streamkd.training.state import TrainingState, averaged_weights
 from streamkd.training.workers import Workers
 
+# What a run that goes on says of its beginning.
+OF_THE_FIRST_START = ("initial_weights",)
 ENDING = "What was saved before is kept. Make room, and give the same command again."
 
 
@@ -44,17 +47,25 @@ class Progress:
     Attributes:
       history: one dict an epoch.
       left_out: steps that were not finite and were left out, with the keys of their images.
-      num_in_a_row: how many of them came last, one after the other.
       ended_early: whether a callback ended the run.
       callbacks, arrays: what the callbacks found out.
     """
 
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    num_in_a_row: int = 0
     ended_early: bool = False
     callbacks: dict[str, Any] | None = None
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def last_step(self) -> int:
+        """The step at the end of the last epoch; an epoch is under way where there are more."""
+        return self.history[-1]["step"] if self.history else 0
+
+    def num_in_a_row(self, step: int) -> int:
+        """Returns how many steps were left out right before this one."""
+        steps = {found["step"] for found in self.left_out}
+        return next(number for number in itertools.count() if step - 1 - number not in steps)
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(dataclasses.replace(self, arrays={}))
@@ -89,6 +100,7 @@ class Saver:
         self._checkpoints: Checkpoints | None = None
         self._config: dict[str, Any] = {}
         self._starts_over = False
+        self._copy: Any = None  # of the chief's checkpoint, at the others
 
     def prepare(self, resume: bool) -> dict[str, Any] | None:
         """Makes the directory; returns the configuration of the run that is to go on, if any."""
@@ -101,6 +113,7 @@ class Saver:
         directory = self._directory
         assert directory is not None
         directory.prepare()
+        directory.remove_leftovers()
         self._checkpoints = Checkpoints(directory.checkpoints, **self._state.trackables())
         self._checkpoints.remove_leftovers()
         if not resume or not self._checkpoints.exist():
@@ -134,46 +147,61 @@ class Saver:
         """Restores the tensors at the chief; puts state and arrays into `found`."""
         directory, checkpoints = self._at_chief()
         if checkpoints.exist():
-            directory.check_config(self._config)
+            begun = directory.check_config(self._config)
+            first = {name: begun.get(name) for name in OF_THE_FIRST_START}
+            self._config = {**self._config, **first}
         restored = checkpoints.restore()
         if restored is None:
             return None
         found.append(restored)
         values, _ = restored
-        whole = not self._state.sums.numpy().any()  # the end of an epoch
-        newest = checkpoints.state_file(values["step"])
-        is_behind = whole and bool(values["history"]) and not directory.is_newer_than(newest)
+        history = values["history"]
+        is_whole = values["step"] == Progress(history=history).last_step
+        is_behind = is_whole and not directory.has_metrics(history)
         return {"is_behind": is_behind, "skipped": skipped_entries(directory.read_skipped())}
 
     def _hand_on(self, found: list[Any]) -> Any:
         """Returns what the chief restored, at the others from a copy of its checkpoint."""
         if self._workers.is_chief:
             _, checkpoints = self._at_chief()
-            self._workers.bytes_from_chief(checkpoints.packed(found[0][0]["step"]))
+            self._workers.bytes_from_chief(checkpoints.packed())
             return found[0]
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Checkpoints(Path(folder), **self._state.trackables())
-            copy.unpack(self._workers.bytes_from_chief(b""))
-            return copy.restore()
+        self._copy = tempfile.TemporaryDirectory()  # which is gone with this object
+        self._checkpoints = Checkpoints(Path(self._copy.name), **self._state.trackables())
+        self._checkpoints.unpack(self._workers.bytes_from_chief(b""))
+        return self._checkpoints.restore()
+
+    def restore_tensors(self) -> None:
+        """Sets back what callbacks did at the start to a run that went on."""
+        if self._checkpoints is not None:
+            self._checkpoints.read_again()
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint."""
         if self.run is None:
             return
-        step = self._state.num_steps
+        step, skipped = self._state.num_steps, self.skipped()
         with self._workers.reading(self._state.spread_variables()):
-            self._workers.from_chief(lambda: self._save(step, progress))
+            self._workers.from_chief(lambda: self._save(step, progress, skipped))
         self._starts_over = False
         self.saved_step = step
 
-    def _save(self, step: int, progress: Progress) -> None:
+    def _save(self, step: int, progress: Progress, skipped: dict[bytes, str]) -> None:
         directory, checkpoints = self._at_chief()
+
+        def write_before() -> None:
+            """Writes what a checkpoint says nothing about, and what goes on with it needs."""
+            directory.write_config(self._config)
+            directory.write_skipped(skipped)
+            if self._starts_over:
+                directory.remove_published()
+
         with disk.refusals(str(directory.path), ending=ENDING):
             checkpoints.save(
                 step,
                 progress.to_json(),
                 arrays=progress.arrays,
-                before=lambda: directory.write_config(self._config),
+                before=write_before,
                 alone=self._starts_over,
             )
 
@@ -181,18 +209,17 @@ class Saver:
         """Writes what an epoch leaves behind for the user, as the newest checkpoint has it."""
         if self.run is None:
             return
-        skipped = self.skipped()
         with self._workers.reading(self._state.spread_variables()):
-            self._workers.from_chief(lambda: self._publish(progress, skipped))
+            self._workers.from_chief(lambda: self._publish(progress))
 
-    def _publish(self, progress: Progress, skipped: dict[bytes, str]) -> None:
+    def _publish(self, progress: Progress) -> None:
+        """Writes it at the chief; metrics.csv comes last: with it, all is there."""
         directory, _ = self._at_chief()
         with disk.refusals(str(directory.path), ending=ENDING):
-            directory.write_skipped(skipped)
             directory.write_left_out(progress.left_out)
-            directory.write_metrics(progress.history)
             with averaged_weights(self._state.student, self._state.optimizer):
                 directory.save_student(self._state.student)
+            directory.write_metrics(progress.history)
 
     def skipped(self) -> dict[bytes, str]:
         """Returns the keys of the images that were skipped, before a resume and since, and why."""

@@ -56,6 +56,11 @@ class TrainingState:
         unique = {id(variable): variable for variable in (*plain, *self.random_states)}
         return list(unique.values())
 
+    def changed_by_a_step(self) -> list[Any]:
+        """Returns all variables that a step changes, except those that count."""
+        kept = [*self.model.trainable_variables, *all_variables_of(self.optimizer)]
+        return [*map(as_tf_variable, kept), *self.side_variables()]
+
     def spread_variables(self) -> list[Any]:
         """Returns those of which each replica may have a part, such as a count of its own."""
         return [as_tf_variable(v) for v in (*self.student.non_trainable_variables, *self.counters)]
@@ -63,7 +68,8 @@ class TrainingState:
     def trackables(self) -> dict[str, Any]:
         """Returns all that a checkpoint holds, by name."""
         return {
-            "model": self.student,
+            # Not the student itself: a compiled one would bring an optimizer and metrics along.
+            "weights": [as_tf_variable(weight) for weight in self.student.weights],
             "optimizer": self.optimizer,
             "step": self.step,
             "sums": self.sums,
@@ -80,6 +86,16 @@ class TrainingState:
     def are_weights_finite(self) -> bool:
         weights = self.student.trainable_variables
         return all(bool(np.all(np.isfinite(np.asarray(weight)))) for weight in weights)
+
+
+def all_variables_of(optimizer: Any) -> list[Any]:
+    """Returns the variables of an optimizer, those of a loss scale included."""
+    variables = optimizer.variables
+    found = list(variables() if callable(variables) else variables)
+    scale: Any = getattr(optimizer, "_loss_scale", None)  # which tf_keras leaves out
+    if hasattr(scale, "current_loss_scale"):
+        found += [scale.current_loss_scale, scale.counter]
+    return found
 
 
 def as_tf_variable(variable: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,10 @@ from streamkd.options import ImageOptions
 from streamkd.stream.batches import each_once, evaluation_batches
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.workers import Workers
+
+
+def _nothing(*_: Any) -> None:
+    """Does nothing."""
 
 
 class Validation:
@@ -63,22 +69,44 @@ class Validation:
         self._metrics = metrics
         self._sums = tf.function(self._sums_of_all)
 
-    def run(self) -> dict[str, float | None]:
-        """Returns `val_loss` (cross-entropy at temperature 1, in nats) and `val_accuracy`.
+    def run(
+        self,
+        before: Callable[[int], None] = _nothing,
+        after: Callable[[int, Callable[[], dict[str, Any]]], None] = _nothing,
+    ) -> dict[str, float | None]:
+        """Returns `val_loss` (cross-entropy at temperature 1, in nats), `val_accuracy`, and the
+        user's metrics with `val_`.
 
-        Images without a label do not count; both are None where none has one.
+        Images without a label do not count; all are None where none has one.
+
+        Args:
+          before: called with the number of a batch, from 0.
+          after: called with the number of a batch and a function that returns the numbers so far.
         """
         total = np.zeros(3)
+        if self._metrics is not None:
+            self._metrics.reset()
         share = self._workers.share
         pieces = each_once(self.batches, self.images, self.options, self.batch_size, share)
-        for first in pieces:
+        for number, first in enumerate(pieces):
+            before(number)
             some = [first, *(next(pieces) for _ in range(share.num_replicas - 1))]
             total += self._sums(self._workers.on_replicas(some)).numpy()
-        total = self._workers.everyones(total.tolist()).sum(axis=0)
-        if not total[2]:
-            return {"val_loss": None, "val_accuracy": None}
-        loss, accuracy = (total[:2] / total[2]).tolist()
-        return {"val_loss": loss, "val_accuracy": accuracy}
+            after(number, functools.partial(self._numbers, total))
+        found = self._numbers(self._workers.everyones(total.tolist()).sum(axis=0))
+        if self._metrics is not None:
+            self._metrics.reset()
+        return found
+
+    def _numbers(self, total: np.ndarray) -> dict[str, float | None]:
+        """Returns what the sums of loss, right answers and images stand for."""
+        found: dict[str, float | None] = {"val_loss": None, "val_accuracy": None}
+        if total[2]:
+            loss, accuracy = (total[:2] / total[2]).tolist()
+            found = {"val_loss": loss, "val_accuracy": accuracy}
+        if self._metrics is not None:
+            found |= self._metrics.results("val_", counted=bool(total[2]))
+        return found
 
     def _sums_of_all(self, pieces: Any) -> tf.Tensor:
         """Returns the sums of this worker's replicas, each of which has a piece."""

@@ -188,10 +188,11 @@ def aims(pair: Pair, medians: dict[str, np.ndarray]) -> list[str]:
         teacher = min((parts[0] for parts in ideal), key=lambda part: part[0])
         student = min((parts[1] + parts[2] for parts in ideal), key=lambda part: part[0])
         share, cpu_share = (teacher + student) / (wall, cpu)
-        met = "met" if share >= AT_LEAST else "not met"
+        # By both, since other work on the machine may slow one process and not the next.
+        met = "met" if min(share, cpu_share) >= AT_LEAST else "not met"
         lines.append(
-            f"{met:<8} {pair.name}: ideal by streamkd {share:.2f}, at least {AT_LEAST} "
-            f"(by CPU {cpu_share:.2f})"
+            f"{met:<8} {pair.name}: ideal by streamkd {share:.2f}, by CPU {cpu_share:.2f}, both at "
+            f"least {AT_LEAST}"
         )
     for peer in (ONLINE, SAVED):
         found = [(parts[-1], title) for title, parts in medians.items() if title.startswith(peer)]

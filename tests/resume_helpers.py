@@ -1,0 +1,115 @@
+"""Runs that are stopped and go on, and what is compared with the run that never stopped.
+
+fit(stream, student, run, stop=after(5))         # five steps
+fit(stream, student, run)                        # the others
+assert what_remains(run) == what_remains(whole)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd.training.distiller import Distiller, History
+from streamkd.training.run_directory import COLUMNS
+
+# What a clock says.
+CLOCK = ("images_per_second", "input_wait")
+# Arguments of `fit`; the others are of `Distiller`.
+OF_FIT = ("callbacks", "class_weight", "save_every", "validation", "resume")
+
+
+def restless_student(
+    family: Any, *, seed: int = 0, dropout_seed: int | None = 4, first: tuple = ()
+) -> Any:
+    """Returns a student with all that can make a step depend on more than its weights.
+
+    Args:
+      family: the module `tf_keras` or `keras`, or its name.
+      seed: of the weights.
+      dropout_seed: of what is dropped.
+      first: layers before the others.
+    """
+    family = importlib.import_module(family) if isinstance(family, str) else family
+    layers = family.layers
+    model = family.Sequential(
+        [
+            family.Input((8, 8, 3)),
+            *first,
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(6),
+            layers.BatchNormalization(momentum=0.9),
+            layers.Dropout(0.3, seed=dropout_seed),
+            layers.Dense(3, activation="softmax"),
+        ],
+        name="restless",
+    )
+    rng = np.random.default_rng(seed)
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(scale=0.3, size=weight.shape))
+    return model
+
+
+def after(num_calls: int) -> Callable[[], bool]:
+    """Returns a `stop` for `fit` that says True at that call of it; with one step a call."""
+    calls = []
+    return lambda: calls.append(None) or len(calls) >= num_calls
+
+
+def fit(
+    stream: Any,
+    student: Any,
+    run: Path | None,
+    *,
+    epochs: int = 3,
+    stop: Any = None,
+    **options: Any,
+) -> tuple[Distiller, History]:
+    """Trains, one step a call and without XLA unless `options` says otherwise."""
+    of_fit = {name: options.pop(name) for name in OF_FIT if name in options}
+    distiller = Distiller(student, **{"steps_per_call": 1, "jit": "off", **options})
+    history = distiller.fit(stream, epochs=epochs, run=run, stop=stop, progress=False, **of_fit)
+    return distiller, history
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Returns the checkpoints of a run, the oldest first; asserts that nothing else is there."""
+    found = sorted((run / "checkpoints").iterdir())
+    assert all(path.name.startswith("step-") and path.suffix == "" for path in found), found
+    return found
+
+
+def tensors_of(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Returns every tensor of a checkpoint by its place in it, as TensorFlow's reader has it."""
+    reader = tf.train.load_checkpoint(str(checkpoint / "tensors"))
+    names = sorted(reader.get_variable_to_shape_map())
+    return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
+
+
+def digest_of(tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def metrics_of(run: Path) -> list[dict[str, str]]:
+    """Returns the lines of metrics.csv without what a clock says."""
+    with open(run / "metrics.csv", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert all(set(COLUMNS) <= set(row) for row in rows)
+    return [{name: row[name] for name in row if name not in CLOCK} for row in rows]
+
+
+def what_remains(run: Path) -> tuple[str, list[dict[str, str]]]:
+    """Returns a digest of weights, optimizer and all else that is trained, and metrics.csv."""
+    return digest_of(tensors_of(checkpoints_of(run)[-1])), metrics_of(run)

@@ -1,0 +1,143 @@
+"""jit="auto": measured, nothing learned from it, kept with the run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from run_helpers import dense_student, same_weights, weights_of
+
+from streamkd.errors import ResumeError
+from streamkd.stream.join import join
+from streamkd.training import jit_choice
+from streamkd.training.distiller import Distiller
+from streamkd.training.jit_choice import faster_steps
+from streamkd.training.state import TrainingState
+from streamkd.training.step import TrainingSteps
+
+
+@pytest.fixture
+def stream(images, shared):
+    return join(images, shared[1], batch_size=8, seed=3)
+
+
+def batch_norm_student(family):
+    layers = family.layers
+    family.utils.set_random_seed(0)
+    return family.Sequential(
+        [
+            family.Input((8, 8, 3)),
+            layers.Flatten(),
+            layers.BatchNormalization(),
+            layers.Dropout(0.5),
+            layers.Dense(3),
+        ]
+    )
+
+
+def pretend(monkeypatch, *, gradients, update):
+    """XLA takes this share of the time for each part."""
+    monkeypatch.setattr(jit_choice, "SHORT_RUN_SECS", 0.0)
+    calls = iter([(1.0, gradients), (0.5, 0.5 * update)])
+    monkeypatch.setattr(jit_choice, "_fastest", lambda one, other: next(calls))
+
+
+@pytest.mark.parametrize(
+    ("gradients", "update", "chosen"),
+    [
+        (0.5, 0.5, (True, True)),
+        (2.0, 2.0, (False, False)),
+        (0.5, 1.5, (True, False)),
+        (3.0, 0.2, (False, True)),
+        (0.98, 0.95, (False, False)),  # a gain that is noise
+        (float("inf"), 0.5, (False, True)),  # what XLA cannot compile
+    ],
+)
+def test_each_part_is_compiled_where_that_saves_a_twentieth_of_the_step(
+    stream, monkeypatch, gradients, update, chosen
+):
+    pretend(monkeypatch, gradients=gradients, update=update)
+    history = Distiller(dense_student(), optimizer="sgd").fit(stream, epochs=1, progress=False)
+    assert (history.jit, history.jit_update) == chosen
+
+
+def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
+    monkeypatch.setattr(jit_choice, "SHORT_RUN_SECS", 0.0)
+    model = batch_norm_student(family)
+    optimizer = family.optimizers.Adam(0.1)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(model, model, optimizer)
+
+    def make(jit, jit_update):
+        return TrainingSteps(
+            model, state, temperature=2.0, label_weight=0.5, jit=jit, jit_update=jit_update
+        )
+
+    before = [np.array(variable) for variable in state.changed_by_a_step()]
+    assert len(before) > 10, "weights, statistics of batches, slots of Adam, its iterations"
+    steps, seconds = faster_steps(make, next(iter(stream.batches(0, 1))), 10**6)
+    for old, variable in zip(before, state.changed_by_a_step(), strict=True):
+        np.testing.assert_array_equal(old, variable)
+    assert state.num_steps == 0 and not state.sums.numpy().any()
+    names = ("gradients", "gradients_xla", "update", "update_xla")
+    assert sorted(seconds) == sorted(names) and all(seconds[name] > 0 for name in names)
+    whole = seconds["gradients"] + seconds["update"]
+    for part, chosen in (("gradients", steps.jit), ("update", steps.jit_update)):
+        assert chosen == (seconds[part] - seconds[f"{part}_xla"] > 0.05 * whole)
+
+
+def test_a_short_run_is_not_compiled_for(stream, monkeypatch):
+    monkeypatch.setattr(jit_choice, "_fastest", lambda *_: pytest.fail("compiled"))
+    history = Distiller(dense_student(), optimizer="sgd").fit(stream, epochs=1, progress=False)
+    assert (history.jit, history.jit_update) == (False, False)
+
+
+def test_an_update_that_xla_cannot_compile_is_left_as_it_is(stream, monkeypatch):
+    class Printing(tf_keras.optimizers.SGD):
+        """Calls Python, which XLA does not compile."""
+
+        def update_step(self, gradient, variable):
+            seen = tf.numpy_function(lambda x: x, [gradient], tf.float32)
+            super().update_step(tf.ensure_shape(seen, gradient.shape), variable)
+
+    monkeypatch.setattr(jit_choice, "SHORT_RUN_SECS", 0.0)
+    history = Distiller(dense_student(), optimizer=Printing(0.1)).fit(
+        stream, epochs=1, progress=False
+    )
+    assert not history.jit_update and history.last["loss"] > 0
+
+
+def test_the_choice_is_kept_with_the_run_and_another_is_refused(stream, monkeypatch, tmp_path):
+    def fit(epochs, jit="auto"):
+        # With the user's own optimizer more epochs are fine.
+        distiller = Distiller(dense_student(), optimizer=tf_keras.optimizers.SGD(0.1), jit=jit)
+        history = distiller.fit(stream, epochs=epochs, run=tmp_path / "run", progress=False)
+        return distiller, history
+
+    with monkeypatch.context() as patch:
+        pretend(patch, gradients=2.0, update=0.5)
+        fit(1)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["jit"], config["jit_update"]) == (False, True)
+    monkeypatch.setattr(jit_choice, "faster_steps", lambda *_: pytest.fail("measured again"))
+    _, history = fit(2)
+    assert (history.jit, history.jit_update) == (False, True)
+    with pytest.raises(ResumeError, match=r"started with another jit\.\n  run: false\n  now: true"):
+        fit(2, jit="on")
+
+
+def test_with_and_without_xla_the_weights_are_the_same_but_for_rounding(stream, family):
+    students = []
+    for jit in ("off", "on"):
+        student = dense_student(family)
+        options = {"optimizer": "adamw", "weight_decay": 0.1, "clip_norm": 0.5, "ema": 0.9}
+        Distiller(student, jit=jit, learning_rate=0.01, **options).fit(
+            stream, epochs=2, progress=False
+        )
+        students.append(student)
+    assert not same_weights(*students)
+    for one, other in zip(*map(weights_of, students), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
