@@ -1,9 +1,10 @@
 """A worker of a run, for tests that need several processes or devices; a script of its own.
 
+    expected = alone(folder, epochs=2)                # in this process, with no strategy
     results = train(folder, "multi-worker", num_workers=2, epochs=2, run="r")
-    results[0]["weights"], results[0]["history"], results[0]["opened"]
+    results[0]["weights"], results[0]["epochs"], results[0]["opened"]
 
-    python tests/worker.py JOB.json        # what `train` starts, once a worker
+    python tests/worker_helpers.py JOB.json        # what `train` starts, once a worker
 
 Every process is told the same in JOB.json, and writes what came of it beside that file.
 """
@@ -82,6 +83,7 @@ def finish(folder: Path, processes: list[Any], seconds: float = 120) -> list[dic
         result: dict[str, Any] = {"code": code, "errors": errors}
         with contextlib.suppress(FileNotFoundError):
             result |= json.loads((folder / f"result-{number}.json").read_text())
+            result["weights"] = None
             with np.load(folder / f"result-{number}.npz") as arrays:
                 result["weights"] = [arrays[name] for name in sorted(arrays.files)]
         results.append(result)
@@ -127,7 +129,8 @@ def _strategy(name: str | None) -> Any:
     return tf.distribute.get_strategy()
 
 
-def _student(kind: str, family: Any) -> Any:
+def student_of(kind: str, family: Any) -> Any:
+    """Returns a student: 'dense', or with a 'norm', a 'dropout' or 'both'."""
     from run_helpers import dense_student
 
     if kind == "dense":
@@ -146,24 +149,18 @@ def _student(kind: str, family: Any) -> Any:
     return model
 
 
-def _main(path: str, number: int) -> None:
-    job = json.loads(Path(path).read_text())
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.chdir(Path(path).parent)
-    job |= job["vary"].get(str(number), {})
-    strategy = _strategy(job["strategy"])
+def run(job: dict[str, Any], number: int, student: Any) -> dict[str, Any]:
+    """Trains in this process; returns `History`, what was refused, and the files that were read."""
     from streamkd.errors import StreamkdError
     from streamkd.images import fetching
     from streamkd.images.manifest import scan
     from streamkd.stream.join import join
     from streamkd.training.distiller import Distiller
 
-    opened = []
+    opened: list[bytes] = []
     read_file = fetching.read_file
     fetching.read_file = lambda path: opened.append(path) or read_file(path)
     family = importlib.import_module(job["family"])
-    with strategy.scope():
-        student = _student(job["student"], family)
     calls = 0
 
     def stop() -> bool:
@@ -181,8 +178,7 @@ def _main(path: str, number: int) -> None:
             **{"batch_size": 8, "seed": 1, "progress": False, **job["join"]},
         )
         settings = {"jit": "off", "steps_per_call": 1, "learning_rate": 0.01, **job["distiller"]}
-        distiller = Distiller(student, **settings)
-        history = distiller.fit(
+        history = Distiller(student, **settings).fit(
             stream,
             epochs=job["epochs"],
             validation=job["validation"] and scan(job["validation"]),
@@ -192,11 +188,35 @@ def _main(path: str, number: int) -> None:
             **{"progress": False, **job["fit"]},
         )
         result = vars(history)
-        arrays = {f"{i:03d}": w for i, w in enumerate(student.get_weights())}
-        np.savez(f"result-{number}.npz", **arrays)
     except StreamkdError as refusal:
         error = [type(refusal).__name__, str(refusal)]
-    result |= {"error": error, "opened": [os.fsdecode(path) for path in opened]}
+    finally:
+        fetching.read_file = read_file
+    return result | {"error": error, "opened": [os.fsdecode(path) for path in opened]}
+
+
+def alone(folder: Path, **job: Any) -> dict[str, Any]:
+    """Trains in this process, on one device, with no strategy; returns what a worker leaves."""
+    job = {**DEFAULTS, **job}
+    student = student_of(job["student"], importlib.import_module(job["family"]))
+    with contextlib.chdir(folder):
+        result = run(job, 0, student)
+    assert result["error"] is None, result["error"]
+    return result | {"weights": student.get_weights()}
+
+
+def _main(path: str, number: int) -> None:
+    job = json.loads(Path(path).read_text())
+    job |= job["vary"].get(str(number), {})
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.chdir(Path(path).parent)
+    strategy = _strategy(job["strategy"])
+    with strategy.scope():
+        student = student_of(job["student"], importlib.import_module(job["family"]))
+    result = run(job, number, student)
+    if result["error"] is None:
+        arrays = {f"{i:03d}": weight for i, weight in enumerate(student.get_weights())}
+        np.savez(f"result-{number}.npz", **arrays)
     Path(f"result-{number}.json").write_text(json.dumps(result))
 
 
