@@ -173,6 +173,7 @@ class Distiller:
             tell them: batches are steps, and come several at a time unless one of them wants each.
             Numbers that they add to the logs of an epoch are in metrics.csv.
           class_weight: what images count by their class, by class name or number, or 'balanced'.
+            The loss of a batch is the weighted mean, by sum of weights; Keras divides by images.
           save_every: steps between two checkpoints, beside those at the end of every epoch and
             after ten minutes without one.
           stop: asked after every call of the compiled loop; once it says True, the run is saved,
