@@ -7,6 +7,7 @@ import math
 
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from streamkd.errors import OptionError
 from streamkd.training import optimizers
@@ -83,3 +84,11 @@ def test_what_is_no_optimizer_is_refused(family):
 def test_an_unknown_name_is_refused(family):
     with pytest.raises(OptionError, match=r"no optimizer 'adamm' in .*keras\.\n.*adamw, adam, sgd"):
         build_optimizer("adamm", family, learning_rate=1, num_steps=1)
+
+
+def test_a_legacy_optimizer_is_refused(family):
+    legacy = tf_keras.optimizers.legacy.SGD(0.1)
+    with pytest.raises(
+        OptionError, match=rf"SGD is one of tf_keras' legacy .*\.\nGive {family.__name__}\.optimi"
+    ):
+        build_optimizer(legacy, family)

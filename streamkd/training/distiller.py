@@ -57,7 +57,9 @@ class Distiller:
 
     Args:
       student: a Keras model with one output, of tf_keras or of Keras 3; a final softmax is read
-        as logits and kept. Built under `strategy.scope()` it is trained by that strategy.
+        as logits and kept. Built under `strategy.scope()` it is trained by that strategy. It need
+        not be compiled; where it is, its own optimizer, loss and metrics take no part and stay as
+        they are.
       optimizer: name of a Keras optimizer, or an optimizer of the student's own family, which is
         used as it is.
       learning_rate: the highest, of an optimizer given by name.
@@ -79,8 +81,8 @@ class Distiller:
       jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
         'auto' measures both, where a run takes more than a minute.
       steps_per_call: steps in one call of the compiled loop, at most; fewer where they are long.
-      metrics: Keras metrics, or their names, beside those that are always there; see `UserMetrics`
-        for what they are given.
+      metrics: Keras metrics, their names, or functions of labels and answers, beside those that
+        are always there; see `UserMetrics` for what they are given.
       on_nonfinite: what becomes of a step whose loss or gradient is not a finite number: 'raise',
         naming the images, or 'skip', leaving the weights as they are, up to ten in a row. A step
         that only overflows a loss scale is left out by Keras, which lowers the scale.
@@ -172,9 +174,11 @@ class Distiller:
           resume: go on from the newest checkpoint in `run`; False starts over.
           progress: show images per second, the share of the time that is spent waiting for input,
             and the time left, on standard error.
-          callbacks: Keras callbacks of the student's family. They hear what `fit` would tell them:
-            batches are steps, and come several at a time unless one of them wants each.
+          callbacks: Keras callbacks of the student's family. They hear what Keras' own `fit` would
+            tell them: batches are steps, and come several at a time unless one of them wants each.
+            Numbers that they add to the logs of an epoch are in metrics.csv.
           class_weight: what images count by their class, by class name or number, or 'balanced'.
+            The loss of a batch is the weighted mean, by sum of weights; Keras divides by images.
           save_every: steps between two checkpoints, beside those at the end of every epoch and
             after ten minutes without one.
           stop: asked after every call of the compiled loop; once it says True, the run is saved,

@@ -322,7 +322,6 @@ class Loop:
         self._check_weights()
         self._is_between = True
         metrics: dict[str, Any] = {"epoch": epoch, "step": self.state.num_steps, **self._metrics()}
-        self.metrics.reset()  # the same are used for validation
         with averaged_weights(self.state.student, self.state.optimizer):
             metrics |= self._validate()
             metrics["learning_rate"] = learning_rate_of(self.state.optimizer)

@@ -31,7 +31,8 @@ class Validation:
       images: labelled images; their classes are matched by name.
       class_names: the classes in the order of the logits.
       options, batch_size: of the stream.
-      metrics: of the user's, that count every batch.
+      metrics: of the user's, that count every batch; they are those of training, and start anew
+        before and after.
       workers: that train together; each takes a part of the images.
     """
 
