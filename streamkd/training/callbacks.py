@@ -62,10 +62,15 @@ class KerasCallbacks:
         self._epochs = epochs
         self._before: dict[str, Any] | None = None
         self._fresh: list[dict[str, Any]] = []
-        self._called = [c for c in self._callbacks if is_chief or not _writes_for_all(c, family)]
+        self._left_to_chief = [
+            callback
+            for callback in self._callbacks
+            if not is_chief and _writes_for_all(callback, family)
+        ]
         self._logs: dict[str, Any] = {}
-        self._hear_batches = [c for c in self._called if _hears_batches(c)]
-        self._hear_tests = [c for c in self._called if _overrides(c, TEST_BATCH_HOOKS)]
+        # Of all workers alike: they take the same steps in a call, and read metrics together.
+        self._hear_batches = [c for c in self._callbacks if _hears_batches(c)]
+        self._hear_tests = [c for c in self._callbacks if _overrides(c, TEST_BATCH_HOOKS)]
         self.wants_batches = any(
             type(callback).__name__ not in CONTENT_WITH_SEVERAL for callback in self._hear_batches
         )
@@ -171,7 +176,9 @@ class KerasCallbacks:
 
     def _call(self, hook: str, *arguments: Any, to: Sequence[Any] | None = None) -> None:
         """Calls a hook of all callbacks, or of some, in the order in which they were given."""
-        for callback in self._called if to is None else to:
+        for callback in self._callbacks if to is None else to:
+            if callback in self._left_to_chief:
+                continue
             # What it saves is the student as it was given, and it looks at no optimizer.
             saves = type(callback) is self._family.callbacks.ModelCheckpoint
             with contextlib.nullcontext() if saves else self._lent_optimizer():

@@ -267,7 +267,6 @@ class Distiller:
                 probabilities=self._logits.removed == "softmax",
                 num_classes=stream.num_classes,
             )
-            metrics.build(stream.num_classes)
             optimizer = build_optimizer(
                 self.recipe,
                 self.family,

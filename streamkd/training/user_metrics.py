@@ -66,26 +66,6 @@ class UserMetrics:
     def __len__(self) -> int:
         return len(self.metrics)
 
-    def build(self, num_classes: int) -> None:
-        """Makes the variables of metrics that wait for their first batch: a checkpoint holds only
-        what is there.
-
-        Raises:
-          OptionError: a metric that is not one number.
-        """
-        if not all(metric.variables for metric in self.metrics):
-            nothing = tf.zeros([1, num_classes]), {"labels": tf.constant([[-1]])}, tf.zeros([1])
-            tf.distribute.get_strategy().run(self.update, args=nothing)
-            self.reset()
-        for metric in self.metrics:
-            shape = list(metric.result().shape)
-            if shape:
-                raise OptionError(
-                    f"The metric {metric.name!r} is {shape} numbers, and metrics.csv has one "
-                    "column for it.\nGive a metric that is one number, such as an average over "
-                    "the classes: average='macro'."
-                )
-
     @property
     def directions(self) -> dict[str, str]:
         """'max' or 'min' by name, of metrics that say which is better; those of Keras 3 do."""
