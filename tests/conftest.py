@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -31,6 +32,13 @@ def taught(tmp_path_factory):
     teacher = EncodingTeacher(num_classes=len(COUNTS))
     teach(images, teacher, path, image_size=(8, 8), batch_size=7, progress=False)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts():
+    """A shell lets its background jobs, such as a run of these tests, ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_with_averages_accumulation_metrics_and_class_weights(stream, images, fa
     )
     assert history.last["top2"] is not None and history.last["val_top2"] is not None
     tensors = tensors_of(checkpoints_of(tmp_path / "cut")[-1])
-    kinds = ["random_states", "counters", "model", "optimizer", "sums"]
+    kinds = ["random_states", "counters", "weights", "optimizer", "sums"]
     assert all(any(kind in name for name in tensors) for kind in kinds)
     students = [load_model(tmp_path / run / "student.keras") for run in ("cut", "whole")]
     assert same_weights(*students)
@@ -272,7 +272,7 @@ def test_a_metric_that_waits_for_its_first_batch_is_saved_too(stream, family, tm
 
 def test_a_metric_of_several_numbers_is_refused(stream, family):
     metric = family.metrics.F1Score(name="f1")
-    with pytest.raises(OptionError, match=r"'f1' is \[3\] numbers, .*\nGive a metric that is one"):
+    with pytest.raises(OptionError, match=r"'f1' answers with numbers of shape \[3\], "):
         fit(stream, dense_student(family), None, metrics=[metric])
 
 
@@ -379,8 +379,8 @@ def test_an_interrupt_between_two_epochs_goes_on_from_the_checkpoint_before(
     fit(stream, dense_student(), whole, **options())
     real = Validation.run
 
-    def interrupted(self):
-        real(self)
+    def interrupted(self, *arguments):
+        real(self, *arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
