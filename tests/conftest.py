@@ -103,3 +103,14 @@ def shared(tmp_path_factory):
     teacher = EncodingTeacher(num_classes=len(COUNTS))
     options = {"image_size": (8, 8), "progress": False}
     return directory, teach(scan(directory), teacher, root / "s.h5", **options)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The paths of all files that are opened to be decoded."""
+    from streamkd.images import fetching
+
+    paths = []
+    real = fetching.read_file
+    monkeypatch.setattr(fetching, "read_file", lambda path: paths.append(path) or real(path))
+    return paths

@@ -16,7 +16,6 @@ from run_helpers import ROOT, KilledError, dense_student, same_weights
 from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
-from streamkd.images import fetching
 from streamkd.images.manifest import scan
 from streamkd.images.views import Views
 from streamkd.store import disk
@@ -68,15 +67,6 @@ def noisy(tmp_path):
 @pytest.fixture
 def place(tmp_path):
     return {"cache": "disk", "cache_directory": tmp_path / "pixels"}
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """The paths of all files that are opened to be decoded."""
-    paths = []
-    real = fetching.read_file
-    monkeypatch.setattr(fetching, "read_file", lambda path: paths.append(path) or real(path))
-    return paths
 
 
 def batches_of(stream, start=0, stop=None):

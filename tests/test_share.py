@@ -29,15 +29,6 @@ def noisy(tmp_path):
     return draw_noisy(tmp_path / "noisy", one_size=False)
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """The paths of all files that are opened to be decoded."""
-    paths = []
-    real = fetching.read_file
-    monkeypatch.setattr(fetching, "read_file", lambda path: paths.append(path) or real(path))
-    return paths
-
-
 def shares_of(crew):
     num_workers, num_replicas = crew
     return [
