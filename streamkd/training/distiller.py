@@ -211,8 +211,10 @@ class Distiller:
             num_classes=stream.num_classes,
         )
         with restorable_random_layers(self._logits.model, self.strategy):
-            state, metrics = self._state(stream, epochs, callbacks)
             schedule = self._schedule(callbacks)
+            num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
+            state, metrics = self._state(stream.num_classes, num_steps, schedule)
+            check_learning_rate(callbacks, state.optimizer)
             config = {
                 **describe_stream(stream),
                 **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
@@ -229,7 +231,7 @@ class Distiller:
                 def make(jit: bool, jit_update: bool) -> TrainingSteps:
                     return self._steps(state, metrics, weights, jit, jit_update)
 
-                steps = self._choose_steps(make, stream, epochs, begun)
+                steps = self._choose_steps(make, stream, num_steps, begun)
                 return steps, {**config, "jit": steps.jit, "jit_update": steps.jit_update}
 
             loop = Loop(
@@ -257,7 +259,7 @@ class Distiller:
             return loop.train(resume)
 
     def _state(
-        self, stream: Stream, epochs: int, callbacks: list[Any]
+        self, num_classes: int, num_steps: int, schedule: str
     ) -> tuple[TrainingState, UserMetrics]:
         """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
         with self.strategy.scope():
@@ -265,17 +267,16 @@ class Distiller:
                 self.metrics,
                 self.family,
                 probabilities=self._logits.removed == "softmax",
-                num_classes=stream.num_classes,
+                num_classes=num_classes,
             )
             optimizer = build_optimizer(
                 self.recipe,
                 self.family,
-                num_steps=-(-stream.end_of_epoch(epochs) // self.recipe.accumulate),
+                num_steps=num_steps,
                 variables=self._logits.model.trainable_variables,
-                schedule=self._schedule(callbacks),
+                schedule=schedule,
                 scales_loss="mixed_float16" in precision_of(self.student),
             )
-            check_learning_rate(callbacks, optimizer)
             state = TrainingState(self.student, self._logits.model, optimizer, metrics.metrics)
         return state, metrics
 
@@ -313,7 +314,7 @@ class Distiller:
         self,
         make_steps: Callable[[bool, bool], TrainingSteps],
         stream: Stream,
-        epochs: int,
+        num_steps: int,
         begun: dict[str, Any] | None,
     ) -> TrainingSteps:
         """Returns the steps with or without XLA: as asked, as the run began, or as measured."""
@@ -326,7 +327,7 @@ class Distiller:
         if not alone:
             return make_steps(False, False)
         batch = next(iter(stream.batches(0, 1)))
-        return faster_steps(make_steps, batch, stream.end_of_epoch(epochs))[0]
+        return faster_steps(make_steps, batch, num_steps)[0]
 
     def _validation(
         self, images: Manifest | None, stream: Stream, metrics: UserMetrics

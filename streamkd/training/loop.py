@@ -229,7 +229,7 @@ class Loop:
 
     def _end_of_epoch(self, epoch: int) -> int:
         """Returns the steps after which every image was seen `epoch` times."""
-        return -(-self.stream.end_of_epoch(epoch) // self.recipe.accumulate)
+        return self.recipe.num_steps(self.stream.end_of_epoch(epoch))
 
     def _steps_per_epoch(self) -> int | None:
         """Returns the steps of each epoch; None where some have more than others."""

@@ -77,6 +77,10 @@ class Recipe:
                     "out."
                 )
 
+    def num_steps(self, num_batches: int) -> int:
+        """Returns the steps that take so many batches; the last one may take more."""
+        return -(-num_batches // self.accumulate)
+
     def described(self) -> dict[str, Any]:
         """Returns what a resumed run must repeat, except the optimizer; settings that were left
         at their defaults are not mentioned, unless they were there in the first release."""

@@ -4,7 +4,7 @@ saver = Saver(run, state, workers, newly_skipped=stream.skipped_keys)
 begun = saver.prepare(resume=True)               # the configuration of the run that goes on
 progress = saver.restore(config, resume=True)    # where the run was stopped, or its beginning
 saver.save(progress)                             # a checkpoint
-saver.publish(progress)                          # student.keras, metrics.csv, skipped.jsonl
+saver.publish(progress)                          # student.keras, metrics.csv
 
 Of several workers the chief alone has the run on its disk. All of them call every function here, at
 the same time; what the chief reads it tells the others, and so it does where it is refused.
@@ -27,6 +27,7 @@ from streamkd.errors import OptionError
 from streamkd.store import disk
 from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.run_directory import (
+    SHOWN_CHARACTERS,
     RunDirectory,
     first_difference,
     skipped_entries,
@@ -254,7 +255,7 @@ def check_alike(configs: list[dict[str, Any]]) -> None:
         if name is not None:
             raise OptionError(
                 f"Worker {number} was started with another {name} than worker 0.\n"
-                f"  worker 0: {json.dumps(configs[0].get(name))[:300]}\n"
-                f"  worker {number}: {json.dumps(config.get(name))[:300]}\n"
+                f"  worker 0: {json.dumps(configs[0].get(name))[:SHOWN_CHARACTERS]}\n"
+                f"  worker {number}: {json.dumps(config.get(name))[:SHOWN_CHARACTERS]}\n"
                 "Give all of them the same command."
             )
