@@ -19,6 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from streamkd.autograph import unconverted
+
 # Batches read at once: one waits for the disk while the other is taken over. More of them get in
 # each other's way for Python's lock (1.5 µs an image with 4).
 NUM_FETCHES = 2
@@ -48,6 +50,7 @@ def read_pipeline(
     # a core in TensorFlow's decoder leaves no work for threads within an operation.
     options.autotune.enabled = False
     options.threading.max_intra_op_parallelism = 1
+    fetch, decode, *after = map(unconverted, (fetch, decode, *after))
     dataset = source.map(fetch, num_parallel_calls=NUM_FETCHES)
     num_decoders = os.cpu_count() or 1
     if rescue is None:
@@ -58,10 +61,10 @@ def read_pipeline(
             # A dict stays one argument here, as it does for `map`.
             one = tf.data.Dataset.from_tensors(fetched[0] if len(fetched) == 1 else fetched)
             first = one.map(decode).ignore_errors()
-            return first.concatenate(one.map(rescue).map(decode)).take(1)
+            return first.concatenate(one.map(unconverted(rescue)).map(decode)).take(1)
 
         dataset = dataset.interleave(
-            decode_or_rescue,
+            unconverted(decode_or_rescue),
             cycle_length=num_decoders,
             block_length=1,
             num_parallel_calls=num_decoders,

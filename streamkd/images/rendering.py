@@ -212,7 +212,7 @@ def cut(images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor
     return tf.reshape(crops, (-1, num_views, *options.shape))
 
 
-@functools.partial(tf.function, jit_compile=True)
+@functools.partial(tf.function, jit_compile=True, autograph=False)
 def _cut_compiled(
     images: tf.Tensor, boxes: tf.Tensor, of_image: tf.Tensor, height: int, width: int, method: str
 ) -> tf.Tensor:
@@ -278,7 +278,7 @@ def change(
 # numbers of rows, get the same bits.
 
 
-@functools.partial(tf.function, jit_compile=True)
+@functools.partial(tf.function, jit_compile=True, autograph=False)
 def _mirror_and_color(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
     if "view_flip" in parameters:
         mirrored = parameters["view_flip"][:, None, None, None] > 0
@@ -288,7 +288,7 @@ def _mirror_and_color(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf
     return pixels
 
 
-@functools.partial(tf.function, jit_compile=True)
+@functools.partial(tf.function, jit_compile=True, autograph=False)
 def mix(pixels: tf.Tensor, partners: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
     """Returns pixels mixed with those of their partners: pasted into a box, or faded.
 
@@ -318,7 +318,7 @@ def erase(pixels: tf.Tensor, parameters: dict[str, tf.Tensor]) -> tf.Tensor:
     return _erase_boxes(pixels, parameters["view_erase"])
 
 
-@functools.partial(tf.function, jit_compile=True)
+@functools.partial(tf.function, jit_compile=True, autograph=False)
 def _erase_boxes(pixels: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     return tf.where(inside(boxes, pixels.shape[1:3]), GREY, pixels)
 
@@ -349,7 +349,8 @@ def seeds_of(view_seeds: tf.Tensor) -> tf.Tensor:
 def _operate(pixels: tf.Tensor, view_seeds: tf.Tensor, operation: ViewOperation) -> tf.Tensor:
     """Returns pixels after the user's operation, cut at 0 and 255; rows of seed 0 are plain."""
     assert operation.function is not None
-    changed = operation.function(pixels, seeds_of(view_seeds))
+    # A function of its own is traced as the check of operations does it, AutoGraph included.
+    changed = tf.function(operation.function)(pixels, seeds_of(view_seeds))
     changed = tf.clip_by_value(tf.ensure_shape(changed, pixels.shape), 0, 255)
     plain = tf.equal(view_seeds, 0)[:, None, None, None]
     # A student is mostly shown no plain row, and to choose row by row takes 10 µs an image of 32².

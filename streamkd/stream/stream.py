@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.autograph import unconverted
 from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
@@ -271,7 +272,9 @@ class Stream:
         )
         if num_pieces == 1:
             return dataset
-        dataset = dataset.flat_map(lambda *some: tf.data.Dataset.from_tensor_slices(some))
+        dataset = dataset.flat_map(
+            unconverted(lambda *some: tf.data.Dataset.from_tensor_slices(some))
+        )
         return dataset.take((stop - start) * share.num_replicas).prefetch(num_pieces)
 
     def _steps_per_call(self, share: Share = WHOLE) -> int:

@@ -92,7 +92,7 @@ def _gradients(steps: TrainingSteps, batch: Any) -> tuple[float, Any]:
 
 def _update(steps: TrainingSteps, gradients: Any) -> Callable[[], float]:
     """Returns what updates the weights, and tells how long that takes."""
-    update = tf.function(steps._apply)
+    update = tf.function(steps._apply, autograph=False)
     first = steps.model.trainable_variables[0]
 
     def seconds() -> float:

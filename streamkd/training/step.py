@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from streamkd.autograph import converted
 from streamkd.losses.distillation import distillation_loss, label_loss
 from streamkd.training.optimizers import apply_gradients, loss_scale_of
 from streamkd.training.state import TrainingState
@@ -61,9 +62,12 @@ class TrainingSteps:
         self._side = self.state.side_variables()
         several = self.strategy.num_replicas_in_sync > 1
         self._statistics = [v for v in self._side if v.dtype.is_floating] if several else []
-        self._gradients = tf.function(self.gradients, jit_compile=self.jit)
-        self._apply = tf.function(self.apply, jit_compile=True) if self.jit_update else self.apply
-        self.run = tf.function(self._run)
+        self._answer = converted(self.model)
+        self._apply = converted(self.apply)
+        if self.jit_update:
+            self._apply = tf.function(self._apply, jit_compile=True, autograph=False)
+        self._gradients = tf.function(self.gradients, jit_compile=self.jit, autograph=False)
+        self.run = tf.function(self._run, autograph=False)
 
     def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Takes `num_steps` steps, int32, or fewer where one of them is not finite.
@@ -72,12 +76,18 @@ class TrainingSteps:
           int32, the steps done; bool, whether all were finite; float64, the seconds that were
           spent waiting for batches.
         """
-        done, finite, waited = tf.constant(0), tf.constant(True), tf.constant(0.0, tf.float64)
-        while tf.logical_and(done < num_steps, finite):
+
+
+        def one_more(done: tf.Tensor, _: tf.Tensor, waited: tf.Tensor) -> tuple[tf.Tensor, ...]:
             finite, seconds = self.train_step(iterator)
-            done += tf.cast(finite, tf.int32)
-            waited += seconds
-        return done, finite, waited
+            return done + tf.cast(finite, tf.int32), finite, waited + seconds
+
+        return tf.while_loop(
+            lambda done, finite, _: tf.logical_and(done < num_steps, finite),
+            one_more,
+            (tf.constant(0), tf.constant(True), tf.constant(0.0, tf.float64)),
+            parallel_iterations=1,
+        )
 
     def train_step(self, iterator: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the student once, unless something is not finite.
@@ -158,7 +168,7 @@ class TrainingSteps:
           metrics, float32 `[len(SUMS)]`; the logits, float32 `[batch, num_classes]`.
         """
         with tf.GradientTape() as tape:
-            student_logits = tf.cast(self.model(images, training=True), tf.float32)
+            student_logits = tf.cast(self._answer(images, training=True), tf.float32)
             losses, sums = self.losses(student_logits, targets, weights)
             # A batch may be without any weight, when all of its files are skipped.
             loss = tf.math.divide_no_nan(tf.reduce_sum(losses), total)

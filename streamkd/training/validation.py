@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.autograph import converted
 from streamkd.errors import OptionError
 from streamkd.images.classes import renumber
 from streamkd.images.manifest import Manifest
@@ -66,9 +67,9 @@ class Validation:
         self.batch_size = -(-min(batch_size, len(images)) // share.num_pieces)
         self.labels = tf.constant(labels)
         self.batches = evaluation_batches(images, options, self.batch_size, share)
-        self._model = model
+        self._answer = converted(model)
         self._metrics = metrics
-        self._sums = tf.function(self._sums_of_all)
+        self._sums = tf.function(self._sums_of_all, autograph=False)
 
     def run(
         self,
@@ -118,7 +119,7 @@ class Validation:
     def _sums_of(self, piece: Any) -> tf.Tensor:
         """Returns loss, right answers and images of a piece; counts it in the user's metrics."""
         images, _, indices, weights = piece
-        logits = tf.cast(self._model(images, training=False), tf.float32)
+        logits = tf.cast(self._answer(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)
         if self._metrics is not None:
             self._metrics.update(logits, {"labels": labels[:, None]}, weights)

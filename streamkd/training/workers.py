@@ -55,7 +55,7 @@ class Workers:
             num_workers=count,
             num_replicas=strategy.num_replicas_in_sync // count,
         )
-        self._sum = tf.function(self._sum_of_all, reduce_retracing=True)
+        self._sum = tf.function(self._sum_of_all, reduce_retracing=True, autograph=False)
 
     @property
     def is_chief(self) -> bool:
