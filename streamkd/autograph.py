@@ -6,8 +6,8 @@
 
 AutoGraph reads the source of a function and everything it calls, and writes another one whose `if`
 and `while` may ask tensors. That takes seconds at the start of a run. Our own functions say
-`tf.cond` and `tf.while_loop` instead; layers, optimizers and operations of the user's are rewritten
-as they are under `fit`.
+`tf.cond` and `tf.while_loop` instead; the user's layers are rewritten as they are under `fit`, and
+so are operations.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
+# Outside of all graphs nobody has said whether to rewrite or not, and then it is done.
+_UNSPECIFIED = tf.__internal__.autograph.control_status_ctx()
+
 
 def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function that is traced as it is written, and so is what it calls."""
@@ -24,10 +27,5 @@ def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def converted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that is rewritten when it is traced, even by one that is not.
-
-    To be called outside of any graph.
-    """
-    # What Keras wraps a layer's `call` in; the status out here is that nobody has said otherwise.
-    status = tf.__internal__.autograph.control_status_ctx()
-    return tf.__internal__.autograph.tf_convert(function, status)
+    """Returns a function that is rewritten when it is traced, even by one that is not."""
+    return tf.__internal__.autograph.tf_convert(function, _UNSPECIFIED)  # as Keras does for `call`

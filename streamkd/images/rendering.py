@@ -15,6 +15,7 @@ import functools
 
 import tensorflow as tf
 
+from streamkd.autograph import converted
 from streamkd.images.decode import decode_parts, decode_through, fit
 from streamkd.images.operations import ViewOperation
 from streamkd.images.scaled import (
@@ -349,8 +350,7 @@ def seeds_of(view_seeds: tf.Tensor) -> tf.Tensor:
 def _operate(pixels: tf.Tensor, view_seeds: tf.Tensor, operation: ViewOperation) -> tf.Tensor:
     """Returns pixels after the user's operation, cut at 0 and 255; rows of seed 0 are plain."""
     assert operation.function is not None
-    # A function of its own is traced as the check of operations does it, AutoGraph included.
-    changed = tf.function(operation.function)(pixels, seeds_of(view_seeds))
+    changed = converted(operation.function)(pixels, seeds_of(view_seeds))
     changed = tf.clip_by_value(tf.ensure_shape(changed, pixels.shape), 0, 255)
     plain = tf.equal(view_seeds, 0)[:, None, None, None]
     # A student is mostly shown no plain row, and to choose row by row takes 10 µs an image of 32².

@@ -63,9 +63,9 @@ class TrainingSteps:
         several = self.strategy.num_replicas_in_sync > 1
         self._statistics = [v for v in self._side if v.dtype.is_floating] if several else []
         self._answer = converted(self.model)
-        self._apply = converted(self.apply)
+        self._apply = self.apply
         if self.jit_update:
-            self._apply = tf.function(self._apply, jit_compile=True, autograph=False)
+            self._apply = tf.function(self.apply, jit_compile=True, autograph=False)
         self._gradients = tf.function(self.gradients, jit_compile=self.jit, autograph=False)
         self.run = tf.function(self._run, autograph=False)
 
@@ -76,7 +76,6 @@ class TrainingSteps:
           int32, the steps done; bool, whether all were finite; float64, the seconds that were
           spent waiting for batches.
         """
-
 
         def one_more(done: tf.Tensor, _: tf.Tensor, waited: tf.Tensor) -> tuple[tf.Tensor, ...]:
             finite, seconds = self.train_step(iterator)
