@@ -12,7 +12,7 @@ import streamkd
 PACKAGE = Path(streamkd.__file__).parent
 # In the order in which data flows; `version` and the names of `streamkd` itself are for everyone.
 ROOMS = (
-    *("errors", "options", "keys", "progress", "quiet", "keras_family"),
+    *("errors", "options", "keys", "progress", "quiet", "keras_family", "autograph"),
     *("images", "store", "teachers"),
     *("stream", "losses", "training", "results", "cli"),
 )
@@ -24,6 +24,7 @@ MODULES = sorted(
 HEAVY = ("tensorflow", "tf_keras", "keras", "h5py", "PIL", "numpy", "tqdm", "matplotlib", "mlxtend")
 # Where files become pixels, in TensorFlow's graph.
 WITH_TENSORFLOW = (
+    "streamkd.autograph",
     *(
         "bad_files",
         "decode",

@@ -17,6 +17,7 @@ from streamkd.training.distiller import Distiller
 from streamkd.training.jit_choice import faster_steps
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
+from streamkd.training.user_metrics import UserMetrics
 
 
 @pytest.fixture
@@ -69,11 +70,20 @@ def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
     model = batch_norm_student(family)
     optimizer = family.optimizers.Adam(0.1)
     optimizer.build(model.trainable_variables)
-    state = TrainingState(model, model, optimizer)
+    metrics = UserMetrics(
+        ["sparse_categorical_crossentropy"], family, probabilities=False, num_classes=3
+    )
+    state = TrainingState(model, model, optimizer, metrics.metrics)
 
     def make(jit, jit_update):
         return TrainingSteps(
-            model, state, temperature=2.0, label_weight=0.5, jit=jit, jit_update=jit_update
+            model,
+            state,
+            temperature=2.0,
+            label_weight=0.5,
+            jit=jit,
+            jit_update=jit_update,
+            update_metrics=metrics.update,
         )
 
     before = [np.array(variable) for variable in state.changed_by_a_step()]
@@ -81,8 +91,9 @@ def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
     steps, seconds = faster_steps(make, next(iter(stream.batches(0, 1))), 10**6)
     for old, variable in zip(before, state.changed_by_a_step(), strict=True):
         np.testing.assert_array_equal(old, variable)
-    assert state.num_steps == 0 and not state.sums.numpy().any()
-    names = ("gradients", "gradients_xla", "update", "update_xla")
+    assert not any(np.any(variable) for variable in state.counted_by_a_step())
+    assert len(state.counted_by_a_step()) > 2, "step, sums, those of the metric"
+    names = ("step", "gradients", "gradients_xla", "update", "update_xla")
     assert sorted(seconds) == sorted(names) and all(seconds[name] > 0 for name in names)
     whole = seconds["gradients"] + seconds["update"]
     for part, chosen in (("gradients", steps.jit), ("update", steps.jit_update)):

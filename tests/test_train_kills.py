@@ -36,7 +36,7 @@ from streamkd.teachers.teaching import teach
 from streamkd.training import distiller as distiller_module
 from streamkd.training.checkpoint import NUM_KEPT, Checkpoints
 from streamkd.training.distiller import Distiller
-from streamkd.training.state import TrainingState, as_tf_variable, restorable_random_layers
+from streamkd.training.state import TrainingState, restorable_random_layers
 
 pytestmark = pytest.mark.slow
 
@@ -246,8 +246,7 @@ def copy_every_checkpoint(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def spoil(state: TrainingState) -> None:
     """Sets every variable of a run to what it never is."""
-    counters = map(as_tf_variable, state.counters)
-    for variable in [*state.changed_by_a_step(), *counters, state.step, state.sums]:
+    for variable in [*state.changed_by_a_step(), *state.counted_by_a_step()]:
         variable.assign(np.full(variable.shape, 77, variable.dtype.as_numpy_dtype))
 
 

@@ -26,6 +26,7 @@ from streamkd.store.reader import LogitStore
 from streamkd.stream.batches import each_once, evaluation_batches, refuse_changed
 from streamkd.stream.join import find_rows, image_options
 from streamkd.teachers import probing
+from streamkd.teachers.answering import compiled_answer
 from streamkd.teachers.heads import logits_model
 from streamkd.training.run_directory import read_config
 
@@ -127,11 +128,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
 def logits_function(model: Any) -> Any:
     """Returns a compiled function from images to logits, float32 `[batch, num_classes]`."""
     logits = logits_model(model)
-
-    @tf.function(reduce_retracing=True)
-    def answer(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(logits.model(images, training=False), tf.float32)
-
+    answer = compiled_answer(logits.model)
     if logits.inspected:
         return answer
 

@@ -22,6 +22,7 @@ from streamkd.results.evaluation import (
     model_image_size,
     open_model,
 )
+from streamkd.teachers.answering import compiled_answer
 
 FORMATS = ("keras",)
 NUM_CHECKED = 256
@@ -109,11 +110,7 @@ def _answers(
     model: Any, images: Manifest | None, options: ImageOptions, batch_size: int, progress: bool
 ) -> np.ndarray:
     """Returns the model's own outputs, activation and all, for the images or for noise."""
-
-    @tf.function(reduce_retracing=True)
-    def answer(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(pixels, training=False), tf.float32)
-
+    answer = compiled_answer(model)
     if images is None:
         noise = tf.random.stateless_uniform((16, *options.shape), (1, 2), maxval=255.0)
         return answer(noise).numpy()

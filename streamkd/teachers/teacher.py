@@ -71,10 +71,12 @@ class Teacher:
         if logits.removed is not None or (output == "auto" and logits.inspected):
             check_choice("--teacher-output", output, OUTPUTS)
             output = "logits"
+        from streamkd.teachers.answering import compiled_answer
+
         shape = _shape_of(model, "input_shape")
         outputs = _shape_of(model, "output_shape")
         return cls(
-            _compiled(logits.model),
+            compiled_answer(logits.model),
             name=name,
             output=output,
             removed=logits.removed,
@@ -144,16 +146,6 @@ def digest_of_weights(weights: Any) -> str:
         digest.update(f"{values.dtype} {values.shape}".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()
-
-
-def _compiled(model: Any) -> Callable[[Any], Any]:
-    import tensorflow as tf
-
-    @tf.function(reduce_retracing=True)
-    def answer(images: Any) -> Any:
-        return tf.cast(model(images, training=False), tf.float32)
-
-    return answer
 
 
 def _shape_of(model: Any, attribute: str) -> tuple | None:

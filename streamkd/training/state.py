@@ -61,6 +61,10 @@ class TrainingState:
         kept = [*self.model.trainable_variables, *all_variables_of(self.optimizer)]
         return [*map(as_tf_variable, kept), *self.side_variables()]
 
+    def counted_by_a_step(self) -> list[Any]:
+        """Returns all variables in which a step counts: steps, sums, the user's metrics."""
+        return [self.step, self.sums, *map(as_tf_variable, self.counters)]
+
     def spread_variables(self) -> list[Any]:
         """Returns those of which each replica may have a part, such as a count of its own."""
         return [as_tf_variable(v) for v in (*self.student.non_trainable_variables, *self.counters)]
