@@ -380,6 +380,18 @@ def test_an_optimizer_of_the_other_family_is_refused(stream, own, other):
         fit(stream, dense_student(own), optimizer=optimizer)
 
 
+def test_a_schedule_that_does_not_describe_itself_is_refused(stream, family):
+    class Halved(family.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.5
+
+    with pytest.raises(OptionError) as info:
+        fit(stream, dense_student(family), optimizer=family.optimizers.SGD(Halved()))
+    said = str(info.value)
+    assert said.startswith("The optimizer SGD cannot say what its settings are, so that nothing")
+    assert said.endswith("\nGive its class, or that of its learning rate schedule, a `get_config`.")
+
+
 def test_a_student_of_another_width_is_refused(stream):
     with pytest.raises(StudentError) as info:
         fit(stream, dense_student(num_classes=4))

@@ -540,6 +540,7 @@ def test_other_versions_other_weights_and_another_place_are_no_other_run(stream,
     config = json.loads((run / "config.json").read_text())
     first = config["initial_weights"]
     config["versions"] = {"tensorflow": "9.9", "python": "4"}
+    config["student"]["layers"]["1 Rescaling"] = "as another Keras describes it"
     config["platform"], config["arguments"] = "elsewhere", {"student": "x"}
     (run / "config.json").write_text(json.dumps(config))
     run = run.rename(run.parent / "moved")
@@ -610,6 +611,14 @@ def test_a_run_does_not_go_on_in_another_precision(stream, run):
     assert '\n  run: {"precision": null}\n  now: {"precision": "mixed_bfloat16"}\n' in str(
         info.value
     )
+
+
+def test_a_run_does_not_go_on_with_layers_that_do_something_else(stream, run):
+    with pytest.raises(ResumeError, match="started with another student") as info:
+        fit(stream, dense_student(activation=None), run, **begun_with())
+    _, was, now, _ = str(info.value).splitlines()
+    sides = json.loads(was.removeprefix("  run: ")), json.loads(now.removeprefix("  now: "))
+    assert [list(side["layers"]) for side in sides] == [["3 Dense"], ["3 Dense"]]
 
 
 def test_a_start_over_that_is_killed_is_no_mixture(stream, run, monkeypatch):

@@ -196,11 +196,15 @@ class Checkpoints:
         self._checkpoint.read(str(folder / TENSORS)).assert_existing_objects_matched()
 
     def _all(self) -> list[Path]:
-        """Returns the finished checkpoints, the newest first."""
-        if not self.directory.is_dir():
-            return []
-        found = (path for path in self.directory.iterdir() if NAME.fullmatch(path.name))
-        return sorted(found, key=_order, reverse=True)
+        return finished_checkpoints(self.directory)
+
+
+def finished_checkpoints(directory: Path) -> list[Path]:
+    """Returns the checkpoints in a directory that were written to their end, the newest first."""
+    if not directory.is_dir():
+        return []
+    found = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    return sorted(found, key=_order, reverse=True)
 
 
 def _order(folder: Path) -> tuple[int, int]:

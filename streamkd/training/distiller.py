@@ -11,17 +11,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import OptionError, StudentError
+from streamkd.errors import StudentError
 from streamkd.images import preprocessing
 from streamkd.images.manifest import Manifest
 from streamkd.keras_family import family_of, precision_of
 from streamkd.options import check_count
 from streamkd.stream.stream import Stream
 from streamkd.teachers.heads import logits_model
-from streamkd.teachers.probing import are_probabilities
 from streamkd.training.callback_checks import (
     check_callbacks,
     check_learning_rate,
@@ -43,13 +41,12 @@ from streamkd.training.run_config import (
 from streamkd.training.saving import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
+from streamkd.training.student_checks import check_fits, check_loss
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
 from streamkd.training.workers import Workers
 
 __all__ = ["Distiller", "History"]
-
-LABELS_ALONE = 1.0
 
 
 class Distiller:
@@ -201,9 +198,8 @@ class Distiller:
             check_count("save_every", save_every)
         callbacks = check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.share)
-        self._check_loss(stream)
-        self._check_head(stream)
-        self._check_fits(stream)
+        check_loss(self.recipe.label_weight, stream)
+        check_fits(self._logits, self.student, stream)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,
@@ -349,66 +345,3 @@ class Distiller:
             return student
         parsed = preprocessing.parse(preprocess, student.input_shape[-1])
         return preprocessing.with_preprocessing(student, parsed, self.family)
-
-    def _check_loss(self, stream: Stream) -> None:
-        """Refuses a loss without anything to learn from."""
-        label_weight = self.recipe.label_weight
-        if stream.store is None and label_weight != LABELS_ALONE:
-            raise OptionError(
-                f"label_weight is {label_weight:g}, and the stream has no teacher logits.\n"
-                "Join the images with a store, or learn from labels alone: label_weight=1."
-            )
-        if label_weight == LABELS_ALONE and not (stream.labels >= 0).any():
-            raise OptionError(
-                "label_weight is 1, and none of the images has a label that counts, so that there "
-                "is nothing to learn.\nGive images in one folder a class, or a smaller "
-                "`--label-weight`."
-            )
-
-    def _check_head(self, stream: Stream) -> None:
-        """Refuses soft targets that a softmax distribution does not describe."""
-        removed = None if stream.store is None else stream.store.header.teacher.get("removed")
-        if removed == "sigmoid" and self.recipe.label_weight != LABELS_ALONE:
-            raise OptionError(
-                f"The teacher of {stream.store.path} ends in sigmoid, and this loss compares "  # type: ignore[union-attr]
-                "softmax distributions.\nGive the store of a teacher that ends in softmax."
-            )
-
-    def _check_fits(self, stream: Stream) -> None:
-        """Refuses a student whose input or output is not that of the stream."""
-        shape = (1, *stream.options.shape)
-        expected = getattr(self.student, "input_shape", None)
-        if isinstance(expected, tuple) and not _compatible(expected, shape):
-            raise StudentError(
-                f"The student {self.student.name!r} does not take the images of the stream.\n"
-                f"  student: {list(expected[1:])} (height, width, channels)\n"
-                f"  stream:  {list(shape[1:])}\n"
-                "Give `--image-size` and `--color-mode` as the student needs them."
-            )
-        answers = np.asarray(self._logits.model(tf.zeros(shape), training=False), np.float32)
-        if answers.shape != (1, stream.num_classes):
-            raise StudentError(
-                f"The student's output disagrees with the "
-                f"{'classes of the images' if stream.store is None else 'store'}.\n"
-                f"  student: {self.student.name!r}, outputs of shape {list(answers.shape[1:])}\n"
-                f"  {'images' if stream.store is None else 'store'}:  "
-                f"{stream.num_classes} classes\n"
-                f"Give a student with {stream.num_classes} outputs."
-            )
-        if not self.student.trainable_variables:
-            raise StudentError(
-                f"The student {self.student.name!r} has no weights to train.\n"
-                "Set `trainable = True` on the layers that are to learn."
-            )
-        if not self._logits.inspected and are_probabilities(answers):
-            raise StudentError(
-                f"The student {self.student.name!r} answers with probabilities, and its layers "
-                "cannot be looked into.\n"
-                "Leave its softmax out: return logits."
-            )
-
-
-def _compatible(expected: tuple, shape: tuple) -> bool:
-    if len(expected) != len(shape):
-        return False
-    return all(want in (None, have) for want, have in zip(expected, shape, strict=True))

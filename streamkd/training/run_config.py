@@ -1,7 +1,7 @@
 """What a run is made of: config.json, which a resumed run is held against.
 
 Two kinds of things are in it: what a resumed run must repeat, since another value would train
-another student; and what is there for the reader (`run_directory.INFORMATIVE`).
+another student; and what is there for the reader (`config_difference.INFORMATIVE`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 import streamkd
+from streamkd.errors import OptionError
 from streamkd.keras_family import family_name, precision_of
 from streamkd.stream.stream import Stream
+from streamkd.training.architecture import describe_layers, settings_text
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
@@ -57,8 +59,16 @@ def describe_optimizer(recipe: Recipe, family: Any) -> dict[str, Any]:
     if isinstance(recipe.optimizer, str):
         return {}
     check_family(recipe.optimizer, family)
-    settings = family.optimizers.serialize(recipe.optimizer)
-    return {"optimizer": _without_names(json.loads(json.dumps(settings, default=str)))}
+    try:
+        settings = family.optimizers.serialize(recipe.optimizer)
+    except NotImplementedError as error:  # as Keras' own base classes have it
+        raise OptionError(
+            f"The optimizer {type(recipe.optimizer).__name__} cannot say what its settings are, "
+            "so that nothing would tell a run that goes on from another one: "
+            f"{' '.join(str(error).split()) or 'get_config is missing'}\n"
+            "Give its class, or that of its learning rate schedule, a `get_config`."
+        ) from error
+    return {"optimizer": _without_names(json.loads(settings_text(settings)))}
 
 
 def _without_names(settings: Any) -> Any:
@@ -83,6 +93,7 @@ def describe_training(
     described["student"] = {
         "family": family_name(student),
         "weights": [list(w.shape) for w in student.weights],
+        "layers": describe_layers(student),
     }
     precision = precision_of(student)
     if precision != "float32":

@@ -19,7 +19,14 @@ from typing import Any
 
 from streamkd.errors import OutputError, ResumeError, RunBusyError
 from streamkd.images.manifest import key_fields, key_of_fields
-from streamkd.training.checkpoint import TEMPORARY, make_directory, sync, write_atomically
+from streamkd.training.checkpoint import (
+    TEMPORARY,
+    finished_checkpoints,
+    make_directory,
+    sync,
+    write_atomically,
+)
+from streamkd.training.config_difference import both_sides, first_difference
 
 COLUMNS = (
     "epoch",
@@ -35,16 +42,10 @@ COLUMNS = (
     "images_per_second",
     "input_wait",
 )
-# Kept for the reader, and allowed to differ when a run goes on.
-INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
-# Of several things that differ these are named first: others are there only because of them.
-NAMED_FIRST = ("optimizer", "schedule")
 # The small files of a run, and what is there while others are written.
 TEXTS = ("config.json", "metrics.csv", "skipped.jsonl", "nonfinite.jsonl")
 CONFIG, METRICS, SKIPPED, LEFT_OUT = TEXTS
 PROBE, STUDENT_TEMPORARY = ".writable", ".student.tmp.keras"
-# What of a value is shown in a refusal.
-SHOWN_CHARACTERS = 300
 
 
 class RunDirectory:
@@ -104,7 +105,7 @@ class RunDirectory:
 
     def withdraw(self) -> None:
         """Removes the directory if `prepare` made it and no epoch was saved in it."""
-        if not self._made or any(self.checkpoints.glob("step-*[0-9]")):
+        if not self._made or finished_checkpoints(self.checkpoints):
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for parent in self._made[1:]:
@@ -140,12 +141,10 @@ class RunDirectory:
         new = json.loads(json.dumps(config))
         name = first_difference(old, new)
         if name is not None:
-            was, now = _what_differs(old.get(name), new.get(name))
             raise ResumeError(
                 f"The run {self.path} was started with another {name}.\n"
-                f"  run: {json.dumps(was)[:SHOWN_CHARACTERS]}\n"
-                f"  now: {json.dumps(now)[:SHOWN_CHARACTERS]}\n"
-                "Give what it was started with, start again with `--no-resume`, or give "
+                + both_sides(old, new, name, ("run", "now"))
+                + "Give what it was started with, start again with `--no-resume`, or give "
                 "another `--out`."
             )
         return old
@@ -210,24 +209,6 @@ def _as_table(epochs: list[dict[str, Any]]) -> str:
     table.writeheader()
     table.writerows(epochs)
     return text.getvalue()
-
-
-def _what_differs(old: Any, new: Any) -> tuple[Any, Any]:
-    """Returns the parts of two values that differ: a long one is not shown whole."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return old, new
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    parts = {name: _what_differs(old.get(name), new.get(name)) for name in names}
-    return {n: was for n, (was, _) in parts.items()}, {n: now for n, (_, now) in parts.items()}
-
-
-def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the first name that two configurations disagree about; None where they are alike."""
-    names = sorted({*old, *new} - set(INFORMATIVE), key=lambda n: (n not in NAMED_FIRST, n))
-    for name in names:
-        if old.get(name) != new.get(name):
-            return name
-    return None
 
 
 def skipped_entries(skipped: dict[bytes, str]) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -26,13 +25,8 @@ import numpy as np
 from streamkd.errors import OptionError
 from streamkd.store import disk
 from streamkd.training.checkpoint import Checkpoints
-from streamkd.training.run_directory import (
-    SHOWN_CHARACTERS,
-    RunDirectory,
-    first_difference,
-    skipped_entries,
-    skipped_of,
-)
+from streamkd.training.config_difference import both_sides, first_difference
+from streamkd.training.run_directory import RunDirectory, skipped_entries, skipped_of
 from streamkd.training.state import TrainingState, averaged_weights
 from streamkd.training.workers import Workers
 
@@ -255,7 +249,6 @@ def check_alike(configs: list[dict[str, Any]]) -> None:
         if name is not None:
             raise OptionError(
                 f"Worker {number} was started with another {name} than worker 0.\n"
-                f"  worker 0: {json.dumps(configs[0].get(name))[:SHOWN_CHARACTERS]}\n"
-                f"  worker {number}: {json.dumps(config.get(name))[:SHOWN_CHARACTERS]}\n"
-                "Give all of them the same command."
+                + both_sides(configs[0], config, name, ("worker 0", f"worker {number}"))
+                + "Give all of them the same command."
             )
