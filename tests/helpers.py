@@ -15,11 +15,15 @@ Nothing here imports TensorFlow before it is needed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import pytest
 from PIL import Image
 
 # The class's own logit stands this far above all that the number can make of a logit.
@@ -131,6 +135,16 @@ class EncodingTeacher:
 
 class TeacherFailedError(RuntimeError):
     """What `EncodingTeacher` raises when it is told to fail."""
+
+
+@contextlib.contextmanager
+def stopped_once_created() -> Iterator[None]:
+    """Within it a pass ends by `TeacherFailedError` when its store is there, without an answer."""
+    with (
+        mock.patch("streamkd.teachers.passes.fill_store", side_effect=TeacherFailedError),
+        pytest.raises(TeacherFailedError),
+    ):
+        yield
 
 
 def fade_to_noise(pixels: Any, seeds: Any) -> Any:

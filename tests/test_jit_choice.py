@@ -14,7 +14,7 @@ from streamkd.errors import ResumeError
 from streamkd.stream.join import join
 from streamkd.training import jit_choice
 from streamkd.training.distiller import Distiller
-from streamkd.training.jit_choice import faster_steps
+from streamkd.training.jit_choice import faster_steps, random_batch
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
 from streamkd.training.user_metrics import UserMetrics
@@ -63,6 +63,21 @@ def test_each_part_is_compiled_where_that_saves_a_twentieth_of_the_step(
     pretend(monkeypatch, gradients=gradients, update=update)
     history = Distiller(dense_student(), optimizer="sgd").fit(stream, epochs=1, progress=False)
     assert (history.jit, history.jit_update) == chosen
+
+
+def test_what_is_measured_on_is_like_a_batch_and_lets_a_step_update(stream):
+    spec = iter(stream.dataset()).element_spec
+    batch = random_batch(spec)
+    pairs = zip(tf.nest.flatten(batch), tf.nest.flatten(spec), strict=True)
+    assert all(like.is_compatible_with(part) for part, like in pairs)
+    model = dense_student()
+    optimizer = tf_keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(model, model, optimizer)
+    steps = TrainingSteps(model, state, temperature=4.0, label_weight=0.1)
+    done, finite, _ = steps.run(iter(tf.data.Dataset.from_tensors(batch)), tf.constant(1))
+    assert (int(done), bool(finite)) == (1, True)
+    assert not same_weights(model, dense_student())
 
 
 def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):

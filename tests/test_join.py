@@ -268,7 +268,7 @@ def test_without_a_store_size_and_labels_are_needed(images, directory):
 
 def test_an_unfinished_store_is_refused(images, path):
     with pytest.raises(helpers.TeacherFailedError):
-        taught(images, helpers.EncodingTeacher(fail_at=4), path)
+        taught(images, helpers.EncodingTeacher(fail_at=3), path)
     with pytest.raises(UnfinishedStoreError, match=r"is unfinished: 14 of 30 rows are done"):
         joined(images, path)
 

@@ -172,7 +172,7 @@ class TestRefusals:
 
     def test_an_unfinished_store(self, images, store, tmp_path):
         with pytest.raises(helpers.TeacherFailedError):
-            run(images, tmp_path / "u.h5", teacher=helpers.EncodingTeacher(fail_at=3))
+            run(images, tmp_path / "u.h5", teacher=helpers.EncodingTeacher(fail_at=2))
         with pytest.raises(UnfinishedStoreError, match=r"u\.h5 is unfinished: 7 of 30 rows"):
             merge([tmp_path / "teacher.h5", tmp_path / "u.h5"], tmp_path / "m.h5", progress=False)
 

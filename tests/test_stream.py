@@ -1,6 +1,7 @@
 """The stream: every image with its own logits, at any step, in the shapes that are documented."""
 
 import os
+import threading
 
 import helpers
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.images.manifest import Manifest, scan
 from streamkd.store.collection import open_store
+from streamkd.stream import parts
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach
 
@@ -235,3 +237,17 @@ def test_weights_of_images_are_those_of_their_samples(images, store):
     weighed = Manifest(images.root, images.keys, images.labels, images.class_names, weights)
     for pixels, _, given in joined(weighed, store).dataset(0, 5):
         assert np.array_equal(given, weights[helpers.pixel_numbers(pixels)[:, 0]])
+
+
+def test_reading_begins_with_the_iterator(images, store, monkeypatch):
+    began = threading.Event()
+    real = parts.read_files
+
+    def read_files(*arguments, **options):
+        began.set()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(parts, "read_files", read_files)
+    iterator = iter(join(images, store, batch_size=8).dataset())
+    assert began.wait(60), "a batch is read before one is asked for"
+    next(iterator)

@@ -50,6 +50,9 @@ def read_pipeline(
     # a core in TensorFlow's decoder leaves no work for threads within an operation.
     options.autotune.enabled = False
     options.threading.max_intra_op_parallelism = 1
+    # Reading begins with the iterator, not with the first batch that is asked for: while a model is
+    # being compiled, which takes seconds, the first batches get ready.
+    options.experimental_warm_start = True
     fetch, decode, *after = map(unconverted, (fetch, decode, *after))
     dataset = source.map(fetch, num_parallel_calls=NUM_FETCHES)
     num_decoders = os.cpu_count() or 1

@@ -7,6 +7,7 @@ for block in rendered_blocks(images, groups, drawn, options): ...
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +85,27 @@ class DrawnViews:
         return {name: p[np.arange(len(partners)), views] for name, p in parameters.items()}
 
 
+class AllInBlocks(Sequence):
+    """All images of a pass, block by block; made when they are asked for, since there may be
+    millions of blocks.
+
+    Args:
+      num_images: that there are.
+      images_per_block: the last block may have fewer.
+    """
+
+    def __init__(self, num_images: int, images_per_block: int) -> None:
+        self._firsts = range(0, num_images, images_per_block)
+        self._num_images = num_images
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, number: Any) -> Any:
+        first = self._firsts[number]
+        return np.arange(first, min(first + self._firsts.step, self._num_images))
+
+
 class Block(NamedTuple):
     """Some images as the teacher is shown them.
 
@@ -120,7 +142,7 @@ def unmixed(parameters: dict[str, np.ndarray], alone: np.ndarray) -> dict[str, n
 
 def rendered_blocks(
     images: Manifest,
-    groups: list[np.ndarray],
+    groups: Sequence[np.ndarray],
     drawn: DrawnViews,
     options: ImageOptions,
     *,

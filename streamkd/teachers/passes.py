@@ -8,7 +8,7 @@ asked for again: kill the pass at any moment, start it again, and it goes on. On
 the finished file is the same to the byte.
 
 The store is created when the first block has been answered, so that a teacher or an image that
-does not fit leaves nothing behind; that block is then asked for once more.
+does not fit leaves nothing behind; the answers go on from there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -33,7 +34,7 @@ from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.writer import check_range, create_store
-from streamkd.teachers.blocks import DrawnViews, rendered_blocks
+from streamkd.teachers.blocks import AllInBlocks, DrawnViews, rendered_blocks
 from streamkd.teachers.filling import Answer, check_same, fill_store
 from streamkd.teachers.teacher import Teacher
 
@@ -124,6 +125,8 @@ class TeacherPass:
         self.skip_bad = skip_bad
         classes = setup.class_names
         self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
+        # The answers to all blocks, of which `_create` has looked at the first.
+        self._begun: Iterator[Answer] | None = None
 
     @functools.cached_property
     def _drawn(self) -> DrawnViews:
@@ -180,6 +183,13 @@ class TeacherPass:
 
     def answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
         """Yields the answer to each group of images, which are asked for now."""
+        begun, self._begun = self._begun, None
+        if begun is not None and sum(map(len, groups)) == len(self.images):
+            yield from begun  # nobody else has answered any since the store was created
+            return
+        yield from self._ask(groups)
+
+    def _ask(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
         for group, block in zip(groups, self._read(groups), strict=True):
             pixels, contents, refused, alone = block
             views = self._drawn.as_rows(group, alone)
@@ -189,12 +199,14 @@ class TeacherPass:
         """Creates the store once the teacher has answered the first block."""
         setup, images = self.setup, self.images
         num_views = setup.views.num_views
-        first = np.arange(min(setup.images_per_block, len(images)))
-        pixels, _, refused, _ = next(self._read([first]))
-        logits = np.array(setup.teacher(pixels))
+        blocks = AllInBlocks(len(images), setup.images_per_block)
+        answers = self._ask(blocks)
+        first = next(answers)
+        logits = np.array(first.logits)
         self.check_num_classes(logits.shape[1])
-        logits[np.repeat(refused, num_views)] = 0
-        check_range(logits, images.keys.take(first), setup.codec)
+        if first.refused is not None:
+            logits[np.repeat(first.refused, num_views)] = 0
+        check_range(logits, images.keys.take(blocks[0]), setup.codec)
         header = StoreHeader(
             num_images=len(images),
             num_views=num_views,
@@ -209,9 +221,10 @@ class TeacherPass:
             versions=_versions(),
         )
         create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
+        self._begun = itertools.chain([first], answers)
 
     def _read(
-        self, groups: list[np.ndarray], *, plain: bool = False
+        self, groups: Sequence[np.ndarray], *, plain: bool = False
     ) -> Iterator[tuple[tf.Tensor, np.ndarray, np.ndarray, np.ndarray]]:
         """Yields the parts of the `Block` of each group.
 

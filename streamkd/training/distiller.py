@@ -27,7 +27,7 @@ from streamkd.training.callback_checks import (
 )
 from streamkd.training.callbacks import KerasCallbacks
 from streamkd.training.class_weights import class_weights
-from streamkd.training.jit_choice import faster_steps
+from streamkd.training.jit_choice import faster_steps, random_batch
 from streamkd.training.loop import History, Loop
 from streamkd.training.optimizers import build_optimizer
 from streamkd.training.recipe import Recipe
@@ -223,11 +223,11 @@ class Distiller:
                 "validation": None if validation is None else validation.fingerprint,
             }
 
-            def choose_steps(begun: dict[str, Any] | None) -> tuple[TrainingSteps, dict]:
+            def choose_steps(begun: dict[str, Any] | None, spec: Any) -> tuple[TrainingSteps, dict]:
                 def make(jit: bool, jit_update: bool) -> TrainingSteps:
                     return self._steps(state, metrics, weights, jit, jit_update)
 
-                steps = self._choose_steps(make, stream, num_steps, begun)
+                steps = self._choose_steps(make, num_steps, begun, spec)
                 return steps, {**config, "jit": steps.jit, "jit_update": steps.jit_update}
 
             loop = Loop(
@@ -309,11 +309,12 @@ class Distiller:
     def _choose_steps(
         self,
         make_steps: Callable[[bool, bool], TrainingSteps],
-        stream: Stream,
         num_steps: int,
         begun: dict[str, Any] | None,
+        spec: Any,
     ) -> TrainingSteps:
-        """Returns the steps with or without XLA: as asked, as the run began, or as measured."""
+        """Returns the steps with or without XLA: as asked, as the run began, or as measured on a
+        batch of that specification."""
         alone = self.strategy.num_replicas_in_sync == 1
         if self.recipe.jit != "auto":
             asked = self.recipe.jit == "on"
@@ -322,8 +323,7 @@ class Distiller:
             return make_steps(bool(begun.get("jit")), bool(begun.get("jit_update")))
         if not alone:
             return make_steps(False, False)
-        batch = next(iter(stream.batches(0, 1)))
-        return faster_steps(make_steps, batch, num_steps)[0]
+        return faster_steps(make_steps, random_batch(spec), num_steps)[0]
 
     def _validation(
         self, images: Manifest | None, stream: Stream, metrics: UserMetrics

@@ -87,8 +87,9 @@ class Loop:
       callbacks: the user's.
       saver: of the run directory.
       workers: that train together.
-      choose_steps: called with the configuration of the run that goes on, or None; returns the
-        compiled steps, and the configuration of now.
+      choose_steps: called with the configuration of the run that goes on, or None, and with the
+        specification of a batch where it is None; returns the compiled steps, and the configuration
+        of now.
       save_every: steps between two checkpoints beside the others; None for no such.
       stop: asked after every call whether to stop.
       shows_progress: on standard error.
@@ -105,7 +106,7 @@ class Loop:
     saver: Saver
     workers: Workers
     validation: Validation | None
-    choose_steps: Callable[[dict[str, Any] | None], tuple[TrainingSteps, dict[str, Any]]]
+    choose_steps: Callable[[dict[str, Any] | None, Any], tuple[TrainingSteps, dict[str, Any]]]
     save_every: int | None
     stop: Callable[[], bool]
     shows_progress: bool
@@ -137,7 +138,11 @@ class Loop:
 
     def _train(self, resume: bool) -> History:
         begun = self.saver.prepare(resume)
-        self.steps, config = self.choose_steps(begun)
+        if begun is None:
+            # The first batches are read while steps are compiled, which takes seconds.
+            self._iterator = self._iterate(0)
+        spec = None if begun is not None else self._iterator.element_spec
+        self.steps, config = self.choose_steps(begun, spec)
         self.progress = self.saver.restore(config, resume)
         self._check_epochs()
         if self.progress.ended_early:
@@ -187,7 +192,8 @@ class Loop:
 
     def _train_epochs(self) -> None:
         first = self.state.num_steps
-        self._iterator = self._iterate(first)
+        if self._iterator is None:
+            self._iterator = self._iterate(first)
         self.callbacks.train_begin(
             self.progress.callbacks,
             self.progress.arrays,
