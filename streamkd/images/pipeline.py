@@ -33,6 +33,9 @@ def read_pipeline(
     decode: Callable[..., Any],
     rescue: Callable[..., Any] | None = None,
     after: Sequence[Callable[..., Any]] = (),
+    *,
+    num_decoders: int | None = None,
+    num_prefetched: int = PREFETCHED_BATCHES,
 ) -> tf.data.Dataset:
     """Returns `source` mapped through `fetch` and then `decode`, in order, ahead of its reader.
 
@@ -42,7 +45,11 @@ def read_pipeline(
       decode: graph function of what `fetch` returns.
       rescue: graph function of what `fetch` returned for a batch that `decode` failed on; returns
         the same with what is bad left out.
-      after: graph functions of what `decode` returned, and of each other's.
+      after: graph functions of what `decode` returned, and of each other's. Each of them has
+        results of its own under way, as many as there are cores.
+      num_decoders: results of `decode` that are under way; by default as many as there are cores.
+        One is made where and when it is asked for.
+      num_prefetched: results that wait for the reader beside those.
     """
     options = tf.data.Options()
     options.deterministic = True
@@ -55,9 +62,10 @@ def read_pipeline(
     options.experimental_warm_start = True
     fetch, decode, *after = map(unconverted, (fetch, decode, *after))
     dataset = source.map(fetch, num_parallel_calls=NUM_FETCHES)
-    num_decoders = os.cpu_count() or 1
+    num_cores = os.cpu_count() or 1
+    at_once = num_decoders or num_cores
     if rescue is None:
-        dataset = dataset.map(decode, num_parallel_calls=num_decoders)
+        dataset = dataset.map(decode, num_parallel_calls=at_once if at_once > 1 else None)
     else:
 
         def decode_or_rescue(*fetched: Any) -> tf.data.Dataset:
@@ -68,10 +76,12 @@ def read_pipeline(
 
         dataset = dataset.interleave(
             unconverted(decode_or_rescue),
-            cycle_length=num_decoders,
+            cycle_length=at_once,
             block_length=1,
-            num_parallel_calls=num_decoders,
+            num_parallel_calls=at_once if at_once > 1 else None,
         )
     for function in after:
-        dataset = dataset.map(function, num_parallel_calls=num_decoders)
-    return dataset.prefetch(PREFETCHED_BATCHES).with_options(options)
+        dataset = dataset.map(function, num_parallel_calls=num_cores)
+    if num_prefetched:
+        dataset = dataset.prefetch(num_prefetched)
+    return dataset.with_options(options)

@@ -68,6 +68,11 @@ class BatchRendering:
         self._cached = cached
         self._operation = operation
 
+    @property
+    def shows_cached_pixels(self) -> bool:
+        """Whether the student is shown what is in the cache as it is there."""
+        return self._cached is not None and self._cached.kind[0] == tf.float32
+
     def from_files(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns a batch, rendered from its files."""
         contents = content_digests(found["files"], found["digests"])

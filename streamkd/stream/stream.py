@@ -28,7 +28,7 @@ from streamkd.autograph import unconverted
 from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
-from streamkd.images.pipeline import read_pipeline
+from streamkd.images.pipeline import PREFETCHED_BATCHES, read_pipeline
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
@@ -219,6 +219,9 @@ class Stream:
             return read_pipeline(pieces, look_up, rendering.from_files, rescue)
         # Until all is in the cache, a call looks up one piece; from then on, several.
         filled = min(self._step_when_filled(start, share), stop)
+        if filled == start:
+            is_found_full = self.cache.path is not None
+            return self._from_full_cache(start, stop, share, rescue, is_found_full)
         filling = read_pipeline(
             _own_pieces(start, filled, share),
             look_up,
@@ -228,8 +231,7 @@ class Stream:
         )
         if filled == stop:
             return filling
-        filled_ones = self._from_full_cache(filled, stop, share, rescue)
-        return filled_ones if filled == start else filling.concatenate(filled_ones)
+        return filling.concatenate(self._from_full_cache(filled, stop, share, rescue, False))
 
     def _look_up(self, share: Share, num_pieces: int) -> Callable[[tf.Tensor], Any]:
         """Returns what looks up some pieces of a worker, given the number of the first."""
@@ -251,31 +253,45 @@ class Stream:
             return _LAST
         return self.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)
 
-    def _from_full_cache(self, start: int, stop: int, share: Share, rescue: Any) -> tf.data.Dataset:
+    def _from_full_cache(
+        self, start: int, stop: int, share: Share, rescue: Any, is_found_full: bool
+    ) -> tf.data.Dataset:
         """Returns pieces that are looked up several at a time, and then are parts of the same
-        memory: what a call costs is shared by them."""
+        memory: what a call costs is shared by them.
+
+        They are large, and so there are as few stages as can be, each of which has some under way.
+        """
         num_pieces = self._steps_per_call(share) * share.num_replicas
         rendering = self._rendering
 
+        def kept(found: dict[str, tf.Tensor]) -> Any:
+            return rendering.keep(rendering.decode(found))
+
         def pieces_of(found: dict[str, tf.Tensor]) -> Any:
+            if num_pieces == 1:
+                return rendering.from_pixels(found)
             return tf.nest.map_structure(
                 lambda part: tf.reshape(part, (num_pieces, -1, *part.shape[1:])),
                 rendering.from_pixels(found),
             )
 
+        # What calls Python is serial under op determinism, which crops must not be.
+        is_plain = rendering.shows_cached_pixels
         dataset = read_pipeline(
             _own_pieces(start, stop, share, num_pieces),
             self._look_up(share, num_pieces),
-            rendering.decode,
+            (lambda found: pieces_of(kept(found))) if is_plain else kept,
             rescue,
-            [rendering.keep, pieces_of if num_pieces > 1 else rendering.from_pixels],
+            [] if is_plain else [pieces_of],
+            # Of images that another process has left on the disk many may have to be decoded anew.
+            num_decoders=None if is_found_full else 1,
+            num_prefetched=0,
         )
-        if num_pieces == 1:
-            return dataset
-        dataset = dataset.flat_map(
-            unconverted(lambda *some: tf.data.Dataset.from_tensor_slices(some))
-        )
-        return dataset.take((stop - start) * share.num_replicas).prefetch(num_pieces)
+        if num_pieces > 1:
+            dataset = dataset.flat_map(
+                unconverted(lambda *some: tf.data.Dataset.from_tensor_slices(some))
+            ).take((stop - start) * share.num_replicas)
+        return dataset.prefetch(PREFETCHED_BATCHES)
 
     def _steps_per_call(self, share: Share = WHOLE) -> int:
         """Returns for how many steps is looked up at once where nothing has to be read."""
