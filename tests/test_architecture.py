@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from streamkd.training.architecture import describe_layers, settings_text
 
@@ -71,6 +73,60 @@ def test_a_model_among_the_layers_is_entered(family):
     assert digest("relu") == digest("relu") != digest("gelu")
 
 
+def test_the_batch_that_a_model_was_first_called_with_makes_no_difference(family):
+    def described(num_images):
+        model = family.Sequential([family.layers.Flatten(), family.layers.Dense(2)])
+        model(np.zeros((num_images, 8, 8, 3), np.float32))
+        return describe_layers(model)
+
+    assert described(1) == described(32)
+
+
+def test_a_model_that_a_layer_wraps_is_told_by_what_it_does_and_not_by_its_names(family):
+    def wrapped(activation):
+        inner = functional(family, [family.Input((3,)), family.layers.Dense(2, activation)])
+        return [family.layers.Reshape((64, 3)), family.layers.TimeDistributed(inner)]
+
+    usual = of_layers(family, lambda _: wrapped("relu"))
+    assert of_layers(family, lambda _: wrapped("relu")) == usual
+    assert of_layers(family, lambda _: wrapped("gelu")) != usual
+
+
+def test_the_module_of_a_function_makes_no_difference(family):
+    def with_activation(module):
+        def doubled(x):
+            return x + x
+
+        doubled.__module__ = module
+        return of_layers(family, lambda layers: two_layers(layers, activation=doubled))
+
+    assert with_activation("__main__") == with_activation("students")
+
+
+def test_operations_on_tensors_are_told_apart(family):
+    def described(name):
+        ops = tf.nn if family.__name__ == "tf_keras" else family.ops
+        return of_layers(family, lambda _: [lambda x: getattr(ops, name)(x)])
+
+    assert described("relu") == described("relu") != described("gelu")
+
+
+def test_a_layer_that_holds_layers_is_told_by_its_own_settings(family):
+    class Own(family.layers.Layer):
+        def __init__(self, share):
+            super().__init__()
+            self.share, self.layers = share, [family.layers.Activation("relu")]
+
+        def call(self, inputs):
+            return self.share * self.layers[0](inputs)
+
+        def get_config(self):
+            return {**super().get_config(), "share": self.share}
+
+    assert of_layers(family, lambda _: [Own(1)]) == of_layers(family, lambda _: [Own(1)])
+    assert of_layers(family, lambda _: [Own(1)]) != of_layers(family, lambda _: [Own(2)])
+
+
 def test_a_model_that_was_saved_is_as_it_was(family, tmp_path):
     model = functional(
         family,
@@ -115,9 +171,9 @@ def test_of_a_layer_that_does_not_describe_itself_the_class_is_there(family):
     assert found == of_layers(family, lambda _: [Own(abs)])
 
 
-def test_objects_are_told_by_their_type_and_arrays_by_their_numbers():
-    import numpy as np
-
+def test_objects_are_told_by_their_type_functions_by_name_and_arrays_by_their_numbers():
     assert settings_text({"rate": np.float32(0.5)}) == '{"rate": 0.5}'
     assert settings_text({"call": object()}) == settings_text({"call": object()})
     assert settings_text([np.arange(2)]) != settings_text([np.arange(3)])
+    assert settings_text(tf.constant(0.5)) == "0.5"
+    assert settings_text(functools.reduce) == '"reduce"'

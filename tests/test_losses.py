@@ -153,3 +153,9 @@ def test_a_label_of_minus_one_adds_nothing():
     np.testing.assert_allclose(loss, [0, np.float32(0.7) * parts[1], parts[2]], rtol=1e-5)
     gradient = tape.gradient(loss, student).numpy()
     assert not gradient[0].any() and gradient[1].any()
+
+
+def test_a_label_that_no_class_has_is_an_error_and_not_a_class_of_the_next_example():
+    logits, shares = tf.zeros([2, 4]), tf.constant([[1.0, 0.0]] * 2)
+    with tf.device("CPU"), pytest.raises(tf.errors.InvalidArgumentError):
+        label_loss(tf.constant([[5, 5], [0, 0]]), shares, logits)

@@ -621,6 +621,14 @@ def test_a_run_does_not_go_on_with_layers_that_do_something_else(stream, run):
     assert [list(side["layers"]) for side in sides] == [["3 Dense"], ["3 Dense"]]
 
 
+def test_a_run_that_says_nothing_of_its_layers_goes_on(stream, begun, run):
+    config = json.loads((run / "config.json").read_text())
+    del config["student"]["layers"]
+    (run / "config.json").write_text(json.dumps(config))
+    fit(stream, dense_student(), run, **begun_with())
+    assert what_remains(run) == what_remains(begun / "whole")
+
+
 def test_a_start_over_that_is_killed_is_no_mixture(stream, run, monkeypatch):
     """The blow falls right after config.json says that the run has another temperature."""
     options = {**begun_with(), "temperature": 2.0}

@@ -1,6 +1,7 @@
 """The teacher pass: what the store holds afterwards, what is refused, and going on after a stop."""
 
 import os
+from unittest import mock
 
 import helpers
 import numpy as np
@@ -19,7 +20,8 @@ from streamkd.images.digest import digest_files
 from streamkd.images.manifest import Manifest, scan
 from streamkd.store.collection import open_store
 from streamkd.teachers.loading import load_teacher
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.passes import TeacherPass
+from streamkd.teachers.teaching import teach, teacher_setup
 
 # 30 images of `directory` in blocks of 7.
 NUM_BLOCKS = 5
@@ -247,6 +249,24 @@ def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, n
     # Where a block is done, its images are asked for again, to see that the teacher is the same.
     assert teacher.num_calls == NUM_BLOCKS - num_done + (num_done > 0)
     assert path.read_bytes() == (tmp_path / "uncut.h5").read_bytes()
+
+
+def test_where_others_have_answered_the_first_block_the_rest_is_asked_for(images, path):
+    answered = []
+
+    def of_the_second_block(_, answers, **__):
+        answered.extend(answers([np.arange(7, 14)]))
+
+    with mock.patch("streamkd.teachers.passes.fill_store", side_effect=of_the_second_block):
+        TeacherPass(
+            teacher_setup(
+                images, helpers.EncodingTeacher(), image_size=(8, 8), batch_size=7, codec="float32"
+            ),
+            images,
+            path,
+        ).run(progress=False)
+    numbers = helpers.encoded_numbers(answered[0].logits)[:, 0]
+    assert len(answered) == 1 and numbers.tolist() == list(range(7, 14))
 
 
 def test_a_teacher_that_fails_at_once_leaves_nothing(images, path, tmp_path):

@@ -76,8 +76,10 @@ def label_loss(
     known = labels >= 0
     # The gradient of a gather with batch_dims is a dozen operations more.
     num_examples, num_classes = tf.unstack(tf.shape(student_log))
-    firsts = num_classes * tf.range(num_examples)
-    places = firsts[:, None] + tf.where(known, labels, 0)
+    labels = tf.cast(labels, tf.int32)
+    places = num_classes * tf.range(num_examples)[:, None] + tf.where(known, labels, 0)
+    # A label that no class has is an error, and not a class of the next example.
+    places = tf.where(labels < num_classes, places, -1)
     picked = tf.gather(tf.reshape(student_log, [-1]), places)
     if smoothing:
         spread = tf.reduce_mean(student_log, axis=1, keepdims=True)

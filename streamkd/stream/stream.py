@@ -260,6 +260,9 @@ class Stream:
         memory: what a call costs is shared by them.
 
         They are large, and so there are as few stages as can be, each of which has some under way.
+
+        Args:
+          is_found_full: another process may have left the pixels there, and some may be stale.
         """
         num_pieces = self._steps_per_call(share) * share.num_replicas
         rendering = self._rendering

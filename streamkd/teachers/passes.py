@@ -182,7 +182,7 @@ class TeacherPass:
         )
 
     def answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
-        """Yields the answer to each group of images, which are asked for now."""
+        """Yields the answer to each group of images; `_create` may have asked for the first."""
         begun, self._begun = self._begun, None
         if begun is not None and sum(map(len, groups)) == len(self.images):
             yield from begun  # nobody else has answered any since the store was created

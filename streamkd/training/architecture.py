@@ -15,33 +15,45 @@ from typing import Any
 
 import numpy as np
 
-# Of the settings of a layer: what differs between two students that train alike.
-WITHOUT_EFFECT = ("name", "seed", "dtype", "shared_object_id", "build_config")
+from streamkd.keras_family import family_name, family_of
+
+# Of the settings of a layer: what differs between two students that train alike. An input has the
+# batch it was first called with, and a nested model numbers its layers.
+WITHOUT_EFFECT = (
+    *("name", "seed", "dtype", "shared_object_id", "module", "registered_name"),
+    *("batch_shape", "batch_input_shape", "build_input_shape", "build_config"),
+    *("inbound_nodes", "input_layers", "output_layers"),
+)
 INITIALIZER = "_initializer"
-# The code of a Lambda holds the lines that it stood on.
+# The code of a lambda holds the lines that it stood on.
+LAMBDA = "__lambda__"
 CODE = ("function", "lambda")
 
 
 def describe_layers(model: Any) -> dict[str, str]:
     """Returns the place and the class of each layer, nested ones included, with a digest of its
-    settings.
+    settings; operations on tensors come after them.
 
-    How the layers are connected is not looked at, nor what a layer of the user's own does; of one
-    that does not describe itself by `get_config` only the class is there.
+    How they are connected is not looked at, nor what a layer of the user's own does; of one that
+    does not describe itself by `get_config` only the class is there.
     """
-    layers = model._flatten_layers(include_self=False, recursive=True)
+    kind = family_of(model).Model
+    layers = [model, *model._flatten_layers(include_self=False, recursive=True)]
+    models = [layer for layer in layers if isinstance(layer, kind)]
     # A model among the layers is described by its own.
-    own = [layer for layer in layers if not hasattr(layer, "layers")]
+    parts = [layer for layer in layers if not isinstance(layer, kind)]
+    for one in models:  # of Keras 3: in tf_keras operations are layers
+        parts += [part for part in getattr(one, "operations", []) if family_name(part) is None]
     return {
-        f"{place} {type(layer).__name__}": _digest(_settings(layer))
-        for place, layer in enumerate(own)
+        f"{place} {type(part).__name__}": _digest(_settings(part))
+        for place, part in enumerate(parts)
     }
 
 
-def _settings(layer: Any) -> Any:
+def _settings(part: Any) -> Any:
     """Returns what a layer says of itself; nothing where that cannot be said."""
     try:
-        return _with_effect(layer.get_config())
+        return _with_effect(part.get_config())
     except Exception:  # it is the user's code, and what it describes is looked at by this alone
         return None
 
@@ -52,23 +64,32 @@ def _with_effect(settings: Any) -> Any:
         return [_with_effect(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
+    if settings.get("class_name") == LAMBDA:
+        return LAMBDA
     return {
         str(name): _with_effect(value)
         for name, value in settings.items()
-        if name not in (*WITHOUT_EFFECT, *CODE) and not str(name).endswith(INITIALIZER)
+        if not (
+            name in WITHOUT_EFFECT
+            or str(name).endswith(INITIALIZER)
+            or (name in CODE and isinstance(value, (list, tuple)))
+        )
     }
 
 
 def settings_text(settings: Any) -> str:
     """Returns settings as JSON that is the same in every process.
 
-    An object that JSON has no form for is named by its type, since its text may be an address; of
-    an array there are its numbers.
+    Of an array or a tensor there are its numbers; a function is told by its name and any other
+    object by its type, since their texts may be addresses.
     """
 
     def stand_in(value: Any) -> Any:
-        is_array = isinstance(value, (np.generic, np.ndarray))
-        return value.tolist() if is_array else type(value).__qualname__
+        if hasattr(value, "numpy"):
+            value = value.numpy()
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        return getattr(value, "__qualname__", type(value).__qualname__)
 
     return json.dumps(settings, sort_keys=True, default=stand_in)
 

@@ -18,8 +18,12 @@ SHOWN_CHARACTERS = 300
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the first name that two configurations disagree about; None where they are alike."""
-    if old.get("versions") != new.get("versions"):
+    """Returns the first name that two configurations disagree about; None where they are alike.
+
+    Layers are held against each other as one Keras describes them: another release may say
+    something else of the same ones.
+    """
+    if not (_has_layers(old) and _has_layers(new) and _kerases(old) == _kerases(new)):
         old, new = _without_layers(old), _without_layers(new)
     names = sorted({*old, *new} - set(INFORMATIVE), key=lambda n: (n not in NAMED_FIRST, n))
     for name in names:
@@ -34,8 +38,15 @@ def both_sides(old: dict[str, Any], new: dict[str, Any], name: str, titles: tupl
     return "".join(f"  {title}: {json.dumps(side)[:SHOWN_CHARACTERS]}\n" for title, side in sides)
 
 
+def _has_layers(config: dict[str, Any]) -> bool:
+    return "layers" in config.get("student", {})
+
+
+def _kerases(config: dict[str, Any]) -> list[Any]:
+    return [config.get("versions", {}).get(name) for name in ("keras", "tf-keras")]
+
+
 def _without_layers(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a configuration without what another Keras may say otherwise of the same layers."""
     student = {name: value for name, value in config.get("student", {}).items() if name != "layers"}
     return {**config, "student": student}
 
