@@ -55,12 +55,20 @@ def family_of(model: Any) -> ModuleType:
     return import_family(name)
 
 
+def models_and_layers(model: Any) -> tuple[list[Any], list[Any]]:
+    """Returns a model and all models in it; and all layers of them that are no models."""
+    kind = family_of(model).Model
+    layers = list(model._flatten_layers(include_self=False, recursive=True))
+    models = [model, *(layer for layer in layers if isinstance(layer, kind))]
+    return models, [layer for layer in layers if not isinstance(layer, kind)]
+
+
 def precision_of(model: Any) -> str:
     """Returns the dtype policy of a model's layers, such as 'float32' or 'mixed_float16'; under a
     mixed one, some may stay float32."""
-    layers = model._flatten_layers(include_self=False, recursive=True)
     # A model that is loaded and its input have the policy of now; layers, that of their file.
-    own = [x for x in layers if type(x).__name__ != "InputLayer" and not hasattr(x, "layers")]
+    _, layers = models_and_layers(model)
+    own = [layer for layer in layers if type(layer).__name__ != "InputLayer"]
     names = {layer.dtype_policy.name for layer in own}
     return " and ".join(sorted(name for name in names if "float16" in name)) or "float32"
 

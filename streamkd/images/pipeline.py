@@ -34,7 +34,7 @@ def read_pipeline(
     rescue: Callable[..., Any] | None = None,
     after: Sequence[Callable[..., Any]] = (),
     *,
-    num_decoders: int | None = None,
+    one_at_a_time: bool = False,
     num_prefetched: int = PREFETCHED_BATCHES,
 ) -> tf.data.Dataset:
     """Returns `source` mapped through `fetch` and then `decode`, in order, ahead of its reader.
@@ -47,8 +47,8 @@ def read_pipeline(
         the same with what is bad left out.
       after: graph functions of what `decode` returned, and of each other's. Each of them has
         results of its own under way, as many as there are cores.
-      num_decoders: results of `decode` that are under way; by default as many as there are cores.
-        One is made where and when it is asked for.
+      one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default a
+        batch is under way for each core.
       num_prefetched: results that wait for the reader beside those.
     """
     options = tf.data.Options()
@@ -63,9 +63,9 @@ def read_pipeline(
     fetch, decode, *after = map(unconverted, (fetch, decode, *after))
     dataset = source.map(fetch, num_parallel_calls=NUM_FETCHES)
     num_cores = os.cpu_count() or 1
-    at_once = num_decoders or num_cores
+    num_decoders = None if one_at_a_time else num_cores
     if rescue is None:
-        dataset = dataset.map(decode, num_parallel_calls=at_once if at_once > 1 else None)
+        dataset = dataset.map(decode, num_parallel_calls=num_decoders)
     else:
 
         def decode_or_rescue(*fetched: Any) -> tf.data.Dataset:
@@ -76,9 +76,9 @@ def read_pipeline(
 
         dataset = dataset.interleave(
             unconverted(decode_or_rescue),
-            cycle_length=at_once,
+            cycle_length=num_decoders or 1,
             block_length=1,
-            num_parallel_calls=at_once if at_once > 1 else None,
+            num_parallel_calls=num_decoders,
         )
     for function in after:
         dataset = dataset.map(function, num_parallel_calls=num_cores)

@@ -287,7 +287,7 @@ class Stream:
             rescue,
             [] if is_plain else [pieces_of],
             # Of images that another process has left on the disk many may have to be decoded anew.
-            num_decoders=None if is_found_full else 1,
+            one_at_a_time=not is_found_full,
             num_prefetched=0,
         )
         if num_pieces > 1:

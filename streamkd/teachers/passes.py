@@ -125,8 +125,6 @@ class TeacherPass:
         self.skip_bad = skip_bad
         classes = setup.class_names
         self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
-        # The answers to all blocks, of which `_create` has looked at the first.
-        self._begun: Iterator[Answer] | None = None
 
     @functools.cached_property
     def _drawn(self) -> DrawnViews:
@@ -139,14 +137,21 @@ class TeacherPass:
         Raises:
           StreamkdError: what does not fit; nothing that was written is lost.
         """
+        begun: Iterator[Answer] | None = None
         if not os.path.exists(self.path):
             refuse_stale_index(self.path)
-            self._create()
+            begun = self._create()
         store = LogitStore(self.path)
         self.setup.check_same(store)
         self._check_images(store)
         self.check_answers(store)
-        return fill_store(self.path, self.answers, what="teaching", progress=progress)
+
+        def answers(groups: list[np.ndarray]) -> Iterator[Answer]:
+            # Fewer where another process has answered some since the store was created.
+            is_whole = sum(map(len, groups)) == len(self.images)
+            return begun if begun is not None and is_whole else self.answers(groups)
+
+        return fill_store(self.path, answers, what="teaching", progress=progress)
 
     def check_answers(self, store: LogitStore) -> None:
         """Refuses a teacher that answers otherwise than the one that filled `store`.
@@ -181,26 +186,23 @@ class TeacherPass:
             "Give the teacher it was begun with, or another path with `--out`."
         )
 
-    def answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
-        """Yields the answer to each group of images; `_create` may have asked for the first."""
-        begun, self._begun = self._begun, None
-        if begun is not None and sum(map(len, groups)) == len(self.images):
-            yield from begun  # nobody else has answered any since the store was created
-            return
-        yield from self._ask(groups)
-
-    def _ask(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
+    def answers(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
+        """Yields the answer to each group of images, which are asked for now."""
         for group, block in zip(groups, self._read(groups), strict=True):
             pixels, contents, refused, alone = block
             views = self._drawn.as_rows(group, alone)
             yield Answer(self.setup.teacher(pixels), contents, views, refused)
 
-    def _create(self) -> None:
-        """Creates the store once the teacher has answered the first block."""
+    def _create(self) -> Iterator[Answer]:
+        """Creates the store once the teacher has answered the first block.
+
+        Returns:
+          The answers to all blocks, of which the first is there.
+        """
         setup, images = self.setup, self.images
         num_views = setup.views.num_views
         blocks = AllInBlocks(len(images), setup.images_per_block)
-        answers = self._ask(blocks)
+        answers = self.answers(blocks)
         first = next(answers)
         logits = np.array(first.logits)
         self.check_num_classes(logits.shape[1])
@@ -221,7 +223,7 @@ class TeacherPass:
             versions=_versions(),
         )
         create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
-        self._begun = itertools.chain([first], answers)
+        return itertools.chain([first], answers)
 
     def _read(
         self, groups: Sequence[np.ndarray], *, plain: bool = False

@@ -210,10 +210,10 @@ def _ask(
 
     The first batch, which compiles the model, is not counted where there are others.
     """
+    from streamkd.teachers.blocks import AllInBlocks
     from streamkd.teachers.passes import TeacherPass
 
-    size = setup.batch_size
-    groups = np.split(np.arange(len(images)), range(size, len(images), size))
+    groups = list(AllInBlocks(len(images), setup.batch_size))
     answers, times = [], [clock()]
     asked = TeacherPass(setup, images, os.devnull)  # which writes nothing before `run`
     with image_progress(len(images), 0, "asking", progress) as bar:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.keras_family import family_name, family_of
+from streamkd.keras_family import family_name, models_and_layers
 
 # Of the settings of a layer: what differs between two students that train alike. An input has the
 # batch it was first called with, and a nested model numbers its layers.
@@ -37,11 +37,8 @@ def describe_layers(model: Any) -> dict[str, str]:
     How they are connected is not looked at, nor what a layer of the user's own does; of one that
     does not describe itself by `get_config` only the class is there.
     """
-    kind = family_of(model).Model
-    layers = [model, *model._flatten_layers(include_self=False, recursive=True)]
-    models = [layer for layer in layers if isinstance(layer, kind)]
     # A model among the layers is described by its own.
-    parts = [layer for layer in layers if not isinstance(layer, kind)]
+    models, parts = models_and_layers(model)
     for one in models:  # of Keras 3: in tf_keras operations are layers
         parts += [part for part in getattr(one, "operations", []) if family_name(part) is None]
     return {

@@ -138,10 +138,11 @@ class Loop:
 
     def _train(self, resume: bool) -> History:
         begun = self.saver.prepare(resume)
+        spec = None
         if begun is None:
             # The first batches are read while steps are compiled, which takes seconds.
             self._iterator = self._iterate(0)
-        spec = None if begun is not None else self._iterator.element_spec
+            spec = self._iterator.element_spec
         self.steps, config = self.choose_steps(begun, spec)
         self.progress = self.saver.restore(config, resume)
         self._check_epochs()
