@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 import streamkd as kd
-from streamkd.autograph import converted, unconverted
 from streamkd.images import rendering
+from streamkd.tf_support.autograph import converted, unconverted
 
 
 class Doubled(tf_keras.layers.Layer):

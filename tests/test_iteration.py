@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 from run_helpers import ROOT
 
-from streamkd.images import iteration
-from streamkd.images.iteration import ThrownAwayAnywhere
+from streamkd.tf_support.iterators import ThrownAwayAnywhere, _end_all
 
 # The collector runs in a call of an iterator that is garbage by then. Without our class this never
 # comes back: run in a process of its own, where that is no harm.
@@ -144,7 +143,7 @@ def test_when_python_ends_no_iterator_is_left():
     iterators = [iter(counting(calls, ahead=10**6)) for _ in range(2)]
     for iterator in iterators:
         next(iterator)
-    iteration._end_all()
+    _end_all()
     made = len(calls)
     assert made and not threading.Event().wait(0.2)
     assert len(calls) == made

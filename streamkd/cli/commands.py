@@ -13,7 +13,7 @@ from typing import Any
 from streamkd.cli import flags
 from streamkd.errors import OptionError
 from streamkd.options import MAX_PIXELS
-from streamkd.quiet import import_tensorflow
+from streamkd.tf_support.quiet_import import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
 # Lists in JSON output are cut here; a count stands beside each.

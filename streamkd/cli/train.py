@@ -17,7 +17,7 @@ from typing import Any
 from streamkd.cli import flags
 from streamkd.cli.signals import StopSignals
 from streamkd.errors import MissingExtraError, OptionError
-from streamkd.quiet import import_tensorflow
+from streamkd.tf_support.quiet_import import import_tensorflow
 
 # Flags that are arguments of `Distiller`, and of `join`, under the same names.
 OF_DISTILLER = (

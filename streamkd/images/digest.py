@@ -14,7 +14,7 @@ import numpy as np
 
 from streamkd.errors import MissingExtraError
 from streamkd.images.files import read_file
-from streamkd.quiet import import_tensorflow
+from streamkd.tf_support.quiet_import import import_tensorflow
 
 NUM_READERS = 4
 

@@ -15,7 +15,6 @@ import functools
 
 import tensorflow as tf
 
-from streamkd.autograph import converted
 from streamkd.images.decode import decode_parts, decode_through, fit
 from streamkd.images.operations import ViewOperation
 from streamkd.images.scaled import (
@@ -27,6 +26,7 @@ from streamkd.images.scaled import (
 )
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
+from streamkd.tf_support.autograph import converted
 
 # What an erased box is filled with: the middle of 0 to 255.
 GREY = 127.5

@@ -15,11 +15,11 @@ from streamkd.errors import ChangedImageError, readable_key
 from streamkd.images.bad_files import refuse_bad_image
 from streamkd.images.decode import decode_batch
 from streamkd.images.fetching import read_files
-from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
-from streamkd.images.pipeline import read_pipeline
 from streamkd.options import ImageOptions
 from streamkd.stream.share import WHOLE, Share
+from streamkd.tf_support.iterators import ThrownAwayAnywhere
+from streamkd.tf_support.read_pipeline import read_pipeline
 
 # Stands at the head of messages made inside the graph, where the class of an error is lost.
 CHANGED = "streamkd: a changed image"

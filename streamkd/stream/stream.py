@@ -24,11 +24,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.autograph import unconverted
-from streamkd.images.iteration import ThrownAwayAnywhere
 from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
-from streamkd.images.pipeline import PREFETCHED_BATCHES, read_pipeline
 from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
@@ -42,6 +39,9 @@ from streamkd.stream.parts import BatchParts
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.stream.sequence import Sequence
 from streamkd.stream.share import WHOLE, Share
+from streamkd.tf_support.autograph import unconverted
+from streamkd.tf_support.iterators import ThrownAwayAnywhere
+from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
 
 # Where nothing is read, a call into Python costs as much as a hundred small images; of large
 # images one batch is enough, and more would not stay in the processor's cache.

@@ -15,8 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.autograph import converted
 from streamkd.losses.distillation import distillation_loss, label_loss
+from streamkd.tf_support.autograph import converted
 from streamkd.training.optimizers import apply_gradients, loss_scale_of
 from streamkd.training.state import TrainingState
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.autograph import converted
 from streamkd.errors import OptionError
 from streamkd.images.classes import renumber
 from streamkd.images.manifest import Manifest
 from streamkd.losses.distillation import label_loss
 from streamkd.options import ImageOptions
 from streamkd.stream.batches import each_once, evaluation_batches
+from streamkd.tf_support.autograph import converted
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.workers import Workers
 

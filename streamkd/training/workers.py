@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from streamkd import errors
 from streamkd.errors import OptionError, StreamkdError, WorkerLostError
-from streamkd.images.iteration import thrown_away_anywhere
 from streamkd.stream.share import Share
+from streamkd.tf_support.iterators import thrown_away_anywhere
 
 SUM = tf.distribute.ReduceOp.SUM
 # What TensorFlow raises where another process is gone, and what it then says.

@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.autograph import unconverted
+from streamkd.tf_support.autograph import unconverted
 
 # Batches read at once: one waits for the disk while the other is taken over. More of them get in
 # each other's way for Python's lock (1.5 µs an image with 4).
