@@ -15,10 +15,10 @@ import pytest
 from run_helpers import ROOT, KilledError, dense_student, same_weights
 from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 
+from streamkd import disk
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.images.manifest import scan
 from streamkd.images.views import Views
-from streamkd.store import disk
 from streamkd.store.reader import LogitStore
 from streamkd.stream import stream as stream_module
 from streamkd.stream.caching import CachedImages

@@ -16,10 +16,10 @@ import pytest
 from run_helpers import ROOT
 from store_helpers import flip_bit
 
+from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
 from streamkd.images.manifest import scan
 from streamkd.options import ImageOptions
-from streamkd.store import disk
 from streamkd.stream import pixel_cache
 from streamkd.stream.pixel_cache import PixelCache, default_directory
 

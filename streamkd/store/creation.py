@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from streamkd import disk
 from streamkd.errors import OptionError, StoreError, readable_key
 from streamkd.keys import Keys, hash_keys
-from streamkd.store import disk, skeleton, userblock
+from streamkd.store import skeleton, userblock
 from streamkd.store.layout import STATIC_DATASETS, DatasetSpec, StoreHeader, dataset_specs
 from streamkd.store.userblock import Userblock
 

@@ -19,8 +19,8 @@ import os
 import stat
 from typing import Any
 
+from streamkd import disk
 from streamkd.errors import StoreError
-from streamkd.store import disk
 from streamkd.store.layout import DamagedStoreError
 from streamkd.store.userblock import digest
 

@@ -25,9 +25,10 @@ from typing import Any, Literal, get_args
 import h5py
 import numpy as np
 
+from streamkd import disk
 from streamkd.errors import OptionError, StoreError, StreamkdError
 from streamkd.keys import Keys
-from streamkd.store import disk, userblock
+from streamkd.store import userblock
 from streamkd.store.layout import (
     FORMAT_NAME,
     FORMAT_VERSION,

@@ -20,7 +20,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from streamkd.store import disk, userblock
+from streamkd import disk
+from streamkd.store import userblock
 from streamkd.store.layout import DatasetSpec
 from streamkd.store.userblock import HDF5_SIGNATURE, USERBLOCK_BYTES
 

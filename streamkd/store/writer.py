@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd import disk
 from streamkd.errors import (
     NonFiniteError,
     OptionError,
@@ -34,7 +35,7 @@ from streamkd.errors import (
     readable_key,
 )
 from streamkd.keys import Keys, hash_keys
-from streamkd.store import codecs, disk
+from streamkd.store import codecs
 from streamkd.store.creation import create_store, remove_leftovers
 from streamkd.store.layout import DONE, REFUSED, STATIC_DATASETS, SUMMARY_BYTES, StoreHeader
 from streamkd.store.opening import StoreFile

@@ -37,9 +37,9 @@ from pathlib import Path
 
 import numpy as np
 
+from streamkd import disk
 from streamkd.images.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
-from streamkd.store import disk
 
 VERSION = 2
 # What each image's byte in `_state` says.

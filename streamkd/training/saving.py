@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from streamkd import disk
 from streamkd.errors import OptionError
-from streamkd.store import disk
 from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.config_difference import both_sides, first_difference
 from streamkd.training.run_directory import RunDirectory, skipped_entries, skipped_of

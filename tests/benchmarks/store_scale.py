@@ -88,7 +88,7 @@ def print_row(title: str, values: dict[str, float]) -> None:
 
 def create(path: str, num_images: int) -> dict[str, float]:
     """Creates a store whose rows are sparse on disk."""
-    from streamkd.store import disk
+    from streamkd import disk
     from streamkd.store.layout import StoreHeader
     from streamkd.store.writer import StoreWriter, create_store
 

@@ -186,11 +186,11 @@ def say(values: dict[str, float]) -> None:
 
 def make(directory: Path, num_images: int) -> None:
     """Makes files, links, a store and a manifest file, where they are not there yet."""
+    from streamkd import disk
     from streamkd.images.digest import digest_files
     from streamkd.images.fingerprint import fingerprint
     from streamkd.images.manifest import Manifest
     from streamkd.options import DECODER, ImageOptions
-    from streamkd.store import disk
     from streamkd.store.layout import StoreHeader
     from streamkd.store.writer import StoreWriter, create_store
 

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from common import cpu_seconds
 
+from streamkd import disk
 from streamkd.keys import Keys
-from streamkd.store import disk, writer
+from streamkd.store import writer
 from streamkd.store.background import BackgroundWriter
 from streamkd.store.layout import StoreHeader
 from streamkd.store.writer import StoreWriter, create_store
