@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from streamkd.training.architecture import describe_layers, settings_text
+from streamkd.models.layer_digests import describe_layers, settings_text
 
 
 def of_layers(family, make):

@@ -5,7 +5,7 @@ import pytest
 from run_helpers import command, dense_student, exact_teacher, refusal
 
 from streamkd.cli.main import main
-from streamkd.keras_family import load_model
+from streamkd.models.families import load_model
 
 TRAIN = ["train", "images", "--student", "student.keras", "--batch-size", "6", "--optimizer", "sgd"]
 DISK = ["--cache", "disk", "--cache-directory", "pixels"]

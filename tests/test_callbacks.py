@@ -17,7 +17,7 @@ from run_helpers import dense_student, same_weights, weights_of
 
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.images.manifest import scan
-from streamkd.keras_family import load_model
+from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.training.callback_checks import check_callbacks
 from streamkd.training.callbacks import KerasCallbacks

@@ -216,14 +216,14 @@ def test_export_answers_with_its_keys(here, capsys):
 
 
 def test_an_export_that_answers_otherwise_fails(here, capsys, monkeypatch):
-    from streamkd import keras_family
+    from streamkd.models import families
 
-    real = keras_family.load_model
+    real = families.load_model
 
     def load(path, **options):
         return dense_student(seed=9) if str(path) == "out.keras" else real(path, **options)
 
-    monkeypatch.setattr(keras_family, "load_model", load)
+    monkeypatch.setattr(families, "load_model", load)
     code, answer, _ = command(capsys, "export", "run", "--out", "out.keras")
     assert code == 1 and answer["max_abs_difference"] > 1e-3 and answer["parity"] is False
 

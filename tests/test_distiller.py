@@ -26,7 +26,7 @@ from streamkd.errors import (
     StudentError,
 )
 from streamkd.images.manifest import scan
-from streamkd.keras_family import load_model
+from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teaching import teach

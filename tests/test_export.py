@@ -10,8 +10,8 @@ import tf_keras
 from helpers import small_model
 from run_helpers import dense_student, same_weights, snapshot
 
-from streamkd import keras_family
 from streamkd.errors import BadImageError, OptionError, OutputError, StudentError
+from streamkd.models import families
 from streamkd.results.export import export
 
 
@@ -45,7 +45,7 @@ def test_a_run_directory_or_a_file_is_exported_with_noise_as_images(tmp_path):
 
 def test_a_difference_above_the_tolerance_is_reported(images, tmp_path, monkeypatch):
     other = dense_student(seed=1)
-    monkeypatch.setattr(keras_family, "load_model", lambda *args, **kwargs: other)
+    monkeypatch.setattr(families, "load_model", lambda *args, **kwargs: other)
     model = dense_student()
     report = export(model, tmp_path / "out.keras", images=images, progress=False)
     assert not report["parity"] and report["max_abs_difference"] > 1e-3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from streamkd.teachers.heads import logits_model
+from streamkd.models.logits_head import logits_model
 
 SHAPE = (8, 8, 3)
 PIXELS = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)

@@ -26,9 +26,9 @@ from streamkd.errors import (
     TeacherError,
 )
 from streamkd.images.manifest import scan
+from streamkd.models.output_kind import to_logits
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
-from streamkd.teachers.probing import to_logits
 from streamkd.teachers.teaching import teach
 from streamkd.training import checkpoint
 from streamkd.training.distiller import Distiller

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import OptionError, StudentError, TeacherError
-from streamkd.keras_family import family_name, family_of, import_family, load_model
+from streamkd.models.families import family_name, family_of, import_family, load_model
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from run_helpers import dense_student, distillation
 
-from streamkd.training.precision import precision
+from streamkd.models.precision import precision
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from streamkd.errors import OptionError
-from streamkd.images.preprocessing import parse, with_preprocessing
+from streamkd.models.preprocessing import parse, with_preprocessing
 
 APPLICATIONS = {
     "ResNet50": "resnet",

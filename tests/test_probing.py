@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import TeacherError
-from streamkd.teachers.probing import LEAST_PROBABILITY, output_kind, to_logits
+from streamkd.models.output_kind import LEAST_PROBABILITY, output_kind, to_logits
 
 LOGITS = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 4
 

@@ -26,11 +26,11 @@ from run_helpers import KilledError, dense_student, same_weights, snapshot
 
 from streamkd.errors import NonFiniteError, OptionError, ResumeError
 from streamkd.images.manifest import scan
-from streamkd.keras_family import load_model
+from streamkd.models.families import load_model
+from streamkd.models.precision import precision
 from streamkd.stream.join import join
 from streamkd.training import loop
 from streamkd.training.distiller import Distiller
-from streamkd.training.precision import precision
 from streamkd.training.recipe import Recipe
 from streamkd.training.run_directory import RunDirectory
 from streamkd.training.validation import Validation

@@ -9,7 +9,7 @@ import tf_keras
 from run_helpers import dense_student, same_weights
 
 from streamkd.errors import StudentError
-from streamkd.training.students import load_student
+from streamkd.models.load_student import load_student
 
 SHAPE = {"num_classes": 3, "image_size": (8, 8), "num_channels": 3}
 

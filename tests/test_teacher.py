@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from streamkd.errors import OptionError, TeacherError
-from streamkd.images.preprocessing import parse
+from streamkd.models.preprocessing import parse
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teacher import Teacher, digest_of_weights
 

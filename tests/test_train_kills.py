@@ -29,7 +29,7 @@ from resume_helpers import (
 from run_helpers import process, same_weights
 
 from streamkd.images.manifest import scan
-from streamkd.keras_family import load_model
+from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.teaching import teach

@@ -13,7 +13,7 @@ from run_helpers import command, dense_student, process, same_weights
 
 from streamkd.cli.main import main
 from streamkd.images.manifest import scan
-from streamkd.keras_family import load_model
+from streamkd.models.families import load_model
 from streamkd.teachers.teaching import teach
 
 NUM_EPOCHS = 24

@@ -203,8 +203,8 @@ def _student(args: argparse.Namespace, stream: Any, scope: Any) -> Any:
     """Returns the student, with first weights that depend on the seed alone."""
     import tf_keras
 
-    from streamkd.training.precision import check_precision, precision
-    from streamkd.training.students import load_student
+    from streamkd.models.load_student import load_student
+    from streamkd.models.precision import check_precision, precision
 
     tf_keras.utils.set_random_seed(args.seed)
     with scope, precision(args.precision):
@@ -221,7 +221,7 @@ def _student(args: argparse.Namespace, stream: Any, scope: Any) -> Any:
 
 def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
     """Returns Keras' callbacks, of the student's family."""
-    from streamkd.keras_family import family_of
+    from streamkd.models.families import family_of
 
     keras = family_of(student).callbacks
     callbacks = []

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd import keras_family
 from streamkd.errors import OptionError, StudentError
 from streamkd.images.classes import class_map, renumber
 from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.models import families, output_kind
+from streamkd.models.inference import compiled_answer
+from streamkd.models.logits_head import logits_model
 from streamkd.options import MAX_PIXELS, ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
@@ -25,9 +27,6 @@ from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.reader import LogitStore
 from streamkd.stream.batches import each_once, evaluation_batches, refuse_changed
 from streamkd.stream.join import find_rows, image_options
-from streamkd.teachers import probing
-from streamkd.teachers.answering import compiled_answer
-from streamkd.teachers.heads import logits_model
 from streamkd.training.run_directory import read_config
 
 NUM_LATENCY_RUNS = 50
@@ -122,7 +121,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
                 "Give a `.keras` file or the --out of `streamkd train`."
             )
         path = path / "student.keras"
-    return keras_family.load_model(path, refusal=StudentError, trust=trust)
+    return families.load_model(path, refusal=StudentError, trust=trust)
 
 
 def logits_function(model: Any) -> Any:
@@ -134,7 +133,7 @@ def logits_function(model: Any) -> Any:
 
     def probed(images: tf.Tensor) -> np.ndarray:
         answers = answer(images).numpy()
-        return probing.to_logits(answers, probing.output_kind(answers))
+        return output_kind.to_logits(answers, output_kind.output_kind(answers))
 
     return probed
 

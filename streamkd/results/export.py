@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd import keras_family
 from streamkd.errors import OptionError, OutputError, StudentError
 from streamkd.images.manifest import Manifest
+from streamkd.models import families
+from streamkd.models.inference import compiled_answer
 from streamkd.options import ImageOptions, check_choice, check_count
 from streamkd.results.evaluation import (
     answer_all,
@@ -22,7 +23,6 @@ from streamkd.results.evaluation import (
     model_image_size,
     open_model,
 )
-from streamkd.teachers.answering import compiled_answer
 
 FORMATS = ("keras",)
 NUM_CHECKED = 256
@@ -79,7 +79,7 @@ def export(
         raise OutputError(
             f"{out} cannot be written: {error.strerror or error}.\nGive another `--out`."
         ) from error
-    exported = keras_family.load_model(out, refusal=StudentError, trust=trust)
+    exported = families.load_model(out, refusal=StudentError, trust=trust)
     after = _answers(exported, images, options, batch_size, progress)
     difference = float(np.abs(before - after).max())
     return {

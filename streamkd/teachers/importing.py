@@ -19,8 +19,8 @@ import numpy as np
 
 from streamkd.errors import OptionError, TeacherError, readable_key
 from streamkd.images.manifest import Manifest, key_of_fields
+from streamkd.models import output_kind
 from streamkd.store.reader import LogitStore
-from streamkd.teachers import probing
 from streamkd.teachers.outside import ImageBatch, write_store
 
 ENDINGS = (".npy", ".npz", ".csv")
@@ -59,9 +59,9 @@ def import_logits(
       TeacherError: numbers that cannot be logits.
       StreamkdError: what else does not fit; nothing that was written is lost.
     """
-    if output != "auto" and output not in probing.KINDS:
+    if output != "auto" and output not in output_kind.KINDS:
         raise OptionError(
-            f"--teacher-output is {output!r}; choose one of auto, {', '.join(probing.KINDS)}."
+            f"--teacher-output is {output!r}; choose one of auto, {', '.join(output_kind.KINDS)}."
         )
     array, own_keys = _read_array(logits)
     named = own_keys if keys is None else _read_keys(keys)
@@ -78,13 +78,13 @@ def import_logits(
     chosen, rows = select_listed(images, named)
     if output == "auto":
         judged = np.linspace(0, len(array) - 1, min(_NUM_JUDGED, len(array))).astype(np.int64)
-        output = probing.output_kind(np.asarray(array[judged]))
+        output = output_kind.output_kind(np.asarray(array[judged]))
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
     )
 
     def answer(batch: ImageBatch) -> np.ndarray:
-        return probing.to_logits(array[rows[batch.indices]], output)
+        return output_kind.to_logits(array[rows[batch.indices]], output)
 
     return write_store(chosen, out, answer, teacher={"name": name, "output": output}, **options)
 

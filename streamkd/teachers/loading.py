@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from streamkd import keras_family
 from streamkd.errors import TeacherError
+from streamkd.models import families
 from streamkd.teachers.teacher import Teacher
 
 
@@ -31,7 +31,7 @@ def load_teacher(
       source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
         float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, or a
         `Teacher`, which is returned as it is.
-      preprocess: what is done to pixels (0 to 255) first; see `streamkd.images.preprocessing`.
+      preprocess: what is done to pixels (0 to 255) first; see `streamkd.models.preprocessing`.
       output: what it answers with: 'logits', 'probabilities', 'log-probabilities' or 'auto'.
       drop_output: number of an output that is no class, such as background.
       name: what to call it; by default the file's or the function's name.
@@ -45,9 +45,9 @@ def load_teacher(
     options = {"preprocess": preprocess, "output": output, "drop_output": drop_output}
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        model = keras_family.load_model(path, trust=trust)
+        model = families.load_model(path, trust=trust)
         return Teacher.from_model(model, name=name or path.name, **options)
-    if keras_family.family_name(source) is not None:
+    if families.family_name(source) is not None:
         return Teacher.from_model(source, name=name or source.name, **options)
     if callable(source):
         own_name = getattr(source, "__qualname__", type(source).__qualname__)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import TeacherError
-from streamkd.images import preprocessing as preprocessing_module
-from streamkd.images.preprocessing import Preprocessing
+from streamkd.models import logits_head, output_kind
+from streamkd.models import preprocessing as preprocessing_module
+from streamkd.models.preprocessing import Preprocessing
 from streamkd.options import check_choice
-from streamkd.teachers import heads, probing
 
-OUTPUTS = ("auto", *probing.KINDS)
+OUTPUTS = ("auto", *output_kind.KINDS)
 
 
 class Teacher:
@@ -65,13 +65,13 @@ class Teacher:
     @classmethod
     def from_model(cls, model: Any, *, name: str, **options: Any) -> Teacher:
         """Returns a teacher that runs a Keras model without its last softmax or sigmoid."""
-        logits = heads.logits_model(model)
+        logits = logits_head.logits_model(model)
         output = options.pop("output", "auto")
         # What the user says of the outputs is said of the model with its softmax.
         if logits.removed is not None or (output == "auto" and logits.inspected):
             check_choice("--teacher-output", output, OUTPUTS)
             output = "logits"
-        from streamkd.teachers.answering import compiled_answer
+        from streamkd.models.inference import compiled_answer
 
         shape = _shape_of(model, "input_shape")
         outputs = _shape_of(model, "output_shape")
@@ -111,8 +111,8 @@ class Teacher:
                 "image and at least two classes."
             )
         if self.output_kind == "auto":
-            self.output_kind = probing.output_kind(answers)
-        logits = probing.to_logits(answers, self.output_kind)
+            self.output_kind = output_kind.output_kind(answers)
+        logits = output_kind.to_logits(answers, self.output_kind)
         if self.dropped_output is None:
             return logits
         return self._without(logits, self.dropped_output)

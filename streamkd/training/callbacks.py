@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.keras_family import KERAS_3
+from streamkd.models.families import KERAS_3
 from streamkd.training.callback_checks import DIRECTIONS, is_kind_of, settle_direction
 
 # Need no batch by itself: what they do at the end of a batch is right at the end of several.

@@ -14,12 +14,12 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.errors import StudentError
-from streamkd.images import preprocessing
 from streamkd.images.manifest import Manifest
-from streamkd.keras_family import family_of, precision_of
+from streamkd.models import preprocessing
+from streamkd.models.families import family_of, precision_of
+from streamkd.models.logits_head import logits_model
 from streamkd.options import check_count
 from streamkd.stream.stream import Stream
-from streamkd.teachers.heads import logits_model
 from streamkd.training.callback_checks import (
     check_callbacks,
     check_learning_rate,

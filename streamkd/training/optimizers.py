@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.keras_family import KERAS_3, family_name
+from streamkd.models.families import KERAS_3, family_name
 from streamkd.training.recipe import Recipe
 
 

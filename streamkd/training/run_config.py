@@ -17,9 +17,9 @@ import numpy as np
 
 import streamkd
 from streamkd.errors import OptionError
-from streamkd.keras_family import family_name, precision_of
+from streamkd.models.families import family_name, precision_of
+from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.stream.stream import Stream
-from streamkd.training.architecture import describe_layers, settings_text
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 

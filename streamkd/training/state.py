@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.keras_family import KERAS_3, family_name
+from streamkd.models.families import KERAS_3, family_name
 from streamkd.training.optimizers import inner_optimizer
 from streamkd.training.sums import SUMS
 

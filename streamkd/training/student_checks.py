@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError, StudentError
+from streamkd.models.logits_head import LogitsModel
+from streamkd.models.output_kind import are_probabilities
 from streamkd.stream.stream import Stream
-from streamkd.teachers.heads import LogitsModel
-from streamkd.teachers.probing import are_probabilities
 
 LABELS_ALONE = 1.0
 

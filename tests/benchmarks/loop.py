@@ -41,7 +41,7 @@ import training_peers as peers
 from training_peers import GRADIENTS, OFF, STEP, STUDENTS, UPDATE, Student
 
 import streamkd as kd
-from streamkd.teachers.heads import logits_model
+from streamkd.models.logits_head import logits_model
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
 from streamkd.training.sums import metrics_of

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.keras_family import family_name, models_and_layers
+from streamkd.models.families import family_name, models_and_layers
 
 # Of the settings of a layer: what differs between two students that train alike. An input has the
 # batch it was first called with, and a nested model numbers its layers.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from streamkd.keras_family import KERAS_3, family_name, family_of
+from streamkd.models.families import KERAS_3, family_name, family_of
 
 ACTIVATIONS = ("softmax", "sigmoid")
 # Layers without weights that may stand between the activation and the output.

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamkd import keras_family
 from streamkd.errors import StudentError
+from streamkd.models import families
 
 
 def load_student(
@@ -45,7 +45,7 @@ def load_student(
     if path.is_dir() and (path / "student.keras").exists():
         path = path / "student.keras"
     if path.suffix == ".keras" or path.exists():
-        return keras_family.load_model(path, refusal=StudentError, trust=trust)
+        return families.load_model(path, refusal=StudentError, trust=trust)
     image_shape = (*image_size, num_channels)
     name, colon, rest = text.partition(":")
     if (colon and "." in name) or (colon and "=" not in rest and rest.isidentifier()):
@@ -115,7 +115,7 @@ def _call(text: str, build: Callable[..., Any], arguments: dict[str, Any]) -> An
             f"The student {text!r} cannot be built: {error}\n  called with {shown}\n"
             "Give other arguments or another --image-size."
         ) from error
-    if keras_family.family_name(student) is None:
+    if families.family_name(student) is None:
         raise StudentError(
             f"The student {text!r} returned {type(student).__name__}, not a Keras model.\n"
             "The function must return a tf_keras or a Keras 3 model."

@@ -1,0 +1,1 @@
+"""Keras models of either family: loading, heads, preprocessing, precision."""
