@@ -23,7 +23,7 @@ def taught(tmp_path_factory):
     """A folder with `images`, `directory` as it is before any test, and `teacher.h5`, its store."""
     from helpers import EncodingTeacher, draw_directory
 
-    from streamkd.images.manifest import scan
+    from streamkd.manifest.manifest import scan
     from streamkd.teachers.teaching import teach
 
     folder = tmp_path_factory.mktemp("taught")
@@ -52,7 +52,7 @@ def directory(tmp_path):
 @pytest.fixture
 def images(directory):
     """The manifest of `directory`."""
-    from streamkd.images.manifest import scan
+    from streamkd.manifest.manifest import scan
 
     return scan(directory)
 
@@ -95,7 +95,7 @@ def shared(tmp_path_factory):
     """A directory of 30 images and its store, for a module whose tests change neither."""
     from helpers import EncodingTeacher, draw_directory
 
-    from streamkd.images.manifest import scan
+    from streamkd.manifest.manifest import scan
     from streamkd.teachers.teaching import teach
 
     root = tmp_path_factory.mktemp("shared")

@@ -26,9 +26,9 @@ from streamkd.errors import (
 )
 from streamkd.images.checking import check_images
 from streamkd.images.digest import digest_files
-from streamkd.images.manifest import key_fields, scan
 from streamkd.images.views import Views
 from streamkd.keys import Keys, hash_keys
+from streamkd.manifest.manifest import key_fields, scan
 from streamkd.store.layout import REFUSED
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import refused_images, teach

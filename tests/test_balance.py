@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.images.manifest import scan
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import scan
 from streamkd.stream.balance import Balance
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach

@@ -17,8 +17,8 @@ from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 
 from streamkd import disk
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
-from streamkd.images.manifest import scan
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import scan
 from streamkd.store.reader import LogitStore
 from streamkd.stream import stream as stream_module
 from streamkd.stream.caching import CachedImages

@@ -16,7 +16,7 @@ import tensorflow as tf
 from run_helpers import dense_student, same_weights, weights_of
 
 from streamkd.errors import NonFiniteError, OptionError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.training.callback_checks import check_callbacks

@@ -11,8 +11,8 @@ import tf_keras
 from run_helpers import cross_entropy, dense_student, distillation, log_softmax, softmax
 
 from streamkd.errors import OptionError
-from streamkd.images.manifest import scan
 from streamkd.losses.distillation import label_loss
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.training.class_weights import class_weights
 from streamkd.training.distiller import Distiller

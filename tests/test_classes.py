@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError
-from streamkd.images.classes import class_map, renumber, shown
+from streamkd.manifest.class_names import class_map, renumber, shown
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from run_helpers import command, dense_student, exact_teacher, process, snapshot
 
 from streamkd.cli import commands
 from streamkd.cli.main import build_parser, main
-from streamkd.images.manifest import key_fields, scan
+from streamkd.manifest.manifest import key_fields, scan
 from streamkd.store.collection import open_store
 
 STORE_KEYS = {

@@ -16,7 +16,7 @@ from streamkd.images.checking import check_images
 from streamkd.images.decode import decode_batch
 from streamkd.images.fetching import read_files
 from streamkd.images.files import read_file
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.options import INTERPOLATIONS, ImageOptions
 
 SIZES = {"wide": (9, 20), "tall": (21, 8), "small": (3, 4), "square": (12, 12)}

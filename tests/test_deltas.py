@@ -9,7 +9,7 @@ import pytest
 
 import streamkd as kd
 from streamkd.errors import OtherImagesError, StoreError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.stream.join import join
 from streamkd.stream.verification import verify

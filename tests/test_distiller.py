@@ -25,7 +25,7 @@ from streamkd.errors import (
     ResumeError,
     StudentError,
 )
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher

@@ -17,7 +17,7 @@ from streamkd.errors import (
     OptionError,
     StudentError,
 )
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach

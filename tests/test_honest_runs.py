@@ -25,7 +25,7 @@ from streamkd.errors import (
     RunBusyError,
     TeacherError,
 )
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.models.output_kind import to_logits
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join

@@ -17,7 +17,7 @@ from streamkd.errors import (
     StoreError,
     UnfinishedStoreError,
 )
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 from streamkd.stream.join_checks import check_accuracy
 from streamkd.stream.verification import verify

@@ -16,7 +16,7 @@ import tf_keras
 from PIL import Image
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.options import INTERPOLATIONS
 from streamkd.stream.join import join
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError, OptionError
-from streamkd.images.labelling import (
+from streamkd.manifest.labels import (
     LabelColumn,
     check_class_map,
     map_folders,

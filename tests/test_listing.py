@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
-from streamkd.images import listing
-from streamkd.images.manifest import scan
+from streamkd.manifest import listing
+from streamkd.manifest.manifest import scan
 
 TRICKY = [
     "b/2.png",

@@ -11,7 +11,7 @@ from test_deltas import assert_joined, change, run
 
 import streamkd as kd
 from streamkd.errors import MissingLogitsError, OptionError, StoreError, UnfinishedStoreError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 from streamkd.store.writer import StoreWriter
 from streamkd.stream.merging import merge

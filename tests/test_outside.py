@@ -22,7 +22,7 @@ from streamkd.errors import (
     StoreError,
     TeacherError,
 )
-from streamkd.images.manifest import key_fields, scan
+from streamkd.manifest.manifest import key_fields, scan
 from streamkd.store.collection import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.importing import import_logits

@@ -18,7 +18,7 @@ from store_helpers import flip_bit
 
 from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.options import ImageOptions
 from streamkd.stream import pixel_cache
 from streamkd.stream.pixel_cache import PixelCache, default_directory

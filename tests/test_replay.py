@@ -14,10 +14,10 @@ from PIL import Image
 from test_deltas import change
 
 import streamkd as kd
-from streamkd.images.manifest import scan
 from streamkd.images.operations import ViewOperation
 from streamkd.images.views import Views
 from streamkd.keys import hash_keys
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.stream.merging import merge
 from streamkd.teachers.teaching import teach

@@ -25,7 +25,7 @@ from resume_helpers import (
 from run_helpers import KilledError, dense_student, same_weights, snapshot
 
 from streamkd.errors import NonFiniteError, OptionError, ResumeError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.models.precision import precision
 from streamkd.stream.join import join

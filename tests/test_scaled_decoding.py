@@ -23,10 +23,10 @@ from streamkd.errors import BadImageError, OptionError, StoreError
 from streamkd.images.bad_files import why_bad_contents
 from streamkd.images.decode import decode, decode_batch
 from streamkd.images.fetching import read_files
-from streamkd.images.manifest import scan
 from streamkd.images.rendering import decode_views
 from streamkd.images.scaled import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import scan
 from streamkd.options import ImageOptions
 from streamkd.stream.join import join
 from streamkd.teachers.outside import write_store

@@ -10,8 +10,8 @@ from test_replay import FADE, answers, draw_noisy
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.images import fetching
-from streamkd.images.manifest import Manifest
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import Manifest
 from streamkd.stream.join import join
 from streamkd.stream.share import Share
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import OptionError
-from streamkd.images.splitting import split_indices
+from streamkd.manifest.split import split_indices
 
 
 def counts(labels, indices):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
-from streamkd.images.manifest import Manifest, scan
+from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
 from streamkd.stream import parts
 from streamkd.stream.join import join

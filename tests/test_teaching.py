@@ -17,7 +17,7 @@ from streamkd.errors import (
     TeacherError,
 )
 from streamkd.images.digest import digest_files
-from streamkd.images.manifest import Manifest, scan
+from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.passes import TeacherPass

@@ -28,7 +28,7 @@ from resume_helpers import (
 )
 from run_helpers import process, same_weights
 
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream

@@ -12,7 +12,7 @@ from helpers import EncodingTeacher, draw_directory
 from run_helpers import command, dense_student, process, same_weights
 
 from streamkd.cli.main import main
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.teachers.teaching import teach
 

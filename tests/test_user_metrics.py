@@ -12,7 +12,7 @@ from helpers import draw_directory
 from run_helpers import dense_student, log_softmax, softmax
 
 from streamkd.errors import OptionError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
 from streamkd.training.user_metrics import UserMetrics

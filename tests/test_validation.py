@@ -8,7 +8,7 @@ from helpers import draw_directory
 from run_helpers import dense_student
 
 from streamkd.errors import BadImageError, ClassNamesError, OptionError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.options import ImageOptions
 from streamkd.training.validation import Validation
 

@@ -17,7 +17,7 @@ from test_cached_stream import slow
 from worker_helpers import alone, finish, start, train
 
 from streamkd.errors import OptionError, RunBusyError, WorkerLostError
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.stream.share import Share
 from streamkd.training.distiller import Distiller

@@ -153,7 +153,7 @@ def run(job: dict[str, Any], number: int, student: Any) -> dict[str, Any]:
     """Trains in this process; returns `History`, what was refused, and the files that were read."""
     from streamkd.errors import StreamkdError
     from streamkd.images import fetching
-    from streamkd.images.manifest import scan
+    from streamkd.manifest.manifest import scan
     from streamkd.stream.join import join
     from streamkd.training.distiller import Distiller
 

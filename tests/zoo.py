@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from streamkd.images.manifest import Manifest
 from streamkd.keys import Keys
+from streamkd.manifest.manifest import Manifest
 
 PICTURE = np.full((32, 48, 3), (40, 120, 180), np.uint8)
 PICTURE[:16, :32] = (200, 50, 20)

@@ -96,7 +96,7 @@ def teach(args: argparse.Namespace) -> Answer:
 def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first of some bad images with what is wrong with them now, if it still is."""
     from streamkd.images.bad_files import why_bad
-    from streamkd.images.manifest import key_fields
+    from streamkd.manifest.manifest import key_fields
 
     return [
         {
@@ -137,7 +137,7 @@ def import_(args: argparse.Namespace) -> Answer:
     """Writes a store of logits made elsewhere."""
     flags.check_out(args.out, what="store")
     names = flags.read_class_names(args.class_names)
-    from streamkd.images.manifest import scan as scan_directory
+    from streamkd.manifest.manifest import scan as scan_directory
     from streamkd.teachers.importing import import_logits
 
     manifest = scan_directory(args.images, labels=flags.read_labels(args.labels))
@@ -182,7 +182,7 @@ def verify(args: argparse.Namespace) -> Answer:
     """Says whether a store is sound."""
     images = None
     if args.images is not None:
-        from streamkd.images.manifest import scan as scan_directory
+        from streamkd.manifest.manifest import scan as scan_directory
 
         images = scan_directory(args.images, labels=_labels_of_store(args.store))
     from streamkd.stream.verification import verify as run_verify
@@ -276,7 +276,7 @@ def _capped(values: list | None) -> list | None:
 
 def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:
     """Returns a problem of a store with its key as JSON fields instead of bytes."""
-    from streamkd.images.manifest import key_fields
+    from streamkd.manifest.manifest import key_fields
 
     key = problem["key"]
     return problem | key_fields(key) if isinstance(key, bytes) else problem
@@ -301,7 +301,7 @@ def _scan_unlabelled(path: str | None) -> Any:
     """Returns the images of a directory whose labels play no part; None where there is none."""
     if path is None:
         return None
-    from streamkd.images.manifest import scan as scan_directory
+    from streamkd.manifest.manifest import scan as scan_directory
 
     return scan_directory(path, labels=None)
 

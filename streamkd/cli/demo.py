@@ -20,7 +20,7 @@ import tf_keras
 from PIL import Image
 
 from streamkd.errors import MissingExtraError
-from streamkd.images.manifest import Manifest, scan
+from streamkd.manifest.manifest import Manifest, scan
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher

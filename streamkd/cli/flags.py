@@ -289,19 +289,19 @@ def read_labels(text: str) -> Any:
     """Returns what `scan` takes as labels: 'inferred', None, or the list in a file."""
     if text in ("inferred", "none"):
         return None if text == "none" else text
-    from streamkd.images import labelling
+    from streamkd.manifest import labels
 
     if not Path(text).exists():
         raise OptionError(
             f"--labels is {text!r}, and there is no such file.\n"
             "Give inferred, none, or a file with one label an image."
         )
-    return labelling.read_labels(text)
+    return labels.read_labels(text)
 
 
 def scan_images(args: argparse.Namespace, source: str | None = None, **changes: Any) -> Any:
     """Returns the manifest that the directory flags describe."""
-    from streamkd.images.manifest import scan
+    from streamkd.manifest.manifest import scan
     from streamkd.progress import image_progress
 
     subset = changes.get("subset", args.subset)

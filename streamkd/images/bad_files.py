@@ -17,7 +17,7 @@ from streamkd.images.conversion import UndecodableError, decodable
 from streamkd.images.decode import decode
 from streamkd.images.fetching import Files, leave_out
 from streamkd.images.files import read_file, why_unreadable
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from streamkd.images.bad_files import why_bad_contents
 from streamkd.images.files import read_file, why_unreadable
-from streamkd.images.manifest import Manifest, key_fields
+from streamkd.manifest.manifest import Manifest, key_fields
 from streamkd.options import MAX_PIXELS, check_count
 from streamkd.progress import image_progress
 

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError, StudentError
-from streamkd.images.classes import class_map, renumber
-from streamkd.images.manifest import UNLABELLED, Manifest
+from streamkd.manifest.class_names import class_map, renumber
+from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.models import families, output_kind
 from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError, OutputError, StudentError
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
 from streamkd.options import ImageOptions, check_choice, check_count

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, StoreError, UnfinishedStoreError
-from streamkd.images.fingerprint import fingerprint
 from streamkd.images.views import Views
 from streamkd.keys import Keys
+from streamkd.manifest.fingerprint import fingerprint
 from streamkd.store import index_file
 from streamkd.store.index_file import IndexFile, ListedStore, damaged_index
 from streamkd.store.layout import StoreHeader

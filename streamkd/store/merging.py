@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from streamkd.errors import MissingLogitsError, StoreError
-from streamkd.images.fingerprint import fingerprint
 from streamkd.images.views import Views
 from streamkd.keys import Keys
+from streamkd.manifest.fingerprint import fingerprint
 from streamkd.store.collection import StoreCollection, flatten
 from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import REFUSED, StoreHeader

@@ -13,7 +13,6 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.images.decode import content_digests, fit
-from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
 from streamkd.images.rendering import (
     canonical_options,
@@ -26,6 +25,7 @@ from streamkd.images.rendering import (
     mixing_of,
 )
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.stream import batches
 from streamkd.stream.caching import CachedImages

@@ -15,7 +15,7 @@ from streamkd.errors import ChangedImageError, readable_key
 from streamkd.images.bad_files import refuse_bad_image
 from streamkd.images.decode import decode_batch
 from streamkd.images.fetching import read_files
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.stream.share import WHOLE, Share
 from streamkd.tf_support.iterators import ThrownAwayAnywhere

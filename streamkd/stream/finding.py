@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamkd.images.digest import digest_files
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore

@@ -18,12 +18,12 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
-from streamkd.images.classes import renumber
-from streamkd.images.manifest import Manifest
 from streamkd.images.operation_check import check_operation
 from streamkd.images.operations import ViewOperation
 from streamkd.images.rendering import canonical_options
 from streamkd.images.views import Views
+from streamkd.manifest.class_names import renumber
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED

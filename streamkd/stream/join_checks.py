@@ -13,9 +13,9 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
-from streamkd.images.manifest import UNLABELLED, Manifest
 from streamkd.images.operations import ViewOperation, check_replayed
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream.balance import draws_of_epoch

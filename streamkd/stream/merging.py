@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.progress import image_progress
 from streamkd.store.collection import (
     StoreCollection,

@@ -21,9 +21,9 @@ from streamkd.errors import StreamkdError
 from streamkd.images.bad_files import leave_out_undecodable
 from streamkd.images.digest import digest_contents
 from streamkd.images.fetching import Files, leave_out, read_files
-from streamkd.images.manifest import Manifest
 from streamkd.images.views import NEUTRAL, Views
 from streamkd.keys import hash_keys
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore

@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from streamkd import disk
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
 
 VERSION = 2

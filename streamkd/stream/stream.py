@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.manifest import Manifest
 from streamkd.images.operations import ViewOperation
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore

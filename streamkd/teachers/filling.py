@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import StoreError
-from streamkd.images.classes import shown
+from streamkd.manifest.class_names import shown
 from streamkd.progress import image_progress
 from streamkd.store.background import BackgroundWriter
 from streamkd.store.reader import LogitStore

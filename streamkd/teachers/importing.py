@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, TeacherError, readable_key
-from streamkd.images.manifest import Manifest, key_of_fields
+from streamkd.manifest.manifest import Manifest, key_of_fields
 from streamkd.models import output_kind
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.outside import ImageBatch, write_store

@@ -25,9 +25,9 @@ import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
 from streamkd.images.bad_files import refuse_bad_image
-from streamkd.images.classes import renumber, shown
-from streamkd.images.manifest import Manifest
 from streamkd.images.views import Views
+from streamkd.manifest.class_names import renumber, shown
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.index_file import refuse_stale_index

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, OtherImagesError, StoreError
-from streamkd.images.manifest import Manifest
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import check_count, check_positive
 from streamkd.progress import image_progress
 from streamkd.store import codecs, fidelity

@@ -16,9 +16,9 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import OptionError, readable_key
-from streamkd.images.manifest import Manifest
 from streamkd.images.operation_check import check_operation
 from streamkd.images.views import Views
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection

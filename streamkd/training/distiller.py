@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.errors import StudentError
-from streamkd.images.manifest import Manifest
+from streamkd.manifest.manifest import Manifest
 from streamkd.models import preprocessing
 from streamkd.models.families import family_of, precision_of
 from streamkd.models.logits_head import logits_model

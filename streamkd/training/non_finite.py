@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import NonFiniteError, readable_key
-from streamkd.images.manifest import key_fields
+from streamkd.manifest.manifest import key_fields
 from streamkd.stream.stream import Stream
 
 # So many steps in a row are left out where it is asked for; then something else is wrong.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import OutputError, ResumeError, RunBusyError
-from streamkd.images.manifest import key_fields, key_of_fields
+from streamkd.manifest.manifest import key_fields, key_of_fields
 from streamkd.training.checkpoint import (
     TEMPORARY,
     finished_checkpoints,

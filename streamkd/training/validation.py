@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.images.classes import renumber
-from streamkd.images.manifest import Manifest
 from streamkd.losses.distillation import label_loss
+from streamkd.manifest.class_names import renumber
+from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.stream.batches import each_once, evaluation_batches
 from streamkd.tf_support.autograph import converted

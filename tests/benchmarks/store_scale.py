@@ -216,7 +216,7 @@ ORDERS = ("all images", "in key order, every seventh image left out", "in random
 
 def join(path: str, num_images: int, order: int) -> dict[str, float]:
     """Joins a manifest of the first images of the store, or of some of them."""
-    from streamkd.images.manifest import Manifest
+    from streamkd.manifest.manifest import Manifest
     from streamkd.store.collection import open_store
     from streamkd.stream.join import join as join_stream
 

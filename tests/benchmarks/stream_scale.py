@@ -188,8 +188,8 @@ def make(directory: Path, num_images: int) -> None:
     """Makes files, links, a store and a manifest file, where they are not there yet."""
     from streamkd import disk
     from streamkd.images.digest import digest_files
-    from streamkd.images.fingerprint import fingerprint
-    from streamkd.images.manifest import Manifest
+    from streamkd.manifest.fingerprint import fingerprint
+    from streamkd.manifest.manifest import Manifest
     from streamkd.options import DECODER, ImageOptions
     from streamkd.store.layout import StoreHeader
     from streamkd.store.writer import StoreWriter, create_store
@@ -280,7 +280,7 @@ def stream(directory: Path, num_images: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    from streamkd.images.manifest import scan
+    from streamkd.manifest.manifest import scan
     from streamkd.store.collection import open_store
     from streamkd.stream.join import join
 

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.images import labelling, manifest_file, scanning, splitting
-from streamkd.images.fingerprint import fingerprint
-from streamkd.images.listing import UNLABELLED
-from streamkd.images.manifest_file import key_fields, key_of_fields
 from streamkd.keys import Keys
+from streamkd.manifest import sources, split, tables
+from streamkd.manifest.fingerprint import fingerprint
+from streamkd.manifest.labels import read_class_map
+from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.tables import key_fields, key_of_fields
 
 __all__ = ["UNLABELLED", "Manifest", "key_fields", "key_of_fields", "scan"]
 
@@ -120,7 +121,7 @@ class Manifest:
         Raises:
           OutputError: it cannot be written, or something else than a manifest is there.
         """
-        manifest_file.write(self, Path(path))
+        tables.write(self, Path(path))
 
 
 def scan(
@@ -139,7 +140,7 @@ def scan(
     """Returns the images of a directory, or of a manifest file.
 
     The file is one written by `Manifest.write`, or a table (CSV or JSON lines) with the columns
-    `file_name`, `label` and `weight`, the last two optional; see `images/manifest_file.py`. A flat
+    `file_name`, `label` and `weight`, the last two optional; see `manifest/tables.py`. A flat
     directory may hold such a table as `metadata.csv` or `metadata.jsonl`.
 
     The other arguments are those of `image_dataset_from_directory`, with Keras' meaning. Hidden
@@ -169,9 +170,9 @@ def scan(
       OptionError: arguments that exclude each other.
     """
     if isinstance(class_map, str | os.PathLike):
-        class_map = labelling.read_class_map(class_map)
-    splitting.check_split(validation_split, subset, seed)
-    listed = scanning.find_images(
+        class_map = read_class_map(class_map)
+    split.check_split(validation_split, subset, seed)
+    listed = sources.find_images(
         directory,
         labels=labels,
         class_names=class_names,
@@ -184,7 +185,5 @@ def scan(
         return images
     if stratify and images.class_names is None:
         raise OptionError("stratify needs labels; these images have none. Leave stratify out.")
-    indices = splitting.split_indices(
-        images.labels, validation_split, subset, seed, stratify=stratify
-    )
+    indices = split.split_indices(images.labels, validation_split, subset, seed, stratify=stratify)
     return images.select(indices)

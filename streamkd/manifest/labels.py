@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import ClassNamesError, OptionError
-from streamkd.images import listing
-from streamkd.images.listing import UNLABELLED
+from streamkd.manifest import listing
+from streamkd.manifest.listing import UNLABELLED
 
 # A number as Python writes it: '7' is one, '007' and '+7' are names.
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamkd.errors import ClassNamesError
-from streamkd.images.manifest import UNLABELLED
+from streamkd.manifest.manifest import UNLABELLED
 
 
 def class_map(names: list[str], classes: list[str], owner: str) -> np.ndarray:

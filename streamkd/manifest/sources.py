@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import ImagesNotFoundError, OptionError
-from streamkd.images import labelling, listing, manifest_file
-from streamkd.images.key_builder import KeyBuilder
-from streamkd.images.listing import Listed
+from streamkd.manifest import listing, tables
+from streamkd.manifest.key_builder import KeyBuilder
+from streamkd.manifest.labels import check_class_map, map_folders, number_labels
+from streamkd.manifest.listing import Listed
 
 # What people call the parts of a data set, in lower case; the names that Hugging Face knows.
 PARTS = frozenset(
@@ -94,7 +95,7 @@ def _from_file(
         raise OptionError("A manifest has its own labels; leave the list of labels out.")
     if class_map is not None:
         raise OptionError("A class map is about folders; a manifest has its own classes.")
-    listed = manifest_file.read(Path(os.fsdecode(path)), class_names)
+    listed = tables.read(Path(os.fsdecode(path)), class_names)
     found(len(listed.keys))
     return listed.without_labels() if labels is None else listed
 
@@ -106,7 +107,7 @@ def _table_of(root: bytes, folders: list[str]) -> bytes | None:
       OptionError: there are two, or class folders beside one.
     """
     shown = os.fsdecode(root)
-    there = [name for name in manifest_file.METADATA_NAMES if os.path.isfile(f"{shown}/{name}")]
+    there = [name for name in tables.METADATA_NAMES if os.path.isfile(f"{shown}/{name}")]
     if not there:
         return None
     if len(there) > 1:
@@ -141,8 +142,8 @@ def _choose(
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """Returns the folders to list, each with its class number, and the classes."""
     if class_map is not None:
-        class_map = labelling.check_class_map(class_map)
-        return labelling.map_folders(folders, class_map, class_names)
+        class_map = check_class_map(class_map)
+        return map_folders(folders, class_map, class_names)
     names = folders
     if class_names is not None:
         names = listing.choose_folders(folders, class_names, root)
@@ -191,7 +192,7 @@ def _labels_of(
             "`streamkd scan --labels none --out images.jsonl` writes the images in that order."
         )
     try:
-        return labelling.number_labels(labels)
+        return number_labels(labels)
     except ValueError as error:
         raise OptionError(
             f"labels holds {error}.\nGive one number or one name an image."

@@ -27,10 +27,10 @@ from typing import IO, Any
 import numpy as np
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError, OutputError
-from streamkd.images.key_builder import KeyBuilder
-from streamkd.images.labelling import LabelColumn
-from streamkd.images.listing import UNLABELLED, Listed, shown
 from streamkd.keys import Keys
+from streamkd.manifest.key_builder import KeyBuilder
+from streamkd.manifest.labels import LabelColumn
+from streamkd.manifest.listing import UNLABELLED, Listed, shown
 
 FORMAT = "streamkd manifest"
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")

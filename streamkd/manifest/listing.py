@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError
-from streamkd.images.key_builder import SEPARATOR, KeyBuilder
 from streamkd.keys import Keys
+from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 
 # What `tf.io.decode_image` or Pillow decodes; by content, so that the ending only says what to
 # list. Keras leaves `.webp` out although TensorFlow decodes it, and all that needs Pillow.
