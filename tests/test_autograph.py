@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras
 
 import streamkd as kd
-from streamkd.images import rendering
 from streamkd.tf_support.autograph import converted, unconverted
+from streamkd.views import render
 
 
 class Doubled(tf_keras.layers.Layer):
@@ -109,6 +109,6 @@ def test_operations_may_ask_tensors():
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
     seeds = {"view_seed": tf.constant([5, 7], tf.uint64)}
     dataset = tf.data.Dataset.from_tensors(pixels).map(
-        unconverted(lambda some: rendering.change(some, seeds, operation))
+        unconverted(lambda some: render.change(some, seeds, operation))
     )
     assert np.array_equal(next(iter(dataset)), pixels + 1)

@@ -26,13 +26,13 @@ from streamkd.errors import (
 )
 from streamkd.images.checking import check_images
 from streamkd.images.digest import digest_files
-from streamkd.images.views import Views
 from streamkd.keys import Keys, hash_keys
 from streamkd.manifest.manifest import key_fields, scan
 from streamkd.store.layout import REFUSED
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import refused_images, teach
 from streamkd.training.distiller import Distiller
+from streamkd.views.views import Views
 
 # Pillow warns of a TIFF that is cut short before it refuses it.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

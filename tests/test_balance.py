@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import scan
 from streamkd.stream.balance import Balance
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import teach
+from streamkd.views.views import Views
 
 COUNTS = {"ant": 3, "bee": 40, "cat": 17}
 LABELS = np.repeat([0, 1, 2], [3, 40, 17]).astype(np.int32)

@@ -17,7 +17,6 @@ from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 
 from streamkd import disk
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import scan
 from streamkd.store.reader import LogitStore
 from streamkd.stream import stream as stream_module
@@ -26,6 +25,7 @@ from streamkd.stream.join import join
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.distiller import Distiller
+from streamkd.views.views import Views
 
 CANONICAL = {
     "repeated": Views(2, canonical_size=(14, 12)),

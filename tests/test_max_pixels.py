@@ -16,8 +16,8 @@ from streamkd.images import conversion
 from streamkd.images.bad_files import why_bad_contents
 from streamkd.images.checking import check_images
 from streamkd.images.conversion import UndecodableError, decodable
-from streamkd.images.views import Views
 from streamkd.teachers.teaching import refused_images
+from streamkd.views.views import Views
 
 LIMIT = 100
 LARGE = b"bee/00005.png"

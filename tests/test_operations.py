@@ -18,13 +18,13 @@ from test_views import HASHES
 
 import streamkd as kd
 from streamkd.errors import OptionError, StoreError
-from streamkd.images import rendering
-from streamkd.images.operation_check import check_operation
-from streamkd.images.operations import ViewOperation
-from streamkd.images.views import Views
 from streamkd.stream.join import join
 from streamkd.stream.merging import merge
 from streamkd.training.distiller import Distiller
+from streamkd.views import render
+from streamkd.views.operation import ViewOperation
+from streamkd.views.operation_check import check_operation
+from streamkd.views.views import Views
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_view.py"
 VIEWS = Views(2, flip=True, operation=FADE)
@@ -100,7 +100,7 @@ class TestRendering:
         pixels = tf.random.stateless_uniform((4, 5, 6, 3), (1, 2), -3, 300)
         parameters = {"view_seed": tf.constant([0, 7, 0, 2**64 - 1], tf.uint64)}
         blank = ViewOperation("blank", 1, lambda pixels, seeds: pixels * np.nan)
-        found = rendering.change(pixels, parameters, blank).numpy()
+        found = render.change(pixels, parameters, blank).numpy()
         assert np.array_equal(found[[0, 2]], pixels.numpy()[[0, 2]])
         assert np.isnan(found[[1, 3]]).all()
 
@@ -117,8 +117,8 @@ class TestRendering:
             "view_color": tf.constant([[0.5, 1, 1]] * 2),
         }
         seeds = {"view_seed": tf.constant([2**32 + 5, 2**64 - 1], tf.uint64)}
-        before = rendering.change(pixels, parameters, None).numpy()
-        found = rendering.change(pixels, {**parameters, **seeds}, ViewOperation("far", 1, far))
+        before = render.change(pixels, parameters, None).numpy()
+        found = render.change(pixels, {**parameters, **seeds}, ViewOperation("far", 1, far))
         assert np.array_equal(seen[0][0], before)
         assert seen[0][1].dtype == np.int32 and seen[0][1].tolist() == [[5, 1], [-1, -1]]
         assert np.array_equal(found, np.clip(before * 4 - 300, 0, 255))

@@ -16,10 +16,10 @@ import pytest
 import streamkd as kd
 from streamkd.cli.main import main
 from streamkd.errors import OptionError, OtherImagesError, StoreError, TeacherError
-from streamkd.images.views import Views
 from streamkd.store import codecs, fidelity
 from streamkd.teachers import planning
 from streamkd.teachers.teaching import teach
+from streamkd.views.views import Views
 
 NUM_CLASSES = 60
 

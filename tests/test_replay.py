@@ -14,13 +14,13 @@ from PIL import Image
 from test_deltas import change
 
 import streamkd as kd
-from streamkd.images.operations import ViewOperation
-from streamkd.images.views import Views
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.stream.merging import merge
 from streamkd.teachers.teaching import teach
+from streamkd.views.operation import ViewOperation
+from streamkd.views.views import Views
 
 FADE = ViewOperation("fade to noise", 1, helpers.fade_to_noise)
 KINDS = {

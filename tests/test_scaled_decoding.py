@@ -23,14 +23,14 @@ from streamkd.errors import BadImageError, OptionError, StoreError
 from streamkd.images.bad_files import why_bad_contents
 from streamkd.images.decode import decode, decode_batch
 from streamkd.images.fetching import read_files
-from streamkd.images.rendering import decode_views
 from streamkd.images.scaled import halvings_of_crops, halvings_of_image, size_in_file
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import scan
 from streamkd.options import ImageOptions
 from streamkd.stream.join import join
 from streamkd.teachers.outside import write_store
 from streamkd.teachers.teaching import teach
+from streamkd.views.render import decode_views
+from streamkd.views.views import Views
 
 SIZE = (60, 64)
 # What is left where a side of the decoded image is at least 4/3 of the side asked for.

@@ -10,10 +10,10 @@ from test_replay import FADE, answers, draw_noisy
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.images import fetching
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import Manifest
 from streamkd.stream.join import join
 from streamkd.stream.share import Share
+from streamkd.views.views import Views
 
 # Workers and replicas of each, of batches of 12 rows.
 CREWS = {"two workers": (2, 1), "two replicas": (1, 2), "three workers of two": (3, 2)}

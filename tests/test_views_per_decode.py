@@ -6,8 +6,8 @@ from test_replay import SIZE, answers, assert_replayed, draw_noisy
 
 from streamkd.errors import OptionError
 from streamkd.images import fetching
-from streamkd.images.views import Views
 from streamkd.stream.join import join
+from streamkd.views.views import Views
 
 KINDS = {
     "repeated": Views(4),

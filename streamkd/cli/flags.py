@@ -146,7 +146,7 @@ def add_views(parser: argparse.ArgumentParser) -> None:
 
 def views(args: argparse.Namespace, count: int) -> Any:
     """Returns the `Views` that the flags describe."""
-    from streamkd.images.views import Views
+    from streamkd.views.views import Views
 
     return Views(
         count,

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, StoreError, UnfinishedStoreError
-from streamkd.images.views import Views
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.store import index_file
@@ -28,6 +27,7 @@ from streamkd.store.index_file import IndexFile, ListedStore, damaged_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.opening import Io
 from streamkd.store.reader import MAX_LISTED, LogitStore
+from streamkd.views.views import Views
 
 # What the answers depend on; stores that differ in one of these are not of one teacher pass.
 _SAME = ("teacher", "images", "views", "decoder", "num_classes", "num_views", "codec")

@@ -29,7 +29,7 @@ Datasets that the teacher pass fills, block by block:
 | `summary`   | u1 `[4096]`             | length u4, CRC-32 u4, JSON; both 0: not written yet |
 
 Drawn views add a dataset `[N, V, …]` for each parameter, such as `view_crop`: the table in
-`images/views.py` has their names, types and shapes. `row_crc32` covers them as well.
+`views/views.py` has their names, types and shapes. `row_crc32` covers them as well.
 
 A packed codec, of B bits and K kept logits, has these in the place of `logits`:
 
@@ -70,8 +70,8 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, StoreError
-from streamkd.images.views import Views
 from streamkd.store import codecs
+from streamkd.views.views import Views
 
 FORMAT_NAME = "streamkd logit store"
 FORMAT_VERSION = 1

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from streamkd.errors import MissingLogitsError, StoreError
-from streamkd.images.views import Views
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.store.collection import StoreCollection, flatten
@@ -26,6 +25,7 @@ from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter, create_store
+from streamkd.views.views import Views
 
 
 def merge_stores(

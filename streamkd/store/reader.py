@@ -236,7 +236,7 @@ class LogitStore:
     def view_parameters(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the parameters of the views that the teacher answered, each `[B, …]`.
 
-        Args and errors: as in `gather`. See `images/views.py` for what they are.
+        Args and errors: as in `gather`. See `views/views.py` for what they are.
         """
         rows = self._in_range("row", rows, self.rows_total)
         self._check(rows, allow_refused=False)

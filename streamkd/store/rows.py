@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.images.views import Views
 from streamkd.keys import MAX_KEY_BYTES, Keys, hash_keys
 from streamkd.store import codecs
 from streamkd.store.layout import NOT_DONE, REFUSED, SUMMARY_BYTES
 from streamkd.store.opening import StoreFile
 from streamkd.store.userblock import damaged
+from streamkd.views.views import Views
 
 # Written last, when the text is on the disk: a torn summary reads as one not written.
 SUMMARY_HEAD_BYTES = 8

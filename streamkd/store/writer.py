@@ -159,7 +159,7 @@ class StoreWriter:
           refused: bool `[images]`, images that could not be decoded and are left out, as asked
             for; their logits are not looked at. By default none.
           views: the parameters of the views that were answered, each `[rows, …]` as
-            `images/views.py` says; left out where there is the plain view alone.
+            `views/views.py` says; left out where there is the plain view alone.
 
         Raises:
           NonFiniteError: a logit that is not finite, or too large for the codec; nothing written.

@@ -13,8 +13,13 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.images.decode import content_digests, fit
-from streamkd.images.operations import ViewOperation
-from streamkd.images.rendering import (
+from streamkd.manifest.manifest import Manifest
+from streamkd.options import ImageOptions
+from streamkd.stream import batches
+from streamkd.stream.caching import CachedImages
+from streamkd.stream.parts import OF_FILES
+from streamkd.views.operation import ViewOperation
+from streamkd.views.render import (
     canonical_options,
     change,
     cut,
@@ -24,12 +29,7 @@ from streamkd.images.rendering import (
     mix,
     mixing_of,
 )
-from streamkd.images.views import Views
-from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
-from streamkd.stream import batches
-from streamkd.stream.caching import CachedImages
-from streamkd.stream.parts import OF_FILES
+from streamkd.views.views import Views
 
 
 class BatchRendering:

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.images.fetching import BLACK_PIXEL, Files
-from streamkd.images.rendering import decode_canonical
-from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.stream.buffers import BufferPool
 from streamkd.stream.pixel_cache import PixelCache
+from streamkd.views.render import decode_canonical
+from streamkd.views.views import Views
 
 
 class CachedImages:

@@ -18,10 +18,6 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
-from streamkd.images.operation_check import check_operation
-from streamkd.images.operations import ViewOperation
-from streamkd.images.rendering import canonical_options
-from streamkd.images.views import Views
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
@@ -41,6 +37,10 @@ from streamkd.stream.join_checks import (
 )
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.stream.stream import Stream
+from streamkd.views.operation import ViewOperation
+from streamkd.views.operation_check import check_operation
+from streamkd.views.render import canonical_options
+from streamkd.views.views import Views
 
 CACHES = ("memory", "disk")
 MISSING = ("raise", "drop", "label")

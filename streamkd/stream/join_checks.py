@@ -13,12 +13,12 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
-from streamkd.images.operations import ViewOperation, check_replayed
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream.balance import draws_of_epoch
+from streamkd.views.operation import ViewOperation, check_replayed
+from streamkd.views.views import Views
 
 AUGMENTS = ("replay", "independent")
 # Enough rows to see a wrong pairing at once, few enough to be read in a moment.

@@ -21,7 +21,6 @@ from streamkd.errors import StreamkdError
 from streamkd.images.bad_files import leave_out_undecodable
 from streamkd.images.digest import digest_contents
 from streamkd.images.fetching import Files, leave_out, read_files
-from streamkd.images.views import NEUTRAL, Views
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
@@ -29,6 +28,7 @@ from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream.caching import CachedImages
 from streamkd.stream.sequence import Sequence
+from streamkd.views.views import NEUTRAL, Views
 
 # What is needed of files that are read; of none where the pixel cache has the whole batch.
 OF_FILES = ("paths", "files", "digests")

@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.operations import ViewOperation
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
@@ -42,6 +40,8 @@ from streamkd.stream.share import WHOLE, Share
 from streamkd.tf_support.autograph import unconverted
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
+from streamkd.views.operation import ViewOperation
+from streamkd.views.views import Views
 
 # Where nothing is read, a call into Python costs as much as a hundred small images; of large
 # images one batch is enough, and more would not stay in the processor's cache.

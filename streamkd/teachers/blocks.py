@@ -16,13 +16,13 @@ import tensorflow as tf
 from streamkd.images.bad_files import leave_out_undecodable
 from streamkd.images.decode import content_digests, decode_batch
 from streamkd.images.fetching import Files, read_files
-from streamkd.images.rendering import render_block
-from streamkd.images.views import NEUTRAL, Views
 from streamkd.keys import Keys, hash_keys
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import read_pipeline
+from streamkd.views.render import render_block
+from streamkd.views.views import NEUTRAL, Views
 
 
 class DrawnViews:

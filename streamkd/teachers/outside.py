@@ -26,7 +26,6 @@ from streamkd import options as options_module
 from streamkd.errors import BadImageError, TeacherError, readable_key
 from streamkd.images.digest import digest_contents
 from streamkd.images.files import read_file
-from streamkd.images.views import Views
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
@@ -35,6 +34,7 @@ from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.writer import check_range, create_store
 from streamkd.teachers.filling import Answer, check_same, fill_store
+from streamkd.views.views import Views
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,6 @@ import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
 from streamkd.images.bad_files import refuse_bad_image
-from streamkd.images.views import Views
 from streamkd.manifest.class_names import renumber, shown
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
@@ -37,6 +36,7 @@ from streamkd.store.writer import check_range, create_store
 from streamkd.teachers.blocks import AllInBlocks, DrawnViews, rendered_blocks
 from streamkd.teachers.filling import Answer, check_same, fill_store
 from streamkd.teachers.teacher import Teacher
+from streamkd.views.views import Views
 
 # Between two machines, or with float16 in the store, the last digits differ: up to 1e-3 of the
 # largest logit. Another preprocessing or another teacher differs by tenths of it and more.

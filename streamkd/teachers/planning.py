@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError, OtherImagesError, StoreError
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import check_count, check_positive
 from streamkd.progress import image_progress
 from streamkd.store import codecs, fidelity
 from streamkd.store.layout import DONE, StoreHeader, dataset_specs
 from streamkd.store.userblock import USERBLOCK_BYTES
+from streamkd.views.views import Views
 
 CODECS = (
     "float32",

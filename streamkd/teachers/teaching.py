@@ -16,8 +16,6 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import OptionError, readable_key
-from streamkd.images.operation_check import check_operation
-from streamkd.images.views import Views
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store import codecs
@@ -29,6 +27,8 @@ from streamkd.teachers.deltas import teach_changes
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.passes import TeacherPass, TeacherSetup
 from streamkd.teachers.teacher import Teacher
+from streamkd.views.operation_check import check_operation
+from streamkd.views.views import Views
 
 # 64 images keep both cores busy in the forward pass of the models this was measured with.
 BATCH_SIZE = 64

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.images.operations import ViewOperation
-from streamkd.images.rendering import seeds_of
+from streamkd.views.operation import ViewOperation
+from streamkd.views.render import seeds_of
 
 # Rows that it is tried on: enough for another order, few enough for large images.
 NUM_ROWS = 4

@@ -10,9 +10,9 @@
     stream = join(images, store, operation=operation)
 
 The store keeps each view's seed, and the name and the version, but no code: whoever shows the views
-to a student brings the function along. `images/rendering.py` calls it, after crop, flip and colour
+to a student brings the function along. `views/render.py` calls it, after crop, flip and colour
 and before the image is mixed or a box erased. Before a pass and before a join,
-`images/operation_check.py` finds out whether seeds and pixels alone decide on what it returns.
+`views/operation_check.py` finds out whether seeds and pixels alone decide on what it returns.
 """
 
 from __future__ import annotations

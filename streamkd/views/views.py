@@ -6,7 +6,7 @@
 View 0 is always the plain image; `Views(8)` adds views 1 to 8. The parameters of a view come from
 the seed, the key and the number of the view by a hash, so that no order of drawing plays a part.
 They are drawn when the teacher is asked and stored with its answer; whoever shows the view to a
-student later reads what is stored and draws nothing. `images/rendering.py` makes pixels of them.
+student later reads what is stored and draws nothing. `views/render.py` makes pixels of them.
 
 What a view can be, in the order in which it is applied:
 
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.images.operations import ViewOperation
+from streamkd.views.operation import ViewOperation
 
 PLAIN = {"kind": "plain", "count": 1}
 

@@ -16,7 +16,6 @@ import functools
 import tensorflow as tf
 
 from streamkd.images.decode import decode_parts, decode_through, fit
-from streamkd.images.operations import ViewOperation
 from streamkd.images.scaled import (
     Original,
     halvings_of_crops,
@@ -24,9 +23,10 @@ from streamkd.images.scaled import (
     resample,
     size_in_file,
 )
-from streamkd.images.views import Views
 from streamkd.options import ImageOptions
 from streamkd.tf_support.autograph import converted
+from streamkd.views.operation import ViewOperation
+from streamkd.views.views import Views
 
 # What an erased box is filled with: the middle of 0 to 255.
 GREY = 127.5

@@ -1,0 +1,1 @@
+"""Views: fixed renditions of an image, drawn once, stored and replayed."""
