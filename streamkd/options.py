@@ -54,7 +54,7 @@ class ImageOptions:
         pixel, and is neither saved nor compared.
       decode: 'exact' decodes every file at its full size and resizes as Keras does, without
         antialiasing. 'scaled' decodes large JPEG files at 1/2, 1/4 or 1/8 and resizes with
-        antialiasing; see `images/scaled.py`.
+        antialiasing; see `pixels/scaled_decode.py`.
 
     Raises:
       OptionError: a value that is none of these, or two that exclude each other.

@@ -108,9 +108,9 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def opened(monkeypatch):
     """The paths of all files that are opened to be decoded."""
-    from streamkd.images import fetching
+    from streamkd.pixels import file_batch
 
     paths = []
-    real = fetching.read_file
-    monkeypatch.setattr(fetching, "read_file", lambda path: paths.append(path) or real(path))
+    real = file_batch.read_file
+    monkeypatch.setattr(file_batch, "read_file", lambda path: paths.append(path) or real(path))
     return paths

@@ -24,10 +24,10 @@ from streamkd.errors import (
     OptionError,
     readable_key,
 )
-from streamkd.images.checking import check_images
-from streamkd.images.digest import digest_files
 from streamkd.keys import Keys, hash_keys
 from streamkd.manifest.manifest import key_fields, scan
+from streamkd.pixels.check_images import check_images
+from streamkd.pixels.content_digest import digest_files
 from streamkd.store.layout import REFUSED
 from streamkd.stream.join import join
 from streamkd.teachers.teaching import refused_images, teach

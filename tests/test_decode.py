@@ -11,13 +11,13 @@ import tf_keras
 from PIL import Image
 
 from streamkd.errors import BadImageError
-from streamkd.images.bad_files import find_bad_image, refuse_bad_image, why_bad
-from streamkd.images.checking import check_images
-from streamkd.images.decode import decode_batch
-from streamkd.images.fetching import read_files
-from streamkd.images.files import read_file
 from streamkd.manifest.manifest import scan
 from streamkd.options import INTERPOLATIONS, ImageOptions
+from streamkd.pixels.bad_images import find_bad_image, refuse_bad_image, why_bad
+from streamkd.pixels.check_images import check_images
+from streamkd.pixels.decode import decode_batch
+from streamkd.pixels.file_batch import read_files
+from streamkd.pixels.files import read_file
 
 SIZES = {"wide": (9, 20), "tall": (21, 8), "small": (3, 4), "square": (12, 12)}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from streamkd.images import digest
-from streamkd.images.decode import content_digests
+from streamkd.pixels import content_digest
+from streamkd.pixels.decode import content_digests
 
 # Short ones, and one on each side of the lengths at which FarmHash changes its ways.
 CONTENTS = [bytes(range(256)) * 4 + b"\xff" * 7][:1] + [
@@ -39,14 +39,14 @@ def test_the_digest_in_the_graph_is_farmhash64():
 
 
 def test_the_digest_of_files_is_farmhash64(paths):
-    digests, readable = digest.digest_files(paths)
+    digests, readable = content_digest.digest_files(paths)
     assert_farmhash64(digests, CONTENTS)
     assert readable.all() and readable.dtype == bool
 
 
 def test_the_digest_is_the_same_without_farmhash(paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "farmhash", None)
-    assert_farmhash64(digest.digest_files(paths)[0], CONTENTS)
+    assert_farmhash64(content_digest.digest_files(paths)[0], CONTENTS)
 
 
 def test_farmhash_is_asked_for_the_fingerprint_where_it_is_installed(paths, monkeypatch):
@@ -54,7 +54,7 @@ def test_farmhash_is_asked_for_the_fingerprint_where_it_is_installed(paths, monk
     fake = types.SimpleNamespace(fingerprint64=lambda data: 2**64 - 1 - len(data))
     monkeypatch.setitem(sys.modules, "farmhash", fake)
     expected = [2**64 - 1 - len(content) for content in CONTENTS]
-    assert digest.digest_files(paths)[0].tolist() == expected
+    assert content_digest.digest_files(paths)[0].tolist() == expected
 
 
 def test_farmhash_gives_the_digest_of_the_graph():
@@ -66,7 +66,7 @@ def test_farmhash_gives_the_digest_of_the_graph():
 def test_files_that_cannot_be_read_are_told_apart(paths, tmp_path):
     paths[3:3] = [bytes(tmp_path / "nowhere"), bytes(tmp_path)]
     counts = []
-    digests, readable = digest.digest_files(paths, progress=counts.append)
+    digests, readable = content_digest.digest_files(paths, progress=counts.append)
     assert np.flatnonzero(~readable).tolist() == [3, 4]
     assert digests[[3, 4]].tolist() == [0, 0]
     assert_farmhash64(np.delete(digests, [3, 4]), CONTENTS)
@@ -78,9 +78,9 @@ def test_many_files_keep_their_order(tmp_path):
     for number in range(100):
         (tmp_path / str(number)).write_bytes(b"%d" % number)
         paths.append(bytes(tmp_path / str(number)))
-    assert_farmhash64(digest.digest_files(iter(paths))[0], [b"%d" % n for n in range(100)])
+    assert_farmhash64(content_digest.digest_files(iter(paths))[0], [b"%d" % n for n in range(100)])
 
 
 def test_no_files_have_no_digests():
-    digests, readable = digest.digest_files([])
+    digests, readable = content_digest.digest_files([])
     assert digests.shape == readable.shape == (0,)

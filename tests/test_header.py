@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from streamkd.images.decode import decode_batch
-from streamkd.images.header import dimensions, have_one_size, look_at, size_in_header
 from streamkd.options import ImageOptions
+from streamkd.pixels.decode import decode_batch
+from streamkd.pixels.header import dimensions, have_one_size, look_at, size_in_header
 
 
 def image_file(width: int, height: int, kind: str, **options) -> bytes:
@@ -79,7 +79,7 @@ def test_decoding_together_gives_the_pixels_of_decoding_each(interpolation, aspe
 
 
 def test_a_batch_too_large_to_unroll_is_decoded_in_a_loop(monkeypatch):
-    monkeypatch.setattr("streamkd.images.decode.MOST_UNROLLED", 1)
+    monkeypatch.setattr("streamkd.pixels.decode.MOST_UNROLLED", 1)
     files = tf.constant([image_file(8, 8, "png"), image_file(16, 8, "png")])
     images, _ = decode_batch(files, tf.constant(True), ImageOptions(image_size=(8, 8)))
     assert images.shape == (2, 8, 8, 3)

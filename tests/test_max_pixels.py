@@ -12,10 +12,10 @@ from run_helpers import command, dense_student, exact_teacher
 
 import streamkd as kd
 from streamkd.errors import BadImageError
-from streamkd.images import conversion
-from streamkd.images.bad_files import why_bad_contents
-from streamkd.images.checking import check_images
-from streamkd.images.conversion import UndecodableError, decodable
+from streamkd.pixels import pillow_fallback
+from streamkd.pixels.bad_images import why_bad_contents
+from streamkd.pixels.check_images import check_images
+from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 from streamkd.teachers.teaching import refused_images
 from streamkd.views.views import Views
 
@@ -72,7 +72,7 @@ class TestReading:
 
     def test_pillows_own_limit_is_raised_for_one_file_only(self, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # it refuses from twice that on
-        monkeypatch.setattr(conversion, "MAX_PIXELS", 700)
+        monkeypatch.setattr(pillow_fallback, "MAX_PIXELS", 700)
         with pytest.raises(UndecodableError, match=r"1,536 pixels, and at most 700 are decoded"):
             decodable(zoo.saved("TIFF"), 700)
         with warnings.catch_warnings():

@@ -20,12 +20,12 @@ from test_replay import KINDS, draw_noisy
 
 import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
-from streamkd.images.bad_files import why_bad_contents
-from streamkd.images.decode import decode, decode_batch
-from streamkd.images.fetching import read_files
-from streamkd.images.scaled import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.manifest.manifest import scan
 from streamkd.options import ImageOptions
+from streamkd.pixels.bad_images import why_bad_contents
+from streamkd.pixels.decode import decode, decode_batch
+from streamkd.pixels.file_batch import read_files
+from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.stream.join import join
 from streamkd.teachers.outside import write_store
 from streamkd.teachers.teaching import teach

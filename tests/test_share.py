@@ -9,8 +9,8 @@ from test_cached_stream import slow
 from test_replay import FADE, answers, draw_noisy
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
-from streamkd.images import fetching
 from streamkd.manifest.manifest import Manifest
+from streamkd.pixels import file_batch
 from streamkd.stream.join import join
 from streamkd.stream.share import Share
 from streamkd.views.views import Views
@@ -221,7 +221,7 @@ def test_pieces_through_the_cache_are_the_same(tmp_path, noisy, crew, last, monk
     monkeypatch.setattr(
         type(streams[0]._parts), "_gather", lambda *given: calls.append(given) or real(*given)
     )
-    monkeypatch.setattr(fetching, "read_file", None)
+    monkeypatch.setattr(file_batch, "read_file", None)
     for start, stop in ((0, last), (7, 18), (29, 30)):
         calls.clear()
         assert_same(put_together(streams, crew, start, stop), whole[start:stop])

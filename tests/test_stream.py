@@ -125,7 +125,7 @@ def change(path, number=500):
 
 
 def test_a_changed_file_is_refused_by_name_with_both_digests(images, store, directory):
-    from streamkd.images.digest import digest_files
+    from streamkd.pixels.content_digest import digest_files
 
     path = directory / "bee" / "00015.png"
     stream = joined(images, store)

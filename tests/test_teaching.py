@@ -16,8 +16,8 @@ from streamkd.errors import (
     StoreError,
     TeacherError,
 )
-from streamkd.images.digest import digest_files
 from streamkd.manifest.manifest import Manifest, scan
+from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.passes import TeacherPass

@@ -5,7 +5,7 @@ import pytest
 from test_replay import SIZE, answers, assert_replayed, draw_noisy
 
 from streamkd.errors import OptionError
-from streamkd.images import fetching
+from streamkd.pixels import file_batch
 from streamkd.stream.join import join
 from streamkd.views.views import Views
 
@@ -51,8 +51,8 @@ def test_a_file_is_read_once_for_all_its_views(tmp_path, noisy, monkeypatch):
     store = answers(noisy, tmp_path / "s.h5", Views(4, crop=(0.3, 1.0)))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=3)
     read = []
-    original = fetching.read_file
-    monkeypatch.setattr(fetching, "read_file", lambda path: read.append(path) or original(path))
+    original = file_batch.read_file
+    monkeypatch.setattr(file_batch, "read_file", lambda path: read.append(path) or original(path))
     list(stream.dataset(0, 1))
     # The pipeline reads ahead, and may have begun with the next batches.
     assert len(read[:2]) == len(set(read[:2])) == 2

@@ -152,14 +152,14 @@ def student_of(kind: str, family: Any) -> Any:
 def run(job: dict[str, Any], number: int, student: Any) -> dict[str, Any]:
     """Trains in this process; returns `History`, what was refused, and the files that were read."""
     from streamkd.errors import StreamkdError
-    from streamkd.images import fetching
     from streamkd.manifest.manifest import scan
+    from streamkd.pixels import file_batch
     from streamkd.stream.join import join
     from streamkd.training.distiller import Distiller
 
     opened: list[bytes] = []
-    read_file = fetching.read_file
-    fetching.read_file = lambda path: opened.append(path) or read_file(path)
+    read_file = file_batch.read_file
+    file_batch.read_file = lambda path: opened.append(path) or read_file(path)
     family = importlib.import_module(job["family"])
     calls = 0
 
@@ -191,7 +191,7 @@ def run(job: dict[str, Any], number: int, student: Any) -> dict[str, Any]:
     except StreamkdError as refusal:
         error = [type(refusal).__name__, str(refusal)]
     finally:
-        fetching.read_file = read_file
+        file_batch.read_file = read_file
     return result | {"error": error, "opened": [os.fsdecode(path) for path in opened]}
 
 

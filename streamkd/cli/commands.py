@@ -45,7 +45,7 @@ def scan(args: argparse.Namespace) -> Answer:
     if not args.check:
         return answer, 0
     import_tensorflow()
-    from streamkd.images.checking import check_images
+    from streamkd.pixels.check_images import check_images
 
     report = check_images(manifest, max_pixels=args.max_pixels, progress=not args.quiet)
     answer |= {
@@ -95,8 +95,8 @@ def teach(args: argparse.Namespace) -> Answer:
 
 def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first of some bad images with what is wrong with them now, if it still is."""
-    from streamkd.images.bad_files import why_bad
     from streamkd.manifest.manifest import key_fields
+    from streamkd.pixels.bad_images import why_bad
 
     return [
         {

@@ -12,9 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.images.decode import content_digests, fit
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
+from streamkd.pixels.decode import content_digests, fit
 from streamkd.stream import batches
 from streamkd.stream.caching import CachedImages
 from streamkd.stream.parts import OF_FILES

@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import ChangedImageError, readable_key
-from streamkd.images.bad_files import refuse_bad_image
-from streamkd.images.decode import decode_batch
-from streamkd.images.fetching import read_files
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
+from streamkd.pixels.bad_images import refuse_bad_image
+from streamkd.pixels.decode import decode_batch
+from streamkd.pixels.file_batch import read_files
 from streamkd.stream.share import WHOLE, Share
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import read_pipeline

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.fetching import BLACK_PIXEL, Files
 from streamkd.options import ImageOptions
+from streamkd.pixels.file_batch import BLACK_PIXEL, Files
 from streamkd.stream.buffers import BufferPool
 from streamkd.stream.pixel_cache import PixelCache
 from streamkd.views.render import decode_canonical

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamkd.images.digest import digest_files
 from streamkd.manifest.manifest import Manifest
+from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore

@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError
-from streamkd.images.bad_files import leave_out_undecodable
-from streamkd.images.digest import digest_contents
-from streamkd.images.fetching import Files, leave_out, read_files
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
+from streamkd.pixels.bad_images import leave_out_undecodable
+from streamkd.pixels.content_digest import digest_contents
+from streamkd.pixels.file_batch import Files, leave_out, read_files
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream.caching import CachedImages

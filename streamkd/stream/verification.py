@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.images.digest import digest_files
 from streamkd.keys import Keys
 from streamkd.manifest.manifest import UNLABELLED, Manifest
+from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, flatten, open_store
 from streamkd.store.layout import DamagedStoreError

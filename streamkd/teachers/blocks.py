@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from streamkd.images.bad_files import leave_out_undecodable
-from streamkd.images.decode import content_digests, decode_batch
-from streamkd.images.fetching import Files, read_files
 from streamkd.keys import Keys, hash_keys
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
+from streamkd.pixels.bad_images import leave_out_undecodable
+from streamkd.pixels.decode import content_digests, decode_batch
+from streamkd.pixels.file_batch import Files, read_files
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import read_pipeline
 from streamkd.views.render import render_block

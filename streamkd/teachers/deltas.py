@@ -14,8 +14,8 @@ import os
 import numpy as np
 
 from streamkd.errors import StoreError, readable_key
-from streamkd.images.digest import digest_contents, digest_files
 from streamkd.manifest.manifest import Manifest
+from streamkd.pixels.content_digest import digest_contents, digest_files
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, flatten, link_stores, open_store
 from streamkd.store.index_file import index_beside, is_index_file

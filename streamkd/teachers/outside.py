@@ -24,11 +24,11 @@ import numpy as np
 
 from streamkd import options as options_module
 from streamkd.errors import BadImageError, TeacherError, readable_key
-from streamkd.images.digest import digest_contents
-from streamkd.images.files import read_file
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
+from streamkd.pixels.content_digest import digest_contents
+from streamkd.pixels.files import read_file
 from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore

@@ -24,10 +24,10 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
-from streamkd.images.bad_files import refuse_bad_image
 from streamkd.manifest.class_names import renumber, shown
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
+from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
 from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import StoreHeader

@@ -15,15 +15,15 @@ import functools
 
 import tensorflow as tf
 
-from streamkd.images.decode import decode_parts, decode_through, fit
-from streamkd.images.scaled import (
+from streamkd.options import ImageOptions
+from streamkd.pixels.decode import decode_parts, decode_through, fit
+from streamkd.pixels.scaled_decode import (
     Original,
     halvings_of_crops,
     halvings_of_image,
     resample,
     size_in_file,
 )
-from streamkd.options import ImageOptions
 from streamkd.tf_support.autograph import converted
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views

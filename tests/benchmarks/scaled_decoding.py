@@ -34,8 +34,8 @@ import tf_keras
 from PIL import Image
 
 import streamkd as kd
-from streamkd.images.decode import decode
 from streamkd.options import ImageOptions
+from streamkd.pixels.decode import decode
 
 WIDTH, HEIGHT = 4000, 3000
 KINDS = ("enlarged", "mosaic")

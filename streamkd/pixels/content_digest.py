@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from streamkd.errors import MissingExtraError
-from streamkd.images.files import read_file
+from streamkd.pixels.files import read_file
 from streamkd.tf_support.quiet_import import import_tensorflow
 
 NUM_READERS = 4

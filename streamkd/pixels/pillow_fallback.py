@@ -16,8 +16,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from streamkd.images import header
 from streamkd.options import MAX_PIXELS
+from streamkd.pixels import header
 
 FORMATS = ("AVIF", "JPEG2000", "TIFF", "WEBP")
 _MAGIC = (

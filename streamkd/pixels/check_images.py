@@ -8,10 +8,10 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from streamkd.images.bad_files import why_bad_contents
-from streamkd.images.files import read_file, why_unreadable
 from streamkd.manifest.manifest import Manifest, key_fields
 from streamkd.options import MAX_PIXELS, check_count
+from streamkd.pixels.bad_images import why_bad_contents
+from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.progress import image_progress
 
 NUM_READERS = 4

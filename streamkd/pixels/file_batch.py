@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamkd.images.conversion import UndecodableError, decodable
-from streamkd.images.digest import digest_contents
-from streamkd.images.files import read_file, why_unreadable
-from streamkd.images.header import look_at
 from streamkd.options import MAX_PIXELS
+from streamkd.pixels.content_digest import digest_contents
+from streamkd.pixels.files import read_file, why_unreadable
+from streamkd.pixels.header import look_at
+from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 
 # One black pixel, as PNG: whatever the size and the channels asked for, it decodes to zeros.
 BLACK_PIXEL = (

@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import BadImageError, readable_key
-from streamkd.images.conversion import UndecodableError, decodable
-from streamkd.images.decode import decode
-from streamkd.images.fetching import Files, leave_out
-from streamkd.images.files import read_file, why_unreadable
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
+from streamkd.pixels.decode import decode
+from streamkd.pixels.file_batch import Files, leave_out
+from streamkd.pixels.files import read_file, why_unreadable
+from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 
 
 def find_bad_image(

@@ -7,8 +7,8 @@ an image, since tf.data's own work for each element dominates there.
 
 Pixels are those of `image_dataset_from_directory`: `tf.io.decode_image`, then `tf.image.resize`
 without antialiasing, float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it. What
-TensorFlow does not decode has become a PNG before: `images/conversion.py`. With decode='scaled'
-they are others: `images/scaled.py`.
+TensorFlow does not decode has become a PNG before: `pixels/pillow_fallback.py`. With decode='scaled'
+they are others: `pixels/scaled_decode.py`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.images.scaled import (
+from streamkd.options import ImageOptions
+from streamkd.pixels.scaled_decode import (
     MOST_HALVINGS,
     Original,
     halvings_of_image,
     resample,
     size_in_file,
 )
-from streamkd.options import ImageOptions
 
 # Larger batches are decoded in a loop: a graph of one operation a file takes seconds to trace.
 MOST_UNROLLED = 256
@@ -119,7 +119,7 @@ def content_digests(contents: tf.Tensor, known: tf.Tensor | None = None) -> tf.T
     Args:
       contents: string `[batch]`.
       known: uint64 `[batch]`, the digest of each file whose own bytes are not in `contents`; 0 for
-        the others. See `images/fetching.py`.
+        the others. See `pixels/file_batch.py`.
     """
     digests = tf.bitcast(tf.fingerprint(contents, method="farmhash64"), tf.uint64)
     if known is None:

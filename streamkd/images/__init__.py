@@ -1,1 +1,0 @@
-"""From what is on disk to pixels: listing, decoding, the content digest."""
