@@ -40,7 +40,7 @@ _HOME = {
     "import_logits": "streamkd.teachers.importing",
     "join": "streamkd.stream.join",
     "load_teacher": "streamkd.teachers.loading",
-    "merge": "streamkd.stream.merging",
+    "merge": "streamkd.store.merge_images",
     "open_store": "streamkd.store.collection",
     "pack_targets": "streamkd.losses.packed",
     "packed_accuracy": "streamkd.losses.packed",
@@ -48,7 +48,7 @@ _HOME = {
     "plan": "streamkd.teachers.planning",
     "scan": "streamkd.manifest.manifest",
     "teach": "streamkd.teachers.teaching",
-    "verify": "streamkd.stream.verification",
+    "verify": "streamkd.store.verify",
     "write_store": "streamkd.teachers.outside",
 }
 

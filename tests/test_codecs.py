@@ -9,10 +9,10 @@ import store_helpers as helpers
 
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.store import codecs
+from streamkd.store.codecs.bit_packing import pack
 from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
-from streamkd.store.packing import pack
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 
 PACKED = ["8", "4", "3", "2", "8+1", "4+3", "3+8", "2+5", "0+1", "0+9"]

@@ -11,8 +11,8 @@ import streamkd as kd
 from streamkd.errors import OtherImagesError, StoreError
 from streamkd.manifest.manifest import scan
 from streamkd.store.collection import StoreCollection, open_store
+from streamkd.store.verify import verify
 from streamkd.stream.join import join
-from streamkd.stream.verification import verify
 from streamkd.teachers.teaching import teach
 
 

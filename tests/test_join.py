@@ -19,8 +19,8 @@ from streamkd.errors import (
 )
 from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
+from streamkd.store.verify import verify
 from streamkd.stream.join_checks import check_accuracy
-from streamkd.stream.verification import verify
 from streamkd.teachers.teaching import teach
 
 

@@ -18,8 +18,8 @@ from test_views import HASHES
 
 import streamkd as kd
 from streamkd.errors import OptionError, StoreError
+from streamkd.store.merge_images import merge
 from streamkd.stream.join import join
-from streamkd.stream.merging import merge
 from streamkd.training.distiller import Distiller
 from streamkd.views import render
 from streamkd.views.operation import ViewOperation

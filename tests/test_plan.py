@@ -16,7 +16,8 @@ import pytest
 import streamkd as kd
 from streamkd.cli.main import main
 from streamkd.errors import OptionError, OtherImagesError, StoreError, TeacherError
-from streamkd.store import codecs, fidelity
+from streamkd.store import codecs
+from streamkd.store.codecs import fidelity
 from streamkd.teachers import planning
 from streamkd.teachers.teaching import teach
 from streamkd.views.views import Views

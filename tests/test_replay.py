@@ -16,8 +16,8 @@ from test_deltas import change
 import streamkd as kd
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import scan
+from streamkd.store.merge_images import merge
 from streamkd.stream.join import join
-from streamkd.stream.merging import merge
 from streamkd.teachers.teaching import teach
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views

@@ -21,7 +21,7 @@ from fault_helpers import FaultyCalls
 
 from streamkd.errors import OutputError, StoreBusyError, StoreError, StreamkdError
 from streamkd.store.collection import open_store
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 
 NUM_IMAGES = 5

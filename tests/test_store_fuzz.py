@@ -20,7 +20,7 @@ from streamkd.store import codecs, userblock
 from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
 from streamkd.store.userblock import USERBLOCK_BYTES
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 
 NUM_IMAGES, NUM_CLASSES = 6, 100
 

@@ -15,11 +15,11 @@ from fault_helpers import Watch
 
 from streamkd.errors import StoreError
 from streamkd.keys import Keys, hash_keys
-from streamkd.store import creation, rows, userblock
+from streamkd.store import checksums, creation, userblock
 from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError, DatasetSpec
-from streamkd.store.opening import StoreFile
-from streamkd.store.verify import verify_store
+from streamkd.store.store_file import StoreFile
+from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 
 
@@ -427,8 +427,8 @@ def forge_rows(path, name, change):
     with StoreFile(path) as file:
         values = np.array(file.read(name))
         change(values)
-        stored = [values if n == name else file.read(n) for n in rows.row_datasets(file)]
-        sums = rows.row_crc32(hash_keys(file.read_keys()), file.read("content"), stored)
+        stored = [values if n == name else file.read(n) for n in checksums.row_datasets(file)]
+        sums = checksums.row_crc32(hash_keys(file.read_keys()), file.read("content"), stored)
         places = file.offset(name), file.offset("row_crc32")
     with open(path, "r+b") as file:
         for place, array in zip(places, (values, sums), strict=True):

@@ -16,9 +16,9 @@ import store_helpers as helpers
 from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.store import key_index
+from streamkd.store.checksums import check_single_rows
 from streamkd.store.collection import open_store
 from streamkd.store.layout import DamagedStoreError
-from streamkd.store.rows import check_single_rows
 from streamkd.store.writer import StoreWriter
 
 LARGE = {"num_views": 2, "num_classes": 5, "block_rows": 8}

@@ -8,7 +8,7 @@ import store_helpers as helpers
 
 from streamkd.errors import OptionError, StoreError
 from streamkd.keys import Keys
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def merge(args: argparse.Namespace) -> Answer:
     if args.index and args.images is not None:
         raise OptionError("--index lists whole stores; leave --images out, or --index.")
     images = _scan_unlabelled(args.images)
-    from streamkd.stream.merging import merge as run_merge
+    from streamkd.store.merge_images import merge as run_merge
 
     report = run_merge(
         args.stores, args.out, images=images, index=args.index, progress=not args.quiet
@@ -185,7 +185,7 @@ def verify(args: argparse.Namespace) -> Answer:
         from streamkd.manifest.manifest import scan as scan_directory
 
         images = scan_directory(args.images, labels=_labels_of_store(args.store))
-    from streamkd.stream.verification import verify as run_verify
+    from streamkd.store.verify import verify as run_verify
 
     report = run_verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
     answer = {

@@ -22,11 +22,11 @@ import numpy as np
 from streamkd.errors import OptionError, StoreError, UnfinishedStoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
-from streamkd.store import index_file
-from streamkd.store.index_file import IndexFile, ListedStore, damaged_index
+from streamkd.store import store_list
 from streamkd.store.layout import StoreHeader
-from streamkd.store.opening import Io
 from streamkd.store.reader import MAX_LISTED, LogitStore
+from streamkd.store.store_file import Io
+from streamkd.store.store_list import IndexFile, ListedStore, damaged_index
 from streamkd.views.views import Views
 
 # What the answers depend on; stores that differ in one of these are not of one teacher pass.
@@ -44,9 +44,9 @@ def open_store(path: str | os.PathLike[str], io: Io = "mmap") -> LogitStore | St
       StoreError: no such file, no store, or damaged; the message says which.
     """
     path = os.fspath(path)
-    if index_file.is_index_file(path):
+    if store_list.is_index_file(path):
         return _open_listed(path, io)
-    beside = index_file.index_beside(path)
+    beside = store_list.index_beside(path)
     if os.path.lexists(path) and os.path.lexists(beside):
         return _open_listed(beside, io, path)
     return LogitStore(path, io)
@@ -54,7 +54,7 @@ def open_store(path: str | os.PathLike[str], io: Io = "mmap") -> LogitStore | St
 
 def _open_listed(index_path: str, io: Io, base: str | None = None) -> StoreCollection:
     """Returns the stores that an index file lists, each compared with its digest there."""
-    index = index_file.read_index_file(index_path)
+    index = store_list.read_index_file(index_path)
     folder = os.path.dirname(index_path)
     stores = []
     for listed in index.stores:

@@ -18,7 +18,7 @@ import numpy as np
 from streamkd import disk
 from streamkd.errors import OptionError, StoreError, readable_key
 from streamkd.keys import Keys, hash_keys
-from streamkd.store import skeleton, userblock
+from streamkd.store import hdf5_metadata, userblock
 from streamkd.store.layout import STATIC_DATASETS, DatasetSpec, StoreHeader, dataset_specs
 from streamkd.store.userblock import Userblock
 
@@ -58,12 +58,12 @@ def create_store(
         num_class_names=len(class_names),
     )
     attributes = header.to_attributes()
-    room = skeleton.room_for(attributes, specs)
+    room = hdf5_metadata.room_for(attributes, specs)
     with disk.refusals(path, ending=_NOTHING_LEFT, num_bytes=room):
         with _temporary_file(path) as (descriptor, temporary):
             # Before HDF5 writes anything: a limit on file sizes stops its file in memory as well.
             disk.reserve(descriptor, room)
-            with contextlib.closing(skeleton.build(attributes, specs)) as metadata:
+            with contextlib.closing(hdf5_metadata.build(attributes, specs)) as metadata:
                 os.ftruncate(descriptor, metadata.file_size)
                 _write_static(descriptor, metadata, specs, static)
             os.fsync(descriptor)
@@ -80,7 +80,7 @@ def create_store(
 
 def _write_static(
     descriptor: int,
-    metadata: skeleton.Skeleton,
+    metadata: hdf5_metadata.Skeleton,
     specs: dict[str, DatasetSpec],
     static: dict[str, np.ndarray],
 ) -> None:

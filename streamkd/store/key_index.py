@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamkd.keys import Keys, hash_keys
-from streamkd.store.opening import StoreFile
+from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
 
 _CHUNK_KEYS = 16_384

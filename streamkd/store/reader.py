@@ -19,16 +19,16 @@ import numpy as np
 from streamkd.errors import MissingLogitsError, readable_key
 from streamkd.keys import Keys
 from streamkd.store import codecs, key_index
-from streamkd.store.creation import decode_class_names
-from streamkd.store.layout import DONE, NOT_DONE, StoreHeader
-from streamkd.store.opening import Io, StoreFile
-from streamkd.store.rows import (
+from streamkd.store.checksums import (
     check_single_rows,
     count_settled,
     read_summary,
     row_datasets,
     view_datasets,
 )
+from streamkd.store.creation import decode_class_names
+from streamkd.store.layout import DONE, NOT_DONE, StoreHeader
+from streamkd.store.store_file import Io, StoreFile
 from streamkd.store.userblock import damaged, digest
 
 MAX_LISTED = 100

@@ -1,201 +1,154 @@
-"""Verification: whether a store is sound, without the teacher.
+"""Verifies a store, its deltas or shards, and the images they were made of, without the teacher.
 
-    report = verify_store("teacher.h5")
-    report.sound, report.problems       # [{"key": b"cat/1.png", "view": 0, "reason": "…"}]
-
-Everything that has a digest or a checksum is compared with it. `compare`, which the caller brings
-along, is given the images whose rows are intact: it knows where their files are.
+report = verify("teacher.h5", images=scan("photos/train"))
+report.sound, report.problems
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from streamkd.errors import OptionError
-from streamkd.keys import Keys, hash_keys
-from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS, DamagedStoreError
-from streamkd.store.opening import StoreFile
-from streamkd.store.rows import check_rows, count_settled, images_at_a_time, read_summary
-
-_MAX_LISTED = 100
-
-# Given images (int64), keys and content digests (uint64), yields places in them and what is wrong.
-Compare = Callable[[np.ndarray, Keys, np.ndarray], Iterable[tuple[int, str]]]
-Progress = Callable[[int, int], None]
+from streamkd.keys import Keys
+from streamkd.manifest.manifest import UNLABELLED, Manifest
+from streamkd.pixels.content_digest import digest_files
+from streamkd.progress import image_progress
+from streamkd.store.collection import StoreCollection, flatten, open_store
+from streamkd.store.layout import DamagedStoreError
+from streamkd.store.reader import LogitStore
+from streamkd.store.verify_file import Compare, VerifyReport, verify_store
 
 
-@dataclasses.dataclass
-class VerifyReport:
-    """What `verify_store` found.
-
-    Attributes:
-      rows_checked: rows compared with their checksums.
-      rows_done, rows_total: of the store; rows that were refused count as done.
-      num_problems: all of them.
-      problems: the first 100, as dicts: `key` (bytes or None), `view` (int or None), `reason`.
-    """
-
-    rows_checked: int = 0
-    rows_done: int = 0
-    rows_total: int = 0
-    num_problems: int = 0
-    problems: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    @property
-    def sound(self) -> bool:
-        """Whether the store is finished and nothing is wrong with it."""
-        return self.num_problems == 0
-
-    def include(self, other: VerifyReport, note: str = "") -> None:
-        """Adds what was found in another file; `note` stands behind each of its reasons."""
-        self.rows_checked += other.rows_checked
-        self.rows_done += other.rows_done
-        self.rows_total += other.rows_total
-        self.num_problems += other.num_problems
-        noted = [{**problem, "reason": problem["reason"] + note} for problem in other.problems]
-        self.problems = (self.problems + noted)[:_MAX_LISTED]
-
-    def add(self, reason: str, *, key: bytes | None = None, view: int | None = None) -> None:
-        """Counts a problem, and lists it if there are not too many."""
-        self.num_problems += 1
-        if len(self.problems) < _MAX_LISTED:
-            self.problems.append({"key": key, "view": view, "reason": reason})
-
-
-def verify_store(
-    path: str | os.PathLike[str],
+def verify(
+    path: str | os.PathLike,
     *,
-    compare: Compare | None = None,
+    images: Manifest | None = None,
     sample: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: bool = True,
 ) -> VerifyReport:
-    """Returns whether a store is sound; an unfinished one is not.
+    """Returns whether a store is sound, and its deltas with it.
 
     Args:
-      path: of the store.
-      compare: given images, their keys and the digests of the bytes that the teacher saw, yields
-        what is wrong with which; asked in key order, some thousand images at a time.
-      sample: check about this many rows, in blocks drawn by `seed`; by default all.
+      path: of a store or of an index file.
+      images: the images it was made of; every file is read and compared with what the teacher
+        saw, and so are the names of the classes. Images without logits are problems too; renamed
+        files are not.
+      sample: check about this many rows of each file, drawn with `seed`, instead of all.
       seed: of the sample.
-      progress: called with the rows checked so far and the rows to check.
+      progress: show progress on standard error.
 
     Raises:
-      StoreError: no such file, or no store at all. A damaged store is an answer, not an error.
+      StoreError: there is no store at `path`.
     """
-    if sample is not None and sample < 1:
-        raise OptionError(f"--sample is {sample}; it must be a positive number of rows.")
-    report = VerifyReport()
     try:
-        file = StoreFile(path)
+        store = open_store(path)
     except DamagedStoreError as error:
+        report = VerifyReport()
         report.add(str(error))
         return report
-    with file:
-        report.rows_total, report.rows_done = file.header.num_rows, count_settled(file)
-        static = _check_static(file, report)
-        _check_summary(file, report)
-        if static is not None:
-            _check_rows(file, *static, report, compare, _ranges(file, sample, seed), progress)
+    parts = flatten([store])
+    comparison = None
+    if images is not None:
+        # Images cannot be found by a damaged index; what is damaged is reported below.
+        with contextlib.suppress(DamagedStoreError):
+            comparison = _Comparison(store, images, progress)
+    report = VerifyReport()
+    for number, part in enumerate(parts):
+        with image_progress(None, 0, "verifying rows", progress) as bar:
+            found = verify_store(
+                part.path,
+                compare=None if comparison is None else comparison.of_store(number),
+                sample=sample,
+                seed=seed,
+                progress=functools.partial(_advance, bar),
+            )
+        report.include(found, f" ({part.path})" if len(parts) > 1 else "")
+    if comparison is not None:
+        for key in comparison.without_logits():
+            report.add("the image has no logits", key=key)
     return report
 
 
-def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarray] | None:
-    """Returns the keys and the hash of each, if they can be relied on to name rows."""
-    for name in STATIC_DATASETS:
-        try:
-            file.check_static(name)
-        except DamagedStoreError as error:
-            report.add(str(error))
-    keys = file.read_keys()
-    for what, entries in (("key", keys), ("class", _class_names(file))):
-        if not entries.is_divided():
-            report.add(f"the {what} offsets do not divide the {what} bytes")
+def _advance(bar: Any, rows_checked: int, rows_to_check: int) -> None:
+    bar.total = rows_to_check
+    bar.update(rows_checked - bar.n)
+
+
+class _Comparison:
+    """Compares the images of a manifest with what the teacher saw of them."""
+
+    def __init__(
+        self, store: LogitStore | StoreCollection, images: Manifest, progress: bool
+    ) -> None:
+        self._store, self._images, self._progress = store, images, progress
+        self._parts = flatten([store])
+        found = store.images_of_keys(images.keys)
+        self._new = np.flatnonzero(found < 0)
+        self._new_contents = self._digest(images.paths(self._new))[0]
+        # For each image of the stores, numbered through, its place in the manifest.
+        self._places = np.full(sum(part.num_images for part in self._parts), -1, np.int64)
+        self._places[found[found >= 0]] = np.flatnonzero(found >= 0)
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        """The labels of the stores, numbered through."""
+        return np.concatenate([part.labels for part in self._parts])
+
+    def of_store(self, number: int) -> Compare:
+        """Returns what `verify_store` asks for to compare the images of one of the stores."""
+        first = sum(part.num_images for part in self._parts[:number])
+
+        def compare(
+            images: np.ndarray, keys: Keys, content: np.ndarray
+        ) -> Iterator[tuple[int, str]]:
+            counts = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
+            yield from self._compare(images + first, keys, content, counts)
+
+        return compare
+
+    def without_logits(self) -> Iterator[bytes]:
+        """Yields the keys of images that the stores know neither by name nor by content."""
+        if len(self._new):
+            unknown = self._store.images_of_content(self._new_contents) < 0
+            yield from self._images.keys.take(self._new[unknown])
+
+    def _compare(
+        self, images: np.ndarray, keys: Keys, content: np.ndarray, counts: np.ndarray
+    ) -> Iterator[tuple[int, str]]:
+        """Yields what is wrong with those images that no later store has as well: `counts`."""
+        paths = [os.path.join(self._images.root, key) for key in keys.take(counts)]
+        now, found = self._digest(paths)
+        renamed = np.isin(content[counts], self._new_contents)
+        for place, index in enumerate(counts.tolist()):
+            if not found[place]:
+                if not renamed[place]:
+                    yield index, "the image has vanished"
+            elif now[place] != content[index]:
+                yield index, "the image was changed since the teacher saw it"
+            elif reason := self._class_fault(int(images[index])):
+                yield index, reason
+
+    def _class_fault(self, image: int) -> str | None:
+        """Returns what is wrong with the class of an image, numbered through."""
+        place, names = self._places[image], self._store.class_names
+        if place < 0 or not names or self._images.class_names is None:
             return None
-    invalid, disorder = keys.first_invalid(), keys.first_disorder()
-    if invalid is not None:
-        report.add(f"the key {invalid[1]}", key=keys[invalid[0]])
-        return None  # a key that leads out of the directory must not reach `compare`
-    if disorder is not None:
-        report.add("the key is not behind the one before it", key=keys[disorder])
-    hashes = hash_keys(keys)
-    order = np.argsort(hashes, kind="stable")
-    if not np.array_equal(file.read("key_hash"), hashes[order]):
-        report.add("the key index does not hold the hashes of the keys")
-    elif not np.array_equal(file.read("key_row"), order.view(np.uint64)):
-        report.add("the key index does not lead to the keys")
-    labels, num_classes = file.read("labels"), len(_class_names(file)) or file.header.num_classes
-    wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
-    if len(wrong):
-        report.add(f"label {labels[wrong[0]]} of {num_classes:,} classes", key=keys[wrong[0]])
-    return keys, hashes
+        then, now = int(self._labels[image]), int(self._images.labels[place])
+        if UNLABELLED in (then, now) or names[then] == self._images.class_names[now]:
+            return None
+        return (
+            f"its class is {self._images.class_names[now]!r}, and was {names[then]!r} when the "
+            "teacher was asked"
+        )
 
-
-def _class_names(file: StoreFile) -> Keys:
-    return Keys(file.read("class_bytes"), file.read("class_offsets"))
-
-
-def _check_summary(file: StoreFile, report: VerifyReport) -> None:
-    """Reports a store that is unfinished, with how much is missing."""
-    try:
-        if read_summary(file) is None:
-            missing = report.rows_total - report.rows_done
-            report.add(
-                f"the store is unfinished: {missing:,} of {report.rows_total:,} rows are missing; "
-                "run the same `streamkd teach` again to continue"
-            )
-    except DamagedStoreError as error:
-        report.add(str(error))
-
-
-def _ranges(file: StoreFile, sample: int | None, seed: int) -> list[tuple[int, int]]:
-    """Returns the images to check, as pieces of some megabytes: all, or a sample of blocks."""
-    num_images, step = file.header.num_images, images_at_a_time(file)
-    if sample is not None and sample < file.header.num_rows:
-        step = file.header.images_per_block
-        wanted = -(-sample // file.header.block_rows)
-        drawn = np.random.default_rng(seed).choice(file.header.num_blocks, wanted, replace=False)
-        starts: Iterator[int] = iter((np.sort(drawn) * step).tolist())
-    else:
-        starts = iter(range(0, num_images, step))
-    return [(start, min(start + step, num_images)) for start in starts]
-
-
-def _check_rows(
-    file: StoreFile,
-    keys: Keys,
-    hashes: np.ndarray,
-    report: VerifyReport,
-    compare: Compare | None,
-    ranges: list[tuple[int, int]],
-    progress: Progress | None,
-) -> None:
-    """Reports rows that are not as they were written, and images that changed since."""
-    to_check = sum(stop - first for first, stop in ranges) * file.header.num_views
-    unfinished = not file.read("summary").any()  # then missing rows are one problem, not many
-    for first, stop in ranges:
-        done, good = check_rows(file, keys, first, stop, hashes[first:stop])
-        bad = ~good & ((done != NOT_DONE) | (not unfinished))
-        for image, view in np.argwhere(bad):
-            report.add(_row_fault(int(done[image, view])), key=keys[first + image], view=int(view))
-        if compare is not None:
-            intact = np.flatnonzero(good.any(axis=1)) + first
-            some = keys.take(intact)
-            for index, reason in compare(intact, some, file.read("content")[intact]):
-                report.add(reason, key=some[index])
-        report.rows_checked += int(np.count_nonzero(done))
-        if progress is not None:
-            progress(report.rows_checked, to_check)
-
-
-def _row_fault(done: int) -> str:
-    if done == NOT_DONE:
-        return "the row is missing in a store that says it is finished"
-    if done not in (DONE, REFUSED):
-        return f"`done` is {done}, which means nothing"
-    return "the row does not have its checksum"
+    def _digest(self, paths: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        if not paths:
+            return np.empty(0, np.uint64), np.empty(0, bool)
+        with image_progress(len(paths), 0, "reading images", self._progress) as bar:
+            return digest_files(paths, progress=bar.update)

@@ -36,10 +36,7 @@ from streamkd.errors import (
 )
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import codecs
-from streamkd.store.creation import create_store, remove_leftovers
-from streamkd.store.layout import DONE, REFUSED, STATIC_DATASETS, SUMMARY_BYTES, StoreHeader
-from streamkd.store.opening import StoreFile
-from streamkd.store.rows import (
+from streamkd.store.checksums import (
     SUMMARY_HEAD_BYTES,
     check_rows,
     count_settled,
@@ -48,6 +45,9 @@ from streamkd.store.rows import (
     row_crc32,
     row_datasets,
 )
+from streamkd.store.creation import create_store, remove_leftovers
+from streamkd.store.layout import DONE, REFUSED, STATIC_DATASETS, SUMMARY_BYTES, StoreHeader
+from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
 
 __all__ = ["StoreWriter", "create_store"]

@@ -23,8 +23,8 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
+from streamkd.store.match_images import find_images
 from streamkd.store.reader import LogitStore
-from streamkd.stream.finding import find_images
 from streamkd.stream.join_checks import (
     check_accuracy,
     check_balance,

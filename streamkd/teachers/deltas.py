@@ -18,8 +18,8 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_contents, digest_files
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, flatten, link_stores, open_store
-from streamkd.store.index_file import index_beside, is_index_file
 from streamkd.store.reader import LogitStore
+from streamkd.store.store_list import index_beside, is_index_file
 from streamkd.teachers.passes import TeacherPass, TeacherSetup, other_images
 
 

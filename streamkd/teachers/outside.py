@@ -29,11 +29,11 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.pixels.content_digest import digest_contents
 from streamkd.pixels.files import read_file
-from streamkd.store.index_file import refuse_stale_index
+from streamkd.store.fill import Answer, check_same, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.store.writer import check_range, create_store
-from streamkd.teachers.filling import Answer, check_same, fill_store
 from streamkd.views.views import Views
 
 
@@ -86,7 +86,7 @@ def write_store(
         torchvision do; see `ImageOptions`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       batch_size: images that are answered and committed at once.
-      codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs.py`.
+      codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs/codec.py`.
       progress: show images per second and the time left on standard error.
 
     Returns:

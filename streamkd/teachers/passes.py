@@ -29,12 +29,12 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.options import DECODER, ImageOptions
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
-from streamkd.store.index_file import refuse_stale_index
+from streamkd.store.fill import Answer, check_same, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.store.writer import check_range, create_store
 from streamkd.teachers.blocks import AllInBlocks, DrawnViews, rendered_blocks
-from streamkd.teachers.filling import Answer, check_same, fill_store
 from streamkd.teachers.teacher import Teacher
 from streamkd.views.views import Views
 

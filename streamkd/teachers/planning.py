@@ -21,7 +21,8 @@ from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import check_count, check_positive
 from streamkd.progress import image_progress
-from streamkd.store import codecs, fidelity
+from streamkd.store import codecs
+from streamkd.store.codecs import fidelity
 from streamkd.store.layout import DONE, StoreHeader, dataset_specs
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.views.views import Views

@@ -20,9 +20,9 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
-from streamkd.store.index_file import is_index_file
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
+from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.passes import TeacherPass, TeacherSetup
@@ -67,7 +67,7 @@ def teach(
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
       batch_size: images a block; kept in the store, since another size gives other last bits.
-      codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs.py`.
+      codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs/codec.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       views: which renditions of every image the teacher answers besides the plain one. An
         operation of the user's own is first tried out on random pixels.

@@ -26,7 +26,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import common
 import numpy as np
 
-from streamkd.store import codecs, fidelity
+from streamkd.store import codecs
+from streamkd.store.codecs import fidelity
 
 MOBILENETS = {
     "mobilenet_v2_1.0_224_quant": 224,

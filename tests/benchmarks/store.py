@@ -33,7 +33,7 @@ from streamkd.store import codecs
 from streamkd.store.collection import open_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter, create_store
 
 Contender = Callable[[np.ndarray], Any]

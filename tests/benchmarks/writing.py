@@ -28,7 +28,7 @@ from common import cpu_seconds
 from streamkd import disk
 from streamkd.keys import Keys
 from streamkd.store import writer
-from streamkd.store.background import BackgroundWriter
+from streamkd.store.background_writer import BackgroundWriter
 from streamkd.store.layout import StoreHeader
 from streamkd.store.writer import StoreWriter, create_store
 

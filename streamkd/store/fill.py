@@ -11,7 +11,7 @@ import numpy as np
 from streamkd.errors import StoreError
 from streamkd.manifest.class_names import shown
 from streamkd.progress import image_progress
-from streamkd.store.background import BackgroundWriter
+from streamkd.store.background_writer import BackgroundWriter
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from streamkd.store.codecs import Codec
+from streamkd.store.codecs.codec import Codec
 
 TEMPERATURES = (1, 2, 4, 20)
 _NUMBERS_AT_ONCE = 1 << 22

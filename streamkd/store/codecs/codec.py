@@ -28,8 +28,8 @@ from typing import Protocol
 import numpy as np
 
 from streamkd.errors import OptionError
-from streamkd.store import packing
-from streamkd.store.fitting import fit_levels
+from streamkd.store.codecs import bit_packing
+from streamkd.store.codecs.levels import fit_levels
 
 # All 65,536 halves as float32: looking 1,000 of them up takes 1.4 µs, converting them 2.8 µs.
 _HALF = np.dtype("<f2")
@@ -154,7 +154,7 @@ class LevelCodec:
         _check_num_kept(self.name, self.num_kept, num_classes)
 
     def datasets(self, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        width = packing.packed_bytes(num_classes, self.bits)
+        width = bit_packing.packed_bytes(num_classes, self.bits)
         if not self.num_kept:
             return {"scale": ("<f4", (2,)), "packed": ("|u1", (width,))}
         return {
@@ -168,7 +168,7 @@ class LevelCodec:
         if not self.num_kept:
             lowest, step, codes = fit_levels(logits, None, mark + 1)
             scale = np.stack([lowest, step], axis=1)
-            return {"scale": scale, "packed": packing.pack(codes, self.bits)}
+            return {"scale": scale, "packed": bit_packing.pack(codes, self.bits)}
         logits = _as_half(logits)
         kept = _largest(logits, self.num_kept)
         lowest, step, codes = fit_levels(logits, kept, mark)
@@ -176,13 +176,13 @@ class LevelCodec:
         highest, distances = _distances_below(logits, kept)
         return {
             "scale": np.stack([lowest, step, highest], axis=1),
-            "packed": packing.pack(codes, self.bits),
+            "packed": bit_packing.pack(codes, self.bits),
             "kept_distances": distances,
         }
 
     def decode(self, stored: Stored, num_classes: int) -> np.ndarray:
         scale = stored["scale"]
-        logits = packing.unpack(stored["packed"], self.bits, num_classes)
+        logits = bit_packing.unpack(stored["packed"], self.bits, num_classes)
         if self.num_kept:
             # Before the codes become logits.
             marked = np.flatnonzero(logits == (1 << self.bits) - 1)
@@ -281,10 +281,10 @@ def get(name: str) -> Codec:
     bits, num_kept = int(match[1]), int(match[2] or 0)
     if bits == 0 and num_kept:
         return KeptCodec(num_kept=num_kept)
-    if bits not in packing.BITS:
+    if bits not in bit_packing.BITS:
         raise OptionError(
             f"There is no codec {name!r}: BITS is one of "
-            f"{', '.join(map(str, packing.BITS))}, or 0 where logits are kept, as in packed:0+100."
+            f"{', '.join(map(str, bit_packing.BITS))}, or 0 where logits are kept, as in packed:0+100."
         )
     return LevelCodec(bits=bits, num_kept=num_kept)
 

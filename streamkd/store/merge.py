@@ -20,9 +20,9 @@ from streamkd.errors import MissingLogitsError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.store.collection import StoreCollection, flatten
-from streamkd.store.index_file import refuse_stale_index
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.reader import LogitStore
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter, create_store
 from streamkd.views.views import Views

@@ -18,7 +18,7 @@ from streamkd.errors import OptionError
 from streamkd.keys import MAX_KEY_BYTES, Keys, hash_keys
 from streamkd.store import codecs
 from streamkd.store.layout import NOT_DONE, REFUSED, SUMMARY_BYTES
-from streamkd.store.opening import StoreFile
+from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
 from streamkd.views.views import Views
 

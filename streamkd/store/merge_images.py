@@ -23,9 +23,9 @@ from streamkd.store.collection import (
     link_stores,
     open_store,
 )
-from streamkd.store.merging import as_one, merge_stores
+from streamkd.store.match_images import find_images
+from streamkd.store.merge import as_one, merge_stores
 from streamkd.store.reader import LogitStore
-from streamkd.stream.finding import find_images
 
 
 @dataclasses.dataclass(frozen=True)

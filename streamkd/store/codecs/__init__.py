@@ -1,0 +1,1 @@
+"""How logits become bytes of the store, and back."""
