@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Distiller": "streamkd.training.distiller",
-    "ImageBatch": "streamkd.teachers.outside",
+    "ImageBatch": "streamkd.teachers.write_store",
     "ImageOptions": "streamkd.options",
     "Keys": "streamkd.keys",
     "LogitStore": "streamkd.store.reader",
@@ -37,7 +37,7 @@ _HOME = {
     "Views": "streamkd.views.views",
     "evaluate": "streamkd.results.evaluation",
     "export": "streamkd.results.export",
-    "import_logits": "streamkd.teachers.importing",
+    "import_logits": "streamkd.teachers.import_logits",
     "join": "streamkd.stream.join",
     "load_teacher": "streamkd.teachers.loading",
     "merge": "streamkd.store.merge_images",
@@ -45,11 +45,11 @@ _HOME = {
     "pack_targets": "streamkd.losses.packed",
     "packed_accuracy": "streamkd.losses.packed",
     "packed_loss": "streamkd.losses.packed",
-    "plan": "streamkd.teachers.planning",
+    "plan": "streamkd.teachers.plan",
     "scan": "streamkd.manifest.manifest",
-    "teach": "streamkd.teachers.teaching",
+    "teach": "streamkd.teachers.teach",
     "verify": "streamkd.store.verify",
-    "write_store": "streamkd.teachers.outside",
+    "write_store": "streamkd.teachers.write_store",
 }
 
 __all__ = sorted(_HOME)

@@ -24,7 +24,7 @@ def taught(tmp_path_factory):
     from helpers import EncodingTeacher, draw_directory
 
     from streamkd.manifest.manifest import scan
-    from streamkd.teachers.teaching import teach
+    from streamkd.teachers.teach import teach
 
     folder = tmp_path_factory.mktemp("taught")
     images = scan(draw_directory(folder / "images", COUNTS))
@@ -96,7 +96,7 @@ def shared(tmp_path_factory):
     from helpers import EncodingTeacher, draw_directory
 
     from streamkd.manifest.manifest import scan
-    from streamkd.teachers.teaching import teach
+    from streamkd.teachers.teach import teach
 
     root = tmp_path_factory.mktemp("shared")
     directory = draw_directory(root / "images", COUNTS)

@@ -141,7 +141,7 @@ class TeacherFailedError(RuntimeError):
 def stopped_once_created() -> Iterator[None]:
     """Within it a pass ends by `TeacherFailedError` when its store is there, without an answer."""
     with (
-        mock.patch("streamkd.teachers.passes.fill_store", side_effect=TeacherFailedError),
+        mock.patch("streamkd.teachers.teacher_pass.fill_store", side_effect=TeacherFailedError),
         pytest.raises(TeacherFailedError),
     ):
         yield

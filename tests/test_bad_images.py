@@ -30,7 +30,7 @@ from streamkd.pixels.check_images import check_images
 from streamkd.pixels.content_digest import digest_files
 from streamkd.store.layout import REFUSED
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import refused_images, teach
+from streamkd.teachers.teach import refused_images, teach
 from streamkd.training.distiller import Distiller
 from streamkd.views.views import Views
 

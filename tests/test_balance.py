@@ -11,7 +11,7 @@ from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
 from streamkd.stream.balance import Balance
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.views.views import Views
 
 COUNTS = {"ant": 3, "bee": 40, "cat": 17}

@@ -13,7 +13,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.verify import verify
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 
 
 def run(images, path, **arguments):

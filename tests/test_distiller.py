@@ -29,7 +29,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.distiller import Distiller
 from streamkd.training.loop import Loop

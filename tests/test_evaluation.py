@@ -20,7 +20,7 @@ from streamkd.errors import (
 from streamkd.manifest.manifest import scan
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")

@@ -29,7 +29,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.output_kind import to_logits
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.training import checkpoint
 from streamkd.training.distiller import Distiller
 from streamkd.training.run_directory import RunDirectory

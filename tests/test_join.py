@@ -21,7 +21,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 from streamkd.store.verify import verify
 from streamkd.stream.join_checks import check_accuracy
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 
 
 def taught(images, teacher, path, **arguments):

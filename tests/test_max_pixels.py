@@ -16,7 +16,7 @@ from streamkd.pixels import pillow_fallback
 from streamkd.pixels.bad_images import why_bad_contents
 from streamkd.pixels.check_images import check_images
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
-from streamkd.teachers.teaching import refused_images
+from streamkd.teachers.teach import refused_images
 from streamkd.views.views import Views
 
 LIMIT = 100

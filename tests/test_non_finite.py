@@ -14,8 +14,8 @@ from run_helpers import dense_student, weights_of
 from streamkd.errors import NonFiniteError
 from streamkd.store import writer
 from streamkd.stream.join import join
-from streamkd.teachers import passes
-from streamkd.teachers.teaching import teach
+from streamkd.teachers import teacher_pass
+from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
@@ -40,7 +40,7 @@ def spoilt_teacher(value):
 @pytest.fixture
 def spoilt(images, tmp_path, monkeypatch):
     """A stream whose store holds a row of NaN: as no writer of ours would write it."""
-    for module in (passes, writer):
+    for module in (teacher_pass, writer):
         monkeypatch.setattr(module, "check_range", lambda *_: None)
     store = teach(
         images,

@@ -390,7 +390,7 @@ class TestCommands:
 
     def test_the_bytes_of_the_plan_hold_the_seeds(self, noisy):
         from streamkd.store import codecs
-        from streamkd.teachers.planning import store_bytes
+        from streamkd.teachers.plan import store_bytes
 
         codec = codecs.get("float32")
         with_seeds, without = (

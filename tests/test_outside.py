@@ -25,8 +25,8 @@ from streamkd.errors import (
 from streamkd.manifest.manifest import key_fields, scan
 from streamkd.store.collection import open_store
 from streamkd.stream.join import join
-from streamkd.teachers.importing import import_logits
-from streamkd.teachers.outside import write_store
+from streamkd.teachers.import_logits import import_logits
+from streamkd.teachers.write_store import write_store
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "pytorch_style_store.py"
 # As on a machine where TensorFlow is not installed.

@@ -18,8 +18,8 @@ from streamkd.cli.main import main
 from streamkd.errors import OptionError, OtherImagesError, StoreError, TeacherError
 from streamkd.store import codecs
 from streamkd.store.codecs import fidelity
-from streamkd.teachers import planning
-from streamkd.teachers.teaching import teach
+from streamkd.teachers import plan
+from streamkd.teachers.teach import teach
 from streamkd.views.views import Views
 
 NUM_CLASSES = 60
@@ -223,7 +223,7 @@ def test_logits_too_large_for_a_codec_are_no_reason_to_fail(images, tmp_path):
     )
     assert [entry["kl"] is None for entry in report["codecs"]] == [True, False]
     assert report["recommended"] == "float32"
-    assert "logits too large for it" in planning.describe(report)
+    assert "logits too large for it" in plan.describe(report)
 
 
 def test_a_packed_store_cannot_tell_what_it_lost(images, tmp_path):

@@ -18,7 +18,7 @@ from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import scan
 from streamkd.store.merge_images import merge
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
 

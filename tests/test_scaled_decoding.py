@@ -27,8 +27,8 @@ from streamkd.pixels.decode import decode, decode_batch
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.stream.join import join
-from streamkd.teachers.outside import write_store
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
+from streamkd.teachers.write_store import write_store
 from streamkd.views.render import decode_views
 from streamkd.views.views import Views
 

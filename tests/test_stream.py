@@ -13,7 +13,7 @@ from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
 from streamkd.stream import parts
 from streamkd.stream.join import join
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 
 
 def joined(images, store, **arguments):

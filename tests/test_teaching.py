@@ -20,8 +20,8 @@ from streamkd.manifest.manifest import Manifest, scan
 from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
 from streamkd.teachers.loading import load_teacher
-from streamkd.teachers.passes import TeacherPass
-from streamkd.teachers.teaching import teach, teacher_setup
+from streamkd.teachers.teach import teach, teacher_setup
+from streamkd.teachers.teacher_pass import TeacherPass
 
 # 30 images of `directory` in blocks of 7.
 NUM_BLOCKS = 5
@@ -257,7 +257,7 @@ def test_where_others_have_answered_the_first_block_the_rest_is_asked_for(images
     def of_the_second_block(_, answers, **__):
         answered.extend(answers([np.arange(7, 14)]))
 
-    with mock.patch("streamkd.teachers.passes.fill_store", side_effect=of_the_second_block):
+    with mock.patch("streamkd.teachers.teacher_pass.fill_store", side_effect=of_the_second_block):
         TeacherPass(
             teacher_setup(
                 images, helpers.EncodingTeacher(), image_size=(8, 8), batch_size=7, codec="float32"

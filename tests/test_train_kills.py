@@ -32,7 +32,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.training import distiller as distiller_module
 from streamkd.training.checkpoint import NUM_KEPT, Checkpoints
 from streamkd.training.distiller import Distiller

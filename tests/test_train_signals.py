@@ -14,7 +14,7 @@ from run_helpers import command, dense_student, process, same_weights
 from streamkd.cli.main import main
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 
 NUM_EPOCHS = 24
 

@@ -72,8 +72,8 @@ def teach(args: argparse.Namespace) -> Answer:
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
     teacher = _load_teacher(args)
-    from streamkd.teachers.teaching import refused_images
-    from streamkd.teachers.teaching import teach as run_teach
+    from streamkd.teachers.teach import refused_images
+    from streamkd.teachers.teach import teach as run_teach
 
     store = run_teach(
         manifest,
@@ -109,12 +109,12 @@ def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str
 
 def plan(args: argparse.Namespace) -> Answer:
     """Compares codecs on logits of the real teacher."""
-    from streamkd.teachers import planning
+    from streamkd.teachers import plan as plan_module
 
-    planning.check_source(args.store, args.teacher)
+    plan_module.check_source(args.store, args.teacher)
     names = flags.read_class_names(args.class_names)
     manifest = flags.scan_images(args)
-    report = planning.plan(
+    report = plan_module.plan(
         manifest,
         store=args.store,
         teacher=None if args.teacher is None else _load_teacher(args),
@@ -129,7 +129,7 @@ def plan(args: argparse.Namespace) -> Answer:
         **flags.pixels(args),
     )
     if not args.json:
-        report["text"] = planning.describe(report)
+        report["text"] = plan_module.describe(report)
     return report, 0
 
 
@@ -138,7 +138,7 @@ def import_(args: argparse.Namespace) -> Answer:
     flags.check_out(args.out, what="store")
     names = flags.read_class_names(args.class_names)
     from streamkd.manifest.manifest import scan as scan_directory
-    from streamkd.teachers.importing import import_logits
+    from streamkd.teachers.import_logits import import_logits
 
     manifest = scan_directory(args.images, labels=flags.read_labels(args.labels))
     store = import_logits(

@@ -24,7 +24,7 @@ from streamkd.manifest.manifest import Manifest, scan
 from streamkd.results.evaluation import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher
-from streamkd.teachers.teaching import teach
+from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 
 NUM_TEST_PER_DIGIT = 100  # of 500

@@ -20,7 +20,7 @@ from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, flatten, link_stores, open_store
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import index_beside, is_index_file
-from streamkd.teachers.passes import TeacherPass, TeacherSetup, other_images
+from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup, other_images
 
 
 def teach_changes(

@@ -197,7 +197,7 @@ def _setup(
     class_names: list[str] | None,
     pixels: dict[str, Any],
 ) -> Any:
-    from streamkd.teachers.teaching import teacher_setup
+    from streamkd.teachers.teach import teacher_setup
 
     return teacher_setup(
         images, teacher, batch_size=batch_size, class_names=class_names, codec="float32", **pixels
@@ -211,8 +211,8 @@ def _ask(
 
     The first batch, which compiles the model, is not counted where there are others.
     """
-    from streamkd.teachers.blocks import AllInBlocks
-    from streamkd.teachers.passes import TeacherPass
+    from streamkd.teachers.rendered_blocks import AllInBlocks
+    from streamkd.teachers.teacher_pass import TeacherPass
 
     groups = list(AllInBlocks(len(images), setup.batch_size))
     answers, times = [], [clock()]

@@ -25,8 +25,8 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
 from streamkd.teachers.loading import load_teacher
-from streamkd.teachers.passes import TeacherPass, TeacherSetup
 from streamkd.teachers.teacher import Teacher
+from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 from streamkd.views.operation_check import check_operation
 from streamkd.views.views import Views
 

@@ -34,7 +34,7 @@ from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
 from streamkd.store.writer import check_range, create_store
-from streamkd.teachers.blocks import AllInBlocks, DrawnViews, rendered_blocks
+from streamkd.teachers.rendered_blocks import AllInBlocks, DrawnViews, rendered_blocks
 from streamkd.teachers.teacher import Teacher
 from streamkd.views.views import Views
 

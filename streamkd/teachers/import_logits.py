@@ -21,7 +21,7 @@ from streamkd.errors import OptionError, TeacherError, readable_key
 from streamkd.manifest.manifest import Manifest, key_of_fields
 from streamkd.models import output_kind
 from streamkd.store.reader import LogitStore
-from streamkd.teachers.outside import ImageBatch, write_store
+from streamkd.teachers.write_store import ImageBatch, write_store
 
 ENDINGS = (".npy", ".npz", ".csv")
 # Rows by which it is judged whether an array holds logits or probabilities.
