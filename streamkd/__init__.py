@@ -28,7 +28,7 @@ _HOME = {
     "Keys": "streamkd.keys",
     "LogitStore": "streamkd.store.reader",
     "Manifest": "streamkd.manifest.manifest",
-    "Share": "streamkd.stream.share",
+    "Share": "streamkd.stream.order.worker_slice",
     "StoreCollection": "streamkd.store.collection",
     "Stream": "streamkd.stream.stream",
     "StreamkdError": "streamkd.errors",

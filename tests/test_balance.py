@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
-from streamkd.stream.balance import Balance
 from streamkd.stream.join import join
+from streamkd.stream.order.class_balance import Balance
 from streamkd.teachers.teach import teach
 from streamkd.views.views import Views
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from streamkd.stream.buffers import BufferPool
+from streamkd.stream.cache.buffer_pool import BufferPool
 
 KIND = (64, 33), np.float32
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from streamkd.stream.order import end_of_epoch, indices_of_batch
+from streamkd.stream.order.shuffle import end_of_epoch, indices_of_batch
 
 
 def indices(steps, num_images, batch_size, seed=0, shuffle=True):

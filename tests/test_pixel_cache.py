@@ -20,8 +20,8 @@ from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
 from streamkd.manifest.manifest import scan
 from streamkd.options import ImageOptions
-from streamkd.stream import pixel_cache
-from streamkd.stream.pixel_cache import PixelCache, default_directory
+from streamkd.stream.cache import pixel_cache
+from streamkd.stream.cache.pixel_cache import PixelCache, default_directory
 
 OPTIONS = ImageOptions(image_size=(5, 6))
 IMAGE_BYTES = 5 * 6 * 3

@@ -12,7 +12,7 @@ from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels import file_batch
 from streamkd.stream.join import join
-from streamkd.stream.share import Share
+from streamkd.stream.order.worker_slice import Share
 from streamkd.views.views import Views
 
 # Workers and replicas of each, of batches of 12 rows.

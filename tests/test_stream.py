@@ -11,7 +11,7 @@ import tensorflow as tf
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
-from streamkd.stream import parts
+from streamkd.stream import batch_fetch
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 
@@ -241,13 +241,13 @@ def test_weights_of_images_are_those_of_their_samples(images, store):
 
 def test_reading_begins_with_the_iterator(images, store, monkeypatch):
     began = threading.Event()
-    real = parts.read_files
+    real = batch_fetch.read_files
 
     def read_files(*arguments, **options):
         began.set()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(parts, "read_files", read_files)
+    monkeypatch.setattr(batch_fetch, "read_files", read_files)
     iterator = iter(join(images, store, batch_size=8).dataset())
     assert began.wait(60), "a batch is read before one is asked for"
     next(iterator)

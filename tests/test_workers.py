@@ -19,7 +19,7 @@ from worker_helpers import alone, finish, start, train
 from streamkd.errors import OptionError, RunBusyError, WorkerLostError
 from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
-from streamkd.stream.share import Share
+from streamkd.stream.order.worker_slice import Share
 from streamkd.training.distiller import Distiller
 from streamkd.training.workers import Workers
 

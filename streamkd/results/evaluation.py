@@ -25,7 +25,7 @@ from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.reader import LogitStore
-from streamkd.stream.batches import each_once, evaluation_batches, refuse_changed
+from streamkd.stream.evaluation_batches import each_once, evaluation_batches, refuse_changed
 from streamkd.stream.join import find_rows, image_options
 from streamkd.training.run_directory import read_config
 

@@ -25,6 +25,7 @@ from streamkd.store.collection import StoreCollection, check_finished, open_stor
 from streamkd.store.layout import REFUSED
 from streamkd.store.match_images import find_images
 from streamkd.store.reader import LogitStore
+from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join_checks import (
     check_accuracy,
     check_balance,
@@ -35,7 +36,6 @@ from streamkd.stream.join_checks import (
     independent_views,
     replayed_views,
 )
-from streamkd.stream.pixel_cache import PixelCache
 from streamkd.stream.stream import Stream
 from streamkd.views.operation import ViewOperation
 from streamkd.views.operation_check import check_operation

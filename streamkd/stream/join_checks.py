@@ -16,7 +16,7 @@ from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
-from streamkd.stream.balance import draws_of_epoch
+from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 

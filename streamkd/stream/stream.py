@@ -28,15 +28,15 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
-from streamkd.stream import batches
-from streamkd.stream.balance import Balance
-from streamkd.stream.batch_rendering import BatchRendering
-from streamkd.stream.caching import cached_images
-from streamkd.stream.pairs import Pairs
-from streamkd.stream.parts import BatchParts
-from streamkd.stream.pixel_cache import PixelCache
-from streamkd.stream.sequence import Sequence
-from streamkd.stream.share import WHOLE, Share
+from streamkd.stream import evaluation_batches
+from streamkd.stream.batch_fetch import BatchParts
+from streamkd.stream.batch_render import BatchRendering
+from streamkd.stream.cache.cached_images import cached_images
+from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.stream.order.class_balance import Balance
+from streamkd.stream.order.mixing_pairs import Pairs
+from streamkd.stream.order.sequence import Sequence
+from streamkd.stream.order.worker_slice import WHOLE, Share
 from streamkd.tf_support.autograph import unconverted
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
@@ -318,7 +318,7 @@ class Stream:
             step = start + number // share.num_replicas
             self.refuse(error, range(step, step + 1), share)
 
-        return batches.named_errors(iter(self.dataset(start, stop, share)), refuse)
+        return evaluation_batches.named_errors(iter(self.dataset(start, stop, share)), refuse)
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: Share = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow in some steps stands for, if any.
@@ -336,7 +336,7 @@ class Stream:
         if self.cache is not None:  # an error may be of another batch of the same call
             steps = range(steps.start, steps.stop + self._steps_per_call(share) - 1)
         indices = np.concatenate([self.indices(step, share) for step in steps])
-        batches.raise_named(error, self.images, self.options, indices)
+        evaluation_batches.raise_named(error, self.images, self.options, indices)
 
     def indices(self, step: int, share: Share = WHOLE) -> np.ndarray:
         """Returns the images of one step, int64 `[batch]`, as positions in the manifest.

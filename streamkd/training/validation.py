@@ -14,7 +14,7 @@ from streamkd.losses.distillation import label_loss
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
-from streamkd.stream.batches import each_once, evaluation_batches
+from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.tf_support.autograph import converted
 from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.workers import Workers

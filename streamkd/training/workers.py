@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from streamkd import errors
 from streamkd.errors import OptionError, StreamkdError, WorkerLostError
-from streamkd.stream.share import Share
+from streamkd.stream.order.worker_slice import Share
 from streamkd.tf_support.iterators import thrown_away_anywhere
 
 SUM = tf.distribute.ReduceOp.SUM

@@ -15,9 +15,9 @@ import tensorflow as tf
 from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.pixels.decode import content_digests, fit
-from streamkd.stream import batches
-from streamkd.stream.caching import CachedImages
-from streamkd.stream.parts import OF_FILES
+from streamkd.stream import evaluation_batches
+from streamkd.stream.batch_fetch import OF_FILES
+from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.views.operation import ViewOperation
 from streamkd.views.render import (
     canonical_options,
@@ -153,7 +153,11 @@ class BatchRendering:
             if name in found:
                 compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)
         stored = found["contents"]
-        return [batches.check_contents(self._images, found["paths"], contents, stored, compared)]
+        return [
+            evaluation_batches.check_contents(
+                self._images, found["paths"], contents, stored, compared
+            )
+        ]
 
     def _finish(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns crops with all else that their views do to them."""

@@ -26,8 +26,8 @@ from streamkd.pixels.content_digest import digest_contents
 from streamkd.pixels.file_batch import Files, leave_out, read_files
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
-from streamkd.stream.caching import CachedImages
-from streamkd.stream.sequence import Sequence
+from streamkd.stream.cache.cached_images import CachedImages
+from streamkd.stream.order.sequence import Sequence
 from streamkd.views.views import NEUTRAL, Views
 
 # What is needed of files that are read; of none where the pixel cache has the whole batch.

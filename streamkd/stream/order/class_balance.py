@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from streamkd.stream.order import shuffled
+from streamkd.stream.order.shuffle import shuffled
 
 # Spread the numbers of classes and rounds over all bits: odd numbers near the golden ratio of
 # 2**32 (Knuth, The Art of Computer Programming, section 6.4) and of a prime.

@@ -15,9 +15,9 @@ import copy
 import numpy as np
 import tensorflow as tf
 
-from streamkd.stream import order
-from streamkd.stream.balance import Balance
-from streamkd.stream.pairs import Pairs
+from streamkd.stream.order import shuffle as shuffle_module
+from streamkd.stream.order.class_balance import Balance
+from streamkd.stream.order.mixing_pairs import Pairs
 
 
 class Sequence:
@@ -60,7 +60,9 @@ class Sequence:
 
     def end_of_epoch(self, epoch: int) -> int:
         """Returns the number of steps after which every unit was shown `epoch` times."""
-        return order.end_of_epoch(epoch, num_images=self.num_units, batch_size=self.units_per_batch)
+        return shuffle_module.end_of_epoch(
+            epoch, num_images=self.num_units, batch_size=self.units_per_batch
+        )
 
     def first_whole_epoch(self, step: int) -> int:
         """Returns the first epoch, from 0, that begins at a step or after it."""
@@ -80,8 +82,10 @@ class Sequence:
           numbers: of the batches, int64, or `[batches]` as `order.indices_of_batch` takes them.
         """
         counts = {"num_images": self.num_units, "batch_size": self.units_per_batch}
-        units = order.indices_of_batch(numbers, **counts, seed=self._seed, shuffle=self._shuffle)
-        epochs = order.epochs_of_batch(numbers, **counts)
+        units = shuffle_module.indices_of_batch(
+            numbers, **counts, seed=self._seed, shuffle=self._shuffle
+        )
+        epochs = shuffle_module.epochs_of_batch(numbers, **counts)
         if self._balance is not None:
             return self._balance.draw(units, epochs)
         return units, epochs

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from streamkd.options import ImageOptions
 from streamkd.pixels.file_batch import BLACK_PIXEL, Files
-from streamkd.stream.buffers import BufferPool
-from streamkd.stream.pixel_cache import PixelCache
+from streamkd.stream.cache.buffer_pool import BufferPool
+from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.views.render import decode_canonical
 from streamkd.views.views import Views
 

@@ -17,7 +17,7 @@ from streamkd.options import ImageOptions
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.pixels.decode import decode_batch
 from streamkd.pixels.file_batch import read_files
-from streamkd.stream.share import WHOLE, Share
+from streamkd.stream.order.worker_slice import WHOLE, Share
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import read_pipeline
 

@@ -1,0 +1,1 @@
+"""Decoded pixels, kept after the first time."""

@@ -1,0 +1,1 @@
+"""Which images and views a batch shows."""
