@@ -69,7 +69,7 @@ class Counted:
         self._variables = [*self.model.variables, *self.optimizer.variables]
 
     def checkpoints(self, directory: Path) -> Any:
-        from streamkd.training.checkpoint import Checkpoints
+        from streamkd.runs.checkpoint import Checkpoints
 
         return Checkpoints(directory, model=self.model, optimizer=self.optimizer)
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.runs.run_directory import COLUMNS
 from streamkd.training.distiller import Distiller, History
-from streamkd.training.run_directory import COLUMNS
 
 # What a clock says.
 CLOCK = ("images_per_second", "input_wait")

@@ -18,12 +18,12 @@ from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 from streamkd import disk
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import scan
+from streamkd.runs.checkpoint import Checkpoints
 from streamkd.store.reader import LogitStore
 from streamkd.stream import stream as stream_module
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
-from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.distiller import Distiller
 from streamkd.views.views import Views
 

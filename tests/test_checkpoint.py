@@ -9,8 +9,8 @@ from run_helpers import dense_student, same_weights, weights_of
 from store_helpers import flip_bit
 
 from streamkd.errors import ResumeError
-from streamkd.training import checkpoint
-from streamkd.training.checkpoint import Checkpoints, write_atomically
+from streamkd.runs import checkpoint
+from streamkd.runs.checkpoint import Checkpoints, write_atomically
 
 
 @pytest.fixture

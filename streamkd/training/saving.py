@@ -24,9 +24,9 @@ import numpy as np
 
 from streamkd import disk
 from streamkd.errors import OptionError
-from streamkd.training.checkpoint import Checkpoints
-from streamkd.training.config_difference import both_sides, first_difference
-from streamkd.training.run_directory import RunDirectory, skipped_entries, skipped_of
+from streamkd.runs.checkpoint import Checkpoints
+from streamkd.runs.config_difference import both_sides, first_difference
+from streamkd.runs.run_directory import RunDirectory, skipped_entries, skipped_of
 from streamkd.training.state import TrainingState, averaged_weights
 from streamkd.training.workers import Workers
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.training.run_directory import COLUMNS
+from streamkd.runs.run_directory import COLUMNS
 
 # What streamkd counts by itself.
 OWN = ("accuracy", "acc")

@@ -19,14 +19,14 @@ from typing import Any
 
 from streamkd.errors import OutputError, ResumeError, RunBusyError
 from streamkd.manifest.manifest import key_fields, key_of_fields
-from streamkd.training.checkpoint import (
+from streamkd.runs.checkpoint import (
     TEMPORARY,
     finished_checkpoints,
     make_directory,
     sync,
     write_atomically,
 )
-from streamkd.training.config_difference import both_sides, first_difference
+from streamkd.runs.config_difference import both_sides, first_difference
 
 COLUMNS = (
     "epoch",
