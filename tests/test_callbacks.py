@@ -20,8 +20,8 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.stream.join import join
 from streamkd.training.callback_checks import check_callbacks
-from streamkd.training.callbacks import KerasCallbacks
 from streamkd.training.distiller import Distiller
+from streamkd.training.keras_callbacks import KerasCallbacks
 
 BATCH_SIZE = 10
 STEPS = 3  # an epoch, of 30 images

@@ -12,12 +12,12 @@ from run_helpers import dense_student, same_weights, weights_of
 
 from streamkd.errors import ResumeError
 from streamkd.stream.join import join
-from streamkd.training import jit_choice
+from streamkd.training import xla_choice
 from streamkd.training.distiller import Distiller
-from streamkd.training.jit_choice import faster_steps, random_batch
+from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
-from streamkd.training.user_metrics import UserMetrics
+from streamkd.training.xla_choice import faster_steps, random_batch
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def batch_norm_student(family):
 
 def pretend(monkeypatch, *, gradients, update):
     """XLA takes this share of the time for each part."""
-    monkeypatch.setattr(jit_choice, "SHORT_RUN_SECS", 0.0)
+    monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
     calls = iter([(1.0, gradients), (0.5, 0.5 * update)])
-    monkeypatch.setattr(jit_choice, "_fastest", lambda one, other: next(calls))
+    monkeypatch.setattr(xla_choice, "_fastest", lambda one, other: next(calls))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_is_measured_on_is_like_a_batch_and_lets_a_step_update(stream):
 
 
 def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
-    monkeypatch.setattr(jit_choice, "SHORT_RUN_SECS", 0.0)
+    monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
     model = batch_norm_student(family)
     optimizer = family.optimizers.Adam(0.1)
     optimizer.build(model.trainable_variables)
@@ -116,7 +116,7 @@ def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
 
 
 def test_a_short_run_is_not_compiled_for(stream, monkeypatch):
-    monkeypatch.setattr(jit_choice, "_fastest", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(xla_choice, "_fastest", lambda *_: pytest.fail("compiled"))
     history = Distiller(dense_student(), optimizer="sgd").fit(stream, epochs=1, progress=False)
     assert (history.jit, history.jit_update) == (False, False)
 
@@ -129,7 +129,7 @@ def test_an_update_that_xla_cannot_compile_is_left_as_it_is(stream, monkeypatch)
             seen = tf.numpy_function(lambda x: x, [gradient], tf.float32)
             super().update_step(tf.ensure_shape(seen, gradient.shape), variable)
 
-    monkeypatch.setattr(jit_choice, "SHORT_RUN_SECS", 0.0)
+    monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
     history = Distiller(dense_student(), optimizer=Printing(0.1)).fit(
         stream, epochs=1, progress=False
     )
@@ -148,7 +148,7 @@ def test_the_choice_is_kept_with_the_run_and_another_is_refused(stream, monkeypa
         fit(1)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["jit"], config["jit_update"]) == (False, True)
-    monkeypatch.setattr(jit_choice, "faster_steps", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(xla_choice, "faster_steps", lambda *_: pytest.fail("measured again"))
     _, history = fit(2)
     assert (history.jit, history.jit_update) == (False, True)
     with pytest.raises(ResumeError, match=r"started with another jit\.\n  run: false\n  now: true"):

@@ -15,9 +15,9 @@ from run_helpers import (
     weights_of,
 )
 
+from streamkd.training.epoch_sums import SUMS, metrics_of
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
-from streamkd.training.sums import SUMS, metrics_of
 
 TEMPERATURE, LABEL_WEIGHT = 3.0, 0.25
 BATCH_SIZE, NUM_CLASSES = 6, 3

@@ -15,7 +15,7 @@ from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
-from streamkd.training.user_metrics import UserMetrics
+from streamkd.training.keras_metrics import UserMetrics
 
 # Names, with what to expect of (labels, logits, answers).
 NAMES = {

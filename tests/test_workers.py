@@ -21,7 +21,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.stream.order.worker_slice import Share
 from streamkd.training.distiller import Distiller
-from streamkd.training.workers import Workers
+from streamkd.training.distribution import Workers
 
 # What a worker measures by its own clock.
 OWN = ("images_per_second", "input_wait")

@@ -25,9 +25,10 @@ from streamkd.training.callback_checks import (
     check_learning_rate,
     learning_rate_callback,
 )
-from streamkd.training.callbacks import KerasCallbacks
 from streamkd.training.class_weights import class_weights
-from streamkd.training.jit_choice import faster_steps, random_batch
+from streamkd.training.distribution import Workers
+from streamkd.training.keras_callbacks import KerasCallbacks
+from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.loop import History, Loop
 from streamkd.training.optimizers import build_optimizer
 from streamkd.training.recipe import Recipe
@@ -38,13 +39,12 @@ from streamkd.training.run_config import (
     describe_training,
     digest_of,
 )
-from streamkd.training.saving import Saver
+from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.student_checks import check_fits, check_loss
-from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
-from streamkd.training.workers import Workers
+from streamkd.training.xla_choice import faster_steps, random_batch
 
 __all__ = ["Distiller", "History"]
 

@@ -22,17 +22,17 @@ import tensorflow as tf
 from streamkd.errors import NonFiniteError, OptionError, RunBusyError
 from streamkd.progress import image_progress
 from streamkd.stream.stream import Stream
-from streamkd.training.callbacks import KerasCallbacks
+from streamkd.training.distribution import Workers
+from streamkd.training.epoch_sums import metrics_of
+from streamkd.training.keras_callbacks import KerasCallbacks
+from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.non_finite import MOST_IN_A_ROW, examine
 from streamkd.training.optimizers import learning_rate_of
 from streamkd.training.recipe import Recipe
-from streamkd.training.saving import Progress, Saver
+from streamkd.training.saver import Progress, Saver
 from streamkd.training.state import TrainingState, averaged_weights, exchange_averages
 from streamkd.training.step import TrainingSteps
-from streamkd.training.sums import metrics_of
-from streamkd.training.user_metrics import UserMetrics
 from streamkd.training.validation import Validation
-from streamkd.training.workers import Workers
 
 # The longest that a run goes without a checkpoint.
 SAVE_SECS = 600.0

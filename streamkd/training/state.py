@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.models.families import KERAS_3, family_name
+from streamkd.training.epoch_sums import SUMS
 from streamkd.training.optimizers import inner_optimizer
-from streamkd.training.sums import SUMS
 
 
 class TrainingState:

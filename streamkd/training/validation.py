@@ -16,8 +16,8 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.options import ImageOptions
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.tf_support.autograph import converted
-from streamkd.training.user_metrics import UserMetrics
-from streamkd.training.workers import Workers
+from streamkd.training.distribution import Workers
+from streamkd.training.keras_metrics import UserMetrics
 
 
 def _nothing(*_: Any) -> None:

@@ -42,9 +42,9 @@ from training_peers import GRADIENTS, OFF, STEP, STUDENTS, UPDATE, Student
 
 import streamkd as kd
 from streamkd.models.logits_head import logits_model
+from streamkd.training.epoch_sums import metrics_of
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
-from streamkd.training.sums import metrics_of
 
 FAMILIES = {"tf_keras": tf_keras, "keras": keras}
 OURS, BARE, FIT = "streamkd", "bare", "fit"

@@ -27,8 +27,8 @@ from streamkd.errors import OptionError
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
 from streamkd.runs.run_directory import RunDirectory, skipped_entries, skipped_of
+from streamkd.training.distribution import Workers
 from streamkd.training.state import TrainingState, averaged_weights
-from streamkd.training.workers import Workers
 
 # What a run that goes on says of its beginning.
 OF_THE_FIRST_START = ("initial_weights",)
