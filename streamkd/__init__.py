@@ -35,7 +35,7 @@ _HOME = {
     "Teacher": "streamkd.teachers.teacher",
     "ViewOperation": "streamkd.views.operation",
     "Views": "streamkd.views.views",
-    "evaluate": "streamkd.results.evaluation",
+    "evaluate": "streamkd.results.evaluate",
     "export": "streamkd.results.export",
     "import_logits": "streamkd.teachers.import_logits",
     "join": "streamkd.stream.join",

@@ -18,7 +18,7 @@ from streamkd.errors import (
     StudentError,
 )
 from streamkd.manifest.manifest import scan
-from streamkd.results.evaluation import evaluate
+from streamkd.results.evaluate import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller

@@ -27,7 +27,7 @@ from streamkd.errors import (
 )
 from streamkd.manifest.manifest import scan
 from streamkd.models.output_kind import to_logits
-from streamkd.results.evaluation import evaluate
+from streamkd.results.evaluate import evaluate
 from streamkd.runs import checkpoint
 from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join

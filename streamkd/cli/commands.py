@@ -211,7 +211,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args)
     _check_exists(args.model, "model")
     import_tensorflow()
-    from streamkd.results.evaluation import evaluate as run_evaluate
+    from streamkd.results.evaluate import evaluate as run_evaluate
 
     report = run_evaluate(
         args.model,

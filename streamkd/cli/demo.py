@@ -21,7 +21,7 @@ from PIL import Image
 
 from streamkd.errors import MissingExtraError
 from streamkd.manifest.manifest import Manifest, scan
-from streamkd.results.evaluation import evaluate
+from streamkd.results.evaluate import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.loading import load_teacher
 from streamkd.teachers.teach import teach

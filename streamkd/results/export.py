@@ -17,12 +17,7 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
 from streamkd.options import ImageOptions, check_choice, check_count
-from streamkd.results.evaluation import (
-    answer_all,
-    model_color_mode,
-    model_image_size,
-    open_model,
-)
+from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
 
 FORMATS = ("keras",)
 NUM_CHECKED = 256
