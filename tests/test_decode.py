@@ -11,8 +11,8 @@ import tf_keras
 from PIL import Image
 
 from streamkd.errors import BadImageError
+from streamkd.image_options import INTERPOLATIONS, ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.options import INTERPOLATIONS, ImageOptions
 from streamkd.pixels.bad_images import find_bad_image, refuse_bad_image, why_bad
 from streamkd.pixels.check_images import check_images
 from streamkd.pixels.decode import decode_batch

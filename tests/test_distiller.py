@@ -30,7 +30,7 @@ from streamkd.models.families import load_model
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import COLUMNS
 from streamkd.stream.join import join
-from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 from streamkd.training.loop import Loop

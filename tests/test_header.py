@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.pixels.decode import decode_batch
 from streamkd.pixels.header import dimensions, have_one_size, look_at, size_in_header
 

@@ -16,8 +16,8 @@ import tf_keras
 from PIL import Image
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
+from streamkd.image_options import INTERPOLATIONS
 from streamkd.manifest.manifest import scan
-from streamkd.options import INTERPOLATIONS
 from streamkd.stream.join import join
 
 TOLERANCE = 1.0  # of 255

@@ -13,7 +13,7 @@ import streamkd as kd
 from streamkd.errors import MissingLogitsError, OptionError, StoreError, UnfinishedStoreError
 from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
-from streamkd.store.merge_images import merge
+from streamkd.store.merge import merge
 from streamkd.store.writer import StoreWriter
 
 

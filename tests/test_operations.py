@@ -18,7 +18,7 @@ from test_views import HASHES
 
 import streamkd as kd
 from streamkd.errors import OptionError, StoreError
-from streamkd.store.merge_images import merge
+from streamkd.store.merge import merge
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
 from streamkd.views import render

@@ -5,15 +5,9 @@ import math
 
 import pytest
 
+from streamkd.checks import check_choice, check_positive, check_share
 from streamkd.errors import OptionError
-from streamkd.options import (
-    INTERPOLATIONS,
-    ImageOptions,
-    check_choice,
-    check_positive,
-    check_share,
-    parse_image_size,
-)
+from streamkd.image_options import INTERPOLATIONS, ImageOptions, parse_image_size
 
 
 @pytest.mark.parametrize(

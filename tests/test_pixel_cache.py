@@ -18,8 +18,8 @@ from store_helpers import flip_bit
 
 from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.options import ImageOptions
 from streamkd.stream.cache import pixel_cache
 from streamkd.stream.cache.pixel_cache import PixelCache, default_directory
 
@@ -327,7 +327,7 @@ _FILL = """
 import sys
 import numpy as np
 from streamkd.images.manifest import scan
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.stream.pixel_cache import PixelCache
 
 images, options = scan(sys.argv[1]), ImageOptions(image_size=(96, 96))

@@ -16,7 +16,7 @@ from test_deltas import change
 import streamkd as kd
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import scan
-from streamkd.store.merge_images import merge
+from streamkd.store.merge import merge
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 from streamkd.views.operation import ViewOperation

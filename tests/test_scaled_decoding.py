@@ -20,8 +20,8 @@ from test_replay import KINDS, draw_noisy
 
 import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.options import ImageOptions
 from streamkd.pixels.bad_images import why_bad_contents
 from streamkd.pixels.decode import decode, decode_batch
 from streamkd.pixels.file_batch import read_files

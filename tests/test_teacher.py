@@ -8,7 +8,7 @@ import tf_keras
 
 from streamkd.errors import OptionError, TeacherError
 from streamkd.models.preprocessing import parse
-from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teacher import Teacher, digest_of_weights
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)

@@ -19,7 +19,7 @@ from streamkd.errors import (
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
-from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach, teacher_setup
 from streamkd.teachers.teacher_pass import TeacherPass
 

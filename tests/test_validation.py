@@ -8,8 +8,8 @@ from helpers import draw_directory
 from run_helpers import dense_student
 
 from streamkd.errors import BadImageError, ClassNamesError, OptionError
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.options import ImageOptions
 from streamkd.training.validation import Validation
 
 OPTIONS = ImageOptions(image_size=(8, 8))

@@ -12,7 +12,7 @@ from typing import Any
 
 from streamkd.cli import flags
 from streamkd.errors import OptionError
-from streamkd.options import MAX_PIXELS
+from streamkd.image_options import MAX_PIXELS
 from streamkd.tf_support.quiet_import import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
@@ -166,7 +166,7 @@ def merge(args: argparse.Namespace) -> Answer:
     if args.index and args.images is not None:
         raise OptionError("--index lists whole stores; leave --images out, or --index.")
     images = _scan_unlabelled(args.images)
-    from streamkd.store.merge_images import merge as run_merge
+    from streamkd.store.merge import merge as run_merge
 
     report = run_merge(
         args.stores, args.out, images=images, index=args.index, progress=not args.quiet
@@ -286,7 +286,7 @@ def _load_teacher(args: argparse.Namespace) -> Any:
     """Returns the teacher that the flags describe."""
     _check_exists(args.teacher, "teacher")
     import_tensorflow()
-    from streamkd.teachers.loading import load_teacher
+    from streamkd.teachers.load_teacher import load_teacher
 
     return load_teacher(
         args.teacher,

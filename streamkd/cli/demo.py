@@ -23,7 +23,7 @@ from streamkd.errors import MissingExtraError
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.results.evaluate import evaluate
 from streamkd.stream.join import join
-from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from streamkd.errors import OptionError
-from streamkd.options import (
+from streamkd.image_options import (
     COLOR_CHANNELS,
     DECODES,
     INTERPOLATIONS,

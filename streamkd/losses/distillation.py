@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from streamkd.options import check_positive
+from streamkd.checks import check_positive
 
 
 def distillation_loss(

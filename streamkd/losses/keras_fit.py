@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from streamkd.checks import check_positive, check_share
 from streamkd.losses.distillation import distillation_loss, label_loss
-from streamkd.options import check_positive, check_share
 
 _FIRST_LOGIT = 5
 

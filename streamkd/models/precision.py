@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from streamkd.checks import check_choice
 from streamkd.errors import StudentError
 from streamkd.models.families import KERAS_3, TF_KERAS, import_family, precision_of
-from streamkd.options import check_choice
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import BadImageError, readable_key
+from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.pixels.decode import decode
 from streamkd.pixels.file_batch import Files, leave_out
 from streamkd.pixels.files import read_file, why_unreadable

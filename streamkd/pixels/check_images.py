@@ -8,8 +8,9 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from streamkd.checks import check_count
+from streamkd.image_options import MAX_PIXELS
 from streamkd.manifest.manifest import Manifest, key_fields
-from streamkd.options import MAX_PIXELS, check_count
 from streamkd.pixels.bad_images import why_bad_contents
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.progress import image_progress

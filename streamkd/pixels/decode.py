@@ -6,9 +6,9 @@ One map call decodes a whole batch: for small files that is about 2.5 times fast
 an image, since tf.data's own work for each element dominates there.
 
 Pixels are those of `image_dataset_from_directory`: `tf.io.decode_image`, then `tf.image.resize`
-without antialiasing, float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it. What
-TensorFlow does not decode has become a PNG before: `pixels/pillow_fallback.py`. With decode='scaled'
-they are others: `pixels/scaled_decode.py`.
+without antialiasing, float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it. A
+file that TensorFlow does not decode has become a PNG before (`pixels/pillow_fallback.py`). With
+decode='scaled' the pixels differ: `pixels/scaled_decode.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.pixels.scaled_decode import (
     MOST_HALVINGS,
     Original,

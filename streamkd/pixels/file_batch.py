@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamkd.options import MAX_PIXELS
+from streamkd.image_options import MAX_PIXELS
 from streamkd.pixels.content_digest import digest_contents
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.pixels.header import look_at

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from streamkd.options import MAX_PIXELS
+from streamkd.image_options import MAX_PIXELS
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _JPEG_HEAD = b"\xff\xd8\xff"

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from streamkd.options import MAX_PIXELS
+from streamkd.image_options import MAX_PIXELS
 from streamkd.pixels import header
 
 FORMATS = ("AVIF", "JPEG2000", "TIFF", "WEBP")

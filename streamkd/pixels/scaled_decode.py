@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 
 # How often the decoder can halve an image.
 MOST_HALVINGS = 3

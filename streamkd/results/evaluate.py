@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.checks import check_count
 from streamkd.errors import OptionError, StudentError
+from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.manifest.class_names import class_map, renumber
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.models import families, output_kind
 from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model
-from streamkd.options import MAX_PIXELS, ImageOptions, check_count
 from streamkd.progress import image_progress
 from streamkd.results import metrics
 from streamkd.runs.run_directory import read_config
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.reader import LogitStore
-from streamkd.stream.evaluation_batches import each_once, evaluation_batches, refuse_changed
+from streamkd.stream.content_check import refuse_changed
+from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.join import find_rows, image_options
 
 NUM_LATENCY_RUNS = 50

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError, OutputError, StudentError
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
-from streamkd.options import ImageOptions, check_choice, check_count
 from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
 
 FORMATS = ("keras",)

@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError
+from streamkd.image_options import ImageOptions
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.content_digest import digest_contents
 from streamkd.pixels.file_batch import Files, leave_out, read_files

@@ -12,10 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
 from streamkd.pixels.decode import content_digests, fit
-from streamkd.stream import evaluation_batches
+from streamkd.stream import content_check
 from streamkd.stream.batch_fetch import OF_FILES
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.views.operation import ViewOperation
@@ -154,9 +154,7 @@ class BatchRendering:
                 compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)
         stored = found["contents"]
         return [
-            evaluation_batches.check_contents(
-                self._images, found["paths"], contents, stored, compared
-            )
+            content_check.check_contents(self._images, found["paths"], contents, stored, compared)
         ]
 
     def _finish(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:

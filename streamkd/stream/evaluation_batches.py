@@ -1,73 +1,21 @@
-"""Batches for validation and evaluation, the check of contents, and errors that name the file."""
+"""Every image once, in order: the batches of validation and evaluation."""
 
 from __future__ import annotations
 
-import base64
-import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import ChangedImageError, readable_key
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
-from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.pixels.decode import decode_batch
 from streamkd.pixels.file_batch import read_files
+from streamkd.stream.content_check import named_errors, raise_named
 from streamkd.stream.order.worker_slice import WHOLE, Share
 from streamkd.tf_support.iterators import ThrownAwayAnywhere
 from streamkd.tf_support.read_pipeline import read_pipeline
-
-# Stands at the head of messages made inside the graph, where the class of an error is lost.
-CHANGED = "streamkd: a changed image"
-# With the key, the digest of the bytes just read, and that of the bytes the teacher saw.
-CHANGED_TEXT = (
-    "The image '{}' is not the file that the teacher answered.\n"
-    "  content digest now:    {}\n"
-    "  content digest taught: {}\n"
-    "Put the old file back, or teach a new store: `streamkd teach … --out NEW.h5`."
-)
-KEY_FOLLOWS = "\n  key in base64: "
-
-
-def check_contents(
-    images: Manifest, paths: tf.Tensor, contents: tf.Tensor, stored: tf.Tensor, rows: tf.Tensor
-) -> tf.Tensor:
-    """Returns True, or fails where a file is not the one the teacher answered.
-
-    Args:
-      images: for the root, which the message leaves out.
-      paths: string `[batch]`.
-      contents: uint64 `[batch]`, digests of the bytes just read.
-      stored: uint64 `[batch]`, digests of the bytes the teacher saw.
-      rows: int64 `[batch]`; an image without logits (-1) is not compared.
-    """
-    different = tf.not_equal(contents, stored)
-
-    def fail(changed: tf.Tensor) -> tf.Tensor:
-        first = tf.argmax(changed)
-        key = tf.strings.substr(paths[first], len(os.path.join(images.root, b"")), -1)
-        # TensorFlow cannot raise what is not UTF-8; Python finds the exact key at the end.
-        shown = tf.strings.unicode_transcode(key, "UTF-8", "UTF-8", replacement_char=ord("?"))
-        now, taught = (tf.strings.as_string(digests[first]) for digests in (contents, stored))
-        texts = CHANGED_TEXT.split("{}")
-        parts = [texts[0], shown, texts[1], now, texts[2], taught, texts[3]]
-        message = tf.strings.join([CHANGED + ": ", *parts, KEY_FOLLOWS, tf.io.encode_base64(key)])
-        with tf.control_dependencies(
-            [tf.raw_ops.Assert(condition=False, data=[message], summarize=-1)]
-        ):
-            return tf.constant(False)
-
-    def look_closer() -> tf.Tensor:
-        changed = tf.logical_and(different, rows >= 0)
-        return tf.cond(tf.reduce_any(changed), lambda: fail(changed), lambda: tf.constant(True))
-
-    # Two operations and one branch where all is well; `tf.debugging.Assert` has a branch of its
-    # own, and a message that is made for every batch takes longer than either.
-    return tf.cond(tf.reduce_any(different), look_closer, lambda: tf.constant(True))
 
 
 def evaluation_batches(
@@ -135,64 +83,3 @@ def each_once(
         raise_named(error, images, options, indices)
 
     return named_errors(iter(dataset), refuse)
-
-
-def named_errors(
-    batches: Iterator[Any], refuse: Callable[[tf.errors.OpError, int], None]
-) -> Iterator[Any]:
-    """Yields the batches; an error of TensorFlow becomes a refusal that names the file.
-
-    Args:
-      batches: what is iterated.
-      refuse: called with the error and the number of the batch; raises what it stands for.
-    """
-    number = 0
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            refuse(error, number)
-            raise
-        yield batch
-        number += 1
-
-
-def refuse_changed(
-    images: Manifest, indices: np.ndarray, contents: np.ndarray, stored: np.ndarray
-) -> None:
-    """Refuses, outside the graph, images that are not those the teacher answered.
-
-    Args:
-      images: the manifest.
-      indices: int64 `[batch]`, positions in it.
-      contents: uint64 `[batch]`, digests of the bytes just read.
-      stored: uint64 `[batch]`, digests of the bytes the teacher saw.
-
-    Raises:
-      ChangedImageError: names the first.
-    """
-    changed = np.flatnonzero(contents != stored)
-    if len(changed):
-        first = changed[0]
-        key = images.keys[int(indices[first])]
-        raise _changed(key, contents[first], stored[first])
-
-
-def _changed(key: bytes, now: Any, taught: Any) -> ChangedImageError:
-    """Returns the refusal of an image by its key and both content digests."""
-    return ChangedImageError(CHANGED_TEXT.format(readable_key(key), now, taught), key=key)
-
-
-def raise_named(
-    error: tf.errors.OpError, images: Manifest, options: ImageOptions, indices: Any
-) -> None:
-    """Raises the refusal that a TensorFlow error stands for, if it is one of the input's."""
-    pattern = rf"{CHANGED}.* now: +(\d+).* taught: +(\d+).*{KEY_FOLLOWS.strip()} ([\w-]*)"
-    found = re.search(pattern, str(error.message or error), re.DOTALL)
-    if found:
-        now, taught, encoded = found.groups()
-        key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-        raise _changed(key, now, taught) from error
-    refuse_bad_image(error, images, indices, options)

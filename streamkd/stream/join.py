@@ -16,11 +16,11 @@ import warnings
 
 import numpy as np
 
-from streamkd import options as options_module
+from streamkd.checks import check_choice, check_count
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
+from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.match_images import find_images
@@ -116,8 +116,8 @@ def join(
       UnfinishedStoreError: the teacher pass has not come to its end.
       OptionError: options that do not fit.
     """
-    options_module.check_choice("missing", missing, MISSING)
-    options_module.check_choice("on_bad", on_bad, options_module.ON_BAD)
+    check_choice("missing", missing, MISSING)
+    check_choice("on_bad", on_bad, ON_BAD)
     independent = independent_views(augment, views, operation)
     if isinstance(store, str | os.PathLike):
         store = open_store(store)
@@ -181,9 +181,9 @@ def _pixel_cache(
     num_bytes: int | None,
 ) -> PixelCache | None:
     """Returns where decoded images are kept, or None."""
-    options_module.check_choice("cache", cache, (None, *CACHES))
+    check_choice("cache", cache, (None, *CACHES))
     if num_bytes is not None:
-        options_module.check_count("cache_bytes", num_bytes)
+        check_count("cache_bytes", num_bytes)
     if directory is not None and cache != "disk":
         raise OptionError(
             f"The cache directory is {os.fspath(directory)}, and the cache is {cache}.\n"

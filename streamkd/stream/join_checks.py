@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from streamkd import options as options_module
+from streamkd.checks import check_choice, check_count
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.store.collection import StoreCollection
@@ -29,7 +29,7 @@ def independent_views(
     augment: str, views: Views | None, operation: ViewOperation | None
 ) -> Views | None:
     """Returns the views that are drawn anew for every epoch, or None for those of the store."""
-    options_module.check_choice("augment", augment, AUGMENTS)
+    check_choice("augment", augment, AUGMENTS)
     if augment == "replay":
         if views is not None:
             raise OptionError(
@@ -117,7 +117,7 @@ def check_accuracy(
 
 
 def check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
-    options_module.check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     if batch_size > num_images:
         raise OptionError(
             f"batch_size is {batch_size}, and there are {num_images} images.\n"
@@ -151,7 +151,7 @@ def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: 
       batch_size: rows a batch.
       replayed: whether the views come from a store.
     """
-    options_module.check_count("views_per_decode", count)
+    check_count("views_per_decode", count)
     if count == 1:
         return
     if views.mixes:

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
-from streamkd.stream import evaluation_batches
+from streamkd.stream import content_check
 from streamkd.stream.batch_fetch import BatchParts
 from streamkd.stream.batch_render import BatchRendering
 from streamkd.stream.cache.cached_images import cached_images
@@ -318,7 +318,7 @@ class Stream:
             step = start + number // share.num_replicas
             self.refuse(error, range(step, step + 1), share)
 
-        return evaluation_batches.named_errors(iter(self.dataset(start, stop, share)), refuse)
+        return content_check.named_errors(iter(self.dataset(start, stop, share)), refuse)
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: Share = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow in some steps stands for, if any.
@@ -336,7 +336,7 @@ class Stream:
         if self.cache is not None:  # an error may be of another batch of the same call
             steps = range(steps.start, steps.stop + self._steps_per_call(share) - 1)
         indices = np.concatenate([self.indices(step, share) for step in steps])
-        evaluation_batches.raise_named(error, self.images, self.options, indices)
+        content_check.raise_named(error, self.images, self.options, indices)
 
     def indices(self, step: int, share: Share = WHOLE) -> np.ndarray:
         """Returns the images of one step, int64 `[batch]`, as positions in the manifest.

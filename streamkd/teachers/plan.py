@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_count, check_positive
 from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import check_count, check_positive
 from streamkd.progress import image_progress
 from streamkd.store import codecs
 from streamkd.store.codecs import fidelity

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from streamkd.image_options import ImageOptions
 from streamkd.keys import Keys, hash_keys
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.decode import content_digests, decode_batch
 from streamkd.pixels.file_batch import Files, read_files

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from streamkd import options as options_module
+from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError, readable_key
+from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import MAX_PIXELS, ImageOptions
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
-from streamkd.teachers.loading import load_teacher
+from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teacher import Teacher
 from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 from streamkd.views.operation_check import check_operation
@@ -85,7 +85,7 @@ def teach(
     Raises:
       StreamkdError: what does not fit; nothing that was written is lost.
     """
-    options_module.check_choice("on_bad", on_bad, options_module.ON_BAD)
+    check_choice("on_bad", on_bad, ON_BAD)
     skip_bad = on_bad == "skip"
     setup = teacher_setup(
         images,
@@ -139,7 +139,7 @@ def teacher_setup(
     """
     teacher = load_teacher(teacher)
     options = ImageOptions(image_size=_teaching_size(teacher, image_size), **pixels)
-    options_module.check_count("--batch-size", batch_size)
+    check_count("--batch-size", batch_size)
     codecs.get(codec)
     _check_channels(teacher, options)
     if views is not None and views.operation is not None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_choice
 from streamkd.errors import TeacherError
 from streamkd.models import logits_head, output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.preprocessing import Preprocessing
-from streamkd.options import check_choice
 
 OUTPUTS = ("auto", *output_kind.KINDS)
 

@@ -24,9 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
+from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.class_names import renumber, shown
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import DECODER, ImageOptions
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
 from streamkd.store.fill import Answer, check_same, fill_store

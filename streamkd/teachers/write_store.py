@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from streamkd import options as options_module
+from streamkd.checks import check_count
 from streamkd.errors import BadImageError, TeacherError, readable_key
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
 from streamkd.pixels.content_digest import digest_contents
 from streamkd.pixels.files import read_file
 from streamkd.store.fill import Answer, check_same, fill_store
@@ -97,7 +97,7 @@ def write_store(
       BadImageError: a file that cannot be read.
       StreamkdError: what else does not fit; nothing that was written is lost.
     """
-    options_module.check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     images_seen = ImageOptions(
         image_size=image_size or (1, 1),
         color_mode=color_mode,

@@ -13,12 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from streamkd.checks import check_count
 from streamkd.errors import StudentError
 from streamkd.manifest.manifest import Manifest
 from streamkd.models import preprocessing
 from streamkd.models.families import family_of, precision_of
 from streamkd.models.logits_head import logits_model
-from streamkd.options import check_count
 from streamkd.stream.stream import Stream
 from streamkd.training.callback_checks import (
     check_callbacks,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from streamkd.checks import check_choice, check_count, check_positive, check_share
 from streamkd.errors import OptionError
-from streamkd.options import check_choice, check_count, check_positive, check_share
 
 SCHEDULES = ("cosine", "constant")
 JITS = ("auto", "on", "off")

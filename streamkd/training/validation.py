@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
+from streamkd.image_options import ImageOptions
 from streamkd.losses.distillation import label_loss
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import ImageOptions
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.tf_support.autograph import converted
 from streamkd.training.distribution import Workers

@@ -15,7 +15,7 @@ import functools
 
 import tensorflow as tf
 
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.pixels.decode import decode_parts, decode_through, fit
 from streamkd.pixels.scaled_decode import (
     Original,

@@ -34,7 +34,7 @@ import tf_keras
 from PIL import Image
 
 import streamkd as kd
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.pixels.decode import decode
 
 WIDTH, HEIGHT = 4000, 3000

@@ -187,9 +187,9 @@ def say(values: dict[str, float]) -> None:
 def make(directory: Path, num_images: int) -> None:
     """Makes files, links, a store and a manifest file, where they are not there yet."""
     from streamkd import disk
+    from streamkd.image_options import DECODER, ImageOptions
     from streamkd.manifest.fingerprint import fingerprint
     from streamkd.manifest.manifest import Manifest
-    from streamkd.options import DECODER, ImageOptions
     from streamkd.pixels.content_digest import digest_files
     from streamkd.store.layout import StoreHeader
     from streamkd.store.writer import StoreWriter, create_store

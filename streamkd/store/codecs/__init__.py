@@ -1,1 +1,16 @@
-"""How logits become bytes of the store, and back."""
+"""How the logits of a row become bytes, and back.
+
+codec = codecs.get("packed:3+28")
+"""
+
+from streamkd.store.codecs.codec import (
+    FORMS,
+    Codec,
+    FloatCodec,
+    ImpossibleRowError,
+    LevelCodec,
+    Stored,
+    get,
+)
+
+__all__ = ["FORMS", "Codec", "FloatCodec", "ImpossibleRowError", "LevelCodec", "Stored", "get"]

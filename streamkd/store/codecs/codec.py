@@ -283,8 +283,8 @@ def get(name: str) -> Codec:
         return KeptCodec(num_kept=num_kept)
     if bits not in bit_packing.BITS:
         raise OptionError(
-            f"There is no codec {name!r}: BITS is one of "
-            f"{', '.join(map(str, bit_packing.BITS))}, or 0 where logits are kept, as in packed:0+100."
+            f"There is no codec {name!r}: BITS is one of {', '.join(map(str, bit_packing.BITS))}, "
+            "or 0 where logits are kept, as in packed:0+100."
         )
     return LevelCodec(bits=bits, num_kept=num_kept)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.options import ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.pixels.file_batch import BLACK_PIXEL, Files
 from streamkd.stream.cache.buffer_pool import BufferPool
 from streamkd.stream.cache.pixel_cache import PixelCache

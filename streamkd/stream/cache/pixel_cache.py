@@ -38,8 +38,8 @@ from pathlib import Path
 import numpy as np
 
 from streamkd import disk
+from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.options import DECODER, ImageOptions
 
 VERSION = 2
 # What each image's byte in `_state` says.

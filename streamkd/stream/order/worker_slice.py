@@ -18,8 +18,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from streamkd.checks import check_count
 from streamkd.errors import OptionError
-from streamkd.options import check_count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

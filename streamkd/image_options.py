@@ -10,9 +10,9 @@ command line's flags.
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from typing import Any
 
+from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError
 
 COLOR_CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
@@ -124,30 +124,6 @@ class ImageOptions:
                 "`pip install --upgrade streamkd`."
             )
         return cls(**{**values, "image_size": tuple(values["image_size"])})
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Refuses a `value` that is not one of `choices`."""
-    if value not in choices:
-        raise OptionError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuses a `value` that is not a positive finite number."""
-    if not 0 < value < float("inf"):
-        raise OptionError(f"{name} is {value!r}; it must be a positive number.")
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuses a `value` that is not a whole number above zero."""
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuses a `value` outside 0 to 1."""
-    if not 0 <= value <= 1:
-        raise OptionError(f"{name} is {value!r}; it must lie between 0 and 1.")
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
