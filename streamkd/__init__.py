@@ -28,17 +28,19 @@ _HOME = {
     "Keys": "streamkd.keys",
     "LogitStore": "streamkd.store.reader",
     "Manifest": "streamkd.manifest.manifest",
-    "Share": "streamkd.stream.order.worker_slice",
     "StoreCollection": "streamkd.store.collection",
     "Stream": "streamkd.stream.stream",
     "StreamkdError": "streamkd.errors",
     "Teacher": "streamkd.teachers.teacher",
     "ViewOperation": "streamkd.views.operation",
     "Views": "streamkd.views.views",
+    "WorkerSlice": "streamkd.stream.order.worker_slice",
+    "distillation_loss": "streamkd.losses.distillation",
     "evaluate": "streamkd.results.evaluate",
     "export": "streamkd.results.export",
     "import_logits": "streamkd.teachers.import_logits",
     "join": "streamkd.stream.join",
+    "label_loss": "streamkd.losses.distillation",
     "load_teacher": "streamkd.teachers.load_teacher",
     "merge": "streamkd.store.merge",
     "open_store": "streamkd.store.collection",
@@ -52,13 +54,17 @@ _HOME = {
     "write_store": "streamkd.teachers.write_store",
 }
 
+# Names of earlier releases, which scripts may still use.
+_FORMER = {"Share": "WorkerSlice"}
+
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    current = _FORMER.get(name, name)
+    if current not in _HOME:
         raise AttributeError(f"module 'streamkd' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_HOME[current]), current)
     globals()[name] = value
     return value
 

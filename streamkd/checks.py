@@ -26,7 +26,7 @@ def check_count(name: str, value: int) -> None:
         raise OptionError(f"{name} is {value!r}; it must be a positive whole number.")
 
 
-def check_share(name: str, value: float) -> None:
+def check_fraction(name: str, value: float) -> None:
     """Refuses a `value` outside 0 to 1."""
     if not 0 <= value <= 1:
         raise OptionError(f"{name} is {value!r}; it must lie between 0 and 1.")

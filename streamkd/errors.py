@@ -29,7 +29,10 @@ something to type. Exit code 2 on the command line; `code` names the kind in `--
 
 from __future__ import annotations
 
+from streamkd.public import public
 
+
+@public
 class StreamkdError(Exception):
     """A refusal that the user can do something about.
 

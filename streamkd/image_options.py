@@ -14,6 +14,7 @@ from typing import Any
 
 from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError
+from streamkd.public import public
 
 COLOR_CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
 INTERPOLATIONS = (
@@ -40,6 +41,7 @@ MAX_PIXELS = 1024**3 // 4 // 3
 DECODER = "tf.io.decode_image"
 
 
+@public
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """How the bytes of a file become pixels.

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from streamkd.public import public
+
 # Keys handled at a time where a step needs memory for each: 65,536 keys of 60 bytes take 4 MB.
 _CHUNK_KEYS = 65_536
 # No system opens a path of more than 4,096 bytes. A longer key is a mistake, or a damaged offset
@@ -26,6 +28,7 @@ MAX_KEY_BYTES = 65_535
 _WINDOW_BYTES = 64
 
 
+@public
 class Keys:
     """N keys as one block of bytes.
 

@@ -81,7 +81,7 @@ def test_scan_check_lists_bad_files_and_answers_no(here, capsys):
 
 
 def test_long_lists_are_cut_with_the_count_beside_them(here, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "LONGEST_LIST", 2)
+    monkeypatch.setattr(commands, "MAX_LISTED", 2)
     for number in (12, 13, 14):
         (here / "images" / "bee" / f"{number:05d}.png").write_bytes(b"x")
     _, answer, _ = command(capsys, "scan", "images", "--check")

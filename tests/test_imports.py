@@ -1,6 +1,7 @@
 """Rooms import only from rooms above them, and what needs no TensorFlow does not import it."""
 
 import ast
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import streamkd
 PACKAGE = Path(streamkd.__file__).parent
 # In the order in which data flows; `version` and the names of `streamkd` itself are for everyone.
 ROOMS = (
-    *("errors", "checks", "image_options", "keys", "disk", "progress"),
+    *("public", "errors", "checks", "image_options", "keys", "disk", "progress"),
     *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
     *("stream", "losses", "runs", "training", "results", "cli"),
 )
@@ -93,9 +94,21 @@ def test_scanning_and_reading_a_store_need_no_tensorflow(directory, images, stor
 def test_every_name_of_the_top_level_can_be_had():
     for name in streamkd.__all__:
         assert getattr(streamkd, name).__name__ == name
+        assert getattr(streamkd, name).__module__ == "streamkd"
     assert set(streamkd.__all__) <= set(dir(streamkd))
 
 
 def test_an_unknown_name_of_the_top_level_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'streamkd' has no attribute 'scam'"):
         streamkd.scam  # noqa: B018
+
+
+def test_a_name_of_an_earlier_release_still_serves():
+    assert streamkd.Share is streamkd.WorkerSlice
+    assert "Share" not in streamkd.__all__
+
+
+def test_a_pickle_names_what_a_user_types():
+    pickled = pickle.dumps(streamkd.Views(3, flip=True))
+    assert b"streamkd.views" not in pickled
+    assert pickle.loads(pickled) == streamkd.Views(3, flip=True)

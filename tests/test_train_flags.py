@@ -19,7 +19,7 @@ from run_helpers import command, dense_student, refusal
 from streamkd.cli import train_flags
 from streamkd.cli.flags import Parser
 from streamkd.cli.main import build_parser
-from streamkd.cli.train import OF_DISTILLER, OF_JOIN, read_class_weight
+from streamkd.cli.train import DISTILLER_FLAGS, JOIN_FLAGS, read_class_weight
 from streamkd.errors import OptionError
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
@@ -82,10 +82,12 @@ def test_what_is_not_given_is_what_python_has_by_default():
     train_flags.add_train(parser)
     args = vars(parser.parse_args(TRAIN[1:]))
     ours = inspect.signature(Distiller).parameters
-    assert {name: args[name] for name in OF_DISTILLER} == {n: ours[n].default for n in OF_DISTILLER}
-    assert set(ours) - set(OF_DISTILLER) == {"student", "metrics"}
+    assert {name: args[name] for name in DISTILLER_FLAGS} == {
+        n: ours[n].default for n in DISTILLER_FLAGS
+    }
+    assert set(ours) - set(DISTILLER_FLAGS) == {"student", "metrics"}
     theirs = inspect.signature(join).parameters
-    same = [name for name in OF_JOIN if name not in ("batch_size", "seed")]
+    same = [name for name in JOIN_FLAGS if name not in ("batch_size", "seed")]
     assert {name: args[name] for name in same} == {name: theirs[name].default for name in same}
     of_fit = inspect.signature(Distiller.fit).parameters
     for name in ("class_weight", "save_every", "resume"):
@@ -101,7 +103,7 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
     )
     found = called(capsys, *words.split())
     assert found["exit"] == 0, found["answer"]
-    assert {name: found[name] for name in OF_DISTILLER} == {
+    assert {name: found[name] for name in DISTILLER_FLAGS} == {
         "schedule": "constant",
         "warm_up": 0.1,
         "weight_decay": 0.01,

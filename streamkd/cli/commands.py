@@ -17,7 +17,7 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
 # Lists in JSON output are cut here; a count stands beside each.
-LONGEST_LIST = 100
+MAX_LISTED = 100
 
 
 def scan(args: argparse.Namespace) -> Answer:
@@ -52,7 +52,7 @@ def scan(args: argparse.Namespace) -> Answer:
         "num_bytes": report.num_bytes,
         "formats": report.formats,
         "num_bad": len(report.bad),
-        "bad": report.bad[:LONGEST_LIST],
+        "bad": report.bad[:MAX_LISTED],
     }
     return answer, 1 if report.bad else 0
 
@@ -103,7 +103,7 @@ def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str
             **key_fields(manifest.keys[index]),
             "reason": why_bad(manifest.path(index), max_pixels=max_pixels),
         }
-        for index in refused[:LONGEST_LIST].tolist()
+        for index in refused[:MAX_LISTED].tolist()
     ]
 
 
@@ -194,7 +194,7 @@ def verify(args: argparse.Namespace) -> Answer:
         "rows_done": report.rows_done,
         "rows_total": report.rows_total,
         "num_problems": report.num_problems,
-        "problems": [_with_key_text(problem) for problem in report.problems[:LONGEST_LIST]],
+        "problems": [_with_key_text(problem) for problem in report.problems[:MAX_LISTED]],
     }
     return answer, 0 if report.sound else 1
 
@@ -271,7 +271,7 @@ def _labels_of_store(path: str) -> str | None:
 
 
 def _capped(values: list | None) -> list | None:
-    return None if values is None else values[:LONGEST_LIST]
+    return None if values is None else values[:MAX_LISTED]
 
 
 def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:

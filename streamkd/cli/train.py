@@ -20,17 +20,17 @@ from streamkd.errors import MissingExtraError, OptionError
 from streamkd.tf_support.quiet_import import import_tensorflow
 
 # Flags that are arguments of `Distiller`, and of `join`, under the same names.
-OF_DISTILLER = (
+DISTILLER_FLAGS = (
     *("optimizer", "learning_rate", "schedule", "warm_up", "weight_decay", "clip_norm"),
     *("accumulate", "ema", "temperature", "label_weight", "label_smoothing"),
     *("student_preprocess", "jit", "steps_per_call", "on_nonfinite"),
 )
-OF_JOIN = (
+JOIN_FLAGS = (
     *("batch_size", "seed", "missing", "on_bad", "augment"),
     *("cache", "cache_directory", "cache_bytes", "views_per_decode", "balance"),
 )
 # Not part of what a run is: the command itself, and how it answers.
-NOT_RECORDED = ("command", "run", "config", "json", "quiet")
+UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet")
 COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
 
 
@@ -49,7 +49,7 @@ def train(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     student = _student(args, stream, scope)
     from streamkd.training.distiller import Distiller
 
-    distiller = Distiller(student, **{name: getattr(args, name) for name in OF_DISTILLER})
+    distiller = Distiller(student, **{name: getattr(args, name) for name in DISTILLER_FLAGS})
     with StopSignals() as signals:
         history = distiller.fit(
             stream,
@@ -190,7 +190,7 @@ def _join(args: argparse.Namespace, images: Any, store: Any, views: Any) -> Any:
         store,
         views=views,
         progress=not args.quiet,
-        **{name: getattr(args, name) for name in OF_JOIN},
+        **{name: getattr(args, name) for name in JOIN_FLAGS},
         **flags.pixels(args),
     )
     if stream.cache is not None and stream.cache.path is not None and not args.quiet:
@@ -236,7 +236,7 @@ def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
 
 def _recorded(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what is kept in config.json for the reader: every flag, given or not."""
-    return {name: value for name, value in vars(args).items() if name not in NOT_RECORDED}
+    return {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
 
 
 def _where(history: Any) -> str:

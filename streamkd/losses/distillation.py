@@ -12,8 +12,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from streamkd.checks import check_positive
+from streamkd.public import public
 
 
+@public
 def distillation_loss(
     teacher_logits: tf.Tensor, student_logits: tf.Tensor, *, temperature: float
 ) -> tf.Tensor:
@@ -52,6 +54,7 @@ def distillation_loss(
     return divergence * temperature**2
 
 
+@public
 def label_loss(
     labels: tf.Tensor,
     label_shares: tf.Tensor,

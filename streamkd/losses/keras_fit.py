@@ -22,12 +22,14 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from streamkd.checks import check_positive, check_share
+from streamkd.checks import check_fraction, check_positive
 from streamkd.losses.distillation import distillation_loss, label_loss
+from streamkd.public import public
 
 _FIRST_LOGIT = 5
 
 
+@public
 def pack_targets(
     images: tf.Tensor, targets: dict[str, tf.Tensor], weights: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -42,6 +44,7 @@ def pack_targets(
     return images, tf.concat(parts, axis=1), weights
 
 
+@public
 def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.Tensor]:
     """Returns a loss for `compile`, of packed targets and the student's logits: float32 `[batch]`.
 
@@ -56,7 +59,7 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
       Hinton, Vinyals and Dean, arXiv:1503.02531; the same as the `Distiller`'s.
     """
     check_positive("temperature", temperature)
-    check_share("label_weight", label_weight)
+    check_fraction("label_weight", label_weight)
 
     def loss(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
         labels = tf.cast(packed[:, :2], tf.int32)
@@ -71,6 +74,7 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
     return loss
 
 
+@public
 def packed_accuracy(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
     """Returns whether the student finds each image's own label, float32 `[batch]`: a metric.
 

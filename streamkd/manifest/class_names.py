@@ -8,7 +8,7 @@ from streamkd.errors import ClassNamesError
 from streamkd.manifest.manifest import UNLABELLED
 
 
-def class_map(names: list[str], classes: list[str], owner: str) -> np.ndarray:
+def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarray:
     """Returns the number of each of `names` among `classes`, so that `map[labels]` renumbers.
 
     Args:
@@ -44,7 +44,7 @@ def renumber(
     """
     if names is None or not classes:
         return np.full(len(labels), UNLABELLED, np.int32)
-    return class_map(names, classes, owner)[labels]
+    return class_numbers(names, classes, owner)[labels]
 
 
 def shown(names: list[str], most: int = 10) -> str:

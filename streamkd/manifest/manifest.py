@@ -27,10 +27,12 @@ from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.labels import read_class_map
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.tables import key_fields, key_of_fields
+from streamkd.public import public
 
 __all__ = ["UNLABELLED", "Manifest", "key_fields", "key_of_fields", "scan"]
 
 
+@public
 class Manifest:
     """Images of one root directory, in a fixed order.
 
@@ -124,6 +126,7 @@ class Manifest:
         tables.write(self, Path(path))
 
 
+@public
 def scan(
     directory: str | bytes | os.PathLike,
     *,
@@ -172,7 +175,7 @@ def scan(
     if isinstance(class_map, str | os.PathLike):
         class_map = read_class_map(class_map)
     split.check_split(validation_split, subset, seed)
-    listed = sources.find_images(
+    listed = sources.list_images(
         directory,
         labels=labels,
         class_names=class_names,

@@ -30,7 +30,7 @@ PARTS = frozenset(
 )
 
 
-def find_images(
+def list_images(
     source: str | bytes | os.PathLike,
     *,
     labels: Any,

@@ -19,7 +19,7 @@ from streamkd.models.families import family_name, models_and_layers
 
 # Of the settings of a layer: what differs between two students that train alike. An input has the
 # batch it was first called with, and a nested model numbers its layers.
-WITHOUT_EFFECT = (
+IGNORED_SETTINGS = (
     *("name", "seed", "dtype", "shared_object_id", "module", "registered_name"),
     *("batch_shape", "batch_input_shape", "build_input_shape", "build_config"),
     *("inbound_nodes", "input_layers", "output_layers"),
@@ -67,7 +67,7 @@ def _with_effect(settings: Any) -> Any:
         str(name): _with_effect(value)
         for name, value in settings.items()
         if not (
-            name in WITHOUT_EFFECT
+            name in IGNORED_SETTINGS
             or str(name).endswith(INITIALIZER)
             or (name in CODE and isinstance(value, (list, tuple)))
         )

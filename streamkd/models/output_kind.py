@@ -15,7 +15,7 @@ KINDS = ("logits", "probabilities", "log-probabilities")
 SUM_TOLERANCE = 2e-3
 # What stands for a probability of 0, unless the same row holds a smaller one. Those are kept:
 # cutting them off at 1e-7 moved soft targets at temperature 20 by up to 0.016.
-LEAST_PROBABILITY = 1e-7
+MIN_PROBABILITY = 1e-7
 
 
 def output_kind(answers: np.ndarray) -> str:
@@ -69,6 +69,6 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
                 "Say what they are: `--teacher-output logits`, or look at the teacher."
             )
         positive = answers > 0
-        smallest = np.min(answers, axis=1, keepdims=True, where=positive, initial=LEAST_PROBABILITY)
+        smallest = np.min(answers, axis=1, keepdims=True, where=positive, initial=MIN_PROBABILITY)
         return np.log(np.where(positive, answers, smallest))
     return answers

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.scaled_decode import (
-    MOST_HALVINGS,
+    MAX_HALVINGS,
     Original,
     halvings_of_image,
     resample,
@@ -29,7 +29,7 @@ from streamkd.pixels.scaled_decode import (
 )
 
 # Larger batches are decoded in a loop: a graph of one operation a file takes seconds to trace.
-MOST_UNROLLED = 256
+MAX_UNROLLED_FILES = 256
 # Interpolations that change nothing where an image has the size asked for; the others blur it, or
 # differ in the last bits.
 _KEEP_PIXELS = ("bilinear", "nearest", "area")
@@ -106,7 +106,7 @@ def decode_through(
         files = tf.unstack(contents, batch_size)
         return render(tf.stack([decode_pixels(data, options) for data in files]), *others)
 
-    if batch_size is None or batch_size > MOST_UNROLLED or options.decode == "scaled":
+    if batch_size is None or batch_size > MAX_UNROLLED_FILES or options.decode == "scaled":
         images = render_each()
     else:
         images = tf.cond(one_size, render_together, render_each)
@@ -181,7 +181,7 @@ def decode_parts(
       what they are of.
     """
     # No JPEG has an alpha channel: where one is asked for, `decode_image` is to say so.
-    last = 0 if options.num_channels == 4 else MOST_HALVINGS
+    last = 0 if options.num_channels == 4 else MAX_HALVINGS
     halvings = tf.minimum(halvings, last)
 
     def part(number: int) -> tf.Tensor:

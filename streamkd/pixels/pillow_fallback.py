@@ -31,7 +31,7 @@ _MAGIC = (
 # What a PNG can hold without loss; of all other modes the one that keeps most of it.
 _KEPT = ("L", "LA", "RGB", "RGBA", "I;16")
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
-_WITHOUT_RANGE = ("I", "F")
+_MODES_WITHOUT_RANGE = ("I", "F")
 _RAISING_PILLOWS_LIMIT = threading.Lock()
 
 
@@ -116,7 +116,7 @@ def _raised_limit(max_pixels: int) -> Iterator[None]:
 def _exact(image: Any) -> Any:
     """Returns an image in a mode that a PNG holds."""
     mode = image.mode
-    if mode in _WITHOUT_RANGE:
+    if mode in _MODES_WITHOUT_RANGE:
         raise UndecodableError(
             "its pixels are numbers of 32 bits, and nothing says which is black or white"
         )

@@ -22,16 +22,16 @@ import tensorflow as tf
 from streamkd.image_options import ImageOptions
 
 # How often the decoder can halve an image.
-MOST_HALVINGS = 3
+MAX_HALVINGS = 3
 # A side of the decoded image is at least 4/3 of the side asked for. PSNR against antialiased full
 # decoding is then 38 dB and more (37 where colours are halved in one direction) for photographs
 # with detail in every pixel; without a margin it is 32.
 MARGIN = (4, 3)
-_RATIOS = [2**halvings for halvings in range(1, MOST_HALVINGS + 1)]
+_RATIOS = [2**halvings for halvings in range(1, MAX_HALVINGS + 1)]
 # What `tf.image.resize` calls the kernel, where it has another name.
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 # A crop of less than this many decoded pixels is taken as this large.
-_LEAST_SIDE = 1e-3
+_MIN_SIDE_PX = 1e-3
 
 
 class Original(NamedTuple):
@@ -111,7 +111,7 @@ def resample(
     first = tf.clip_by_value(tf.cast(tf.floor(start), tf.int32), 0, last)
     stop = tf.clip_by_value(tf.cast(tf.math.ceil(end), tf.int32), first + 1, last + 1)
     size = tf.convert_to_tensor(image_size, tf.int32)
-    scale = tf.cast(size, tf.float32) / tf.maximum(end - start, _LEAST_SIDE)
+    scale = tf.cast(size, tf.float32) / tf.maximum(end - start, _MIN_SIDE_PX)
     return tf.raw_ops.ScaleAndTranslate(
         images=images[:, first[0] : stop[0], first[1] : stop[1]],
         size=size,

@@ -17,12 +17,13 @@ import tensorflow as tf
 from streamkd.checks import check_count
 from streamkd.errors import OptionError, StudentError
 from streamkd.image_options import MAX_PIXELS, ImageOptions
-from streamkd.manifest.class_names import class_map, renumber
+from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.models import families, output_kind
 from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model
 from streamkd.progress import image_progress
+from streamkd.public import public
 from streamkd.results import metrics
 from streamkd.runs.run_directory import read_config
 from streamkd.store.collection import StoreCollection, open_store
@@ -35,6 +36,7 @@ NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5
 
 
+@public
 def evaluate(
     model: Any,
     images: Manifest,
@@ -223,7 +225,7 @@ def _teacher_report(
     )
     if classes and store.class_names and classes != store.class_names:
         # The outputs of both are matched by name, not by number.
-        columns = class_map(classes, store.class_names, "the store")[:-1]
+        columns = class_numbers(classes, store.class_names, "the store")[:-1]
         teacher_logits = teacher_logits[:, columns]
     known = labels != UNLABELLED
     report["agreement"] = metrics.agreement(logits, teacher_logits)

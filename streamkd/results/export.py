@@ -18,6 +18,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
+from streamkd.public import public
 from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
 
 FORMATS = ("keras",)
@@ -26,6 +27,7 @@ NUM_CHECKED = 256
 TOLERANCE = {"keras": 1e-5}
 
 
+@public
 def export(
     model: Any,
     out: str | os.PathLike,

@@ -22,17 +22,19 @@ import numpy as np
 from streamkd.errors import OptionError, StoreError, UnfinishedStoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
+from streamkd.public import public
 from streamkd.store import store_list
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import MAX_LISTED, LogitStore
 from streamkd.store.store_file import Io
-from streamkd.store.store_list import IndexFile, ListedStore, damaged_index
+from streamkd.store.store_list import ListedStore, StoreList, damaged_index
 from streamkd.views.views import Views
 
 # What the answers depend on; stores that differ in one of these are not of one teacher pass.
 _SAME = ("teacher", "images", "views", "decoder", "num_classes", "num_views", "codec")
 
 
+@public
 def open_store(path: str | os.PathLike[str], io: Io = "mmap") -> LogitStore | StoreCollection:
     """Returns the store at `path` for reading, together with its deltas.
 
@@ -70,7 +72,7 @@ def _open_listed(index_path: str, io: Io, base: str | None = None) -> StoreColle
     return _listed_by(index, base or index_path, stores)
 
 
-def _listed_by(index: IndexFile, path: str, stores: Sequence[LogitStore]) -> StoreCollection:
+def _listed_by(index: StoreList, path: str, stores: Sequence[LogitStore]) -> StoreCollection:
     return StoreCollection(path, stores, num_images=index.num_images, fingerprint=index.fingerprint)
 
 
@@ -111,7 +113,7 @@ def link_stores(
     check_same_pass(stores)
     order, winners = effective_images(stores)
     labels = np.concatenate([store.labels for store in stores])[winners]
-    index = IndexFile(
+    index = StoreList(
         stores=tuple(listed),
         num_images=len(winners),
         fingerprint=fingerprint(order, labels, stores[0].class_names or None),
@@ -169,6 +171,7 @@ def effective_images(stores: Sequence[LogitStore]) -> tuple[Keys, np.ndarray]:
     return (ordered if last.all() else ordered.take(last)), order[last]
 
 
+@public
 class StoreCollection:
     """Several finished stores read as one. Safe in threads and after `fork`; pickled as its path.
 

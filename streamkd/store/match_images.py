@@ -11,7 +11,7 @@ from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 
 
-def find_images(
+def match_images(
     images: Manifest, store: LogitStore | StoreCollection, progress: bool
 ) -> np.ndarray:
     """Returns int64 `[num_images]`, each image's number in the store; -1 where it is not there.

@@ -21,6 +21,7 @@ from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.manifest import Manifest
 from streamkd.progress import image_progress
+from streamkd.public import public
 from streamkd.store.collection import (
     StoreCollection,
     check_same_pass,
@@ -30,9 +31,9 @@ from streamkd.store.collection import (
     open_store,
 )
 from streamkd.store.layout import REFUSED, StoreHeader
-from streamkd.store.match_images import find_images
+from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_index
+from streamkd.store.store_list import refuse_stale_list
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter, create_store
 from streamkd.views.views import Views
@@ -53,6 +54,7 @@ class MergeReport:
     num_dropped: int
 
 
+@public
 def merge(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -87,7 +89,7 @@ def merge(
     keys, numbers = effective_images(stores)
     num_different = len(keys)
     if images is not None:
-        found = find_images(images, as_one(stores), progress)
+        found = match_images(images, as_one(stores), progress)
         there = np.flatnonzero(found >= 0)
         keys, numbers = images.keys.take(there), found[there]
     with image_progress(len(keys), 0, "merging", progress) as bar:
@@ -138,7 +140,7 @@ def merge_stores(
     )
     out = os.fspath(out)
     if not os.path.lexists(out):
-        refuse_stale_index(out)
+        refuse_stale_list(out)
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
     _copy(as_one(stores), images, out, progress)

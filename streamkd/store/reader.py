@@ -18,6 +18,7 @@ import numpy as np
 
 from streamkd.errors import MissingLogitsError, readable_key
 from streamkd.keys import Keys
+from streamkd.public import public
 from streamkd.store import codecs, key_index
 from streamkd.store.checksums import (
     check_single_rows,
@@ -34,6 +35,7 @@ from streamkd.store.userblock import damaged, digest
 MAX_LISTED = 100
 
 
+@public
 class LogitStore:
     """One open store file; an unfinished one as well. `collection.open_store` adds its deltas.
 

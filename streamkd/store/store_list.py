@@ -40,7 +40,7 @@ class ListedStore:
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexFile:
+class StoreList:
     """What an index file says.
 
     Attributes:
@@ -83,7 +83,7 @@ def index_beside(path: str) -> str:
     return path + SUFFIX
 
 
-def refuse_stale_index(path: str) -> None:
+def refuse_stale_list(path: str) -> None:
     """Refuses to create a store beside which the index of an older one lies.
 
     Raises:
@@ -110,7 +110,7 @@ def is_index_file(path: str) -> bool:
     return False
 
 
-def read_index_file(path: str) -> IndexFile:
+def read_index_file(path: str) -> StoreList:
     """Returns what an index file says.
 
     Raises:
@@ -154,7 +154,7 @@ def damaged_index(path: str, what: str) -> DamagedStoreError:
     )
 
 
-def _from_json(values: dict[str, Any]) -> IndexFile:
+def _from_json(values: dict[str, Any]) -> StoreList:
     stores = tuple(
         ListedStore(str(entry["path"]), str(entry["digest"])) for entry in values["stores"]
     )
@@ -164,4 +164,4 @@ def _from_json(values: dict[str, Any]) -> IndexFile:
     for store in stores:
         if os.path.isabs(store.path) or ".." in store.path.split("/") or "\0" in store.path:
             raise ValueError("a store outside of the index file's directory")
-    return IndexFile(stores, num_images, str(values["fingerprint"]))
+    return StoreList(stores, num_images, str(values["fingerprint"]))

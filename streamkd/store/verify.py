@@ -18,12 +18,14 @@ from streamkd.keys import Keys
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
+from streamkd.public import public
 from streamkd.store.collection import StoreCollection, flatten, open_store
 from streamkd.store.layout import DamagedStoreError
 from streamkd.store.reader import LogitStore
 from streamkd.store.verify_file import Compare, VerifyReport, verify_store
 
 
+@public
 def verify(
     path: str | os.PathLike,
     *,

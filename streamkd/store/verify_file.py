@@ -22,7 +22,7 @@ from streamkd.store.checksums import check_rows, count_settled, images_at_a_time
 from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS, DamagedStoreError
 from streamkd.store.store_file import StoreFile
 
-_MAX_LISTED = 100
+MAX_LISTED = 100
 
 # Given images (int64), keys and content digests (uint64), yields places in them and what is wrong.
 Compare = Callable[[np.ndarray, Keys, np.ndarray], Iterable[tuple[int, str]]]
@@ -58,12 +58,12 @@ class VerifyReport:
         self.rows_total += other.rows_total
         self.num_problems += other.num_problems
         noted = [{**problem, "reason": problem["reason"] + note} for problem in other.problems]
-        self.problems = (self.problems + noted)[:_MAX_LISTED]
+        self.problems = (self.problems + noted)[:MAX_LISTED]
 
     def add(self, reason: str, *, key: bytes | None = None, view: int | None = None) -> None:
         """Counts a problem, and lists it if there are not too many."""
         self.num_problems += 1
-        if len(self.problems) < _MAX_LISTED:
+        if len(self.problems) < MAX_LISTED:
             self.problems.append({"key": key, "view": view, "reason": reason})
 
 

@@ -1,6 +1,6 @@
 """What batches are made of: bytes of files, labels, stored logits, parameters of views.
 
-    parts = BatchParts(images, store, sequence, …)
+    parts = BatchFetcher(images, store, sequence, …)
     found = parts.look_up(numbers, sequence)         # in the graph: a dict of tensors
 
 Everything here is done by the batch, in NumPy, within one Python call that tf.data makes. Some
@@ -31,7 +31,7 @@ from streamkd.stream.order.sequence import Sequence
 from streamkd.views.views import NEUTRAL, Views
 
 # What is needed of files that are read; of none where the pixel cache has the whole batch.
-OF_FILES = ("paths", "files", "digests")
+FILE_COLUMNS = ("paths", "files", "digests")
 # Why an image was skipped that can be decoded.
 CHANGED = "it is not the file that the teacher answered"
 
@@ -45,7 +45,7 @@ class _Kind:
     per_file: bool = False
 
 
-class BatchParts:
+class BatchFetcher:
     """Looks up what the batches of some steps are made of.
 
     Attributes:
@@ -118,7 +118,7 @@ class BatchParts:
             number = count // self._per_file if kind.per_file else count
             if name == "one_size":
                 found[name].set_shape([])
-            elif name == "kept" or (name in OF_FILES and self._cached is not None):
+            elif name == "kept" or (name in FILE_COLUMNS and self._cached is not None):
                 found[name].set_shape([None, *kind.shape])  # of some of the files
             else:
                 found[name].set_shape([number, *kind.shape])

@@ -1,6 +1,6 @@
 """Makes batches of their parts, in the graph: decodes, checks contents, renders views.
 
-rendering = BatchRendering(images, options, shown, …)
+rendering = BatchRenderer(images, options, shown, …)
 batch = rendering.from_files(found)               # in one go; or, with a pixel cache, in three:
 found = rendering.keep(rendering.decode(found))
 batch = rendering.from_pixels(found)
@@ -16,7 +16,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.decode import content_digests, fit
 from streamkd.stream import content_check
-from streamkd.stream.batch_fetch import OF_FILES
+from streamkd.stream.batch_fetch import FILE_COLUMNS
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.views.operation import ViewOperation
 from streamkd.views.render import (
@@ -32,8 +32,8 @@ from streamkd.views.render import (
 from streamkd.views.views import Views
 
 
-class BatchRendering:
-    """Renders what `BatchParts` found."""
+class BatchRenderer:
+    """Renders what `BatchFetcher` found."""
 
     def __init__(
         self,
@@ -92,13 +92,13 @@ class BatchRendering:
         nothing = tf.zeros([0, *cached.canonical.shape], tf.uint8), tf.zeros([0], tf.uint64)
 
         def decode_files() -> tuple[tf.Tensor, tf.Tensor]:
-            there = {name: tf.ensure_shape(found[name], [number]) for name in OF_FILES}
+            there = {name: tf.ensure_shape(found[name], [number]) for name in FILE_COLUMNS}
             contents = content_digests(there["files"], there["digests"])
             with tf.control_dependencies(self._check({**found, **there}, contents)):
                 return cached.decode({**found, **there}), tf.identity(contents)
 
         decoded, contents = tf.cond(tf.reduce_all(found["cached"]), lambda: nothing, decode_files)
-        rest = {name: part for name, part in found.items() if name not in OF_FILES}
+        rest = {name: part for name, part in found.items() if name not in FILE_COLUMNS}
         return {**rest, "decoded": decoded, "contents_now": contents}
 
     def keep(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -13,13 +13,13 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.decode import decode_batch
 from streamkd.pixels.file_batch import read_files
 from streamkd.stream.content_check import named_errors, raise_named
-from streamkd.stream.order.worker_slice import WHOLE, Share
-from streamkd.tf_support.iterators import ThrownAwayAnywhere
+from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
+from streamkd.tf_support.iterators import CollectableDataset
 from streamkd.tf_support.read_pipeline import read_pipeline
 
 
 def evaluation_batches(
-    images: Manifest, options: ImageOptions, batch_size: int, share: Share = WHOLE
+    images: Manifest, options: ImageOptions, batch_size: int, share: WorkerSlice = WHOLE
 ) -> tf.data.Dataset:
     """Returns every image once, in order, in batches of one static shape.
 
@@ -61,7 +61,7 @@ def evaluation_batches(
 
     num_own = -(-num_images // (batch_size * share.num_pieces)) * share.num_replicas
     dataset = read_pipeline(tf.data.Dataset.range(num_own), look_up, decode)
-    return ThrownAwayAnywhere(dataset)
+    return CollectableDataset(dataset)
 
 
 def each_once(
@@ -69,7 +69,7 @@ def each_once(
     images: Manifest,
     options: ImageOptions,
     batch_size: int,
-    share: Share = WHOLE,
+    share: WorkerSlice = WHOLE,
 ) -> Iterator[Any]:
     """Yields the batches of an `evaluation_batches` dataset; a file that fails is named.
 

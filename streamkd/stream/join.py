@@ -21,9 +21,10 @@ from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
+from streamkd.public import public
 from streamkd.store.collection import StoreCollection, check_finished, open_store
 from streamkd.store.layout import REFUSED
-from streamkd.store.match_images import find_images
+from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join_checks import (
@@ -46,6 +47,7 @@ CACHES = ("memory", "disk")
 MISSING = ("raise", "drop", "label")
 
 
+@public
 def join(
     images: Manifest,
     store: LogitStore | StoreCollection | str | os.PathLike | None,
@@ -259,7 +261,7 @@ def find_rows(
       the images, and int64 `[num_images]`, the row of each image's view 0.
     """
     check_finished(store)
-    found = find_images(images, store, progress)
+    found = match_images(images, store, progress)
     refused = np.zeros(len(found), bool)
     refused[found >= 0] = store.done_of(found[found >= 0] * store.num_views) == REFUSED
     absent = np.flatnonzero((found < 0) | refused)

@@ -4,7 +4,7 @@
     for pixels, targets, weights in stream.dataset():
         targets["teacher_logits"]
 
-Where several devices or machines train one student, each reads a `Share` of every batch.
+Where several devices or machines train one student, each reads a `WorkerSlice` of every batch.
 
 A batch is `(images, targets, sample_weight)` with
   images          float32 `[batch, height, width, channels]`, 0 to 255
@@ -26,19 +26,20 @@ import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
+from streamkd.public import public
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream import content_check
-from streamkd.stream.batch_fetch import BatchParts
-from streamkd.stream.batch_render import BatchRendering
+from streamkd.stream.batch_fetch import BatchFetcher
+from streamkd.stream.batch_render import BatchRenderer
 from streamkd.stream.cache.cached_images import cached_images
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.order.class_balance import Balance
 from streamkd.stream.order.mixing_pairs import Pairs
 from streamkd.stream.order.sequence import Sequence
-from streamkd.stream.order.worker_slice import WHOLE, Share
+from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.tf_support.autograph import unconverted
-from streamkd.tf_support.iterators import ThrownAwayAnywhere
+from streamkd.tf_support.iterators import CollectableDataset
 from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
@@ -51,6 +52,7 @@ _LAST = int(np.iinfo(np.int64).max)
 _INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
 
+@public
 class Stream:
     """Joined images in an order that is a pure function of seed and step; made by `join`.
 
@@ -126,7 +128,7 @@ class Stream:
             views_per_decode=views_per_decode,
         )
         cached = None if cache is None else cached_images(cache, shown, options)
-        self._parts = BatchParts(
+        self._parts = BatchFetcher(
             images,
             store,
             self._sequence,
@@ -139,7 +141,7 @@ class Stream:
             on_bad=on_bad,
             cached=cached,
         )
-        self._rendering = BatchRendering(
+        self._rendering = BatchRenderer(
             images,
             options,
             shown,
@@ -181,7 +183,7 @@ class Stream:
         return self._sequence.end_of_epoch(epoch)
 
     def dataset(
-        self, start: int = 0, stop: int | None = None, share: Share = WHOLE
+        self, start: int = 0, stop: int | None = None, share: WorkerSlice = WHOLE
     ) -> tf.data.Dataset:
         """Returns the batches of the steps `start` to `stop` (without end where None).
 
@@ -192,15 +194,15 @@ class Stream:
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
         """
-        self.check_share(share)
+        self.check_divides_batch(share)
         self._parts.refusal = None
         dataset = self._dataset(start, _LAST // share.num_pieces if stop is None else stop, share)
         if stop is None:
             # Or the workers of a strategy would ask each other before every step who has data left.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
-        return ThrownAwayAnywhere(dataset)
+        return CollectableDataset(dataset)
 
-    def check_share(self, share: Share) -> None:
+    def check_divides_batch(self, share: WorkerSlice) -> None:
         """Refuses a share where batches cannot be cut into so many pieces.
 
         Raises:
@@ -209,7 +211,7 @@ class Stream:
         unit = self.batch_size // self._sequence.units_per_batch
         share.check_batch_size(self.batch_size, unit)
 
-    def _dataset(self, start: int, stop: int, share: Share) -> tf.data.Dataset:
+    def _dataset(self, start: int, stop: int, share: WorkerSlice) -> tf.data.Dataset:
         """Returns the pieces of the steps from `start` up to and without `stop`."""
         rendering = self._rendering
         rescue = self._parts.without_bad if self.on_bad == "skip" else None
@@ -233,7 +235,7 @@ class Stream:
             return filling
         return filling.concatenate(self._from_full_cache(filled, stop, share, rescue, False))
 
-    def _look_up(self, share: Share, num_pieces: int) -> Callable[[tf.Tensor], Any]:
+    def _look_up(self, share: WorkerSlice, num_pieces: int) -> Callable[[tf.Tensor], Any]:
         """Returns what looks up some pieces of a worker, given the number of the first."""
         sequence = self._sequence.cut_into(share.num_pieces)
 
@@ -243,7 +245,7 @@ class Stream:
 
         return look_up
 
-    def _step_when_filled(self, start: int, share: Share) -> int:
+    def _step_when_filled(self, start: int, share: WorkerSlice) -> int:
         """Returns the first step, from `start` on, at which the cache is to hold every image."""
         assert self.cache is not None
         if self.cache.is_filled:
@@ -254,7 +256,7 @@ class Stream:
         return self.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)
 
     def _from_full_cache(
-        self, start: int, stop: int, share: Share, rescue: Any, is_found_full: bool
+        self, start: int, stop: int, share: WorkerSlice, rescue: Any, is_found_full: bool
     ) -> tf.data.Dataset:
         """Returns pieces that are looked up several at a time, and then are parts of the same
         memory: what a call costs is shared by them.
@@ -296,7 +298,7 @@ class Stream:
             ).take((stop - start) * share.num_replicas)
         return dataset.prefetch(PREFETCHED_BATCHES)
 
-    def _steps_per_call(self, share: Share = WHOLE) -> int:
+    def _steps_per_call(self, share: WorkerSlice = WHOLE) -> int:
         """Returns for how many steps is looked up at once where nothing has to be read."""
         num_rows = self.batch_size // share.num_workers
         num_bytes = 4 * math.prod(self.options.shape) * num_rows
@@ -305,7 +307,7 @@ class Stream:
         return max(1, min(ROWS_PER_CALL // num_rows, BYTES_PER_CALL // num_bytes, most))
 
     def batches(
-        self, start: int = 0, stop: int | None = None, share: Share = WHOLE
+        self, start: int = 0, stop: int | None = None, share: WorkerSlice = WHOLE
     ) -> Iterator[Any]:
         """Yields the elements of `dataset`; a file that fails is named in the error.
 
@@ -320,7 +322,7 @@ class Stream:
 
         return content_check.named_errors(iter(self.dataset(start, stop, share)), refuse)
 
-    def refuse(self, error: tf.errors.OpError, steps: range, share: Share = WHOLE) -> None:
+    def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow in some steps stands for, if any.
 
         Args:
@@ -338,7 +340,7 @@ class Stream:
         indices = np.concatenate([self.indices(step, share) for step in steps])
         content_check.raise_named(error, self.images, self.options, indices)
 
-    def indices(self, step: int, share: Share = WHOLE) -> np.ndarray:
+    def indices(self, step: int, share: WorkerSlice = WHOLE) -> np.ndarray:
         """Returns the images of one step, int64 `[batch]`, as positions in the manifest.
 
         Args:
@@ -351,6 +353,6 @@ class Stream:
         return np.repeat(indices, self.views_per_decode)
 
 
-def _own_pieces(start: int, stop: int, share: Share, every: int = 1) -> tf.data.Dataset:
+def _own_pieces(start: int, stop: int, share: WorkerSlice, every: int = 1) -> tf.data.Dataset:
     """Returns the numbers of a worker's own pieces of some steps, or of every so many of them."""
     return tf.data.Dataset.range(start * share.num_replicas, stop * share.num_replicas, every)

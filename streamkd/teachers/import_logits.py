@@ -20,6 +20,7 @@ import numpy as np
 from streamkd.errors import OptionError, TeacherError, readable_key
 from streamkd.manifest.manifest import Manifest, key_of_fields
 from streamkd.models import output_kind
+from streamkd.public import public
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.write_store import ImageBatch, write_store
 
@@ -28,6 +29,7 @@ ENDINGS = (".npy", ".npz", ".csv")
 _NUM_JUDGED = 1024
 
 
+@public
 def import_logits(
     logits: str | os.PathLike[str] | np.ndarray,
     keys: str | os.PathLike[str] | list[bytes] | None,

@@ -13,9 +13,11 @@ from typing import Any
 
 from streamkd.errors import TeacherError
 from streamkd.models import families
+from streamkd.public import public
 from streamkd.teachers.teacher import Teacher
 
 
+@public
 def load_teacher(
     source: Any,
     *,

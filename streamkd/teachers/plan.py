@@ -21,6 +21,7 @@ from streamkd.checks import check_count, check_positive
 from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest
 from streamkd.progress import image_progress
+from streamkd.public import public
 from streamkd.store import codecs
 from streamkd.store.codecs import fidelity
 from streamkd.store.layout import DONE, StoreHeader, dataset_specs
@@ -42,6 +43,7 @@ SAMPLE = 1000
 MAX_KL = 0.01
 
 
+@public
 def plan(
     images: Manifest,
     *,

@@ -19,7 +19,7 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.decode import content_digests, decode_batch
 from streamkd.pixels.file_batch import Files, read_files
-from streamkd.tf_support.iterators import ThrownAwayAnywhere
+from streamkd.tf_support.iterators import CollectableDataset
 from streamkd.tf_support.read_pipeline import read_pipeline
 from streamkd.views.render import render_block
 from streamkd.views.views import NEUTRAL, Views
@@ -217,4 +217,4 @@ def rendered_blocks(
         decode,
         functools.partial(call, gather_again) if skip_bad else None,
     )
-    return ThrownAwayAnywhere(dataset)
+    return CollectableDataset(dataset)

@@ -18,6 +18,7 @@ from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.manifest import Manifest
+from streamkd.public import public
 from streamkd.store import codecs
 from streamkd.store.collection import StoreCollection
 from streamkd.store.layout import REFUSED
@@ -34,6 +35,7 @@ from streamkd.views.views import Views
 BATCH_SIZE = 64
 
 
+@public
 def teach(
     images: Manifest,
     teacher: Any,

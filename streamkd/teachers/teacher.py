@@ -18,10 +18,12 @@ from streamkd.errors import TeacherError
 from streamkd.models import logits_head, output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.preprocessing import Preprocessing
+from streamkd.public import public
 
 OUTPUTS = ("auto", *output_kind.KINDS)
 
 
+@public
 class Teacher:
     """Anything that answers images with logits.
 

@@ -32,7 +32,7 @@ from streamkd.store import codecs
 from streamkd.store.fill import Answer, check_same, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_index
+from streamkd.store.store_list import refuse_stale_list
 from streamkd.store.writer import check_range, create_store
 from streamkd.teachers.rendered_blocks import AllInBlocks, DrawnViews, rendered_blocks
 from streamkd.teachers.teacher import Teacher
@@ -139,7 +139,7 @@ class TeacherPass:
         """
         begun: Iterator[Answer] | None = None
         if not os.path.exists(self.path):
-            refuse_stale_index(self.path)
+            refuse_stale_list(self.path)
             begun = self._create()
         store = LogitStore(self.path)
         self.setup.check_same(store)

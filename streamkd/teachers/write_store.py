@@ -29,14 +29,16 @@ from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_contents
 from streamkd.pixels.files import read_file
+from streamkd.public import public
 from streamkd.store.fill import Answer, check_same, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_index
+from streamkd.store.store_list import refuse_stale_list
 from streamkd.store.writer import check_range, create_store
 from streamkd.views.views import Views
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class ImageBatch:
     """What a teacher outside is asked at once.
@@ -52,6 +54,7 @@ class ImageBatch:
     contents: list[bytes]
 
 
+@public
 def write_store(
     images: Manifest,
     out: str | os.PathLike[str],
@@ -138,7 +141,7 @@ class _Writing:
     def run(self, progress: bool) -> LogitStore:
         """Creates or continues the store, fills it and finishes it."""
         if not os.path.exists(self.path):
-            refuse_stale_index(self.path)
+            refuse_stale_list(self.path)
             self._create()
         self._check_same(LogitStore(self.path))
         return fill_store(self.path, self._answers, what="writing", progress=progress)

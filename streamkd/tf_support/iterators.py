@@ -1,7 +1,7 @@
 """Datasets whose iterators can be thrown away in any thread.
 
-    dataset = ThrownAwayAnywhere(dataset)
-    iterator = thrown_away_anywhere(iter(strategy.distribute_datasets_from_function(…)))
+    dataset = CollectableDataset(dataset)
+    iterator = make_collectable(iter(strategy.distribute_datasets_from_function(…)))
 
 An iterator over a dataset that calls Python waits, when it goes, for its calls that are under way.
 Python's garbage collector runs in any thread, and so in such a call as well. If it then finds an
@@ -30,10 +30,10 @@ _ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 # What could not be let go of, since Python was ending.
 _KEPT: list[list[Any]] = []
 # How long a collection may take; then somebody else has the iterator, and will let go of it.
-_MOST_SECS = 60
+_MAX_WAIT_SECS = 60
 
 
-class ThrownAwayAnywhere(tf.data.Dataset):
+class CollectableDataset(tf.data.Dataset):
     """The same elements; only the main thread ever waits for the end of an iterator's calls."""
 
     def __init__(self, dataset: tf.data.Dataset) -> None:
@@ -49,33 +49,33 @@ class ThrownAwayAnywhere(tf.data.Dataset):
 
     def __iter__(self) -> Any:
         iterator = super().__iter__()
-        return thrown_away_anywhere(iterator) if tf.executing_eagerly() else iterator
+        return make_collectable(iterator) if tf.executing_eagerly() else iterator
 
 
-def thrown_away_anywhere(iterator: Any) -> Any:
+def make_collectable(iterator: Any) -> Any:
     """Returns an iterator, such as a strategy makes of several datasets, that may be thrown away
     in any thread as well."""
     if iterator not in _ALIVE:
         # TensorFlow's half of the iterator lives as long as this list.
         resource = tf.nest.flatten(iterator, expand_composites=True)
-        weakref.finalize(iterator, _let_go, resource).atexit = False
+        weakref.finalize(iterator, _release, resource).atexit = False
         _ALIVE[iterator] = resource
     return iterator
 
 
-def _let_go(resource: list[Any]) -> None:
+def _release(resource: list[Any]) -> None:
     """Lets go of an iterator: here in the main thread, which is in no call; else in a new one."""
     if threading.current_thread() is threading.main_thread():
         return
     try:
-        threading.Thread(target=_let_go_as_the_last, args=(resource,), daemon=True).start()
+        threading.Thread(target=_release_when_unused, args=(resource,), daemon=True).start()
     except RuntimeError:
         _KEPT.append(resource)
 
 
-def _let_go_as_the_last(resource: list[Any]) -> None:
+def _release_when_unused(resource: list[Any]) -> None:
     """Waits until nothing else refers to the iterator: the collector tells us before it clears."""
-    for _ in range(_MOST_SECS * 100):
+    for _ in range(_MAX_WAIT_SECS * 100):
         if sys.getrefcount(resource[0]) <= 2:  # the list, and the argument
             break
         time.sleep(0.01)

@@ -18,7 +18,7 @@ from streamkd.training.optimizers import has_schedule, inner_optimizer
 # Set the learning rate, which a schedule forbids.
 LEARNING_RATE = ("ReduceLROnPlateau", "LearningRateScheduler")
 # What a run does by itself, and what to say instead.
-DONE_BY_THE_RUN = {
+UNSUPPORTED_CALLBACKS = {
     "BackupAndRestore": (
         "sets the student back to the beginning of an epoch, and a run goes on by itself from the "
         "step it was stopped at.\nLeave it out, and give run='DIRECTORY'."
@@ -47,7 +47,7 @@ def check_callbacks(callbacks: Any, family: Any) -> list[Any]:
     found = _flat(callbacks, family)
     for callback in found:
         _check_family(callback, family)
-        for name, why in DONE_BY_THE_RUN.items():
+        for name, why in UNSUPPORTED_CALLBACKS.items():
             if is_kind_of(callback, name):
                 raise OptionError(f"The callback {type(callback).__name__} {why}")
         _check_agreement(callback)

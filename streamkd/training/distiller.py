@@ -19,6 +19,7 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.models import preprocessing
 from streamkd.models.families import family_of, precision_of
 from streamkd.models.logits_head import logits_model
+from streamkd.public import public
 from streamkd.stream.stream import Stream
 from streamkd.training.callback_checks import (
     check_callbacks,
@@ -49,6 +50,7 @@ from streamkd.training.xla_choice import faster_steps, random_batch
 __all__ = ["Distiller", "History"]
 
 
+@public
 class Distiller:
     """Trains a student from stored logits and labels.
 
@@ -197,7 +199,7 @@ class Distiller:
         if save_every is not None:
             check_count("save_every", save_every)
         callbacks = check_callbacks(callbacks, self.family)
-        stream.check_share(self.workers.share)
+        stream.check_divides_batch(self.workers.share)
         check_loss(self.recipe.label_weight, stream)
         check_fits(self._logits, self.student, stream)
         weights = class_weights(

@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from streamkd import errors
 from streamkd.errors import OptionError, StreamkdError, WorkerLostError
-from streamkd.stream.order.worker_slice import Share
-from streamkd.tf_support.iterators import thrown_away_anywhere
+from streamkd.stream.order.worker_slice import WorkerSlice
+from streamkd.tf_support.iterators import make_collectable
 
 SUM = tf.distribute.ReduceOp.SUM
 # What TensorFlow raises where another process is gone, and what it then says.
@@ -50,7 +50,7 @@ class Workers:
             )
         self.strategy = strategy
         number, count = _place_in_cluster(strategy.cluster_resolver)
-        self.share = Share(
+        self.share = WorkerSlice(
             worker=number,
             num_workers=count,
             num_replicas=strategy.num_replicas_in_sync // count,
@@ -66,16 +66,16 @@ class Workers:
     def is_alone(self) -> bool:
         return self.share.num_workers == 1
 
-    def iterate(self, dataset_of: Callable[[Share], tf.data.Dataset]) -> Any:
+    def iterate(self, dataset_of: Callable[[WorkerSlice], tf.data.Dataset]) -> Any:
         """Returns an iterator for the compiled loop over the pieces of every batch.
 
         Args:
           dataset_of: returns this worker's pieces, without end.
         """
         pieces = self.strategy.distribute_datasets_from_function(
-            lambda context: dataset_of(Share.of(context))
+            lambda context: dataset_of(WorkerSlice.of(context))
         )
-        return thrown_away_anywhere(iter(pieces))
+        return make_collectable(iter(pieces))
 
     def on_replicas(self, pieces: Sequence[Any]) -> Any:
         """Returns one value for each replica of this worker, as `strategy.run` takes them."""

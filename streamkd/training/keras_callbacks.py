@@ -21,16 +21,16 @@ from streamkd.models.families import KERAS_3
 from streamkd.training.callback_checks import DIRECTIONS, is_kind_of, settle_direction
 
 # Need no batch by itself: what they do at the end of a batch is right at the end of several.
-CONTENT_WITH_SEVERAL = ("TerminateOnNaN",)
+EPOCH_LEVEL_CALLBACKS = ("TerminateOnNaN",)
 # Attributes that say what a callback was made with or for. Keras 3 changes the sign of `min_delta`
 # once, when it first looks at the metric, and would do so again in a run that goes on.
-NOT_FOUND_OUT = ("model", "_model", "params", "min_delta")
+UNSAVED_ATTRIBUTES = ("model", "_model", "params", "min_delta")
 # Write files that several workers must not write at once; Keras 3 knows nothing of workers.
 WRITERS = ("CSVLogger", "ModelCheckpoint", "TensorBoard")
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 TEST_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
 # Columns of metrics.csv that `fit` does not log; a callback that sets the learning rate adds that.
-NOT_LOGGED = ("epoch", "step", "learning_rate", "images_per_second", "input_wait")
+UNLOGGED_METRICS = ("epoch", "step", "learning_rate", "images_per_second", "input_wait")
 # What a callback of tf_keras calls the learning rate.
 SHORT_LEARNING_RATE = "lr"
 MISSING = object()
@@ -72,7 +72,7 @@ class KerasCallbacks:
         self._hear_batches = [c for c in self._callbacks if _hears_batches(c)]
         self._hear_tests = [c for c in self._callbacks if _overrides(c, TEST_BATCH_HOOKS)]
         self.wants_batches = any(
-            type(callback).__name__ not in CONTENT_WITH_SEVERAL for callback in self._hear_batches
+            type(callback).__name__ not in EPOCH_LEVEL_CALLBACKS for callback in self._hear_batches
         )
 
     def __len__(self) -> int:
@@ -139,7 +139,7 @@ class KerasCallbacks:
         before = dict(self._logs)
         self._call("on_epoch_end", epoch, self._logs)
         numbers = {name: _as_number(value) for name, value in self._logs.items()}
-        left_out = (*NOT_LOGGED, SHORT_LEARNING_RATE)
+        left_out = (*UNLOGGED_METRICS, SHORT_LEARNING_RATE)
         return {
             name: number
             for name, number in numbers.items()
@@ -237,7 +237,7 @@ def known(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in metrics.items()
-        if value is not None and name not in NOT_LOGGED
+        if value is not None and name not in UNLOGGED_METRICS
     }
 
 
@@ -300,7 +300,7 @@ def _simple_attributes(callback: Any) -> dict[str, Any]:
     """Returns the attributes of a callback that JSON can hold."""
     found = {}
     for name, value in vars(callback).items():
-        if name in NOT_FOUND_OUT:
+        if name in UNSAVED_ATTRIBUTES:
             continue
         if isinstance(value, np.generic):
             value = value.item()

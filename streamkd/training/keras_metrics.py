@@ -20,7 +20,7 @@ from streamkd.runs.run_directory import COLUMNS
 # What streamkd counts by itself.
 OWN = ("accuracy", "acc")
 # Of Keras' own metrics, those that compare with class numbers; the others want one-hot labels.
-TAKES_NUMBERS = ("Sparse", "sparse")
+INTEGER_LABEL_PREFIXES = ("Sparse", "sparse")
 # Say nothing about what a metric that derives from them is to be given.
 BASES = (
     *("Metric", "Mean", "Sum", "Reduce", "Layer"),
@@ -154,13 +154,13 @@ def _wants_one_hot(metric: Any, family: Any) -> bool:
     function = getattr(metric, "_fn", None)
     if type(metric).__name__ == "MeanMetricWrapper" and function is not None:
         own = _package_of(function) == family.__name__
-        return own and not function.__name__.startswith(TAKES_NUMBERS)
+        return own and not function.__name__.startswith(INTEGER_LABEL_PREFIXES)
     if hasattr(metric, "sparse_y_true"):  # intersection over union can be told
         return not metric.sparse_y_true
     for base in type(metric).__mro__:
         if _package_of(base) == family.__name__:
             name = base.__name__
-            return name not in BASES and not name.startswith(TAKES_NUMBERS)
+            return name not in BASES and not name.startswith(INTEGER_LABEL_PREFIXES)
     return False
 
 

@@ -26,7 +26,7 @@ from streamkd.training.distribution import Workers
 from streamkd.training.epoch_sums import metrics_of
 from streamkd.training.keras_callbacks import KerasCallbacks
 from streamkd.training.keras_metrics import UserMetrics
-from streamkd.training.non_finite import MOST_IN_A_ROW, examine
+from streamkd.training.non_finite import MAX_CONSECUTIVE_NONFINITE, examine
 from streamkd.training.optimizers import learning_rate_of
 from streamkd.training.recipe import Recipe
 from streamkd.training.saver import Progress, Saver
@@ -312,8 +312,8 @@ class Loop:
         if self.recipe.on_nonfinite == "raise":
             self._refusal = found.refusal()  # after TerminateOnNaN has heard of it
             return
-        if self.progress.num_in_a_row(step) >= MOST_IN_A_ROW:
-            raise found.refusal(f"  It is the {MOST_IN_A_ROW + 1}th step in a row.\n")
+        if self.progress.num_in_a_row(step) >= MAX_CONSECUTIVE_NONFINITE:
+            raise found.refusal(f"  It is the {MAX_CONSECUTIVE_NONFINITE + 1}th step in a row.\n")
         self.progress.left_out.append(found.to_json())
         self.state.step.assign_add(1)
 

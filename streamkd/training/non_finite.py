@@ -17,7 +17,7 @@ from streamkd.manifest.manifest import key_fields
 from streamkd.stream.stream import Stream
 
 # So many steps in a row are left out where it is asked for; then something else is wrong.
-MOST_IN_A_ROW = 10
+MAX_CONSECUTIVE_NONFINITE = 10
 # So many keys are shown in a message; the others are counted.
 NUM_SHOWN = 3
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from streamkd.checks import check_choice, check_count, check_positive, check_share
+from streamkd.checks import check_choice, check_count, check_fraction, check_positive
 from streamkd.errors import OptionError
 
 SCHEDULES = ("cosine", "constant")
@@ -44,11 +44,11 @@ class Recipe:
         if isinstance(self.jit, bool):
             object.__setattr__(self, "jit", "on" if self.jit else "off")
         check_positive("temperature", self.temperature)
-        check_share("label_weight", self.label_weight)
+        check_fraction("label_weight", self.label_weight)
         check_positive("learning_rate", self.learning_rate)
         check_count("steps_per_call", self.steps_per_call)
         check_count("accumulate", self.accumulate)
-        check_share("warm_up", self.warm_up)
+        check_fraction("warm_up", self.warm_up)
         _check_below_one("label_smoothing", self.label_smoothing)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)

@@ -31,7 +31,7 @@ from streamkd.training.distribution import Workers
 from streamkd.training.state import TrainingState, averaged_weights
 
 # What a run that goes on says of its beginning.
-OF_THE_FIRST_START = ("initial_weights",)
+KEPT_FROM_FIRST_START = ("initial_weights",)
 ENDING = "What was saved before is kept. Make room, and give the same command again."
 
 
@@ -143,7 +143,7 @@ class Saver:
         directory, checkpoints = self._at_chief()
         if checkpoints.exist():
             begun = directory.check_config(self._config)
-            first = {name: begun.get(name) for name in OF_THE_FIRST_START}
+            first = {name: begun.get(name) for name in KEPT_FROM_FIRST_START}
             self._config = {**self._config, **first}
         restored = checkpoints.restore()
         if restored is None:

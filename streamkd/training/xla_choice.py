@@ -22,7 +22,7 @@ from streamkd.training.step import TrainingSteps
 # A run that is this short without XLA is not worth compiling for.
 SHORT_RUN_SECS = 60.0
 # XLA has to save this share of a step, or else the noise of the measurement would decide.
-LEAST_GAIN = 0.05
+MIN_GAIN = 0.05
 ROUNDS = 7
 # While the first batches of a run are being read, a step may take so many times as long.
 SLOWED_DOWN = 4.0
@@ -59,7 +59,7 @@ def faster_steps(
         )
         whole = seconds["gradients"] + seconds["update"]
         chosen = {
-            name: seconds[name] - seconds[f"{name}_xla"] > LEAST_GAIN * whole
+            name: seconds[name] - seconds[f"{name}_xla"] > MIN_GAIN * whole
             for name in ("gradients", "update")
         }
         if chosen["gradients"] == chosen["update"]:

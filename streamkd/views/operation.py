@@ -22,10 +22,12 @@ from collections.abc import Callable
 from typing import Any
 
 from streamkd.errors import OptionError
+from streamkd.public import public
 
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class ViewOperation:
     """What a user does to a view beside crop, flip, colour, mixing and erasing.
@@ -54,10 +56,10 @@ class ViewOperation:
 
     def __post_init__(self) -> None:
         name, version = self.name, self.version
-        fits = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable()
+        fits = isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
         if not fits:
             raise OptionError(
-                f"The name of a view operation is {name!r}; give 1 to {LONGEST_NAME} printable "
+                f"The name of a view operation is {name!r}; give 1 to {MAX_NAME_LENGTH} printable "
                 "characters."
             )
         if isinstance(version, bool) or not isinstance(version, int) or version < 0:

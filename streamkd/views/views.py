@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.public import public
 from streamkd.views.operation import ViewOperation
 
 PLAIN = {"kind": "plain", "count": 1}
@@ -55,6 +56,7 @@ NEUTRAL: dict[str, Any] = {
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
+@public
 @dataclasses.dataclass(frozen=True)
 class Views:
     """Which views there are besides the plain one, and what they may look like.

@@ -20,7 +20,7 @@ import numpy as np
 
 _ALIGNMENT = 64
 # Kept for use again; about as many batches as a pipeline has under way.
-_MOST_KEPT = 12
+_MAX_KEPT_BUFFERS = 12
 
 
 class BufferPool:
@@ -47,5 +47,5 @@ class BufferPool:
 
 
 def _give_back(free: list[np.ndarray], memory: np.ndarray) -> None:
-    if len(free) < _MOST_KEPT:
+    if len(free) < _MAX_KEPT_BUFFERS:
         free.append(memory)

@@ -1,7 +1,7 @@
 """Shares: which pieces of every batch a worker reads, where several train one student.
 
     strategy.distribute_datasets_from_function(
-        lambda context: stream.dataset(start, share=Share.of(context))
+        lambda context: stream.dataset(start, share=WorkerSlice.of(context))
     )
 
 The batch of a stream is the global one. It is cut into as many equal pieces as there are replicas
@@ -20,10 +20,12 @@ import tensorflow as tf
 
 from streamkd.checks import check_count
 from streamkd.errors import OptionError
+from streamkd.public import public
 
 
+@public
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Share:
+class WorkerSlice:
     """The pieces of one worker.
 
     Attributes:
@@ -49,7 +51,7 @@ class Share:
             )
 
     @classmethod
-    def of(cls, context: tf.distribute.InputContext) -> Share:
+    def of(cls, context: tf.distribute.InputContext) -> WorkerSlice:
         """Returns the share of the worker that a strategy asks for its input."""
         return cls(
             worker=context.input_pipeline_id,
@@ -90,4 +92,4 @@ class Share:
 
 
 # Of a worker that is alone.
-WHOLE = Share()
+WHOLE = WorkerSlice()

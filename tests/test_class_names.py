@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError
-from streamkd.manifest.class_names import class_map, renumber, shown
+from streamkd.manifest.class_names import class_numbers, renumber, shown
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from streamkd.manifest.class_names import class_map, renumber, shown
     ids=["same", "permuted", "subset", "none"],
 )
 def test_class_map_renumbers_by_name(names, expected):
-    mapped = class_map(names, ["a", "b", "c"], "the store")
+    mapped = class_numbers(names, ["a", "b", "c"], "the store")
     assert mapped.tolist() == expected and mapped.dtype == np.int32
 
 
 def test_an_unknown_class_is_refused_with_both_sides():
     with pytest.raises(ClassNamesError, match="images and of the store disagree") as refusal:
-        class_map(["cat", "dgo", "emu"], ["cat", "dog"], "the store")
+        class_numbers(["cat", "dgo", "emu"], ["cat", "dog"], "the store")
     text = str(refusal.value)
     assert "images: cat, dgo, emu" in text and "the store: cat, dog" in text
     assert "first of 2 unknown to the store: 'dgo'" in text

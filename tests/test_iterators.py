@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 from run_helpers import ROOT
 
-from streamkd.tf_support.iterators import ThrownAwayAnywhere, _end_all
+from streamkd.tf_support.iterators import CollectableDataset, _end_all
 
 # The collector runs in a call of an iterator that is garbage by then. Without our class this never
 # comes back: run in a process of its own, where that is no harm.
 _COLLECTED_IN_ITS_OWN_CALL = """
 import gc, sys, threading, time
 import tensorflow as tf
-from streamkd.images.iteration import ThrownAwayAnywhere
+from streamkd.images.iteration import CollectableDataset
 
 is_garbage, collected = threading.Event(), threading.Event()
 
@@ -29,7 +29,7 @@ def call(number):
 
 numbers = tf.data.Dataset.range(10**9)
 numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
-numbers = ThrownAwayAnywhere(numbers.prefetch(2))
+numbers = CollectableDataset(numbers.prefetch(2))
 gc.disable()
 iterator = iter(numbers)
 next(iterator)
@@ -46,12 +46,12 @@ print(collected.wait(30), [int(n) for n in numbers.take(3)])
 _OUTLIVES_PYTHON = """
 import numpy as np
 import tensorflow as tf
-from streamkd.images.iteration import ThrownAwayAnywhere
+from streamkd.images.iteration import CollectableDataset
 
 zeros = tf.data.Dataset.range(10**9)
 call = lambda number: np.zeros((64, 64), np.float32)
 zeros = zeros.map(lambda n: tf.numpy_function(call, [n], tf.float32), num_parallel_calls=2)
-zeros = ThrownAwayAnywhere(zeros.prefetch(100000))
+zeros = CollectableDataset(zeros.prefetch(100000))
 
 def started():
     iterator = iter(zeros)
@@ -74,7 +74,7 @@ def counting(calls=None, ahead=2):
 
     numbers = tf.data.Dataset.range(10**6)
     numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
-    return ThrownAwayAnywhere(numbers.prefetch(ahead))
+    return CollectableDataset(numbers.prefetch(ahead))
 
 
 def test_an_iterator_that_is_collected_in_its_own_call_does_not_wait_for_it():
@@ -93,7 +93,7 @@ def test_what_is_left_of_an_iterator_goes_in_a_thread_of_its_own():
     thread.join(30)
     assert not thread.is_alive()
     for other in threading.enumerate():
-        if other.daemon and "_let_go" in other.name:
+        if other.daemon and "_release" in other.name:
             other.join(30)
             assert not other.is_alive()
 

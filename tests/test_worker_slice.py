@@ -12,7 +12,7 @@ from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels import file_batch
 from streamkd.stream.join import join
-from streamkd.stream.order.worker_slice import Share
+from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.views.views import Views
 
 # Workers and replicas of each, of batches of 12 rows.
@@ -32,7 +32,7 @@ def noisy(tmp_path):
 def shares_of(crew):
     num_workers, num_replicas = crew
     return [
-        Share(worker=worker, num_workers=num_workers, num_replicas=num_replicas)
+        WorkerSlice(worker=worker, num_workers=num_workers, num_replicas=num_replicas)
         for worker in range(num_workers)
     ]
 
@@ -264,7 +264,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, noisy, views, batch_siz
     store = answers(noisy, tmp_path / "s.h5", views)
     stream = join(noisy, store, batch_size=batch_size, **more)
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
-        stream.dataset(0, 1, Share(num_workers=2, num_replicas=2))
+        stream.dataset(0, 1, WorkerSlice(num_workers=2, num_replicas=2))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, noisy, views, batch_siz
 )
 def test_a_share_that_there_cannot_be_is_refused(numbers, message):
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
-        Share(**numbers)
+        WorkerSlice(**numbers)
 
 
 # What TensorFlow's strategies ask for.
@@ -292,8 +292,8 @@ def test_a_share_that_there_cannot_be_is_refused(numbers, message):
 
 def test_a_share_is_that_of_the_context_that_a_strategy_gives():
     context = tf.distribute.InputContext(3, 2, 12)
-    assert Share.of(context) == Share(worker=2, num_workers=3, num_replicas=4)
-    assert Share.of(tf.distribute.InputContext()) == Share()
+    assert WorkerSlice.of(context) == WorkerSlice(worker=2, num_workers=3, num_replicas=4)
+    assert WorkerSlice.of(tf.distribute.InputContext()) == WorkerSlice()
 
 
 def test_a_stream_without_end_says_so(images, store):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from streamkd.checks import check_choice, check_positive, check_share
+from streamkd.checks import check_choice, check_fraction, check_positive
 from streamkd.errors import OptionError
 from streamkd.image_options import INTERPOLATIONS, ImageOptions, parse_image_size
 
@@ -86,11 +86,11 @@ def test_a_number_that_is_not_positive_is_refused(value):
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_a_share_outside_0_to_1_is_refused(value):
     with pytest.raises(OptionError, match=r"label_weight is .*; it must lie between 0 and 1"):
-        check_share("label_weight", value)
+        check_fraction("label_weight", value)
 
 
 def test_what_fits_passes():
     check_positive("temperature", 0.1)
-    check_share("label_weight", 0)
-    check_share("label_weight", 1)
+    check_fraction("label_weight", 0)
+    check_fraction("label_weight", 1)
     check_choice("missing", "drop", ("raise", "drop"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import TeacherError
-from streamkd.models.output_kind import LEAST_PROBABILITY, output_kind, to_logits
+from streamkd.models.output_kind import MIN_PROBABILITY, output_kind, to_logits
 
 LOGITS = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 4
 
@@ -60,5 +60,5 @@ def test_log_probabilities_are_logits_at_every_temperature(temperature):
 
 def test_a_probability_of_zero_has_a_finite_logit_below_all_others():
     logits = to_logits([[1, 0, 0], [0, 1 - 1e-20, 1e-20]], "probabilities")
-    zero = np.log(np.float32(LEAST_PROBABILITY))
+    zero = np.log(np.float32(MIN_PROBABILITY))
     np.testing.assert_allclose(logits, [[0, zero, zero], [np.log(1e-20), 0, np.log(1e-20)]])

@@ -34,7 +34,7 @@ from streamkd.views.views import Views
 
 SIZE = (60, 64)
 # What is left where a side of the decoded image is at least 4/3 of the side asked for.
-LEAST_PSNR = 38
+MIN_PSNR = 38
 
 
 def scaled(image_size=SIZE, **arguments):
@@ -256,7 +256,7 @@ def test_pixels_are_near_those_of_pillow(size, shape):
     pixels = np.clip(decoded([data], options)[0], 0, 255)
     exact = ImageOptions(image_size=options.image_size, **SHAPES[shape])
     expected = by_pillow(data, options)
-    assert psnr(pixels, expected) > LEAST_PSNR - (2 if "interpolation" in SHAPES[shape] else 0)
+    assert psnr(pixels, expected) > MIN_PSNR - (2 if "interpolation" in SHAPES[shape] else 0)
     assert psnr(decoded([data], exact)[0], expected) < 28
 
 
@@ -264,7 +264,7 @@ def test_pixels_are_near_those_of_pillow(size, shape):
 def test_pixels_of_every_colour_subsampling_are_near_those_of_pillow(subsampling):
     data = jpeg(photograph((701, 803), seed=subsampling), subsampling=subsampling)
     # The decoder cannot make up for colours that are halved in one direction alone.
-    least = LEAST_PSNR - 2 if subsampling == 1 else LEAST_PSNR
+    least = MIN_PSNR - 2 if subsampling == 1 else MIN_PSNR
     for image_size in ((250, 290), (120, 140), (62, 70)):
         expected = by_pillow(data, scaled(image_size))
         assert psnr(decoded([data], scaled(image_size))[0], expected) > least
@@ -283,7 +283,7 @@ def test_crops_are_near_those_of_pillow():
         top, left, bottom, right = np.float64(np.float32(box))
         corners = (left * 1601, top * 1203, right * 1601, bottom * 1203)
         expected = image.resize((width, height), Image.Resampling.BILINEAR, box=corners)
-        assert psnr(pixels, expected) > LEAST_PSNR
+        assert psnr(pixels, expected) > MIN_PSNR
     assert np.array_equal(found[0], decoded([data], scaled())[0])
 
 

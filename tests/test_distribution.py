@@ -19,7 +19,7 @@ from worker_helpers import alone, finish, start, train
 from streamkd.errors import OptionError, RunBusyError, WorkerLostError
 from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
-from streamkd.stream.order.worker_slice import Share
+from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.training.distiller import Distiller
 from streamkd.training.distribution import Workers
 
@@ -121,7 +121,7 @@ def test_no_file_is_read_by_two_workers_or_twice(folder):
 
     epochs = []
     for number, result in enumerate(results):
-        share = Share(worker=number, num_workers=2)
+        share = WorkerSlice(worker=number, num_workers=2)
         opened = collections.Counter(result["opened"])
         own = collections.Counter(p for step in range(9) for p in paths(step, share))
         ahead = collections.Counter(p for step in range(9, 20) for p in paths(step, share))
@@ -264,7 +264,7 @@ def test_what_the_chief_is_refused_all_are_told(folder):
 def test_a_bad_file_is_named_by_the_worker_that_reads_it(folder):
     images = scan(folder / "images")
     stream = join(images, folder / "teacher.h5", batch_size=8, seed=1, progress=False)
-    bad = int(stream.indices(2, Share(worker=1, num_workers=2))[0])
+    bad = int(stream.indices(2, WorkerSlice(worker=1, num_workers=2))[0])
     with open(images.path(bad), "wb") as file:
         file.write(b"no image")
     told = refusals(folder)
@@ -319,7 +319,7 @@ def entries(path):
 
 def test_one_worker_is_the_chief_and_alone_and_asks_nobody():
     workers = Workers(tf.distribute.get_strategy())
-    assert workers.share == Share()
+    assert workers.share == WorkerSlice()
     assert workers.is_chief and workers.is_alone
     assert workers.any(True) and not workers.any(False)
     assert workers.everyones([1.5, 2]).tolist() == [[1.5, 2]]
@@ -347,7 +347,7 @@ def test_where_nobody_else_is_nobody_is_lost():
 
 def test_a_lost_worker_is_told_from_other_errors():
     workers = Workers(tf.distribute.get_strategy())
-    workers.share = Share(worker=1, num_workers=2)
+    workers.share = WorkerSlice(worker=1, num_workers=2)
     with pytest.raises(WorkerLostError, match="worker 1 of 2"), workers.named_losses():
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: Socket closed")
     with pytest.raises(tf.errors.UnavailableError), workers.named_losses():
@@ -372,12 +372,15 @@ CHIEF = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "evaluator": ["d:1"]}
 @pytest.mark.parametrize(
     ("strategy", "share"),
     [
-        (FakeStrategy(None, None, None, 4), Share(num_replicas=4)),
-        (FakeStrategy({"worker": ["a:1"]}, "worker", 0, 2), Share(num_replicas=2)),
-        (FakeStrategy(WORKER, "worker", 0, 3), Share(num_workers=3)),
-        (FakeStrategy(WORKER, "worker", 2, 6), Share(worker=2, num_workers=3, num_replicas=2)),
-        (FakeStrategy(CHIEF, "chief", 0, 3), Share(num_workers=3)),
-        (FakeStrategy(CHIEF, "worker", 1, 3), Share(worker=2, num_workers=3)),
+        (FakeStrategy(None, None, None, 4), WorkerSlice(num_replicas=4)),
+        (FakeStrategy({"worker": ["a:1"]}, "worker", 0, 2), WorkerSlice(num_replicas=2)),
+        (FakeStrategy(WORKER, "worker", 0, 3), WorkerSlice(num_workers=3)),
+        (
+            FakeStrategy(WORKER, "worker", 2, 6),
+            WorkerSlice(worker=2, num_workers=3, num_replicas=2),
+        ),
+        (FakeStrategy(CHIEF, "chief", 0, 3), WorkerSlice(num_workers=3)),
+        (FakeStrategy(CHIEF, "worker", 1, 3), WorkerSlice(worker=2, num_workers=3)),
     ],
     ids=["no cluster", "a cluster of one", "first", "third", "chief", "after the chief"],
 )
@@ -390,7 +393,7 @@ def test_the_place_in_the_cluster_is_that_of_the_input(strategy, share):
 def test_a_batch_that_replicas_cannot_share_is_refused_before_anything_is_made(folder):
     stream = join(scan(folder / "images"), folder / "teacher.h5", batch_size=7, progress=False)
     distiller = Distiller(dense_student())
-    distiller.workers.share = Share(num_workers=2)
+    distiller.workers.share = WorkerSlice(num_workers=2)
     with pytest.raises(OptionError, match=r"(?s)batch_size is 7, .* 2 replicas .*`--batch-size 8`"):
         distiller.fit(stream, epochs=1, run=folder / "run", progress=False)
     assert not (folder / "run").exists()
