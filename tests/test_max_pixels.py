@@ -13,7 +13,7 @@ from run_helpers import command, dense_student, exact_teacher
 import streamkd as kd
 from streamkd.errors import BadImageError
 from streamkd.pixels import pillow_fallback
-from streamkd.pixels.bad_images import why_bad_contents
+from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.check_images import check_images
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 from streamkd.teachers.teach import refused_images
@@ -56,8 +56,8 @@ class TestReading:
                 decodable(data, limit)
         assert decodable(data, 1536) is data
         huge, _ = zoo.bad_files()[b"huge.png"]
-        assert "at most 89,478,485" in why_bad_contents(huge)
-        assert "at most" not in why_bad_contents(huge, max_pixels=10**10)
+        assert "at most 89,478,485" in why_bad_bytes(huge)
+        assert "at most" not in why_bad_bytes(huge, max_pixels=10**10)
 
     def test_what_pillow_decodes_has_the_same_limit(self):
         data = zoo.saved("TIFF")

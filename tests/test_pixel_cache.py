@@ -34,12 +34,12 @@ def pixels_of(indices):
     return rng.integers(0, 256, (30, 5, 6, 3), np.uint8)[indices]
 
 
-def contents_of(indices):
+def content_digests_of(indices):
     return np.asarray(indices, np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(7)
 
 
 def fill(cache, indices=ALL):
-    cache.put(indices, pixels_of(indices), contents_of(indices))
+    cache.put(indices, pixels_of(indices), content_digests_of(indices))
     return cache
 
 
@@ -53,8 +53,8 @@ def assert_right(cache, indices=ALL):
     """Asserts that what the cache says it has is what was put in; returns which it has."""
     there = np.flatnonzero(cache.has(indices))
     np.testing.assert_array_equal(copied(cache, indices[there]), pixels_of(indices[there]))
-    expected = contents_of(indices[there])
-    np.testing.assert_array_equal(cache.contents_of(indices[there]), expected)
+    expected = content_digests_of(indices[there])
+    np.testing.assert_array_equal(cache.content_digests_of(indices[there]), expected)
     return indices[there].tolist()
 
 
@@ -101,7 +101,7 @@ def test_large_images_are_copied_as_small_ones_are(images):
     large = ImageOptions(image_size=(90, 80))
     cache = PixelCache.in_memory(images, large)
     pixels = np.random.default_rng(1).integers(0, 256, (30, *large.shape), np.uint8)
-    cache.put(ALL, pixels, contents_of(ALL))
+    cache.put(ALL, pixels, content_digests_of(ALL))
     out = np.empty((3, *large.shape), np.float32)
     cache.copy_to(np.array([4, 4, 17]), out)
     np.testing.assert_array_equal(out, pixels[[4, 4, 17]])
@@ -137,7 +137,7 @@ def test_other_images_have_another_file(images, folder, opened, tmp_path):
 
 def test_an_alien_file_of_the_same_name_is_not_believed(images, folder, filled, opened):
     other = PixelCache.on_disk(images, ImageOptions(image_size=(6, 5)), folder)
-    other.put(ALL, pixels_of(ALL).reshape(30, 6, 5, 3), contents_of(ALL))
+    other.put(ALL, pixels_of(ALL).reshape(30, 6, 5, 3), content_digests_of(ALL))
     shutil.copyfile(other.path, filled[0])
     shutil.copyfile(other.path.with_suffix(".records"), filled[1])
     assert assert_right(opened()) == []
@@ -230,7 +230,7 @@ def test_a_flipped_bit_in_a_record_costs_that_image(filled, opened, field):
 def test_a_flipped_bit_in_a_content_digest_is_another_content(filled, opened):
     flip_bit(filled[1], 32 * 13, 5)
     cache = opened()
-    assert (cache.contents_of(ALL) != contents_of(ALL)).nonzero()[0].tolist() == [13]
+    assert (cache.content_digests_of(ALL) != content_digests_of(ALL)).nonzero()[0].tolist() == [13]
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["pixels", "records"])
@@ -306,13 +306,13 @@ def test_a_record_is_away_while_its_pixels_are_replaced(filled, opened, monkeypa
     real, seen = disk.write_at, []
 
     def write_at(descriptor, data, offset):
-        seen.append(reader.contents_of(np.array([5]))[0])
+        seen.append(reader.content_digests_of(np.array([5]))[0])
         real(descriptor, data, offset)
 
     monkeypatch.setattr(disk, "write_at", write_at)
-    writer.put(np.array([5]), pixels_of(np.array([6])), contents_of(np.array([6])))
-    assert seen == [contents_of(5), 0, 0]
-    assert reader.contents_of(np.array([5]))[0] == contents_of(6)
+    writer.put(np.array([5]), pixels_of(np.array([6])), content_digests_of(np.array([6])))
+    assert seen == [content_digests_of(5), 0, 0]
+    assert reader.content_digests_of(np.array([5]))[0] == content_digests_of(6)
 
 
 def test_files_are_never_made_shorter(images, opened):
@@ -457,14 +457,14 @@ def test_a_small_disk_in_memory_that_is_full_is_no_end_of_the_process(images, tm
         pixels = np.random.default_rng(1).integers(0, 256, (30, *large.shape), np.uint8)
         cache = PixelCache.on_disk(images, large, place, num_bytes=10**9)
         with pytest.warns(UserWarning, match="takes no more images: No space left on device"):
-            cache.put(ALL, pixels, contents_of(ALL))
+            cache.put(ALL, pixels, content_digests_of(ALL))
         for found in (cache, PixelCache.on_disk(images, large, place, num_bytes=10**9)):
             there = np.flatnonzero(found.has(ALL))
             assert 0 < len(there) < 4
             out = np.empty((len(there), *large.shape), np.uint8)
             found.copy_to(there, out)
             np.testing.assert_array_equal(out, pixels[there])
-            assert not found.contents_of(ALL[10:]).any()
+            assert not found.content_digests_of(ALL[10:]).any()
         del found
         cache.close()
     finally:

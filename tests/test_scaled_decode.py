@@ -22,7 +22,7 @@ import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.pixels.bad_images import why_bad_contents
+from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.decode import decode, decode_batch
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
@@ -545,8 +545,8 @@ def test_files_are_bad_for_both_ways_of_decoding_or_for_neither(tmp_path):
             continue
         with open(images.path(index), "rb") as file:
             data = file.read(1 << 24)
-        reason = why_bad_contents(data, part)
-        assert (reason is None) == (why_bad_contents(data, exact) is None), (key, reason)
+        reason = why_bad_bytes(data, part)
+        assert (reason is None) == (why_bad_bytes(data, exact) is None), (key, reason)
         if reason is None and data.startswith(b"\xff\xd8\xff"):
             num_parts += int(halvings_of_image(size_in_file(tf.constant(data)), part)) > 0
     assert num_parts
@@ -582,9 +582,9 @@ def test_a_bad_photograph_is_named_or_skipped(tmp_path, spoil):
 def test_a_jpeg_has_no_alpha_channel_for_either():
     data = jpeg(photograph((640, 700)))
     exact = ImageOptions(image_size=SIZE, color_mode="rgba")
-    reason = why_bad_contents(data, exact)
+    reason = why_bad_bytes(data, exact)
     assert reason is not None and "channels" in reason
-    assert why_bad_contents(data, scaled(color_mode="rgba")) == reason
+    assert why_bad_bytes(data, scaled(color_mode="rgba")) == reason
     file = io.BytesIO()
     Image.fromarray(photograph((90, 80), channels=4)).save(file, "PNG")
     assert decoded([file.getvalue()], scaled(color_mode="rgba")).shape == (1, *SIZE, 4)

@@ -43,12 +43,12 @@ def why_bad(
       max_pixels: an image of more is not; where there are options, theirs counts.
     """
     try:
-        return why_bad_contents(read_file(path), options, max_pixels=max_pixels)
+        return why_bad_bytes(read_file(path), options, max_pixels=max_pixels)
     except OSError as error:
         return why_unreadable(error)
 
 
-def why_bad_contents(
+def why_bad_bytes(
     data: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> str | None:
     """Returns why the bytes of one file cannot be decoded, or None where they can.
@@ -79,7 +79,7 @@ def leave_out_undecodable(files: Files, options: ImageOptions) -> tuple[Files, d
     """Returns files without those that TensorFlow cannot decode, and why it cannot, by place."""
     reasons = {}
     for place in np.flatnonzero(~files.bad).tolist():
-        reason = why_undecodable(files.contents[place], options)
+        reason = why_undecodable(files.file_bytes[place], options)
         if reason is not None:
             reasons[place] = reason
     return leave_out(files, list(reasons)), reasons

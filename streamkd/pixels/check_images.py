@@ -11,7 +11,7 @@ from typing import Any
 from streamkd.checks import check_count
 from streamkd.image_options import MAX_PIXELS
 from streamkd.manifest.manifest import Manifest, key_fields
-from streamkd.pixels.bad_images import why_bad_contents
+from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.progress import image_progress
 
@@ -72,7 +72,7 @@ def _check(path: bytes, max_pixels: int) -> tuple[int, str, str | None]:
         data = read_file(path)
     except OSError as error:
         return 0, "unreadable", why_unreadable(error)
-    return len(data), _format(data), why_bad_contents(data, max_pixels=max_pixels)
+    return len(data), _format(data), why_bad_bytes(data, max_pixels=max_pixels)
 
 
 def _format(data: bytes) -> str:

@@ -43,14 +43,14 @@ def digest_files(
     return np.array(digests, np.uint64), np.array(readable, bool)
 
 
-def digest_contents(contents: Iterable[bytes]) -> np.ndarray:
+def digest_each(file_bytes: Iterable[bytes]) -> np.ndarray:
     """Returns the content digests of files that have been read, uint64 `[num_files]`.
 
     Raises:
       MissingExtraError: neither `pyfarmhash` nor TensorFlow is installed.
     """
     digest = _digest_function()
-    return np.array([digest(data) for data in contents], np.uint64)
+    return np.array([digest(data) for data in file_bytes], np.uint64)
 
 
 def _digest_function() -> Callable[[bytes], int]:

@@ -1,6 +1,6 @@
 """Turns the bytes of files into pixels inside a TensorFlow graph, a whole batch at a time.
 
-    images, digests = decode_batch(contents, one_size, options)      # contents: string [batch]
+    images, digests = decode_batch(file_bytes, one_size, options)      # file_bytes: string [batch]
 
 One map call decodes a whole batch: for small files that is about 2.5 times faster than one call
 an image, since tf.data's own work for each element dominates there.
@@ -36,7 +36,7 @@ _KEEP_PIXELS = ("bilinear", "nearest", "area")
 
 
 def decode_batch(
-    contents: tf.Tensor,
+    file_bytes: tf.Tensor,
     one_size: tf.Tensor,
     options: ImageOptions,
     digests: tf.Tensor | None = None,
@@ -44,7 +44,7 @@ def decode_batch(
     """Returns the pixels and the content digests of some files.
 
     Args:
-      contents: string `[batch]`, the bytes of each file.
+      file_bytes: string `[batch]`, the bytes of each file.
       one_size: bool, whether the headers say that all images have one size. Then the decoder is
         called without a loop and all images are resized in one operation, for the same pixels:
         about 38 µs of CPU a file of CIFAR-10 instead of 48.
@@ -63,8 +63,8 @@ def decode_batch(
     def render(pixels: tf.Tensor, original: Original | None = None) -> tf.Tensor:
         return fit(pixels, options, original)
 
-    images = decode_through((contents,), one_size, options, render, options.shape)
-    return images, content_digests(contents, digests)
+    images = decode_through((file_bytes,), one_size, options, render, options.shape)
+    return images, content_digests(file_bytes, digests)
 
 
 def decode_through(
@@ -88,8 +88,8 @@ def decode_through(
     Returns:
       float32 `[batch, *shape]`.
     """
-    contents, *others = elements
-    batch_size = contents.shape[0]
+    file_bytes, *others = elements
+    batch_size = file_bytes.shape[0]
 
     def render_each() -> tf.Tensor:
         def render_one(parts: tuple[tf.Tensor, ...]) -> tf.Tensor:
@@ -103,7 +103,7 @@ def decode_through(
         return tf.map_fn(render_one, elements, fn_output_signature=tf.TensorSpec(shape, tf.float32))
 
     def render_together() -> tf.Tensor:
-        files = tf.unstack(contents, batch_size)
+        files = tf.unstack(file_bytes, batch_size)
         return render(tf.stack([decode_pixels(data, options) for data in files]), *others)
 
     if batch_size is None or batch_size > MAX_UNROLLED_FILES or options.decode == "scaled":
@@ -113,15 +113,15 @@ def decode_through(
     return tf.ensure_shape(images, (batch_size, *shape))
 
 
-def content_digests(contents: tf.Tensor, known: tf.Tensor | None = None) -> tf.Tensor:
+def content_digests(file_bytes: tf.Tensor, known: tf.Tensor | None = None) -> tf.Tensor:
     """Returns FarmHash64 of each file's bytes, uint64 `[batch]`.
 
     Args:
-      contents: string `[batch]`.
-      known: uint64 `[batch]`, the digest of each file whose own bytes are not in `contents`; 0 for
-        the others. See `pixels/file_batch.py`.
+      file_bytes: string `[batch]`.
+      known: uint64 `[batch]`, the digest of each original file for which another image stands in;
+        0 for the others. See `pixels/file_batch.py`.
     """
-    digests = tf.bitcast(tf.fingerprint(contents, method="farmhash64"), tf.uint64)
+    digests = tf.bitcast(tf.fingerprint(file_bytes, method="farmhash64"), tf.uint64)
     if known is None:
         return digests
     return tf.where(tf.not_equal(known, 0), known, digests)

@@ -4,7 +4,7 @@
     files = read_files(paths, on_bad=report)      # reports it, and goes on
 
 What is handed over is what TensorFlow decodes. Where that is not the file's own bytes, the digest
-of those goes along, so that content digests are always those of the files.
+of those goes along, so that content known_digests are always those of the files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamkd.image_options import MAX_PIXELS
-from streamkd.pixels.content_digest import digest_contents
+from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.pixels.header import look_at
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
@@ -32,16 +32,16 @@ class Files(NamedTuple):
     """The files of a batch.
 
     Attributes:
-      contents: object `[files]`, bytes as TensorFlow takes strings.
+      file_bytes: object `[files]`, bytes as TensorFlow takes strings.
       one_size: bool, whether they hold images of one size, as `decode_batch` wants to know.
-      digests: uint64 `[files]`, the digest of the file where `contents` has other bytes than it;
-        else 0.
-      bad: bool `[files]`, where `contents` has a black pixel instead.
+      known_digests: uint64 `[files]`, the digest of the original file where a converted or black
+        image stands in; else 0.
+      bad: bool `[files]`, where `file_bytes` has a black pixel instead.
     """
 
-    contents: np.ndarray
+    file_bytes: np.ndarray
     one_size: np.bool_
-    digests: np.ndarray
+    known_digests: np.ndarray
     bad: np.ndarray
 
 
@@ -81,7 +81,7 @@ def read_files(
             bad[place] = True
             data.append(b"")
     one_size, odd = look_at(data, max_pixels)
-    digests = np.zeros(len(paths), np.uint64)
+    known_digests = np.zeros(len(paths), np.uint64)
     for place in odd:
         original = data[place]
         try:
@@ -94,20 +94,24 @@ def read_files(
             data[place] = BLACK_PIXEL
         if data[place] is not original:
             # Of a file that could not be read it is the digest of nothing.
-            digests[place] = digest_contents([original])[0]
-    contents = np.empty(len(data), object)
-    contents[:] = data
-    return Files(contents, np.bool_(one_size), digests, bad)
+            known_digests[place] = digest_each([original])[0]
+    file_bytes = np.empty(len(data), object)
+    file_bytes[:] = data
+    return Files(file_bytes, np.bool_(one_size), known_digests, bad)
 
 
 def leave_out(files: Files, places: Sequence[int]) -> Files:
     """Returns files with a black pixel instead of some that turned out to be bad."""
     if not len(places):
         return files
-    contents, digests, bad = files.contents.copy(), files.digests.copy(), files.bad.copy()
+    file_bytes, known_digests, bad = (
+        files.file_bytes.copy(),
+        files.known_digests.copy(),
+        files.bad.copy(),
+    )
     for place in places:
-        if not digests[place]:
-            digests[place] = digest_contents([contents[place]])[0]
-        contents[place] = BLACK_PIXEL
+        if not known_digests[place]:
+            known_digests[place] = digest_each([file_bytes[place]])[0]
+        file_bytes[place] = BLACK_PIXEL
         bad[place] = True
-    return Files(contents, np.bool_(False), digests, bad)
+    return Files(file_bytes, np.bool_(False), known_digests, bad)

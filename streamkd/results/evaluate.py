@@ -165,11 +165,11 @@ def answer_all(
     batches = each_once(dataset, images, options, batch_size)
     answers = []
     with image_progress(len(images), 0, "evaluating", progress) as bar:
-        for pixels, contents, indices, weights in batches:
+        for pixels, digests, indices, weights in batches:
             num_real = int(weights.numpy().sum())
             if stored is not None:
                 seen = indices.numpy()[:num_real]
-                refuse_changed(images, seen, contents.numpy()[:num_real], stored[seen])
+                refuse_changed(images, seen, digests.numpy()[:num_real], stored[seen])
             answers.append(np.asarray(answer(pixels))[:num_real])
             bar.update(num_real)
     return np.concatenate(answers)

@@ -23,13 +23,13 @@ class Answer:
 
     Attributes:
       logits: float `[images * num_views, num_classes]`, in the order of the store's rows.
-      contents: uint64 `[images]`, the digests of their files' bytes.
+      content_digests: uint64 `[images]`, the digests of their files' bytes.
       views: the parameters of the views, each `[images * num_views, …]`; empty for plain ones.
       refused: bool `[images]`, images that cannot be decoded, whose logits mean nothing; or None.
     """
 
     logits: np.ndarray
-    contents: np.ndarray
+    content_digests: np.ndarray
     views: dict[str, np.ndarray]
     refused: np.ndarray | None = None
 
@@ -64,9 +64,9 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
         ):
             for block, answer in zip(blocks, answers(groups), strict=True):
                 background.write_block(
-                    block, answer.logits, answer.contents, answer.refused, answer.views
+                    block, answer.logits, answer.content_digests, answer.refused, answer.views
                 )
-                bar.update(len(answer.contents))
+                bar.update(len(answer.content_digests))
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))
     return LogitStore(path)

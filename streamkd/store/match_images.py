@@ -27,6 +27,6 @@ def match_images(
     unknown = np.flatnonzero(found < 0)
     if len(unknown):
         with image_progress(len(unknown), 0, "finding renamed files", progress) as bar:
-            contents, readable = digest_files(images.paths(unknown), progress=bar.update)
-        found[unknown] = np.where(readable, store.images_of_content(contents), -1)
+            content_digests, readable = digest_files(images.paths(unknown), progress=bar.update)
+        found[unknown] = np.where(readable, store.images_of_content(content_digests), -1)
     return found

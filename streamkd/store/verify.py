@@ -92,7 +92,7 @@ class _Comparison:
         self._parts = flatten([store])
         found = store.images_of_keys(images.keys)
         self._new = np.flatnonzero(found < 0)
-        self._new_contents = self._digest(images.paths(self._new))[0]
+        self._new_digests = self._digest(images.paths(self._new))[0]
         # For each image of the stores, numbered through, its place in the manifest.
         self._places = np.full(sum(part.num_images for part in self._parts), -1, np.int64)
         self._places[found[found >= 0]] = np.flatnonzero(found >= 0)
@@ -117,7 +117,7 @@ class _Comparison:
     def without_logits(self) -> Iterator[bytes]:
         """Yields the keys of images that the stores know neither by name nor by content."""
         if len(self._new):
-            unknown = self._store.images_of_content(self._new_contents) < 0
+            unknown = self._store.images_of_content(self._new_digests) < 0
             yield from self._images.keys.take(self._new[unknown])
 
     def _compare(
@@ -126,7 +126,7 @@ class _Comparison:
         """Yields what is wrong with those images that no later store has as well: `counts`."""
         paths = [os.path.join(self._images.root, key) for key in keys.take(counts)]
         now, found = self._digest(paths)
-        renamed = np.isin(content[counts], self._new_contents)
+        renamed = np.isin(content[counts], self._new_digests)
         for place, index in enumerate(counts.tolist()):
             if not found[place]:
                 if not renamed[place]:

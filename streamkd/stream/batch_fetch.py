@@ -22,7 +22,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.keys import hash_keys
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import leave_out_undecodable
-from streamkd.pixels.content_digest import digest_contents
+from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.file_batch import Files, leave_out, read_files
 from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
@@ -31,7 +31,7 @@ from streamkd.stream.order.sequence import Sequence
 from streamkd.views.views import NEUTRAL, Views
 
 # What is needed of files that are read; of none where the pixel cache has the whole batch.
-FILE_COLUMNS = ("paths", "files", "digests")
+FILE_COLUMNS = ("paths", "file_bytes", "known_digests")
 # Why an image was skipped that can be decoded.
 CHANGED = "it is not the file that the teacher answered"
 
@@ -118,7 +118,7 @@ class BatchFetcher:
             number = count // self._per_file if kind.per_file else count
             if name == "one_size":
                 found[name].set_shape([])
-            elif name == "kept" or (name in FILE_COLUMNS and self._cached is not None):
+            elif name == "cached_pixels" or (name in FILE_COLUMNS and self._cached is not None):
                 found[name].set_shape([None, *kind.shape])  # of some of the files
             else:
                 found[name].set_shape([number, *kind.shape])
@@ -128,9 +128,9 @@ class BatchFetcher:
         """Returns the names of all parts, in the order in which they leave Python."""
         kinds = {
             "paths": _Kind(tf.string, per_file=True),
-            "files": _Kind(tf.string, per_file=True),
+            "file_bytes": _Kind(tf.string, per_file=True),
             "one_size": _Kind(tf.bool),
-            "digests": _Kind(tf.uint64, per_file=True),
+            "known_digests": _Kind(tf.uint64, per_file=True),
             "labels": _Kind(tf.int32),
             "rows": _Kind(tf.int64),
             "weights": _Kind(tf.float32),
@@ -141,9 +141,9 @@ class BatchFetcher:
             kinds["bad"] = _Kind(tf.bool, per_file=True)
         if self._cached is not None:
             kinds["cached"] = _Kind(tf.bool, per_file=True)
-            kinds["kept"] = _Kind(*self._cached.kind, per_file=True)
+            kinds["cached_pixels"] = _Kind(*self._cached.kind, per_file=True)
         if self._store is not None:
-            kinds["contents"] = _Kind(tf.uint64, per_file=True)
+            kinds["stored_digests"] = _Kind(tf.uint64, per_file=True)
             kinds["teacher_logits"] = _Kind(tf.float32, (num_classes,))
         for name, (dtype, shape) in self._shown.datasets().items():
             kinds[name] = _Kind(tf.as_dtype(np.dtype(dtype)), shape)
@@ -196,16 +196,16 @@ class BatchFetcher:
         """
         of_files = rows[:: self._per_file]
         with_logits = of_files >= 0
-        contents = np.zeros(len(of_files), np.uint64)
-        contents[with_logits] = store.content_of(of_files[with_logits] // store.num_views)
+        stored_digests = np.zeros(len(of_files), np.uint64)
+        stored_digests[with_logits] = store.content_of(of_files[with_logits] // store.num_views)
         there = np.flatnonzero(rows >= 0)
         some = rows[there]
         found = {"teacher_logits": store.gather(some)}
         if self._drawn_seed is None and self._shown.count:
             found |= store.view_parameters(some)
         if len(there) == len(rows):
-            return {"contents": contents, **found}
-        whole = {"contents": contents}
+            return {"stored_digests": stored_digests, **found}
+        whole = {"stored_digests": stored_digests}
         for name, part in found.items():
             filled = np.empty((len(rows), *part.shape[1:]), part.dtype)
             filled[:] = np.asarray(NEUTRAL.get(name, 0), part.dtype)
@@ -235,7 +235,7 @@ class BatchFetcher:
         kept = None
         if self._cached is not None:
             rows = found["rows"][:: self._per_file]
-            cached, kept = self._cached.take(indices, rows, found.get("contents"))
+            cached, kept = self._cached.take(indices, rows, found.get("stored_digests"))
         skipped = self._known_bad(indices)
         if kept is not None and skipped.any():
             cached, kept = _with_blanks(cached, kept, skipped)
@@ -248,12 +248,12 @@ class BatchFetcher:
             )
         return {
             "paths": paths,
-            "files": files.contents,
+            "file_bytes": files.file_bytes,
             "one_size": files.one_size,
-            "digests": files.digests,
+            "known_digests": files.known_digests,
             "bad": files.bad | skipped,
             "cached": cached,
-            "kept": kept,
+            "cached_pixels": kept,
         }
 
     def _read(
@@ -280,19 +280,19 @@ class BatchFetcher:
 
     def _without_bad(self, *values: Any) -> list[Any]:
         found: dict[str, Any] = dict(zip(self._kinds, values, strict=True))
-        files = Files(*(found[name] for name in ("files", "one_size", "digests", "bad")))
+        files = Files(*(found[name] for name in ("file_bytes", "one_size", "known_digests", "bad")))
         kept, reasons = leave_out_undecodable(files, self._options)
         if self._store is not None:
-            now = np.where(kept.digests, kept.digests, digest_contents(kept.contents))
+            now = np.where(kept.known_digests, kept.known_digests, digest_each(kept.file_bytes))
             taught = found["rows"][:: self._per_file] >= 0
             if self._cached is not None:  # what is in the cache was compared when it was taken
                 taught &= ~found["cached"]
-            changed = np.flatnonzero((now != found["contents"]) & taught & ~kept.bad).tolist()
+            changed = np.flatnonzero((now != found["stored_digests"]) & taught & ~kept.bad).tolist()
             reasons |= dict.fromkeys(changed, CHANGED)
             kept = leave_out(kept, changed)
         for place, reason in reasons.items():
             self.skipped[int(found["indices"][place])] = reason
-        found |= dict(zip(("files", "one_size", "digests", "bad"), kept, strict=True))
+        found |= dict(zip(("file_bytes", "one_size", "known_digests", "bad"), kept, strict=True))
         return self._weighed(list(found.values()))
 
     def _weighed(self, values: list[Any]) -> list[Any]:

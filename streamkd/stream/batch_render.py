@@ -1,4 +1,4 @@
-"""Makes batches of their parts, in the graph: decodes, checks contents, renders views.
+"""Makes batches of their parts, in the graph: decodes, checks digests, renders views.
 
 rendering = BatchRenderer(images, options, shown, …)
 batch = rendering.from_files(found)               # in one go; or, with a pixel cache, in three:
@@ -75,10 +75,10 @@ class BatchRenderer:
 
     def from_files(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns a batch, rendered from its files."""
-        contents = content_digests(found["files"], found["digests"])
-        with tf.control_dependencies(self._check(found, contents)):
+        digests = content_digests(found["file_bytes"], found["known_digests"])
+        with tf.control_dependencies(self._check(found, digests)):
             if self._canonical is not None:
-                decoded = decode_canonical(found["files"], found["one_size"], self._canonical)
+                decoded = decode_canonical(found["file_bytes"], found["one_size"], self._canonical)
                 pixels = self._crops(decoded, found)
             else:
                 pixels = self._crops_of_files(found)
@@ -93,22 +93,22 @@ class BatchRenderer:
 
         def decode_files() -> tuple[tf.Tensor, tf.Tensor]:
             there = {name: tf.ensure_shape(found[name], [number]) for name in FILE_COLUMNS}
-            contents = content_digests(there["files"], there["digests"])
-            with tf.control_dependencies(self._check({**found, **there}, contents)):
-                return cached.decode({**found, **there}), tf.identity(contents)
+            digests = content_digests(there["file_bytes"], there["known_digests"])
+            with tf.control_dependencies(self._check({**found, **there}, digests)):
+                return cached.decode({**found, **there}), tf.identity(digests)
 
-        decoded, contents = tf.cond(tf.reduce_all(found["cached"]), lambda: nothing, decode_files)
+        decoded, digests = tf.cond(tf.reduce_all(found["cached"]), lambda: nothing, decode_files)
         rest = {name: part for name, part in found.items() if name not in FILE_COLUMNS}
-        return {**rest, "decoded": decoded, "contents_now": contents}
+        return {**rest, "decoded": decoded, "digests_now": digests}
 
     def keep(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the same with pixels of the canonical size, and puts new ones in the cache."""
         cached = self._cached
         assert cached is not None
         all_cached = tf.reduce_all(found["cached"])
-        pixels = tf.cond(all_cached, lambda: found["kept"], lambda: cached.keep(found))
+        pixels = tf.cond(all_cached, lambda: found["cached_pixels"], lambda: cached.keep(found))
         pixels = tf.ensure_shape(pixels, [found["cached"].shape[0], *cached.canonical.shape])
-        rest = {name: part for name, part in found.items() if name != "kept"}
+        rest = {name: part for name, part in found.items() if name != "cached_pixels"}
         return {**rest, "pixels": pixels}
 
     def from_pixels(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
@@ -118,7 +118,7 @@ class BatchRenderer:
     def _crops_of_files(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns the crops of a batch, cut from the files' own pixels, before anything else."""
         boxes = self._boxes(found)
-        pixels = decode_views(found["files"], found["one_size"], boxes, None, self._options)
+        pixels = decode_views(found["file_bytes"], found["one_size"], boxes, None, self._options)
         pixels = tf.reshape(pixels, (-1, *self._options.shape))
         return self._of_rows(pixels) if boxes is None else pixels
 
@@ -142,7 +142,7 @@ class BatchRenderer:
         """Returns what is known of files for each of their rows."""
         return values if self._per_file == 1 else tf.repeat(values, self._per_file, axis=0)
 
-    def _check(self, found: dict[str, tf.Tensor], contents: tf.Tensor) -> list[tf.Tensor]:
+    def _check(self, found: dict[str, tf.Tensor], digests: tf.Tensor) -> list[tf.Tensor]:
         """Returns what fails where a file is not the one the teacher answered."""
         if not self._has_store:
             return []
@@ -152,9 +152,11 @@ class BatchRenderer:
         for name in ("bad", "cached"):  # what is in the cache was compared when it was looked up
             if name in found:
                 compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)
-        stored = found["contents"]
+        stored = found["stored_digests"]
         return [
-            content_check.check_contents(self._images, found["paths"], contents, stored, compared)
+            content_check.check_content_digests(
+                self._images, found["paths"], digests, stored, compared
+            )
         ]
 
     def _finish(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:

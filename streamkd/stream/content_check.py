@@ -28,26 +28,26 @@ CHANGED_TEXT = (
 KEY_FOLLOWS = "\n  key in base64: "
 
 
-def check_contents(
-    images: Manifest, paths: tf.Tensor, contents: tf.Tensor, stored: tf.Tensor, rows: tf.Tensor
+def check_content_digests(
+    images: Manifest, paths: tf.Tensor, digests: tf.Tensor, stored: tf.Tensor, rows: tf.Tensor
 ) -> tf.Tensor:
     """Returns True, or fails where a file is not the one the teacher answered.
 
     Args:
       images: for the root, which the message leaves out.
       paths: string `[batch]`.
-      contents: uint64 `[batch]`, digests of the bytes just read.
+      digests: uint64 `[batch]`, digests of the bytes just read.
       stored: uint64 `[batch]`, digests of the bytes the teacher saw.
       rows: int64 `[batch]`; an image without logits (-1) is not compared.
     """
-    different = tf.not_equal(contents, stored)
+    different = tf.not_equal(digests, stored)
 
     def fail(changed: tf.Tensor) -> tf.Tensor:
         first = tf.argmax(changed)
         key = tf.strings.substr(paths[first], len(os.path.join(images.root, b"")), -1)
         # TensorFlow cannot raise what is not UTF-8; Python finds the exact key at the end.
         shown = tf.strings.unicode_transcode(key, "UTF-8", "UTF-8", replacement_char=ord("?"))
-        now, taught = (tf.strings.as_string(digests[first]) for digests in (contents, stored))
+        now, taught = (tf.strings.as_string(values[first]) for values in (digests, stored))
         texts = CHANGED_TEXT.split("{}")
         parts = [texts[0], shown, texts[1], now, texts[2], taught, texts[3]]
         message = tf.strings.join([CHANGED + ": ", *parts, KEY_FOLLOWS, tf.io.encode_base64(key)])
@@ -66,24 +66,24 @@ def check_contents(
 
 
 def refuse_changed(
-    images: Manifest, indices: np.ndarray, contents: np.ndarray, stored: np.ndarray
+    images: Manifest, indices: np.ndarray, digests: np.ndarray, stored: np.ndarray
 ) -> None:
     """Refuses, outside the graph, images that are not those the teacher answered.
 
     Args:
       images: the manifest.
       indices: int64 `[batch]`, positions in it.
-      contents: uint64 `[batch]`, digests of the bytes just read.
+      digests: uint64 `[batch]`, digests of the bytes just read.
       stored: uint64 `[batch]`, digests of the bytes the teacher saw.
 
     Raises:
       ChangedImageError: names the first.
     """
-    changed = np.flatnonzero(contents != stored)
+    changed = np.flatnonzero(digests != stored)
     if len(changed):
         first = changed[0]
         key = images.keys[int(indices[first])]
-        raise _changed(key, contents[first], stored[first])
+        raise _changed(key, digests[first], stored[first])
 
 
 def _changed(key: bytes, now: Any, taught: Any) -> ChangedImageError:

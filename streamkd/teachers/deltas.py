@@ -15,7 +15,7 @@ import numpy as np
 
 from streamkd.errors import StoreError, readable_key
 from streamkd.manifest.manifest import Manifest
-from streamkd.pixels.content_digest import digest_contents, digest_files
+from streamkd.pixels.content_digest import digest_each, digest_files
 from streamkd.progress import image_progress
 from streamkd.store.collection import StoreCollection, flatten, link_stores, open_store
 from streamkd.store.reader import LogitStore
@@ -78,13 +78,13 @@ def find_changes(
     """
     with image_progress(len(images), 0, "looking for changes", progress) as bar:
         paths = images.each_path()
-        contents, readable = digest_files(paths, progress=bar.update)
-    contents[~readable] = digest_contents([b""])  # as a refused image is stored
+        content_digests, readable = digest_files(paths, progress=bar.update)
+    content_digests[~readable] = digest_each([b""])  # as a refused image is stored
     found = store.images_of_keys(images.keys)
     known = found >= 0
     same = np.zeros(len(images), bool)
-    same[known] = store.content_of(found[known]) == contents[known]
-    same[~known] = store.images_of_content(contents[~known]) >= 0
+    same[known] = store.content_of(found[known]) == content_digests[known]
+    same[~known] = store.images_of_content(content_digests[~known]) >= 0
     return np.flatnonzero(~same)
 
 

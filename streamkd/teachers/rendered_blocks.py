@@ -111,13 +111,13 @@ class Block(NamedTuple):
 
     Attributes:
       pixels: float32 `[images * num_views, height, width, channels]`.
-      contents: uint64 `[images]`, content digests.
+      content_digests: uint64 `[images]`, content digests.
       refused: bool `[images]`, images that cannot be decoded; their pixels are black.
       alone: bool, as in `unmixed`.
     """
 
     pixels: tf.Tensor
-    contents: tf.Tensor
+    content_digests: tf.Tensor
     refused: tf.Tensor
     alone: tf.Tensor
 
@@ -199,17 +199,19 @@ def rendered_blocks(
         )
 
     def decode(*found: tf.Tensor) -> Block:
-        contents, one_size, digests, refused = found[:4]
+        file_bytes, one_size, known_digests, refused = found[:4]
         alone = found[num_own + 3] if has_partners else tf.zeros([0], tf.bool)
         if not drawn.views.count and drawn.views.canonical_size is None:
-            return Block(*decode_batch(contents, one_size, options, digests), refused, alone)
+            return Block(
+                *decode_batch(file_bytes, one_size, options, known_digests), refused, alone
+            )
         own = dict(zip(datasets, found[4:num_own], strict=True))
         partners = None
         if has_partners:
             rest = found[num_own:]
             partners = (rest[0], rest[1], dict(zip(datasets, rest[4:], strict=True)))
-        pixels = render_block(contents, one_size, own, partners, drawn.views, options)
-        return Block(pixels, content_digests(contents, digests), refused, alone)
+        pixels = render_block(file_bytes, one_size, own, partners, drawn.views, options)
+        return Block(pixels, content_digests(file_bytes, known_digests), refused, alone)
 
     dataset = read_pipeline(
         tf.data.Dataset.range(len(groups)),

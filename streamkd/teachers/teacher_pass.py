@@ -169,8 +169,8 @@ class TeacherPass:
         theirs, mine = theirs[mine >= 0], mine[mine >= 0]
         if not len(mine):
             return
-        pixels, contents, refused, _ = next(self._read([mine], plain=True))
-        same = (contents == store.content_of(theirs)) & ~refused
+        pixels, content_digests, refused, _ = next(self._read([mine], plain=True))
+        same = (content_digests == store.content_of(theirs)) & ~refused
         if not same.any():
             return
         stored = store.gather(theirs[same] * store.num_views)
@@ -189,9 +189,9 @@ class TeacherPass:
     def answers(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
         """Yields the answer to each group of images, which are asked for now."""
         for group, block in zip(groups, self._read(groups), strict=True):
-            pixels, contents, refused, alone = block
+            pixels, content_digests, refused, alone = block
             views = self._drawn.as_rows(group, alone)
-            yield Answer(self.setup.teacher(pixels), contents, views, refused)
+            yield Answer(self.setup.teacher(pixels), content_digests, views, refused)
 
     def _create(self) -> Iterator[Answer]:
         """Creates the store once the teacher has answered the first block.
@@ -252,8 +252,8 @@ class TeacherPass:
                 involved = np.unique(np.concatenate([group, drawn.partners_of(group)]))
                 refuse_bad_image(error, self.images, involved.tolist(), options)
                 raise
-            contents, refused, alone = (part.numpy() for part in rest)
-            yield pixels, contents, refused, alone
+            content_digests, refused, alone = (part.numpy() for part in rest)
+            yield pixels, content_digests, refused, alone
 
     def _find(self, key: bytes) -> int:
         """Returns the number of the image with this key; -1 where there is none."""

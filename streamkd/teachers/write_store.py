@@ -27,7 +27,7 @@ from streamkd.errors import BadImageError, TeacherError, readable_key
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
-from streamkd.pixels.content_digest import digest_contents
+from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
 from streamkd.store.fill import Answer, check_same, fill_store
@@ -151,13 +151,13 @@ class _Writing:
         num_classes = LogitStore(self.path).num_classes
         for group in groups:
             batch = self._batch(group)
-            yield Answer(self._ask(batch, num_classes), digest_contents(batch.contents), {})
+            yield Answer(self._ask(batch, num_classes), digest_each(batch.contents), {})
 
     def _create(self) -> None:
         """Creates the store once the first block has been answered."""
         first = np.arange(min(self.batch_size, len(self.images)))
         logits = self._ask(self._batch(first), None)
-        digest_contents([])  # is there anything to make digests with?
+        digest_each([])  # is there anything to make digests with?
         check_range(logits, self.images.keys.take(first), self.fields["codec"])
         if self.class_names is not None and logits.shape[1] != len(self.class_names):
             raise TeacherError(

@@ -14,7 +14,7 @@ an image.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +25,29 @@ from streamkd.tf_support.autograph import unconverted
 # each other's way for Python's lock (1.5 µs an image with 4).
 NUM_FETCHES = 2
 PREFETCHED_BATCHES = 2
+
+
+def python_call(
+    function: Callable[..., Mapping[str, Any]],
+    arguments: Sequence[Any],
+    spec: Mapping[str, tf.TensorSpec],
+) -> dict[str, tf.Tensor]:
+    """Calls a Python function from the graph and names its results.
+
+    Args:
+      function: given the arguments as NumPy arrays; returns an array for each name in `spec`.
+      arguments: tensors.
+      spec: dtype and static shape of each result.
+    """
+
+    def call(*values: Any) -> list[Any]:
+        results = function(*values)
+        return [results[name] for name in spec]
+
+    results = tf.numpy_function(call, arguments, [tensor.dtype for tensor in spec.values()])
+    for result, tensor in zip(results, spec.values(), strict=True):
+        result.set_shape(tensor.shape)
+    return dict(zip(spec, results, strict=True))
 
 
 def read_pipeline(

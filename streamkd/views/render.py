@@ -35,7 +35,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def decode_views(
-    contents: tf.Tensor,
+    file_bytes: tf.Tensor,
     one_size: tf.Tensor,
     boxes: tf.Tensor | None,
     canonical: ImageOptions | None,
@@ -46,7 +46,7 @@ def decode_views(
     """Returns crops of some files, each decoded once.
 
     Args:
-      contents: string `[files]`, the bytes of each file.
+      file_bytes: string `[files]`, the bytes of each file.
       one_size: bool, whether the headers say that all images have one size.
       boxes: float32 `[files, views, 4]`, the crops of each file: y1, x1, y2, x2, from 0 to 1; or
         None for the whole image, once.
@@ -60,7 +60,7 @@ def decode_views(
     """
     num_views = 1 if boxes is None else boxes.shape[1]
     if options.decode == "scaled" and boxes is not None and canonical is None:
-        return _decode_scaled_crops(contents, boxes, options, plain_first)
+        return _decode_scaled_crops(file_bytes, boxes, options, plain_first)
 
     def render(
         images: tf.Tensor, some: tf.Tensor | None = None, original: Original | None = None
@@ -72,13 +72,13 @@ def decode_views(
         return tf.concat([fit(images, options)[:, None], cut(images, some[:, 1:], options)], 1)
 
     if canonical is not None:
-        return render(decode_canonical(contents, one_size, canonical), boxes)
-    elements = (contents,) if boxes is None else (contents, boxes)
+        return render(decode_canonical(file_bytes, one_size, canonical), boxes)
+    elements = (file_bytes,) if boxes is None else (file_bytes, boxes)
     return decode_through(elements, one_size, options, render, (num_views, *options.shape))
 
 
 def _decode_scaled_crops(
-    contents: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool
+    file_bytes: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool
 ) -> tf.Tensor:
     """Returns crops of files that are decoded at a part of their size, each as its box asks for.
 
@@ -111,18 +111,18 @@ def _decode_scaled_crops(
         return tf.concat([fit(pixels, options, original), crops], axis=0)
 
     views = tf.map_fn(
-        render_one, (contents, boxes), fn_output_signature=tf.TensorSpec(shape, tf.float32)
+        render_one, (file_bytes, boxes), fn_output_signature=tf.TensorSpec(shape, tf.float32)
     )
-    return tf.ensure_shape(views, (contents.shape[0], *shape))
+    return tf.ensure_shape(views, (file_bytes.shape[0], *shape))
 
 
 def decode_canonical(
-    contents: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
+    file_bytes: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
 ) -> tf.Tensor:
     """Returns files brought to the canonical size, as a pixel cache keeps them.
 
     Args:
-      contents, one_size: as in `decode_views`.
+      file_bytes, one_size: as in `decode_views`.
       canonical: the size, and how to get there.
 
     Returns:
@@ -132,12 +132,12 @@ def decode_canonical(
     def fit_rounded(images: tf.Tensor, original: Original | None = None) -> tf.Tensor:
         return tf.round(tf.clip_by_value(fit(images, canonical, original), 0, 255))
 
-    pixels = decode_through((contents,), one_size, canonical, fit_rounded, canonical.shape)
+    pixels = decode_through((file_bytes,), one_size, canonical, fit_rounded, canonical.shape)
     return tf.cast(pixels, tf.uint8)
 
 
 def render_block(
-    contents: tf.Tensor,
+    file_bytes: tf.Tensor,
     one_size: tf.Tensor,
     parameters: dict[str, tf.Tensor],
     partners: tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]] | None,
@@ -147,9 +147,9 @@ def render_block(
     """Returns every view of some images, as the teacher is shown them.
 
     Args:
-      contents, one_size: of the files, as in `decode_views`.
+      file_bytes, one_size: of the files, as in `decode_views`.
       parameters: `[files, num_views, …]`, as they are stored.
-      partners: where views are mixed, contents, one_size and parameters of the partners of views
+      partners: where views are mixed, file_bytes, one_size and parameters of the partners of views
         1 and on: string `[files * (num_views - 1)]`, bool, and `[files * (num_views - 1), …]`.
       views: their specification; an operation comes with its function.
       options: how files become pixels.
@@ -160,7 +160,7 @@ def render_block(
     num_views, shape = views.num_views, options.shape
     canonical = canonical_options(views, options)
     pixels = decode_views(
-        contents, one_size, parameters.get("view_crop"), canonical, options, plain_first=True
+        file_bytes, one_size, parameters.get("view_crop"), canonical, options, plain_first=True
     )
     if "view_crop" not in parameters:
         pixels = tf.repeat(pixels, num_views, axis=1)

@@ -131,7 +131,7 @@ def write(
     teacher: Teacher, store: StoreWriter, target: StoreWriter | BackgroundWriter, blocks: range
 ) -> None:
     for block in blocks:
-        target.write_block(block, teacher(), contents_of(store, block))
+        target.write_block(block, teacher(), content_digests_of(store, block))
     if isinstance(target, BackgroundWriter):
         target.wait()
 
@@ -161,7 +161,7 @@ def shares_of_write_block(logits: np.ndarray, directory: Path, num_blocks: int) 
         spent.clear()
         start = time.perf_counter()
         for block in pending:
-            store.write_block(block, logits, contents_of(store, block))
+            store.write_block(block, logits, content_digests_of(store, block))
         total = time.perf_counter() - start
     print(f"\n{'write_block':<44}{1e3 * total / num_blocks:>8.2f} ms a block")
     spent["everything else, conversion to float16 first"] = total - sum(spent.values())
@@ -169,7 +169,7 @@ def shares_of_write_block(logits: np.ndarray, directory: Path, num_blocks: int) 
         print(f"    {name:<44}{1e3 * value / num_blocks:>4.2f} ms {value / total:>5.0%}")
 
 
-def contents_of(store: StoreWriter, block: int) -> np.ndarray:
+def content_digests_of(store: StoreWriter, block: int) -> np.ndarray:
     images = store.images_of_block(block)
     return np.arange(images.start, images.stop, dtype=np.uint64)
 

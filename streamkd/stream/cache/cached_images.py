@@ -41,31 +41,31 @@ class CachedImages:
         self._buffers = BufferPool()
 
     def take(
-        self, indices: np.ndarray, rows: np.ndarray, contents: np.ndarray | None
+        self, indices: np.ndarray, rows: np.ndarray, stored_digests: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns which images need not be read, bool `[files]`, and the pixels of those.
 
         Args:
           indices: int64 `[files]`.
           rows: int64 `[files]`, -1 for images without logits.
-          contents: uint64 `[files]`, digests of the files that the teacher answered: an image that
-            was made of another file is read again, and is then compared as any file is.
+          stored_digests: uint64 `[files]`, digests of the files that the teacher answered. An image
+            in the cache that was decoded from another file is read again and compared.
         """
         there = self.cache.has(indices)
-        before = self._contents_of(indices, there)
-        if contents is not None:
-            there &= (before == contents) | (rows < 0)
+        before = self._content_digests_of(indices, there)
+        if stored_digests is not None:
+            there &= (before == stored_digests) | (rows < 0)
         pixels = self._copied(indices, there)
         # Another process may have replaced pixels in the meantime, of a file that was changed.
-        replaced = there & (self._contents_of(indices, there) != before)
+        replaced = there & (self._content_digests_of(indices, there) != before)
         if replaced.any():
             return there & ~replaced, pixels[~replaced[there]]
         return there, pixels
 
-    def _contents_of(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
+    def _content_digests_of(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
         if not there.any():
             return np.zeros(len(indices), np.uint64)
-        return self.cache.contents_of(np.where(there, indices, 0))
+        return self.cache.content_digests_of(np.where(there, indices, 0))
 
     def _copied(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
         """Returns the pixels `[there, height, width, channels]`, as `kind` says."""
@@ -81,7 +81,7 @@ class CachedImages:
     ) -> Files:
         """Returns the files of a batch, with a black pixel for each that is in the cache.
 
-        Where all of them are, there are no contents and digests.
+        Where all of them are, there are no bytes and no digests.
 
         Args:
           indices: int64 `[files]`.
@@ -95,30 +95,31 @@ class CachedImages:
         bad = np.zeros(len(indices), bool)
         if not len(absent):
             return Files(np.empty(0, object), np.bool_(False), np.empty(0, np.uint64), bad)
-        contents = np.full(len(indices), BLACK_PIXEL, object)
-        digests = np.zeros(len(indices), np.uint64)
+        file_bytes = np.full(len(indices), BLACK_PIXEL, object)
+        known_digests = np.zeros(len(indices), np.uint64)
         files = read(absent)
-        contents[absent], digests[absent] = files.contents, files.digests
+        file_bytes[absent] = files.file_bytes
+        known_digests[absent] = files.known_digests
         bad[absent] = files.bad
-        return Files(contents, np.bool_(False), digests, bad)
+        return Files(file_bytes, np.bool_(False), known_digests, bad)
 
     def decode(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns uint8 `[files, height, width, channels]` of a batch that is not all there."""
-        return decode_canonical(found["files"], found["one_size"], self.canonical)
+        return decode_canonical(found["file_bytes"], found["one_size"], self.canonical)
 
     def keep(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
         """Puts what was decoded into the cache and returns the pixels of the whole batch.
 
         Args:
-          found: of the batch, `indices`, `cached`, `kept`, `contents_now` and `decoded`, and `bad`
-            where bad files are skipped.
+          found: the batch's `indices`, `cached`, `cached_pixels`, `digests_now` and `decoded`, and
+            `bad` where bad files are skipped.
 
         Returns:
           `[files, height, width, channels]`, float32 or uint8 as `kind` says.
         """
         cached = found["cached"]
         bad = found.get("bad", tf.zeros_like(cached))
-        names = ("indices", "cached", "kept", "contents_now", "decoded")
+        names = ("indices", "cached", "cached_pixels", "digests_now", "decoded")
         arguments = [*(found[name] for name in names), bad]
         pixels = tf.numpy_function(self._keep, arguments, self.kind[0])
         return tf.ensure_shape(pixels, [cached.shape[0], *self.canonical.shape])
@@ -127,16 +128,16 @@ class CachedImages:
         self,
         indices: np.ndarray,
         cached: np.ndarray,
-        kept: np.ndarray,
-        contents: np.ndarray,
+        cached_pixels: np.ndarray,
+        digests_now: np.ndarray,
         decoded: np.ndarray,
         bad: np.ndarray,
     ) -> np.ndarray:
         new = np.flatnonzero(~cached & ~bad)
-        self.cache.put(indices[new], decoded[new], contents[new])
+        self.cache.put(indices[new], decoded[new], digests_now[new])
         pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
         pixels[:] = decoded
-        pixels[cached] = kept
+        pixels[cached] = cached_pixels
         return pixels
 
 

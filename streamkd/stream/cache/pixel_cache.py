@@ -3,7 +3,7 @@
     cache = PixelCache.on_disk(images, canonical, directory)     # or in_memory(images, canonical)
     there = cache.has(indices)
     cache.about_to_read(indices)                     # before the files of new ones are read
-    cache.put(indices, pixels, contents)
+    cache.put(indices, pixels, content_digests)
     cache.copy_to(indices, out)
 
 What is kept is derived from the files and may be deleted at any time. On disk it is two files,
@@ -170,25 +170,25 @@ class PixelCache:
             if seen is not None:
                 self._seen.setdefault(index, seen)  # an older look is the safer one
 
-    def put(self, indices: np.ndarray, pixels: np.ndarray, contents: np.ndarray) -> None:
+    def put(self, indices: np.ndarray, pixels: np.ndarray, content_digests: np.ndarray) -> None:
         """Keeps some images, as far as there is room.
 
         Args:
           indices: int64 `[images]`, their numbers.
           pixels: uint8 `[images, height, width, channels]`.
-          contents: uint64 `[images]`, content digests of the files they were read from.
+          content_digests: uint64 `[images]`, content digests of the files they were read from.
         """
         for place in np.flatnonzero(indices < self.capacity).tolist():
             index, image = int(indices[place]), pixels[place].reshape(-1)
             if self._full:
                 continue
             if self.path is None:
-                self._pixels[index], self._records[index, 0] = image, contents[place]
-            elif not self._write(index, image, contents[place]):
+                self._pixels[index], self._records[index, 0] = image, content_digests[place]
+            elif not self._write(index, image, content_digests[place]):
                 continue
             self._state[index] = _READY
 
-    def contents_of(self, indices: np.ndarray) -> np.ndarray:
+    def content_digests_of(self, indices: np.ndarray) -> np.ndarray:
         """Returns uint64 `[images]`, content digests of the files that images were read from."""
         return self._records[:, 0][indices]
 
