@@ -92,7 +92,7 @@ def cpu_seconds(children: Iterable[int] = ()) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """What some work took: seconds, CPU seconds of all threads, and how many images it was."""
+    """The cost of some work: seconds, CPU seconds of all threads, and the number of images."""
 
     wall: float
     cpu: float
@@ -100,7 +100,7 @@ class Taken:
 
 
 class Clock:
-    """Tells what has been taken since it was made."""
+    """Measures the wall and CPU time since the clock was made."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), cpu_seconds()
@@ -174,7 +174,7 @@ def measure_rounds(
     """Runs the contenders in turn, another one first in every round, and returns every round.
 
     Args:
-      contenders: name to a function that does the work once and says what it took.
+      contenders: name to a function that does the work once and returns its cost.
       repeats: counted rounds; one more goes before them.
 
     Returns:
@@ -227,7 +227,7 @@ def measure_steady(
 def timed(
     contender: Contender, num_batches: int, children: Iterable[int] = ()
 ) -> tuple[float, float, int]:
-    """Returns seconds, CPU seconds and images of so many batches of a contender, warmed up."""
+    """Returns seconds, CPU seconds and images of `num_batches` batches of a warm contender."""
     with contender() as run:
         wall, cpu = time.perf_counter(), cpu_seconds(children)
         num_images = run(num_batches)
@@ -235,7 +235,7 @@ def timed(
 
 
 def batches_of(contender: Contender, seconds: float, fewest: int) -> int:
-    """Returns how many batches a contender goes through in about so many seconds, or `fewest`."""
+    """Returns how many batches a contender reads in about `seconds`, at least `fewest`."""
     num_batches = fewest
     while (took := timed(contender, num_batches)[0]) < seconds / 4:
         num_batches *= 4
@@ -266,8 +266,8 @@ def print_ratios(results: dict[str, tuple[float, float]], references: dict[str, 
       references: title of a column to the contender it compares with, at that contender's best
         batch size. A contender that was not measured has no column.
     """
-    found = {title: best(results, name) for title, name in references.items()}
-    columns = {title: name for title, name in found.items() if name is not None}
+    fastest = {title: best(results, name) for title, name in references.items()}
+    columns = {title: name for title, name in fastest.items() if name is not None}
     width = max(map(len, results))
     titles = "".join(f"  {title:>10}" for title in columns)
     print(f"{'':<{width}}  {'images/s':>9}  {'CPU µs/image':>12}{titles}")
@@ -309,7 +309,13 @@ def verdict(title: str, wall: float, cpu: float, *, at_least: float) -> str:
 
 
 def verdict_of_growth(title: str, wall: float, cpu: float, *, at_most: float) -> str:
-    """Returns a line that says whether what something adds stays small, by wall and by CPU time."""
+    """Returns a line that says whether a growth stays small, by wall time and by CPU time.
+
+    Args:
+      title: what grows.
+      wall, cpu: the growth as a fraction, such as 0.03.
+      at_most: the most that both of them may be.
+    """
     met = "met" if max(wall, cpu) <= at_most else "not met"
     return f"{met:<8} {title}: {wall:+.1%}, by CPU {cpu:+.1%}, both at most {at_most:.0%}"
 

@@ -87,7 +87,7 @@ def make_files(root: Path, num_files: int, num_folders: int) -> None:
 
 
 def listed(name: str, root: Path) -> dict[str, float]:
-    """Returns what one listing in a process of its own took."""
+    """Returns time and memory of one listing in a process of its own."""
     words = [sys.executable, "-c", LISTINGS[name] + MEASURE, str(root)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,13 +1,13 @@
-"""What a store costs at ten thousand, ten million and a hundred million images.
+"""The cost of a store at ten thousand, ten million and a hundred million images.
 
     python tests/benchmarks/store_scale.py                                 10 thousand, 10 million
     python tests/benchmarks/store_scale.py --images 10000 100000000        7 GB of disk, 20 minutes
     python tests/benchmarks/store_scale.py --keep DIRECTORY                uses the stores again
 
-Keys are made up; 1,000 classes in float16. The rows are sparse on disk: room is not reserved (a
-real store reserves it, which takes no time worth the name, and 2 KB an image), all rows are marked
-as done, and those of some blocks, spread evenly over the file, are really written, by the writer
-itself without its syncs. Only those are read.
+Keys are made up; 1,000 classes in float16. The rows are sparse on disk: no room is reserved (a real
+store reserves 2 KB an image in hardly any time), all rows are marked as done, and the writer,
+without its syncs, writes the rows of a few blocks, spread evenly over the file. Only these rows are
+read.
 
 Every measurement runs in a process of its own. Memory is private memory (`RssAnon` of
 `/proc/self/status`), in which mapped files and the page cache do not count. "Cold" is after the
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def child(name: str, path: Path, *numbers: int) -> dict[str, float]:
-    """Returns what a measurement says, made in a process of its own."""
+    """Returns the numbers of a measurement, made in a process of its own."""
     arguments = [sys.executable, __file__, "--child", name, str(path), *map(str, numbers)]
     return json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE).stdout)
 

@@ -258,7 +258,7 @@ class Bench:
         return peers.cropping_alone(images, boxes, self.data.image_size)
 
     def join(self) -> tuple[float, float]:
-        """Prints what the join adds to the stream; returns fractions of wall and of CPU time.
+        """Prints the cost of the join; returns it in fractions of wall and of CPU time.
 
         Pairs of runs follow each other, each pair in the other order than the one before, so that
         neither a slow drift of the machine nor going first counts. A run goes from the first of its
@@ -422,12 +422,12 @@ def aims(results: dict[str, Results], joins: dict[str, tuple[float, float]]) -> 
     lines = []
 
     def ratio_of(data: str, name: str, other: str, text: str, at_least: float) -> None:
-        ours, theirs = (common.best(results[data], side) for side in (name, other))
-        if ours is None or theirs is None:
+        ours, peer = (common.best(results[data], side) for side in (name, other))
+        if ours is None or peer is None:
             lines.append(f"not measured: {text}, {data}")
             return
-        (rate, cost), (other_rate, other_cost) = results[data][ours], results[data][theirs]
-        title = f"{text}, {data} ('{ours}' and '{theirs}')"
+        (rate, cost), (other_rate, other_cost) = results[data][ours], results[data][peer]
+        title = f"{text}, {data} ('{ours}' and '{peer}')"
         lines.append(common.verdict(title, rate / other_rate, other_cost / cost, at_least=at_least))
 
     for data in results:

@@ -64,14 +64,14 @@ XLA = {
 TEACHER, FIRST, LATER = "teacher", "first epoch", "later epochs"
 STEPS_PER_CALL = 32
 WORKERS = 2
-AT_LEAST = 0.9
-# Of everyone, and streamkd's default.
+MIN_OF_IDEAL = 0.9
+# Batch size of every teacher; streamkd's default.
 TEACHER_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A teacher and a student, and what the student learns from.
+    """A teacher, a student, and the images the student learns from.
 
     Attributes:
       name: as on the command line.
@@ -160,7 +160,7 @@ def make_directory(pair: Pair, directory: Path) -> None:
 
 
 def choices(contender: str, args: argparse.Namespace) -> tuple[str, ...]:
-    """Returns what XLA may compile, a choice a run."""
+    """Returns the parts that XLA may compile, a choice a run."""
     return XLA[contender] if args.xla == "allowed" else (OFF,)
 
 
@@ -222,7 +222,7 @@ def aims(pair: str, medians: dict[str, np.ndarray]) -> list[str]:
         teacher = min((parts[0] for parts in ideal.values()), key=lambda part: part[0])
         student = min((parts[1] + parts[2] for parts in ideal.values()), key=lambda part: part[0])
         wall, cpu = (teacher + student) / ours
-        lines.append(common.verdict(f"{pair}: ideal by streamkd", wall, cpu, at_least=AT_LEAST))
+        lines.append(common.verdict(f"{pair}: ideal by streamkd", wall, cpu, at_least=MIN_OF_IDEAL))
     for name, runs in by_name.items():
         if name != OURS and runs:
             title = min(runs, key=lambda title: runs[title][-1][0])
@@ -248,7 +248,7 @@ class Parts:
         self._clock = common.Clock()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
     """The work of one contender.
 
@@ -277,7 +277,7 @@ class Job:
 
 
 def run(contender: str, xla: str, pair: Pair, directory: Path, epochs: int) -> dict[str, Any]:
-    """Returns what the parts of a contender's job took, and the number of updates."""
+    """Returns the time of each part of a contender's job, and the number of updates."""
     # The teachers are untrained, and a stream shuffles by itself.
     warnings.filterwarnings("ignore", "The teacher .*is right on")
     warnings.filterwarnings("ignore", "`shuffle=True` was passed")
@@ -289,7 +289,17 @@ def run(contender: str, xla: str, pair: Pair, directory: Path, epochs: int) -> d
         IDEAL: ideal,
     }[contender]
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
-        job = Job(pair, directory, Path(scratch), epochs, xla, *models(pair))
+        teacher, student, optimizer = models(pair)
+        job = Job(
+            pair=pair,
+            directory=directory,
+            scratch=Path(scratch),
+            epochs=epochs,
+            xla=xla,
+            teacher=teacher,
+            student=student,
+            optimizer=optimizer,
+        )
         parts = work(job)
         parts.end(LATER)
     taken = {TEACHER: [0.0, 0.0]} | parts.taken
@@ -395,11 +405,11 @@ def models(pair: Pair) -> tuple[Any, Any, Any]:
     import training_peers as peers
 
     keras.utils.set_random_seed(peers.SEED)
-    build = {"imagenet": of_applications, "cifar10": of_convolutions}[pair.name]
+    build = {"imagenet": application_models, "cifar10": convolutional_models}[pair.name]
     return *build(pair), peers.adam(keras)
 
 
-def of_applications(pair: Pair) -> tuple[Any, Any]:
+def application_models(pair: Pair) -> tuple[Any, Any]:
     import keras
 
     shape = (*pair.image_size, 3)
@@ -414,7 +424,7 @@ def of_applications(pair: Pair) -> tuple[Any, Any]:
     return on_pixels(teacher), on_pixels(student)
 
 
-def of_convolutions(pair: Pair) -> tuple[Any, Any]:
+def convolutional_models(pair: Pair) -> tuple[Any, Any]:
     """Returns a teacher of 4.7 million parameters and a student of 0.1 million."""
     import keras
 
