@@ -1,16 +1,17 @@
-"""Codecs on logits of real teachers: bytes a row, what is lost, and how fast rows come back.
+"""Codecs on logits of real teachers: bytes a row, fidelity, and how fast rows come back.
 
     nice python tests/benchmarks/codecs.py
 
 Prints mean KL(true ‖ rebuilt) at T = 1, 2, 4, 20 for each codec, and how many times closer that is
-than TinyViT's form: the 100 largest probabilities in half precision with their classes, and what
-is left spread evenly over the rest (404 bytes, of which 4 are a seed).
+than TinyViT's form: the 100 largest probabilities in half precision with their classes, and the
+remaining probability spread evenly over the other classes (404 bytes, of which 4 are a seed).
 Teachers: three MobileNets on 1,000 ImageNet photographs, and a small network on CIFAR-10, trained
 here for a minute. Then microseconds to read 256 rows of 1,000 classes and to decode them.
 
 A quantised MobileNet ends in probabilities of 8 bits, which would make every codec look good; its
-logits are computed here in float from what goes into the last layer. They are cached in the folder
-`codec-logits` beside the unpacked images.
+logits are computed here in float from the input of its last layer, and kept in the folder
+`codec-logits` of the scratch directory. `make_data.py --help` says where models and photographs
+come from.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import argparse
 import os
 import time
 import warnings
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -52,8 +52,9 @@ def mobilenet_logits(name: str, size: int) -> np.ndarray:
     """Returns float32 `[1000, 1000]`, the logits of the photographs, background left out."""
     import tensorflow as tf
 
-    models = Path(__file__).resolve().parents[3] / "shared" / "data"
-    path = Path(os.environ.get("STREAMKD_DATA", models)) / "tflite" / f"{name}.tflite"
+    path = common.data_root() / "tflite" / f"{name}.tflite"
+    if not path.exists():
+        raise SystemExit(f"There is no {path}.\n`make_data.py --help` says where it comes from.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the interpreter will move to another package
         model = tf.lite.Interpreter(str(path), experimental_preserve_all_tensors=True)
@@ -107,8 +108,8 @@ def cifar_logits() -> np.ndarray:
 
 
 def cached(name: str, make) -> np.ndarray:
-    folder = common.data_directory("imagenet").parent / "codec-logits"
-    folder.mkdir(exist_ok=True)
+    folder = common.scratch_directory() / "codec-logits"
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npy"
     if not path.exists():
         np.save(path, make())
@@ -116,12 +117,12 @@ def cached(name: str, make) -> np.ndarray:
 
 
 def tinyvit(logits: np.ndarray, num_kept: int) -> np.ndarray:
-    """Returns the logarithm of what TinyViT rebuilds from `num_kept` probabilities of a row."""
+    """Returns the logarithm of the probabilities that TinyViT rebuilds from `num_kept` of a row."""
     exponents = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities = exponents / exponents.sum(axis=1, keepdims=True)
     kept = np.argsort(-probabilities, axis=1, kind="stable")[:, :num_kept]
     values = np.take_along_axis(probabilities, kept, axis=1).astype(np.float16).astype(np.float64)
-    # Half precision may sum to more than 1, or make a 0 of what is small: its smallest instead.
+    # Half precision may sum to more than 1 or round to 0; its smallest number stands in for 0.
     rest = np.maximum(1 - values.sum(axis=1, keepdims=True), 1e-12)
     rebuilt = np.repeat(rest / (logits.shape[1] - num_kept), logits.shape[1], axis=1)
     np.put_along_axis(rebuilt, kept, np.maximum(values, 6e-8), axis=1)
@@ -129,7 +130,7 @@ def tinyvit(logits: np.ndarray, num_kept: int) -> np.ndarray:
 
 
 def first_sketch(logits: np.ndarray) -> np.ndarray:
-    """Returns what 8 kept logits and 3 bits from the least to the largest of the rest rebuild."""
+    """Returns logits rebuilt from 8 kept ones and 3 bits from the least to the largest other."""
     rebuilt = logits.astype(np.float16).astype(np.float64)
     order = np.argsort(-rebuilt, axis=1, kind="stable")[:, 8:]
     rest = np.take_along_axis(rebuilt, order, axis=1)
@@ -154,9 +155,9 @@ def print_fidelity(name: str, logits: np.ndarray, forms: list[str]) -> None:
         same = (rebuilt.argmax(axis=1) == logits.argmax(axis=1)).mean()
         print_row(form, num_bytes, same, lost, reference)
     for form in forms:
-        found = fidelity.measure(codecs.get(form), logits)
-        lost = list(found.divergences.values())
-        print_row(form, found.num_bytes, found.agreement, lost, reference)
+        measured = fidelity.measure(codecs.get(form), logits)
+        lost = list(measured.divergences.values())
+        print_row(form, measured.num_bytes, measured.agreement, lost, reference)
 
 
 def print_row(form: str, num_bytes: int, same: float, lost: list, reference: list) -> None:
@@ -180,11 +181,11 @@ def print_speed(logits: np.ndarray, repeats: int) -> None:
     reading: dict[str, list[float]] = {form: [] for form in FORMS}
     decoding: dict[str, list[float]] = {form: [] for form in FORMS}
     draw = np.random.default_rng(0)
-    for _ in range(repeats):
+    for round_number in range(repeats):
         rows = draw.integers(0, copies * len(logits), 256)
-        for form, parts in stored.items():
+        for form in common.rotated(stored, round_number):
             start = time.perf_counter()
-            batch = {name: part[rows] for name, part in parts.items()}
+            batch = {name: part[rows] for name, part in stored[form].items()}
             between = time.perf_counter()
             codecs.get(form).decode(batch, logits.shape[1])
             reading[form].append(between - start)

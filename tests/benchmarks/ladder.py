@@ -6,17 +6,17 @@ One small student is trained under one budget (the same images, updates, batches
 schedule) in five ways:
 
   labels alone              crops and mirror images drawn anew for every epoch
-  labels alone, mixing      the same images as the last of the ladder, with the mixed labels
+  labels alone, mixing      the images of the last way, with the mixed labels
   fixed teacher             logits of the plain image, the student's views drawn anew
   same view                 a store of views, replayed
   same view with mixing     a store of views that are mixed in pairs, replayed
 
-The teacher is trained first, by an ordinary `fit`, on all training images but those held out. The
-students learn from a part of these images, so small that a student could learn it by heart.
+The teacher is trained first, by an ordinary `fit`, on all training images except the held-out ones.
+The students learn from a part of these images, so small that a student could learn it by heart.
 Printed are the accuracy on the test images over the seeds, the differences between the ways seed by
-seed, and how often student and teacher agree on the test images. With `--evaluate-on held-out` the
-same is done on the images held out: that is where the options were chosen. What is finished stands
-in `--out` and is not done again, so a run that was stopped goes on when the same command is given.
+seed, and how often student and teacher agree on the test images. `--evaluate-on held-out` evaluates
+on the held-out images instead; the options were chosen there. `--out` keeps the finished students,
+so the same command resumes a run that was stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NUM_CLASSES = 10
 HELD_OUT_SHARE = 0.1
 TEACHER_BATCH_SIZE = 128
 TEACHER_VIEWS = kd.Views(1, crop=(0.5, 1.0), flip=True, canonical_size=IMAGE_SIZE)
-# Of the split and of the choice of the transfer set, the same for all seeds of the students.
+# Seed of the split and of the transfer set, the same for all seeds of the students.
 DATA_SEED = 1
 # CIFAR-10's pixels have a mean of about 2 and a standard deviation of about 1 in these units.
 PIXEL_UNIT = 64
@@ -142,7 +142,7 @@ def joined(
     """Returns a stream that keeps decoded images in memory."""
     size = IMAGE_SIZE if store is None else None
     with warnings.catch_warnings():
-        # That independent views are known to be worse is what this script is to show.
+        # This script is to show that independent views are worse.
         warnings.filterwarnings("ignore", message="The student is shown views")
         return kd.join(
             images,
@@ -156,7 +156,7 @@ def joined(
 
 
 def part_of(images: kd.Manifest, num_images: int) -> kd.Manifest:
-    """Returns some of the images, as many of each class."""
+    """Returns a part of the images, as many of each class."""
     order = np.random.default_rng(DATA_SEED).permutation(len(images))
     chosen = [
         order[images.labels[order] == label][: num_images // NUM_CLASSES]
@@ -168,7 +168,7 @@ def part_of(images: kd.Manifest, num_images: int) -> kd.Manifest:
 def stream_of(
     setting: str, args: argparse.Namespace, images: kd.Manifest, stores: dict, seed: int
 ) -> tuple[kd.Stream, float]:
-    """Returns what a student of this setting is shown, and its label weight."""
+    """Returns the stream of a student of this setting, and its label weight."""
     drawn = {"augment": "independent", "views": views(args, 1)}
     replayed: dict[str, Any] = {}
     store, options, label_weight = {
@@ -189,7 +189,7 @@ def train_student(
     seed: int,
     evaluate: Callable[[Any], dict],
 ) -> dict[str, Any]:
-    """Returns what came of one student."""
+    """Returns the results of one student."""
     stream, label_weight = stream_of(setting, args, images, stores, seed)
     tf_keras.utils.set_random_seed(seed)
     distiller = kd.Distiller(
@@ -216,24 +216,24 @@ def train_student(
 
 
 class Results:
-    """What is finished, one JSON line a student; a line of another recipe is not this student's."""
+    """Finished students, one JSON line each; lines of other recipes are left alone."""
 
     def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
         self.path = path
         self.recipe = recipe
         lines = path.read_text().splitlines() if path.exists() else []
-        found = [json.loads(line) for line in lines]
-        self.found = {(f["setting"], f["seed"]): f for f in found if f["recipe"] == recipe}
+        students = [json.loads(line) for line in lines]
+        self.finished = {(s["setting"], s["seed"]): s for s in students if s["recipe"] == recipe}
 
     def add(self, setting: str, seed: int, result: dict[str, Any]) -> None:
         line = {"setting": setting, "seed": seed, **result, "recipe": self.recipe}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.found[setting, seed] = line
+        self.finished[setting, seed] = line
 
     def of(self, setting: str, seeds: list[int], name: str) -> np.ndarray:
         """Returns one number of every seed, in per cent."""
-        values = [self.found[setting, seed][name] for seed in seeds]
+        values = [self.finished[setting, seed][name] for seed in seeds]
         return 100 * np.array([np.nan if value is None else value for value in values])
 
 
@@ -244,7 +244,7 @@ def mean_and_deviation(values: np.ndarray, *, sign: str = "") -> str:
 
 def print_tables(results: Results, settings: list[str], seeds: list[int]) -> None:
     """Prints accuracies and paired differences as Markdown."""
-    any_result = results.found[settings[0], seeds[0]]
+    any_result = results.finished[settings[0], seeds[0]]
     print(
         f"\nteacher: {any_result['teacher_accuracy']:.2%} right on the same "
         f"{any_result['num_images']:,} images; student: {any_result['num_parameters']:,} "
@@ -283,7 +283,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--temperature", type=float, default=2.0)
-    parser.add_argument("--label-weight", type=float, default=0.0, help="beside the teacher")
+    parser.add_argument("--label-weight", type=float, default=0.0, help="with a teacher")
     parser.add_argument("--crop", type=float, nargs=2, default=[0.5, 1.0], metavar=("LOW", "HIGH"))
     parser.add_argument("--mixup", type=float, default=1.0)
     parser.add_argument("--cutmix", type=float, default=0.0)
@@ -295,7 +295,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def open_images(args: argparse.Namespace) -> tuple[kd.Manifest, kd.Manifest]:
-    """Returns the images to train on, and those that students are tried on."""
+    """Returns the images to train on, and the images to evaluate on."""
     data = args.data or common.data_directory("cifar10")
     split = {"validation_split": HELD_OUT_SHARE, "seed": DATA_SEED, "stratify": True}
     train = kd.scan(data / "train", subset="training", **split)
@@ -305,7 +305,7 @@ def open_images(args: argparse.Namespace) -> tuple[kd.Manifest, kd.Manifest]:
 
 
 def open_teacher(args: argparse.Namespace, images: kd.Manifest) -> kd.Teacher:
-    """Returns the teacher, trained if it is not there yet."""
+    """Returns the teacher, and trains it at the first call."""
     name = f"teacher-{args.teacher_epochs}-epochs"
     if args.teacher_images is not None:
         images = part_of(images, args.teacher_images)
@@ -348,7 +348,7 @@ def main() -> None:
     results = Results(args.out / "results.jsonl", recipe)
     for seed in args.seeds:
         for setting in args.settings:
-            if (setting, seed) not in results.found:
+            if (setting, seed) not in results.finished:
                 result = train_student(setting, args, images, stores, seed, evaluate)
                 results.add(setting, seed, result)
                 print(f"seed {seed}, {setting}: {json.dumps(result)}", flush=True)

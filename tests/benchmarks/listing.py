@@ -1,13 +1,14 @@
-"""Listing a million files: time and memory of `scan` beside Keras' own listing.
+"""Listing a million files: time and memory of `scan` and of Keras' own listing.
 
     python tests/benchmarks/listing.py [--files 1000000] [--folders 1000] [--repeats 3]
 
 Empty files in class folders, made in the temporary directory and removed afterwards (one inode
-each). Every listing runs in a process of its own, in turn, with the directory entries in the
+each); `TMPDIR` names another directory, such as one on a memory file system. Every listing runs in
+a process of its own, in turn, another one first in every round, with the directory entries in the
 kernel's cache; a first round is not counted. Memory is the process's own, per file: how far the
-peak of the resident size rose above what there was before listing, and how much anonymous memory
-stays with what was listed. Linux, since it reads `/proc/self/status`.
-Both list without shuffling. Keras' listing holds paths and labels, as its loader does.
+peak of the resident size rises above its size before listing, and how much anonymous memory the
+list keeps. Linux, since the script reads `/proc/self/status`. All list without shuffling. Keras'
+listing holds paths and labels, as its loader does.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from common import rotated
 
 LISTINGS = {
     "streamkd": """
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 def run(directory):
     images = scan(directory)
     return images, len(images)
 """,
     "streamkd, unlabelled": """
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 def run(directory):
     images = scan(directory, labels=None)
     return images, len(images)
@@ -51,7 +53,7 @@ def run(directory):
     return listed, len(listed[0])
 """,
 }
-# Measured in the process that lists: the peak since the counter was reset, and what stays.
+# Runs in the process that lists: the peak since the counter was reset, and the memory kept.
 MEASURE = """
 import gc, json, re, resource, sys, time
 def status(name):
@@ -85,7 +87,7 @@ def make_files(root: Path, num_files: int, num_folders: int) -> None:
 
 
 def listed(name: str, root: Path) -> dict[str, float]:
-    """Returns what one listing in a process of its own took."""
+    """Returns time and memory of one listing in a process of its own."""
     words = [sys.executable, "-c", LISTINGS[name] + MEASURE, str(root)]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -102,7 +104,7 @@ def main() -> None:
         make_files(root, args.files, args.folders)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in LISTINGS}
         for round_number in range(args.repeats + 1):
-            for name in LISTINGS:
+            for name in rotated(LISTINGS, round_number):
                 run = listed(name, root)
                 if round_number:
                     runs[name].append(run)
@@ -114,8 +116,8 @@ def main() -> None:
 def report(runs: dict[str, list[dict[str, float]]]) -> None:
     """Prints medians, and how many times as fast as each the listing of `scan` is."""
     medians = {
-        name: {key: float(np.median([run[key] for run in some])) for key in some[0]}
-        for name, some in runs.items()
+        name: {key: float(np.median([run[key] for run in of_one])) for key in of_one[0]}
+        for name, of_one in runs.items()
     }
     assert len({median["num_images"] for median in medians.values()}) == 1, "all list the same"
     print(f"{int(medians['keras']['num_images']):,} files, medians of {len(runs['keras'])} runs")

@@ -1,4 +1,4 @@
-"""The training loop beside one written by hand and beside `fit`, in one run.
+"""The training loop, a loop written by hand, and `fit`, in one run.
 
     python tests/benchmarks/loop.py                      all students, about an hour
     python tests/benchmarks/loop.py --students mnist-cnn --families keras --part step
@@ -8,16 +8,17 @@ Two parts, each with a table of CPU and wall time, and at the end the aims, met 
 
 The step: the same batch again and again, in memory, for every contender. "streamkd" is the compiled
 loop of `streamkd.training`; "bare" is the loop of `training_peers.py`, which adds up the loss and
-nothing else; `fit` has the same loss by way of `pack_targets` and `packed_loss`. A call of any
-loop takes the same number of steps, and its result is waited for. Of `fit` an epoch counts from
-its begin to its end, without what a call of `fit` itself takes, and without a progress bar.
-"jit gradients" is XLA around forward and gradient, "jit update" around the optimizer's update,
-"jit step" around all of it.
+nothing else; `fit` has the same loss by `pack_targets` and `packed_loss`. A call of any loop takes
+the same number of steps, and the script waits for its result. An epoch of `fit` counts from its
+begin to its end, without the overhead of the call of `fit` and without a progress bar. "jit
+gradients" is XLA around forward and gradient, "jit update" around the optimizer's update, "jit
+step" around all of it.
 
-The epoch: `Distiller.fit` on CIFAR-10's JPEG files from the pixel cache, which an epoch before has
-filled, beside the same student's epoch in the bare loop on arrays in memory, of which batches are
-gathered in the compiled loop. They take turns: the bare loop's epoch runs in a callback of `fit`.
-CPU time counts until the batches that are prepared ahead are there again, as they were before.
+The epoch: `Distiller.fit` on CIFAR-10's JPEG files from the pixel cache, which an earlier epoch has
+filled, and the same student's epoch in the bare loop on arrays in memory, whose batches are
+gathered in the compiled loop. They take turns: the bare loop's epochs run in a callback of `fit`,
+one for every choice of XLA, another one first in every round. CPU time counts until as many batches
+are prepared ahead as before.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
 
 FAMILIES = {"tf_keras": tf_keras, "keras": keras}
+# XLA of the bare loop. streamkd has the first three, `fit` the first and the last.
+JITS = (OFF, GRADIENTS, UPDATE, STEP)
 OURS, BARE, FIT = "streamkd", "bare", "fit"
 EPOCH, BARE_EPOCH = "streamkd, from files by the cache", "bare, arrays in memory"
-# Until batches are prepared ahead again.
+# Seconds until batches are prepared ahead again.
 REST_SECS = 0.5
 LARGE = "mobilenet"
 Rounds = dict[str, np.ndarray]
@@ -68,7 +71,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=25, help="rounds of the step")
     # Rounds are short and many: what else the machine does then meets both of a pair.
     parser.add_argument("--seconds", type=float, default=0.3, help="of streamkd in a round")
-    parser.add_argument("--epochs", type=int, default=7, help="that count, of the epoch")
+    parser.add_argument("--epochs", type=int, default=7, help="counted epochs")
     parser.add_argument("--epoch-student", choices=STUDENTS, default="cifar-cnn")
     parser.add_argument("--epoch-images", type=int, default=50_000)
     parser.add_argument("--jit", default="auto", help="of the Distiller in the epochs")
@@ -77,7 +80,7 @@ def main() -> None:
     if args.quick:
         args.repeats, args.seconds, args.epochs, args.epoch_images = 2, 0.1, 2, 2000
         args.students = args.students or ["mnist-mlp"]
-    # It answers at once and is right by chance; and the same batch need not be shuffled.
+    # The teacher answers at once and is right by chance; the same batch need not be shuffled.
     warnings.filterwarnings("ignore", "The teacher .*is right on")
     warnings.filterwarnings("ignore", "`shuffle=True` was passed")
     lines = []
@@ -116,7 +119,7 @@ def steps(student: Student, family_name: str, args: argparse.Namespace) -> Round
     for jit in (OFF, GRADIENTS, UPDATE):
         run, first_losses[OURS, jit] = streamkd_contender(student, family, dataset, jit)
         loops[f"{OURS}, jit {jit}"] = run
-    for jit in (OFF, GRADIENTS, UPDATE, STEP):
+    for jit in JITS:
         run, first_losses[BARE, jit] = bare_contender(student, family, dataset, jit)
         loops[f"{BARE}, jit {jit}"] = run
     check_equal(first_losses)
@@ -142,7 +145,7 @@ def steps(student: Student, family_name: str, args: argparse.Namespace) -> Round
 def streamkd_contender(
     student: Student, family: Any, dataset: tf.data.Dataset, jit: str
 ) -> tuple[Callable[[int], common.Taken], float]:
-    """Returns what takes so many steps, and the loss of the first."""
+    """Returns a function that takes some steps, and the loss of the first step."""
     loop = streamkd_loop(student.build(family), peers.adam(family), jit)
     iterator = iter(dataset)
     loop.run(iterator, tf.constant(1))
@@ -153,7 +156,7 @@ def streamkd_contender(
 def bare_contender(
     student: Student, family: Any, dataset: tf.data.Dataset, jit: str
 ) -> tuple[Callable[[int], common.Taken], float]:
-    """Returns what takes so many steps, and the loss of the first."""
+    """Returns a function that takes some steps, and the loss of the first step."""
     loop = peers.BareLoop(student.build(family), peers.adam(family), jit)
     iterator = iter(dataset)
     loss = float(loop.run(iterator, tf.constant(1)))
@@ -161,7 +164,7 @@ def bare_contender(
 
 
 def in_calls(student: Student, call: Callable[[tf.Tensor], Any]) -> Callable[[int], common.Taken]:
-    """Returns what takes so many steps, some in each call, and waits for what each call returns."""
+    """Returns a function that takes some steps, several a call, and waits for every result."""
 
     def run(num_steps: int) -> common.Taken:
         clock = common.Clock()
@@ -175,7 +178,7 @@ def in_calls(student: Student, call: Callable[[tf.Tensor], Any]) -> Callable[[in
 def fit_contender(
     student: Student, family: Any, packed: tf.data.Dataset, **settings: Any
 ) -> Callable[[int], common.Taken]:
-    """Returns what takes so many steps in one epoch of `fit`."""
+    """Returns a function that takes some steps in one epoch of `fit`."""
     model = student.build(family)
     peers.compile_for_fit(model, family, **settings)
 
@@ -188,7 +191,7 @@ def fit_contender(
 
 
 def check_equal(first_losses: dict[tuple[str, str], float]) -> None:
-    """Makes sure that everyone's first loss is the same."""
+    """Refuses contenders whose first losses differ."""
     expected = first_losses[BARE, OFF]
     for name, loss in first_losses.items():
         if not np.isclose(loss, expected, rtol=1e-4):
@@ -196,13 +199,13 @@ def check_equal(first_losses: dict[tuple[str, str], float]) -> None:
 
 
 def calls_of(run: Callable[[int], common.Taken], student: Student, seconds: float) -> int:
-    """Returns how many calls take about so many seconds."""
+    """Returns how many calls take about `seconds`."""
     run(student.steps_per_call)
     return max(1, round(seconds / run(student.steps_per_call).wall))
 
 
 def fastest(rounds: Rounds, name: str) -> str:
-    """Returns the fastest contender whose name begins so."""
+    """Returns the fastest contender whose name begins with `name`."""
     names = [other for other in rounds if other.startswith(name)]
     return min(names, key=lambda other: float(np.median(rounds[other][:, 0])))
 
@@ -230,13 +233,14 @@ def epochs(student: Student, args: argparse.Namespace) -> Rounds:
 
 
 def alternate(student: Student, stream: kd.Stream, args: argparse.Namespace) -> Rounds:
-    """Returns what epochs of both took, one after the other."""
+    """Returns the time of epochs of both, one after the other."""
     bare = bare_epochs(student, stream)
     taken: dict[str, list[common.Taken]] = {name: [] for name in (EPOCH, *bare)}
 
     def run_bare() -> None:
-        for name, run in bare.items():
-            taken[name].append(run())
+        round_number = len(taken[next(iter(bare))])
+        for name in common.rotated(bare, round_number):
+            taken[name].append(bare[name]())
 
     num_images = stream.end_of_epoch(1) * student.batch_size
     clock = peers.epoch_clock(tf_keras, num_images, rest_secs=REST_SECS, after=run_bare)
@@ -252,13 +256,13 @@ def alternate(student: Student, stream: kd.Stream, args: argparse.Namespace) -> 
     distiller.fit(stream, epochs=args.epochs + 2, progress=False, callbacks=[clock])
     taken[EPOCH] = clock.epochs
     return {
-        name: np.array([[t.wall / t.num_images, t.cpu / t.num_images] for t in found[1:-1]])
-        for name, found in taken.items()
+        name: np.array([[t.wall / t.num_images, t.cpu / t.num_images] for t in epochs[1:-1]])
+        for name, epochs in taken.items()
     }
 
 
 def bare_epochs(student: Student, stream: kd.Stream) -> dict[str, Callable[[], common.Taken]]:
-    """Returns what takes an epoch in the bare loop, with and without XLA."""
+    """Returns functions that run an epoch in the bare loop, one for every choice of XLA."""
     pixels, labels, logits = in_memory(stream)
     random = np.random.default_rng(1)
 
@@ -271,7 +275,7 @@ def bare_epochs(student: Student, stream: kd.Stream) -> dict[str, Callable[[], c
         return clock.taken(len(order))
 
     loops = {}
-    for jit in (OFF, STEP):
+    for jit in JITS:
         loop = peers.BareLoop(student.build(tf_keras), peers.adam(tf_keras), jit)
         loops[f"{BARE_EPOCH}, jit {jit}"] = lambda loop=loop: epoch(loop)
     return loops
@@ -312,10 +316,7 @@ def aims_of_epoch(rounds: Rounds) -> list[str]:
 def verdict(title: str, rounds: Rounds, ours: str, other: str, at_least: float) -> str:
     """Returns whether `ours` is at least so many times as fast as `other`."""
     wall, cpu = np.median(rounds[other] / rounds[ours], axis=0)
-    met = "met" if wall >= at_least else "not met"
-    return (
-        f"{met:<8} {title}: '{ours}' x '{other}' {wall:.2f}, at least {at_least} (by CPU {cpu:.2f})"
-    )
+    return common.verdict(f"{title}: '{ours}' x '{other}'", wall, cpu, at_least=at_least)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the stream is measured beside: how images are read elsewhere, each at its documented best.
+"""The peers of the stream: how images are read elsewhere, each at its documented best.
 
-Every function here returns a contender for `common.measure_steady`. What is a `tf.data.Dataset` is
-gone through by one compiled loop over its iterator, as a training loop with several steps a call
-does it; one number of every part of a batch is taken, so that nothing is left out.
+Every function here returns a contender for `common.measure_steady`. One compiled loop goes through
+each `tf.data.Dataset`, as a training loop with several steps a call does; it takes one number of
+every part of a batch, so that no part is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tensorflow as tf
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from PIL import Image
 
-# Batches that go before those that are timed. tf_keras fills a shuffle buffer before its first.
+# Batches that are read before the clock starts. tf_keras fills a shuffle buffer before its first.
 WARM_UP = 4
 SHUFFLED_ELEMENTS = 1024
 MODES = {1: "L", 3: "RGB"}
@@ -87,7 +87,7 @@ def keras_loader(
     family: Any, directory: Path, image_size: tuple[int, int], channels: int, batch_size: int
 ) -> tf.data.Dataset:
     """Returns `image_dataset_from_directory` of `keras` or `tf_keras`, shuffled and prefetched."""
-    with contextlib.redirect_stdout(sys.stderr):  # it says what it found
+    with contextlib.redirect_stdout(sys.stderr):  # it prints the number of files
         dataset = family.utils.image_dataset_from_directory(
             directory,
             image_size=image_size,
@@ -112,8 +112,8 @@ def tf_data(
     Args:
       paths: of the files, all JPEG or all PNG.
       image_size, channels, batch_size: of the batches.
-      cache: '' keeps what was decoded in memory, another name in files of that name. What is kept
-        is shuffled after it; paths are shuffled before they are read.
+      cache: '' keeps decoded images in memory, another name in files of that name. Kept images are
+        shuffled after the cache; without a cache, paths are shuffled before they are read.
     """
     decode = tf.io.decode_png if paths[0].endswith(b".png") else tf.io.decode_jpeg
 
@@ -163,12 +163,12 @@ class PillowAndLogits(keras.utils.PyDataset):
         return None
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        places = (index * self.batch_size + np.arange(self.batch_size)) % len(self.paths)
-        rows = self.order[places].tolist()
+        positions = (index * self.batch_size + np.arange(self.batch_size)) % len(self.paths)
+        rows = self.order[positions].tolist()
         pixels = np.empty((len(rows), *self.image_size, self.channels), np.float32)
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             image = read_with_pillow(self.paths[row], self.image_size, self.channels)
-            pixels[place] = image.reshape(pixels.shape[1:])
+            pixels[index] = image.reshape(pixels.shape[1:])
         return pixels, np.stack([self.logits[row] for row in rows])
 
 
@@ -193,12 +193,12 @@ def of_py_dataset(make: Callable[[], keras.utils.PyDataset]) -> common.Contender
 
 
 class PillowWorkers:
-    """Worker processes that read images with Pillow, as PyTorch's DataLoader has them.
+    """Worker processes that read images with Pillow: an imitation of PyTorch's DataLoader.
 
-    PyTorch itself is not needed: the same is done here. One process a core, two batches under way
-    in each, batches of float32 handed over in shared memory in the order in which they were asked
-    for. Kinder than PyTorch in two points: the shared memory is used again, and nothing is
-    transposed or divided by 255.
+    PyTorch itself is not installed. As in its DataLoader there is one process a core, each with two
+    batches under way, and batches of float32 are handed over in shared memory in the order in which
+    they were asked for. The imitation does less than PyTorch in two points: the shared memory is
+    used again, and pixels are neither transposed nor divided by 255.
 
     The processes are forked, so make this before TensorFlow has started threads.
     """
@@ -236,9 +236,9 @@ class PillowWorkers:
         order = np.random.default_rng(1).permutation(len(paths))
 
         def ask(number: int) -> None:
-            places = (number * batch_size + np.arange(batch_size)) % len(paths)
+            positions = (number * batch_size + np.arange(batch_size)) % len(paths)
             slot = number % len(self._slots)
-            job = (slot, [paths[row] for row in order[places].tolist()], image_size, channels)
+            job = (slot, [paths[row] for row in order[positions].tolist()], image_size, channels)
             self._jobs[number % len(self._jobs)].put(job)
 
         @contextlib.contextmanager
@@ -271,9 +271,9 @@ class PillowWorkers:
             slot, paths, image_size, channels = job
             shape = (len(paths), *image_size, channels)
             pixels = np.frombuffer(self._slots[slot], np.float32, np.prod(shape)).reshape(shape)
-            for place, path in enumerate(paths):
+            for index, path in enumerate(paths):
                 image = read_with_pillow(path, image_size, channels)
-                pixels[place] = image.reshape(shape[1:])
+                pixels[index] = image.reshape(shape[1:])
             done.put(slot)
 
 
@@ -329,8 +329,8 @@ def cropping_alone(
     def crop(images: tf.Tensor, boxes: tf.Tensor, num_batches: tf.Tensor) -> tf.Tensor:
         total = tf.constant(0.0)
         for number in tf.range(num_batches):
-            some = boxes[number % tf.shape(boxes)[0]]
-            pixels = tf.image.crop_and_resize(images, some, tf.range(batch_size), image_size)
+            in_turn = boxes[number % tf.shape(boxes)[0]]
+            pixels = tf.image.crop_and_resize(images, in_turn, tf.range(batch_size), image_size)
             total += pixels[0, 0, 0, 0]
         return total
 

@@ -1,4 +1,4 @@
-"""Large photographs decoded in part beside Keras' directory loaders, in speed and in quality.
+"""Large photographs decoded in part and by Keras' directory loaders: speed and quality.
 
     python tests/benchmarks/scaled_decoding.py
 
@@ -8,12 +8,13 @@ Makes two directories of JPEG files of 12 megapixels from ImageNet's photographs
 
   images per second and CPU time an image, one epoch of files read into batches of 224×224: streams
   of labels alone with decode='scaled' and 'exact', and `image_dataset_from_directory` of both Keras
-  families; all in turn, in one process; what full decoding with antialiasing takes; and the limit
-  of them all, TensorFlow's decoder at 1/8, or at the whole size, with nothing done to the pixels;
+  families; full decoding with antialiasing; and the limit of them all, TensorFlow's decoder at 1/8
+  or at the whole size, with no work on the pixels. All run in turn in one process, another one
+  first in every round, at each of the batch sizes; printed are all of them;
 
   PSNR in dB, mean over the images and the lowest, of scaled decoding, and of full decoding without
-  antialiasing, which is what Keras gives; against two oracles of full decoding with antialiasing:
-  Pillow's `Image.resize`, and `tf.image.resize(antialias=True)`, beside each other.
+  antialiasing, as Keras decodes; against two oracles of full decoding with antialiasing, Pillow's
+  `Image.resize` and `tf.image.resize(antialias=True)`, and of the oracles against each other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,7 +34,7 @@ import tf_keras
 from PIL import Image
 
 import streamkd as kd
-from streamkd.image_options import ImageOptions
+from streamkd.image_options import ImageOptions, parse_image_size
 from streamkd.pixels.decode import decode
 
 WIDTH, HEIGHT = 4000, 3000
@@ -66,10 +66,7 @@ def mosaic(rng: random.Random, paths: list[Path]) -> Image.Image:
 
 def large_photographs(kind: str, quality: int, num_images: int) -> Path:
     """Returns a directory with one class folder of large JPEG files, made at the first call."""
-    scratch = Path(
-        os.environ.get("STREAMKD_SCRATCH", Path(tempfile.gettempdir()) / "streamkd-data")
-    )
-    target = scratch / "large" / f"{kind}-{quality}-{num_images}"
+    target = common.scratch_directory() / "large" / f"{kind}-{quality}-{num_images}"
     if target.exists():
         return target
     folder = target.with_name(f"{target.name}.tmp") / "photographs"
@@ -112,23 +109,28 @@ def run_through(dataset: tf.data.Dataset) -> int:
     return sum(len(pixels) for pixels, *_ in dataset)
 
 
-def print_speed(directory: Path, image_size: tuple[int, int], batch_size: int, repeats: int):
+def print_speed(
+    directory: Path, image_size: tuple[int, int], batch_sizes: list[int], repeats: int
+) -> None:
+    """Prints one epoch of every contender, at every batch size that it has."""
     images = kd.scan(directory)
-    num_batches = len(images) // batch_size
-    arguments = {"image_size": image_size, "batch_size": batch_size, "seed": 1}
-    datasets = {
-        decode: kd.join(images, None, decode=decode, **arguments).dataset(0, num_batches)
-        for decode in ("scaled", "exact")
-    }
-    datasets["tf_keras directory loader"] = keras_loader(
-        tf_keras, directory, image_size, batch_size
-    )
-    datasets["Keras 3 directory loader"] = keras_loader(keras, directory, image_size, batch_size)
+    datasets = {}
+    for size in batch_sizes:
+        for way in ("scaled", "exact"):
+            options = {"image_size": image_size, "batch_size": size, "seed": 1}
+            stream = kd.join(images, None, decode=way, **options)
+            datasets[f"{way}, batch {size}"] = stream.dataset(0, len(images) // size)
+        for name, family in (("tf_keras", tf_keras), ("Keras 3", keras)):
+            loader = keras_loader(family, directory, image_size, size)
+            datasets[f"{name} directory loader, batch {size}"] = loader
     datasets["full decoding, antialiased"] = decoder_alone(directory, 1, image_size)
     datasets["decoder alone, at 1/8"] = decoder_alone(directory, 8)
     datasets["decoder alone, whole"] = decoder_alone(directory, 1)
     contenders = {name: lambda d=dataset: run_through(d) for name, dataset in datasets.items()}
-    common.print_table(common.measure(contenders, repeats=repeats), reference="scaled")
+    measured = common.measure(contenders, repeats=repeats)
+    reference = common.best(measured, "scaled")
+    assert reference is not None
+    common.print_table(measured, reference=reference)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -158,8 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-images", type=int, default=64, help="of each kind")
     parser.add_argument("--quality", type=int, default=92, help="of the JPEG files")
-    parser.add_argument("--image-size", type=kd.options.parse_image_size, default=(224, 224))
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--image-size", type=parse_image_size, default=(224, 224))
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--num-compared", type=int, default=16, help="images whose PSNR is taken")
     args = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
             f"\n{kind}: {len(sizes)} photographs of {WIDTH}x{HEIGHT}, quality {args.quality}, "
             f"{np.mean(sizes) / 1e6:.1f} MB each, to {args.image_size}"
         )
-        print_speed(directory, args.image_size, args.batch_size, args.repeats)
+        print_speed(directory, args.image_size, args.batch_sizes, args.repeats)
         print_quality(directory, args.image_size, args.num_compared)
 
 

@@ -1,16 +1,17 @@
-"""Random batches of stored logits: streamkd beside numpy's memmap, h5py, zarr, LMDB, dict and seek.
+"""Random batches of stored logits: streamkd, numpy's memmap, h5py, zarr, LMDB, dict and seek.
 
+    pip install zarr lmdb
     python tests/benchmarks/store.py                   100,000 images, 1,000 classes, 256 rows
     python tests/benchmarks/store.py --rounds 15
 
-Wants `pip install zarr lmdb`; a peer that is not installed is left out and said so. Everything is
-read from the page cache. In each round every contender answers other random rows, one after the
-other; printed are medians, and the speed as a share of numpy's memmap doing the same work (of the
-first line, that is), by wall and by CPU time: 1 is as fast.
+zarr and lmdb are peers. They are no extra of streamkd; the script names a peer that is not
+installed and leaves it out. Everything is read from the page cache. In each round every contender
+answers other random rows, another contender first. Printed are medians, and the speed as a fraction
+of numpy's memmap (the first line of each table) doing the same work, by wall and by CPU time: 1 is
+as fast.
 
-Four tables: rows as they are stored; rows as float32, for each codec; the same asked for by key;
-and what comes once, the checksum of a row when it is first read, beside `verify` and the check
-before a pass goes on.
+Four tables: rows as they are stored; rows as float32, for each codec; rows as float32, asked for by
+key; and the cost of checksums: when a row is first read, in `verify`, and before a pass resumes.
 """
 
 from __future__ import annotations
@@ -26,12 +27,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from common import cpu_seconds
+from common import cpu_seconds, made_up_header, rotated
 
 from streamkd.keys import Keys
 from streamkd.store import codecs
 from streamkd.store.collection import open_store
-from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter, create_store
@@ -76,16 +76,16 @@ class Bench:
         self._random = np.random.default_rng(1)
 
     def run(self, title: str, contenders: dict[str, Contender], expected: Contender) -> None:
-        """Prints a table; the first contender is the reference, `expected` says what is right."""
+        """Prints a table; the first contender is the reference, `expected` gives the right rows."""
         times: dict[str, list[float]] = {name: [] for name in contenders}
         cpu: dict[str, list[float]] = {name: [] for name in contenders}
         batches = {name: self._check_and_count(run, expected) for name, run in contenders.items()}
-        for _ in range(self._rounds):
-            for name, run in contenders.items():
+        for round_number in range(self._rounds):
+            for name in rotated(contenders, round_number):
                 rows = [self._draw() for _ in range(batches[name])]
                 wall_start, cpu_start = time.perf_counter(), cpu_seconds()
                 for batch in rows:
-                    run(batch)
+                    contenders[name](batch)
                 times[name].append((time.perf_counter() - wall_start) / len(rows))
                 cpu[name].append((cpu_seconds() - cpu_start) / len(rows))
         reference = next(iter(contenders))
@@ -93,16 +93,16 @@ class Bench:
         print(f"\n{title:<44}{columns}")
         for name in contenders:
             # Paired within a round, so that what slows the whole machine slows both.
-            share = np.median(np.array(times[reference]) / times[name])
-            cpu_share = np.median(np.array(cpu[reference]) / cpu[name])
+            fraction = np.median(np.array(times[reference]) / times[name])
+            cpu_fraction = np.median(np.array(cpu[reference]) / cpu[name])
             print(
                 f"{name:<44}{1e3 * np.median(times[name]):>11.3f}{1e3 * np.median(cpu[name]):>9.3f}"
-                f"{share:>11.2g}{cpu_share:>8.2g}",
+                f"{fraction:>11.2g}{cpu_fraction:>8.2g}",
                 flush=True,
             )
 
     def _check_and_count(self, run: Contender, expected: Contender) -> int:
-        """Returns how many batches take about 50 ms, after comparing one with what is right."""
+        """Returns how many batches take about 50 ms, after comparing one with the right rows."""
         rows = self._draw()
         np.testing.assert_array_equal(run(rows), expected(rows))
         start = time.perf_counter()
@@ -128,7 +128,7 @@ def raw_rows(
 
 
 def float32_rows(bench: Bench, stores: dict[str, LogitStore]) -> None:
-    """Prints rows decoded to float32, each codec beside the memmap of its own datasets."""
+    """Prints rows decoded to float32, each codec and the memmap of its own datasets."""
     for name, store in stores.items():
         codec = codecs.get(name)
         mapped = {part: map_dataset(store, part) for part in codec.datasets(store.num_classes)}
@@ -170,7 +170,7 @@ def rows_by_key(
         ),
         **peers,
     }
-    # What is asked for are keys; taking them out of the manifest is the same work for all.
+    # Everybody is asked for keys; taking them out of the manifest is the same work for all.
     bench.run(
         "float32 by key, from float16",
         {n: lambda rows, run=run: run(keys.take(rows)) for n, run in contenders.items()},
@@ -179,7 +179,7 @@ def rows_by_key(
 
 
 def first_reads(stores: dict[str, LogitStore], batch_size: int) -> None:
-    """Prints what the checksums cost: at the first read of a row, in `verify`, before resuming."""
+    """Prints the cost of checksums: at the first read of a row, in `verify`, before resuming."""
     print(f"\n{'checksums':<24}{'first read':>12}{'again':>8}{'verify':>18}{'before resuming':>20}")
     for name, store in stores.items():
         order = np.random.default_rng(2).permutation(store.num_images)
@@ -278,8 +278,8 @@ def lmdb_readers(path: Path, keys: Keys, half: np.ndarray) -> tuple[Any, Any]:
     def read(names: list[bytes]) -> np.ndarray:
         rows = np.empty((len(names), width), "<f2")
         with environment.begin(buffers=True) as transaction:
-            for place, name in enumerate(names):
-                rows[place] = np.frombuffer(transaction.get(name), "<f2")
+            for index, name in enumerate(names):
+                rows[index] = np.frombuffer(transaction.get(name), "<f2")
         return rows
 
     return (
@@ -295,11 +295,11 @@ def seek_readers(path: Path, keys: Keys, half: np.ndarray) -> tuple[Any, Any]:
     numbers = {key: row for row, key in enumerate(keys)}
 
     def read(rows: list[int]) -> np.ndarray:
-        found = []
+        values = []
         for row in rows:
             file.seek(row * item_bytes)
-            found.append(np.frombuffer(file.read(item_bytes), "<f2"))
-        return np.stack(found)
+            values.append(np.frombuffer(file.read(item_bytes), "<f2"))
+        return np.stack(values)
 
     return (
         lambda rows: read(rows.tolist()),
@@ -341,19 +341,7 @@ def made_up_keys(num_images: int) -> Keys:
 def write_store(directory: Path, codec: str, keys: Keys, logits: np.ndarray) -> LogitStore:
     """Returns a finished store."""
     path = directory / f"{codec.replace(':', '-')}.h5"
-    header = StoreHeader(
-        num_images=len(keys),
-        num_views=1,
-        num_classes=logits.shape[1],
-        codec=codec,
-        block_rows=BLOCK_ROWS,
-        fingerprint="made up",
-        images={},
-        views={"count": 1, "kind": "plain"},
-        decoder="none",
-        teacher={"name": "made up"},
-        versions={},
-    )
+    header = made_up_header(len(keys), logits.shape[1], codec=codec, block_rows=BLOCK_ROWS)
     create_store(path, header, keys, np.full(len(keys), -1))
     with StoreWriter(path) as writer:
         for block in writer.pending_blocks().tolist():
@@ -365,7 +353,7 @@ def write_store(directory: Path, codec: str, keys: Keys, logits: np.ndarray) -> 
 
 
 def map_dataset(store: LogitStore, name: str) -> np.ndarray:
-    """Returns numpy's own map of a dataset at the place that h5py tells."""
+    """Returns numpy's own map of a dataset at the offset that h5py tells."""
     with h5py.File(store.path, "r") as file:
         dataset = file[name]
         images, views, *shape = dataset.shape

@@ -1,26 +1,25 @@
-"""What the joined stream costs at ten thousand, a million and ten million images.
+"""The cost of the joined stream at ten thousand, a million and ten million images.
 
     python tests/benchmarks/stream_scale.py                            ten minutes, 2 GB of disk
     python tests/benchmarks/stream_scale.py --images 10000 1000000
     python tests/benchmarks/stream_scale.py --keep DIRECTORY           uses what was made again
 
 The images are 10,000 real files of CIFAR-10 in one folder, and as many links to that folder as
-there are ten thousands of keys: every key is another path and every file is a real one, and what
-the kernel keeps of the files is the same at every size. Every row of the stores is real: written by
-the writer, without its syncs, with the content digest of its file, its checksum, and logits that
-are the number of the row, so that a wrong one would show. 10 classes, float16. The store of ten
-million has about 1 GB and stays in the page cache.
+there are ten thousands of keys: every key is another path, every file is a real one, and the kernel
+keeps the same files at every size. The writer writes every row of the stores, without its syncs,
+with the content digest of its file, its checksum, and logits that are the number of the row, so
+that a wrong row would show. 10 classes, float16. The store of ten million images has about 1 GB and
+stays in the page cache.
 
-Each size streams in a process of its own. All are there at once and work in turn, one stretch of
-batches each, the first another one in every round; ratios are medians over pairs of stretches that
-follow each other. CPU time counts until the batches that are prepared ahead are there again, as
-they were before, so that a stretch has the work of its batches and no other. "First" reads rows
-that the process has not read before, whose checksums are compared; "later", as in all epochs but
-the first, rows that were read before.
+Each size streams in a process of its own. All processes exist at once and work in turn, one stretch
+of batches each, another one first in every round. Ratios are medians over pairs of stretches that
+follow each other. CPU time counts until as many batches are prepared ahead as before, so that a
+stretch has the work of its own batches alone. "First" reads rows that the process has not read
+before, whose checksums are compared. "Later" reads rows again, as all epochs but the first do.
 
 Memory is private memory (`RssAnon` of `/proc/self/status`), in which mapped files and the page
 cache do not count. "Joined" is the manifest, labels and rows on top of the imports, and grows with
-them; the stream itself is what comes on top of that. Linux.
+them; the stream itself comes on top of that. Linux.
 """
 
 from __future__ import annotations
@@ -46,15 +45,16 @@ NUM_FILES = 10_000
 NUM_CLASSES = 10
 IMAGE_SIZE = (32, 32)
 BATCH = 128
-# Rows a block. The writer's cost is not what is measured here.
+# Rows a block. The writer's cost is not measured here.
 BLOCK_ROWS = 4096
-# Of a stretch, so that the rows of one are not more than those of the smallest store.
+# Batches of a stretch: their rows are no more than those of the smallest store.
 NUM_BATCHES = NUM_FILES // BATCH
 FIRST_STRETCHES = 5
 # float16 has whole numbers up to here.
 DIGIT = 2048
 KEY = b"shard_00000/photograph_00000.jpg"
 MIB = 1 << 20
+MAX_GROWTH = 0.05
 STREAM = "the stream itself, MiB"
 PROCESS = "all but manifest and rows, MiB"
 
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 class Child:
-    """A process that measures; it is told what to do next and answers with a line of JSON."""
+    """A process that measures; each question is answered with a line of JSON."""
 
     def __init__(self, name: str, directory: Path, num_images: int) -> None:
         arguments = [sys.executable, __file__, "--child", name, str(directory), str(num_images)]
@@ -109,14 +109,14 @@ class Child:
 
 
 def print_results(children: dict[int, Child], rounds: int) -> None:
-    """Lets the children work in turn and prints what they say, side by side."""
-    first = alternate(children, [FIRST_STRETCHES] * len(children))
+    """Lets the children work in turn and prints their answers side by side."""
+    first = alternate(children, FIRST_STRETCHES)
     if NUM_FILES in children:  # the smallest store has no more rows than that
         first[NUM_FILES] = first[NUM_FILES][:1]
     for child in children.values():
         child.values |= child.ask("read all rows")
-    alternate(children, [1] * len(children))
-    later = alternate(children, [rounds] * len(children))
+    alternate(children, 1)
+    later = alternate(children, rounds)
     for child in children.values():
         child.values |= child.ask("memory")
         child.close()
@@ -137,45 +137,38 @@ def print_results(children: dict[int, Child], rounds: int) -> None:
             more = children[size].values[title] - base
             grown.append(MIB * more / (size - smallest))
         row(f"{title.removesuffix(', MiB')}, bytes a row beyond the smallest", grown, 1)
-    for what, stretches in (("first", first), ("later", later)):
-        for unit, scale in (("CPU µs an image", 1e6), ("images/s", 1.0)):
-            which = 0 if scale > 1 else 1
-            row(
-                f"{what}, {unit}",
-                [scale * float(np.median([s[which] for s in stretches[size]])) for size in sizes],
-            )
-    pairs = {size: np.array([s[0] for s in later[size]]) for size in sizes}
-    ratios = [pairs[size] / pairs[smallest] for size in sizes]
-    row("later, CPU, ratio to the smallest: median of pairs", [float(np.median(r)) for r in ratios])
-    for name, percent in (("lower", 25), ("upper", 75)):
-        row(f"    {name} quartile", [float(np.percentile(r, percent)) for r in ratios])
-    ratio = float(np.median(ratios[-1]))
-    verdict = "met" if ratio <= 1.05 else "not met"
-    print(f"\n{verdict}: CPU an image at {largest:,} images is {ratio:.3f} of that at {smallest:,}")
-    processes = [children[size].values[PROCESS] for size in (smallest, largest)]
-    verdict = "met" if processes[1] <= 1.05 * processes[0] else "not met"
-    print(f"{verdict}: {PROCESS}: {processes[1]:.0f}, and {processes[0]:.0f}")
+    for title, stretches in (("first", first), ("later", later)):
+        for column, unit in enumerate(("µs an image", "CPU µs an image")):
+            medians = [1e6 * float(np.median(stretches[size][:, column])) for size in sizes]
+            row(f"{title}, {unit}", medians)
+    ratios = [later[size] / later[smallest] for size in sizes]
+    for column, unit in enumerate(("wall", "CPU")):
+        for name, percent in (("median of pairs", 50), ("lower quartile", 25), ("upper", 75)):
+            numbers = [float(np.percentile(pairs[:, column], percent)) for pairs in ratios]
+            row(f"later, {unit}, ratio to the smallest: {name}", numbers)
+    wall, cpu = np.median(ratios[-1], axis=0) - 1
+    title = f"time an image at {largest:,} images on top of that at {smallest:,}"
+    print("\n" + common.verdict_of_growth(title, wall, cpu, at_most=MAX_GROWTH))
+    small, large = (children[size].values[PROCESS] for size in (smallest, largest))
+    met = "met" if large <= (1 + MAX_GROWTH) * small else "not met"
+    print(f"{met:<8} {PROCESS}: {large:.0f} at {largest:,} images, {small:.0f} at {smallest:,}")
 
 
-def alternate(
-    children: dict[int, Child], num_stretches: list[int]
-) -> dict[int, list[tuple[float, float]]]:
-    """Returns CPU seconds an image and images per second of some stretches of every child."""
-    found: dict[int, list[tuple[float, float]]] = {size: [] for size in children}
-    sizes = list(children)
-    for number in range(max(num_stretches)):
-        turn = number % len(sizes)
-        for size in sizes[turn:] + sizes[:turn]:
+def alternate(children: dict[int, Child], num_stretches: int) -> dict[int, np.ndarray]:
+    """Returns float64 `[stretches, 2]` of every child, seconds and CPU seconds an image."""
+    taken: dict[int, list[tuple[float, float]]] = {size: [] for size in children}
+    for round_number in range(num_stretches):
+        for size in common.rotated(children, round_number):
             answer = children[size].ask("stretch")
-            found[size].append((answer["cpu"], answer["rate"]))
-    return found
+            taken[size].append((answer["wall"], answer["cpu"]))
+    return {size: np.array(stretches) for size, stretches in taken.items()}
 
 
 # The rest runs in the children.
 
 
 def private_mib() -> float:
-    """Returns the private memory of this process, without what the C library could give back."""
+    """Returns the private memory of this process, without memory the C library could return."""
     ctypes.CDLL(None).malloc_trim(0)
     return anonymous() / MIB
 
@@ -191,7 +184,6 @@ def make(directory: Path, num_images: int) -> None:
     from streamkd.manifest.fingerprint import fingerprint
     from streamkd.manifest.manifest import Manifest
     from streamkd.pixels.content_digest import digest_files
-    from streamkd.store.layout import StoreHeader
     from streamkd.store.writer import StoreWriter, create_store
 
     names = make_files(directory, num_images // NUM_FILES)
@@ -207,18 +199,13 @@ def make(directory: Path, num_images: int) -> None:
     Manifest(os.fsencode(directory), keys, labels, class_names).write(
         directory / f"{num_images}.jsonl"
     )
-    header = StoreHeader(
-        num_images=num_images,
-        num_views=1,
-        num_classes=NUM_CLASSES,
-        codec="float16",
+    header = common.made_up_header(
+        num_images,
+        NUM_CLASSES,
         block_rows=BLOCK_ROWS,
         fingerprint=fingerprint(keys, labels, class_names),
         images=ImageOptions(image_size=IMAGE_SIZE).to_dict(),
-        views={"count": 1, "kind": "plain"},
         decoder=DECODER,
-        teacher={"name": "made up"},
-        versions={},
     )
     unfinished = directory / f"{num_images}.unfinished"
     unfinished.unlink(missing_ok=True)
@@ -301,7 +288,7 @@ def stream(directory: Path, num_images: int) -> None:
     store = open_store(directory / f"{num_images}.h5")
     joined = stage("joined", lambda: join(images, store, batch_size=BATCH, seed=1, progress=False))
     iterator = iter(joined.dataset())
-    # The first stretch of the smallest store is all of it: what goes before is other steps' rows.
+    # The first stretch of the smallest store is all of it; earlier batches are of other steps.
     check(next(iterator))
     time.sleep(1)
     values["first batches, MiB"] = private_mib()
@@ -332,11 +319,11 @@ def stretch(iterator: Any) -> dict[str, float]:
         next(iterator)
     batch = next(iterator)
     wall = time.perf_counter() - wall
-    time.sleep(0.3)  # what is prepared ahead is there again, as it was at the beginning
+    time.sleep(0.3)  # as many batches are prepared ahead as at the beginning
     cpu = common.cpu_seconds() - cpu
     check(batch)
     num_images = NUM_BATCHES * BATCH
-    return {"cpu": cpu / num_images, "rate": num_images / wall}
+    return {"wall": wall / num_images, "cpu": cpu / num_images}
 
 
 def read_all(store: Any) -> dict[str, float]:

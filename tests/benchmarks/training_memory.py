@@ -4,8 +4,8 @@
     python tests/benchmarks/training_memory.py --keep DIRECTORY    uses what was made again
     python tests/benchmarks/training_memory.py --quick             two minutes, to see that it works
 
-Two tables of private memory (`RssAnon` of `/proc/self/status`, after the C library has given back
-what it could), in which mapped files and the page cache do not count. Every run is in a process of
+Two tables of private memory (`RssAnon` of `/proc/self/status`, after the C library has returned
+free memory), in which mapped files and the page cache do not count. Every run is in a process of
 its own, with a run directory, so that it saves as runs do. Linux.
 
 The first: 20 epochs on 10,000 files of CIFAR-10, with validation, from files and from the pixel
@@ -13,7 +13,7 @@ cache, read after every epoch. Aim: from the third epoch to the last it grows by
 
 The second: the same number of steps on 10,000 and on a million images, made as in
 `stream_scale.py`. "Joined" is the manifest, labels and rows on top of the imports, and grows with
-them; what the run takes beside it should not.
+them; the memory of the run on top of that should not.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ import numpy as np
 import stream_scale
 from stream_scale import BATCH, IMAGE_SIZE, MIB, NUM_FILES, private_mib
 
-# From here on memory is to be flat: the first epoch compiles, and fills the cache.
+# The epoch after which memory should be flat: the first epoch compiles and fills the cache.
 FIRST_FLAT_EPOCH = 3
-AT_MOST_GROWN = 0.01
-BESIDE = "all but manifest and rows, MiB"
-# What sizes may differ by: the allocator alone does by some MiB.
-AT_MOST_LARGER = 1.05
+# The largest growth from that epoch to the last.
+MAX_GROWTH = 0.01
+PROCESS = "all but manifest and rows, MiB"
+# The largest ratio of two sizes. The allocator alone makes a difference of some MiB.
+MAX_RATIO = 1.05
 VALIDATION_IMAGES = 1000
 
 
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def answer(args: argparse.Namespace, *child: str) -> Any:
-    """Returns what a child says at its end."""
+    """Returns the answer of a child."""
     command = [sys.executable, __file__, "--epochs", str(args.epochs), "--steps", str(args.steps)]
     command += ["--num-files", str(args.num_files), *["--quick"] * args.quick, "--child", *child]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -98,12 +99,12 @@ def epochs_table(readings: list[list[float]]) -> list[str]:
     for epoch, row in enumerate(zip(*readings, strict=True), start=1):
         print(f"{epoch:<16}" + "".join(f"{mib:>18.1f}" for mib in row), flush=True)
     lines = []
-    for title, found in zip(titles, readings, strict=True):
-        grown = found[-1] / found[FIRST_FLAT_EPOCH - 1] - 1
-        met = "met" if grown < AT_MOST_GROWN else "not met"
+    for title, mib in zip(titles, readings, strict=True):
+        grown = mib[-1] / mib[FIRST_FLAT_EPOCH - 1] - 1
+        met = "met" if grown < MAX_GROWTH else "not met"
         lines.append(
-            f"{met:<8} {title}: {grown:+.2%} from epoch {FIRST_FLAT_EPOCH} to {len(found)}, "
-            f"less than {AT_MOST_GROWN:.0%}"
+            f"{met:<8} {title}: {grown:+.2%} from epoch {FIRST_FLAT_EPOCH} to {len(mib)}, "
+            f"less than {MAX_GROWTH:.0%}"
         )
     return lines
 
@@ -114,11 +115,11 @@ def sizes_table(said: dict[int, dict[str, float]]) -> list[str]:
     print(f"\n{'':<40}" + "".join(f"{size:>14,}" for size in sizes))
     for title in said[sizes[0]]:
         print(f"{title:<40}" + "".join(f"{said[size][title]:>14.1f}" for size in sizes))
-    small, large = (said[size][BESIDE] for size in (sizes[0], sizes[-1]))
-    met = "met" if large <= AT_MOST_LARGER * small else "not met"
+    small, large = (said[size][PROCESS] for size in (sizes[0], sizes[-1]))
+    met = "met" if large <= MAX_RATIO * small else "not met"
     return [
-        f"{met:<8} {BESIDE}: {large:.0f} at {sizes[-1]:,} images, {small:.0f} at {sizes[0]:,} "
-        f"({large / small:.3f}, at most {AT_MOST_LARGER})"
+        f"{met:<8} {PROCESS}: {large:.0f} at {sizes[-1]:,} images, {small:.0f} at {sizes[0]:,} "
+        f"({large / small:.3f}, at most {MAX_RATIO})"
     ]
 
 
@@ -134,7 +135,7 @@ def run_epochs(args: argparse.Namespace, cache: str) -> list[float]:
     validation = kd.scan(common.data_directory("cifar10") / "test")
     images = images.select(slice(None, None, len(images) // args.num_files))
     validation = validation.select(slice(None, None, len(validation) // VALIDATION_IMAGES))
-    found: list[float] = []
+    readings: list[float] = []
     with tempfile.TemporaryDirectory(prefix="streamkd-") as scratch:
         store = kd.teach(
             images, teacher, Path(scratch) / "store.h5", image_size=IMAGE_SIZE, progress=False
@@ -148,9 +149,9 @@ def run_epochs(args: argparse.Namespace, cache: str) -> list[float]:
             validation=validation,
             run=Path(scratch) / "run",
             progress=False,
-            callbacks=[after_epochs(lambda: found.append(settled_mib()))],
+            callbacks=[after_epochs(lambda: readings.append(settled_mib()))],
         )
-    return found
+    return readings
 
 
 def run_size(args: argparse.Namespace, directory: str, num_images: str) -> dict[str, float]:
@@ -178,18 +179,18 @@ def run_size(args: argparse.Namespace, directory: str, num_images: str) -> dict[
     values["at the end, MiB"] = settled_mib()
     itself = values["at the end, MiB"] - values["joined, MiB"]
     values["the run itself, MiB"] = itself
-    values[BESIDE] = values["imports and student, MiB"] + itself
+    values[PROCESS] = values["imports and student, MiB"] + itself
     return values
 
 
 def prepare() -> None:
-    """Sets what must be set before TensorFlow is imported."""
+    """Prepares the process before it imports TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", "The teacher .*is right on")
 
 
 def settled_mib() -> float:
-    """Returns the private memory without what waits for the garbage collector."""
+    """Returns the private memory after the garbage collector has run, in MiB."""
     gc.collect()
     return private_mib()
 

@@ -1,7 +1,7 @@
-"""What the training loop is measured beside: a loop written by hand, and `fit`; and the students.
+"""The peers of the training loop: a loop written by hand, and `fit`; and the students of all.
 
-Whoever is measured has the same loss at the same temperature and label weight, the same optimizer,
-and the same student, which starts from the same weights.
+Every contender has the same loss at the same temperature and label weight, the same optimizer, and
+the same student, which starts from the same weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import streamkd as kd
 
 TEMPERATURE, LABEL_WEIGHT, LEARNING_RATE = 4.0, 0.1, 1e-3
 SEED = 1
-# What is compiled with XLA: nothing; forward and gradient; the update; both in one.
+# Parts compiled with XLA: none; forward and gradient; the update; both in one.
 OFF, GRADIENTS, UPDATE, STEP = "off", "gradients", "update", "step"
 
 
@@ -109,7 +109,7 @@ STUDENTS = {
     for student in (
         Student("mnist-mlp", (28, 28, 1), 10, 128, 32, mlp),
         Student("mnist-cnn", (28, 28, 1), 10, 128, 32, small_cnn),
-        # So small that what is around its layers shows most.
+        # So small that the loop's own work shows most.
         Student("mnist-tiny", (28, 28, 1), 10, 128, 32, strided_cnn),
         Student("cifar-cnn", (32, 32, 3), 10, 128, 32, normalised_cnn),
         Student("mobilenet", (96, 96, 3), 1000, 32, 8, mobilenet),
@@ -122,18 +122,18 @@ def adam(family: Any) -> Any:
 
 
 class BareLoop:
-    """A loop as one writes it by hand where all is in memory: the loss, and nothing else.
+    """A loop as one writes it by hand for arrays in memory: the loss, and nothing else.
 
     Args:
       model: answers with logits.
       optimizer: of its family.
-      jit: what XLA compiles: 'off', 'gradients', 'update' or 'step'.
+      jit: the part that XLA compiles: 'off', 'gradients', 'update' or 'step'.
     """
 
     def __init__(self, model: Any, optimizer: Any, jit: str) -> None:
         self._model, self._optimizer = model, optimizer
         optimizer.build(model.trainable_variables)
-        # None, and not False, which a function that is compiled around it would not accept.
+        # None instead of False, which a compiled outer function would not accept.
         self._gradients = tf.function(self._loss_gradients, jit_compile=jit == GRADIENTS or None)
         self._update = tf.function(self._apply, jit_compile=jit == UPDATE or None)
         self._step = tf.function(self._take_step, jit_compile=jit == STEP or None)
@@ -161,7 +161,7 @@ class BareLoop:
           images: uint8 `[images, height, width, channels]`.
           labels: int32 `[images]`.
           teacher_logits: float32 `[images, classes]`.
-          rows: which of them are in each batch.
+          rows: which images are in each batch.
         """
         total = tf.constant(0.0)
         for step in tf.range(tf.shape(rows)[0]):
@@ -194,7 +194,7 @@ class BareLoop:
 
 
 def bare_loss(labels: tf.Tensor, teacher_logits: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-    """Returns the mean loss of a batch, as textbooks have it."""
+    """Returns the mean loss of a batch, as in textbooks."""
     on_labels = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, student_logits)
     teacher_log = tf.nn.log_softmax(teacher_logits / TEMPERATURE)
     student_log = tf.nn.log_softmax(student_logits / TEMPERATURE)
@@ -220,14 +220,14 @@ def epoch_clock(
     rest_secs: float = 0.0,
     after: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Returns a callback whose `epochs` says what every epoch took, from its begin to its end.
+    """Returns a callback whose `epochs` holds the time of every epoch, from its begin to its end.
 
     Args:
       family: of the model.
       num_images: of an epoch.
-      rest_secs: how long CPU time still counts, so that what is prepared ahead is there again, as
-        it was when the epoch began; its seconds do not count.
-      after: called after each epoch, when nothing counts.
+      rest_secs: CPU time counts so much longer, until as many batches are prepared ahead as when
+        the epoch began; these seconds of wall time do not count.
+      after: called after each epoch, when no time counts.
     """
 
     class EpochClock(family.callbacks.Callback):

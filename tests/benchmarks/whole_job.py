@@ -1,27 +1,30 @@
-"""A whole distillation, from a directory to a trained student, beside what users do today.
+"""A whole distillation, from a directory to a trained student, and how users do it today.
 
-    python tests/benchmarks/whole_job.py                    both pairs, about an hour
+    python tests/benchmarks/whole_job.py                    both pairs, about two hours
     python tests/benchmarks/whole_job.py --pairs cifar10 --rounds 1
-    python tests/benchmarks/whole_job.py --quick            two minutes, to see that it works
+    python tests/benchmarks/whole_job.py --quick            minutes, to see that it works
 
 Two pairs of teacher and student: ResNet50 and MobileNetV2(0.35) at 96 pixels, on the sample of
-ImageNet's photographs, and two networks for CIFAR-10. Their weights are random: this is about time.
+ImageNet's photographs, and two networks for CIFAR-10. Their weights are random: this measures time.
 All models are of Keras 3, because Keras' Distiller is.
 
-  streamkd              teach, join with the pixel cache in memory, Distiller.fit
-  Keras' Distiller      image_dataset_from_directory, cached in memory; the teacher in every step
-  saved logits          teacher.predict once, np.save, and a PyDataset of arrays through fit
-  ideal                 the teacher once, and the student alone in a bare loop, all of it on arrays
-                        in memory; to read the files does not count
+  streamkd                  teach, join with the pixel cache in memory, Distiller.fit
+  Keras' Distiller          image_dataset_from_directory, cached in memory; the teacher in every
+                            step
+  saved logits, PyDataset   teacher.predict once, np.save, and a PyDataset of arrays through fit
+  saved logits, tf.data     the same arrays through fit by from_tensor_slices, shuffle and batch
+  ideal                     the teacher once, and the student alone in a bare loop, on arrays in
+                            memory; the time to read the files does not count
 
-The others run with and without XLA, several steps in a call, and the faster of both is compared
-(`--xla off` for one of them alone: for convolutions on a CPU, XLA takes several times as long);
-streamkd decides by itself. Everyone has the same loss, optimizer, batches and number of updates,
-which is checked. Everyone runs in a process of its own, in turn, the first another one in every
-round; printed are medians. The clock starts when models and imports are there, and stops when the
-student is trained: decoding, the teacher, tracing and compiling all count.
+Everyone may use XLA: streamkd decides by itself (`jit="auto"`); each of the others runs once for
+every choice that it has, several steps in a call, and its fastest run is compared. `--xla off`
+forbids XLA to all of them (for convolutions on a CPU, XLA takes several times as long). Everyone
+has the same loss, optimizer, batches and number of updates; the script checks the updates. Everyone
+runs in a process of its own, in turn, another one first in every round; printed are medians. The
+clock starts when models and imports are loaded, and stops when the student is trained: decoding,
+the teacher, tracing and compiling all count.
 
-The peers are spared what they would need to be right: Keras' Distiller shuffles batches, not images
+The peers do without work that correctness would need: Keras' Distiller shuffles batches, not images
 (its cache is of batches), and saved logits are paired with images by their order.
 """
 
@@ -30,12 +33,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +49,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import common
 import numpy as np
 
-OURS, ONLINE, SAVED, IDEAL = "streamkd", "Keras' Distiller", "saved logits", "ideal"
-CONTENDERS = (OURS, ONLINE, SAVED, IDEAL)
-JITS = ("off", "on")
+OURS, ONLINE, IDEAL = "streamkd", "Keras' Distiller", "ideal"
+SAVED_SEQUENCE, SAVED_DATA = "saved logits, PyDataset", "saved logits, tf.data"
+OFF, UPDATE, ON = "off", "update", "on"
+# Contenders to what XLA may compile: nothing, the optimizer's update alone, everything. `compile`
+# of Keras knows no XLA for the update alone. streamkd decides by itself.
+XLA = {
+    OURS: ("auto",),
+    ONLINE: (OFF, ON),
+    SAVED_SEQUENCE: (OFF, ON),
+    SAVED_DATA: (OFF, ON),
+    IDEAL: (OFF, UPDATE, ON),
+}
 TEACHER, FIRST, LATER = "teacher", "first epoch", "later epochs"
 STEPS_PER_CALL = 32
 WORKERS = 2
-AT_LEAST = 0.9
+MIN_OF_IDEAL = 0.9
+# Batch size of every teacher; streamkd's default.
+TEACHER_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A teacher and a student, and what the student learns from.
+    """A teacher, a student, and the images the student learns from.
 
     Attributes:
       name: as on the command line.
@@ -89,17 +105,17 @@ PAIRS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", choices=XLA, default=list(XLA))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--jit", default="auto", help="of streamkd")
-    parser.add_argument("--xla", nargs="+", choices=JITS, default=list(JITS), help="of the others")
+    parser.add_argument("--xla", choices=("allowed", OFF), default="allowed", help="to everyone")
     parser.add_argument("--quick", action="store_true", help="few images; the numbers mean nothing")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        contender, jit, pair, directory = args.child
-        print(json.dumps(run(contender, jit, sized(PAIRS[pair], args), Path(directory), args)))
+        contender, xla, pair, directory = args.child
+        answer = run(contender, xla, sized(PAIRS[pair], args), Path(directory), args.epochs)
+        print(json.dumps(answer))
         return
     if args.quick:
         args.epochs, args.rounds = 2, 1
@@ -132,76 +148,86 @@ def make_directory(pair: Pair, directory: Path) -> None:
         files = [(file.stem, file) for file in sorted(source.glob("*.JPEG"))]
     else:
         by_class = [sorted(folder.glob("*.jpg")) for folder in sorted((source / "train").iterdir())]
-        files = [(file.parent.name, file) for some in zip(*by_class, strict=False) for file in some]
+        files = [
+            (file.parent.name, file) for of_turn in zip(*by_class, strict=False) for file in of_turn
+        ]
     for class_name, _ in files:
         (directory / class_name).mkdir(parents=True, exist_ok=True)
-    # There may be more images than files: the first are there twice.
+    # The first files are linked twice where the pair has more images than files.
     for number in range(pair.num_images):
         class_name, file = files[number % len(files)]
         (directory / class_name / f"{number:05}{file.suffix.lower()}").symlink_to(file)
 
 
+def choices(contender: str, args: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the parts that XLA may compile, a choice a run."""
+    return XLA[contender] if args.xla == "allowed" else (OFF,)
+
+
 def in_turn(pair: Pair, directory: Path, args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Returns what every contender said in every round."""
-    names = [(name, "auto") for name in args.contenders if name == OURS]
-    names += [(name, jit) for name in args.contenders if name != OURS for jit in args.xla]
-    said: dict[str, list[dict]] = {}
-    for number in range(args.rounds):
-        turn = number % len(names)
-        for name, jit in names[turn:] + names[:turn]:
-            title = name if name == OURS else f"{name}, XLA {jit}"
-            command = [sys.executable, __file__, "--epochs", str(args.epochs), "--jit", args.jit]
+    """Returns the answers of every contender, one a round."""
+    runs = {
+        f"{name}, XLA {xla}": (name, xla) for name in args.contenders for xla in choices(name, args)
+    }
+    answers: dict[str, list[dict]] = {title: [] for title in runs}
+    for round_number in range(args.rounds):
+        for title in common.rotated(runs, round_number):
+            name, xla = runs[title]
+            command = [sys.executable, __file__, "--epochs", str(args.epochs)]
             command += ["--quick"] * args.quick
-            command += ["--child", name, jit, pair.name, str(directory)]
+            command += ["--child", name, xla, pair.name, str(directory)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            said.setdefault(title, []).append(json.loads(done.stdout.splitlines()[-1]))
-    return said
+            answers[title].append(json.loads(done.stdout.splitlines()[-1]))
+    return answers
 
 
-def print_results(pair: Pair, said: dict[str, list[dict]], args: argparse.Namespace) -> list[str]:
+def print_results(
+    pair: Pair, answers: dict[str, list[dict]], args: argparse.Namespace
+) -> list[str]:
     """Prints a table and returns the aims, met or not."""
-    updates = {answer["updates"] for answers in said.values() for answer in answers}
+    updates = {answer["updates"] for rounds in answers.values() for answer in rounds}
     if updates != {pair.steps_per_epoch * args.epochs}:
         raise SystemExit(f"The numbers of updates differ: {updates}")
     print(f"{updates.pop():,} updates each\n")
-    print(f"{'seconds':<26}" + "".join(f"{part:>15}" for part in (TEACHER, FIRST, LATER, "all")))
+    print(f"{'seconds':<34}" + "".join(f"{part:>15}" for part in (TEACHER, FIRST, LATER, "all")))
     medians = {}
-    for title, answers in said.items():
-        parts = np.array([[a["parts"][part] for part in (TEACHER, FIRST, LATER)] for a in answers])
+    for title, rounds in answers.items():
+        parts = np.array([[a["parts"][part] for part in (TEACHER, FIRST, LATER)] for a in rounds])
         parts = np.concatenate([parts, parts.sum(axis=1, keepdims=True)], axis=1)
         medians[title] = np.median(parts, axis=0)
         cells = [f"{wall:.1f} ({cpu:.1f})" for wall, cpu in medians[title]]
-        print(f"{title:<26}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
-    print("in brackets: of CPU")
-    return aims(pair, medians)
+        print(f"{title:<34}" + "".join(f"{cell:>15}" for cell in cells), flush=True)
+    print("in brackets: CPU seconds")
+    return aims(pair.name, medians)
 
 
-def aims(pair: Pair, medians: dict[str, np.ndarray]) -> list[str]:
-    """Returns what streamkd's time is beside the ideal and beside every peer."""
-    if OURS not in medians:
+def aims(pair: str, medians: dict[str, np.ndarray]) -> list[str]:
+    """Returns the time of the ideal and of every peer as a multiple of streamkd's.
+
+    Args:
+      pair: its name.
+      medians: titles to float64 `[4, 2]`, seconds and CPU seconds of the teacher, the first epoch,
+        the later ones, and all.
+    """
+    by_name = {
+        name: {title: parts for title, parts in medians.items() if title.startswith(f"{name}, XLA")}
+        for name in XLA
+    }
+    if not by_name[OURS]:
         return []
+    ours = min((parts[-1] for parts in by_name[OURS].values()), key=lambda part: part[0])
     lines = []
-    wall, cpu = medians[OURS][-1]
-    ideal = [parts for title, parts in medians.items() if title.startswith(IDEAL)]
-    if ideal:
-        # The teacher may be faster one way and the student the other way.
-        teacher = min((parts[0] for parts in ideal), key=lambda part: part[0])
-        student = min((parts[1] + parts[2] for parts in ideal), key=lambda part: part[0])
-        share, cpu_share = (teacher + student) / (wall, cpu)
-        # By both, since other work on the machine may slow one process and not the next.
-        met = "met" if min(share, cpu_share) >= AT_LEAST else "not met"
-        lines.append(
-            f"{met:<8} {pair.name}: ideal by streamkd {share:.2f}, by CPU {cpu_share:.2f}, both at "
-            f"least {AT_LEAST}"
-        )
-    for peer in (ONLINE, SAVED):
-        found = [(parts[-1], title) for title, parts in medians.items() if title.startswith(peer)]
-        if found:
-            (peer_wall, peer_cpu), title = min(found, key=lambda part: part[0][0])
-            lines.append(
-                f"{'':<8} {pair.name}: '{title}' by streamkd {peer_wall / wall:.2f} "
-                f"(by CPU {peer_cpu / cpu:.2f})"
-            )
+    if ideal := by_name.pop(IDEAL):
+        # The teacher may be fastest with one choice and the student with another one.
+        teacher = min((parts[0] for parts in ideal.values()), key=lambda part: part[0])
+        student = min((parts[1] + parts[2] for parts in ideal.values()), key=lambda part: part[0])
+        wall, cpu = (teacher + student) / ours
+        lines.append(common.verdict(f"{pair}: ideal by streamkd", wall, cpu, at_least=MIN_OF_IDEAL))
+    for name, runs in by_name.items():
+        if name != OURS and runs:
+            title = min(runs, key=lambda title: runs[title][-1][0])
+            wall, cpu = runs[title][-1] / ours
+            lines.append(f"{'':<8} {pair}: '{title}' by streamkd {wall:.2f}, by CPU {cpu:.2f}")
     return lines
 
 
@@ -209,7 +235,7 @@ def aims(pair: Pair, medians: dict[str, np.ndarray]) -> list[str]:
 
 
 class Parts:
-    """What the parts of a job took; each begins where the one before has ended."""
+    """The time that each part of a job took; a part begins when the one before has ended."""
 
     def __init__(self) -> None:
         self.taken: dict[str, list[float]] = {}
@@ -222,121 +248,155 @@ class Parts:
         self._clock = common.Clock()
 
 
-def run(
-    contender: str, jit: str, pair: Pair, directory: Path, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Returns what the parts of a contender's job took, and how many updates there were."""
-    # They are of untrained teachers, and of a data set that shuffles by itself.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """The work of one contender.
+
+    Attributes:
+      pair: teacher and student, by name.
+      directory: of the images.
+      scratch: for the contender's own files.
+      epochs: of the student.
+      xla: one of the contender's choices in `XLA`.
+      teacher, student, optimizer: of Keras 3.
+    """
+
+    pair: Pair
+    directory: Path
+    scratch: Path
+    epochs: int
+    xla: str
+    teacher: Any
+    student: Any
+    optimizer: Any
+
+    @property
+    def compile_settings(self) -> dict[str, Any]:
+        """The best settings of `compile`, with or without XLA."""
+        return {"jit_compile": self.xla == ON, "steps_per_execution": STEPS_PER_CALL}
+
+
+def run(contender: str, xla: str, pair: Pair, directory: Path, epochs: int) -> dict[str, Any]:
+    """Returns the time of each part of a contender's job, and the number of updates."""
+    # The teachers are untrained, and a stream shuffles by itself.
     warnings.filterwarnings("ignore", "The teacher .*is right on")
     warnings.filterwarnings("ignore", "`shuffle=True` was passed")
-    job = {OURS: ours, ONLINE: online, SAVED: saved, IDEAL: ideal}[contender]
+    work = {
+        OURS: ours,
+        ONLINE: online,
+        SAVED_SEQUENCE: functools.partial(saved, data=sequence_of_arrays),
+        SAVED_DATA: functools.partial(saved, data=dataset_of_arrays),
+        IDEAL: ideal,
+    }[contender]
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as scratch:
-        parts, updates = job(pair, directory, Path(scratch), args, jit == "on")
-    return {"parts": {TEACHER: [0.0, 0.0]} | parts.taken, "updates": updates}
+        teacher, student, optimizer = models(pair)
+        job = Job(
+            pair=pair,
+            directory=directory,
+            scratch=Path(scratch),
+            epochs=epochs,
+            xla=xla,
+            teacher=teacher,
+            student=student,
+            optimizer=optimizer,
+        )
+        parts = work(job)
+        parts.end(LATER)
+    taken = {TEACHER: [0.0, 0.0]} | parts.taken
+    return {"parts": taken, "updates": int(job.optimizer.iterations)}
 
 
-Job = tuple[Parts, int]
-
-
-def ours(pair: Pair, directory: Path, scratch: Path, args: argparse.Namespace, _: bool) -> Job:
+def ours(job: Job) -> Parts:
     import training_peers as peers
 
     import streamkd as kd
 
-    teacher, student, adam = models(pair)
     parts = Parts()
-    images = kd.scan(directory)
+    images = kd.scan(job.directory)
     store = kd.teach(
-        images, teacher, scratch / "teacher.h5", image_size=pair.image_size, progress=False
+        images,
+        job.teacher,
+        job.scratch / "teacher.h5",
+        image_size=job.pair.image_size,
+        batch_size=TEACHER_BATCH_SIZE,
+        progress=False,
     )
     parts.end(TEACHER)
-    stream = kd.join(images, store, batch_size=pair.batch_size, seed=1, cache="memory")
+    stream = kd.join(images, store, batch_size=job.pair.batch_size, seed=1, cache="memory")
     distiller = kd.Distiller(
-        student,
-        optimizer=adam,
+        job.student,
+        optimizer=job.optimizer,
         temperature=peers.TEMPERATURE,
         label_weight=peers.LABEL_WEIGHT,
-        jit=args.jit,
+        jit=job.xla,
         steps_per_call=STEPS_PER_CALL,
     )
     callbacks = [end_of_epochs(parts)]
-    distiller.fit(stream, epochs=args.epochs, progress=False, callbacks=callbacks)
-    parts.end(LATER)
-    return parts, int(adam.iterations)
+    distiller.fit(stream, epochs=job.epochs, progress=False, callbacks=callbacks)
+    return parts
 
 
-def online(pair: Pair, directory: Path, _: Path, args: argparse.Namespace, jit: bool) -> Job:
+def online(job: Job) -> Parts:
     import keras
     import tensorflow as tf
     import training_peers as peers
 
-    teacher, student, adam = models(pair)
     parts = Parts()
-    dataset = loader(pair, directory, shuffle=True).cache().shuffle(pair.steps_per_epoch)
+    dataset = loader(job, shuffle=True).cache().shuffle(job.pair.steps_per_epoch)
     distiller = keras.distillation.Distiller(
-        teacher,
-        student,
+        job.teacher,
+        job.student,
         # The string 'kl_divergence', which is the default, compares logits without a softmax.
         keras.distillation.LogitsDistillation(peers.TEMPERATURE, keras.losses.KLDivergence()),
         student_loss_weight=peers.LABEL_WEIGHT,
     )
-    distiller.compile(
-        adam, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **settings(jit)
-    )
-    distiller.fit(
-        dataset.prefetch(tf.data.AUTOTUNE),
-        epochs=args.epochs,
-        verbose=0,
-        callbacks=[end_of_epochs(parts)],
-    )
-    parts.end(LATER)
-    return parts, int(adam.iterations)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(job.optimizer, loss, **job.compile_settings)
+    batches = dataset.prefetch(tf.data.AUTOTUNE)
+    distiller.fit(batches, epochs=job.epochs, verbose=0, callbacks=[end_of_epochs(parts)])
+    return parts
 
 
-def saved(pair: Pair, directory: Path, scratch: Path, args: argparse.Namespace, jit: bool) -> Job:
-    teacher, student, adam = models(pair)
+def saved(job: Job, data: Callable[[np.ndarray, np.ndarray, int], Any]) -> Parts:
+    """Trains on logits that were saved; `data` makes batches of pixels and packed targets."""
     parts = Parts()
-    pixels, labels = in_memory(loader(pair, directory, shuffle=False))
-    teacher.compile(jit_compile=jit)
-    logits = teacher.predict(pixels, batch_size=pair.batch_size, verbose=0)
-    np.save(scratch / "logits.npy", logits)
+    pixels, labels = in_memory(loader(job, shuffle=False))
+    job.teacher.compile(jit_compile=job.xla == ON)
+    logits = job.teacher.predict(pixels, batch_size=TEACHER_BATCH_SIZE, verbose=0)
+    np.save(job.scratch / "logits.npy", logits)
     parts.end(TEACHER)
-    logits = np.load(scratch / "logits.npy")
-    student.compile(adam, loss=loss_of_saved, **settings(jit))
-    student.fit(
-        images_and_logits(pixels, labels, logits, pair.batch_size),
-        epochs=args.epochs,
-        verbose=0,
-        callbacks=[end_of_epochs(parts)],
-    )
-    parts.end(LATER)
-    return parts, int(adam.iterations)
+    logits = np.load(job.scratch / "logits.npy")
+    packed = np.concatenate([labels[:, None].astype(np.float32), logits], axis=1)
+    job.student.compile(job.optimizer, loss=loss_of_saved, **job.compile_settings)
+    batches = data(pixels, packed, job.pair.batch_size)
+    job.student.fit(batches, epochs=job.epochs, verbose=0, callbacks=[end_of_epochs(parts)])
+    return parts
 
 
-def ideal(pair: Pair, directory: Path, _: Path, args: argparse.Namespace, jit: bool) -> Job:
+def ideal(job: Job) -> Parts:
     import tensorflow as tf
     import training_peers as peers
 
-    teacher, student, adam = models(pair)
-    pixels, labels = in_memory(loader(pair, directory, shuffle=False))
+    pixels, labels = in_memory(loader(job, shuffle=False))
     pixels, labels = tf.constant(pixels.astype(np.uint8)), tf.constant(labels)
     parts = Parts()
 
-    @tf.function(jit_compile=jit)
+    @tf.function(jit_compile=job.xla == ON)
     def answer(images: tf.Tensor) -> tf.Tensor:
-        return teacher(tf.cast(images, tf.float32), training=False)
+        return job.teacher(tf.cast(images, tf.float32), training=False)
 
-    some = pair.batch_size
-    firsts = range(0, pair.num_images, some)
-    logits = tf.concat([answer(pixels[first : first + some]) for first in firsts], axis=0)
+    firsts = range(0, job.pair.num_images, TEACHER_BATCH_SIZE)
+    blocks = [answer(pixels[first : first + TEACHER_BATCH_SIZE]) for first in firsts]
+    logits = tf.concat(blocks, axis=0)
     parts.end(TEACHER)
-    loop = peers.BareLoop(student, adam, peers.STEP if jit else peers.OFF)
+    jit = {OFF: peers.OFF, UPDATE: peers.UPDATE, ON: peers.STEP}[job.xla]
+    loop = peers.BareLoop(job.student, job.optimizer, jit)
     random = np.random.default_rng(1)
-    for epoch in range(args.epochs):
-        rows = random.permutation(pair.num_images).reshape(-1, some)
+    for epoch in range(job.epochs):
+        rows = random.permutation(job.pair.num_images).reshape(-1, job.pair.batch_size)
         loop.run_rows(pixels, labels, logits, tf.constant(rows)).numpy()
         parts.end(LATER if epoch else FIRST)
-    return parts, int(adam.iterations)
+    return parts
 
 
 def models(pair: Pair) -> tuple[Any, Any, Any]:
@@ -345,11 +405,11 @@ def models(pair: Pair) -> tuple[Any, Any, Any]:
     import training_peers as peers
 
     keras.utils.set_random_seed(peers.SEED)
-    build = {"imagenet": of_applications, "cifar10": of_convolutions}[pair.name]
+    build = {"imagenet": application_models, "cifar10": convolutional_models}[pair.name]
     return *build(pair), peers.adam(keras)
 
 
-def of_applications(pair: Pair) -> tuple[Any, Any]:
+def application_models(pair: Pair) -> tuple[Any, Any]:
     import keras
 
     shape = (*pair.image_size, 3)
@@ -364,7 +424,7 @@ def of_applications(pair: Pair) -> tuple[Any, Any]:
     return on_pixels(teacher), on_pixels(student)
 
 
-def of_convolutions(pair: Pair) -> tuple[Any, Any]:
+def convolutional_models(pair: Pair) -> tuple[Any, Any]:
     """Returns a teacher of 4.7 million parameters and a student of 0.1 million."""
     import keras
 
@@ -382,18 +442,13 @@ def of_convolutions(pair: Pair) -> tuple[Any, Any]:
     return network((64, 128, 256, 512), 2), network((32, 64, 128), 1)
 
 
-def settings(jit: bool) -> dict[str, Any]:
-    """Returns the best settings of `compile`, but for XLA, which is tried."""
-    return {"jit_compile": jit, "steps_per_execution": STEPS_PER_CALL}
-
-
-def loader(pair: Pair, directory: Path, *, shuffle: bool) -> Any:
+def loader(job: Job, *, shuffle: bool) -> Any:
     import keras
 
     return keras.utils.image_dataset_from_directory(
-        directory,
-        image_size=pair.image_size,
-        batch_size=pair.batch_size,
+        job.directory,
+        image_size=job.pair.image_size,
+        batch_size=job.pair.batch_size,
         shuffle=shuffle,
         seed=1,
         verbose=False,
@@ -406,13 +461,17 @@ def in_memory(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(pixels), np.concatenate(labels)
 
 
-def images_and_logits(
-    pixels: np.ndarray, labels: np.ndarray, logits: np.ndarray, batch_size: int
-) -> Any:
+def dataset_of_arrays(pixels: np.ndarray, packed: np.ndarray, batch_size: int) -> Any:
+    """Returns arrays in memory as TensorFlow's guide feeds them to `fit`, shuffled as a whole."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices((pixels, packed)).shuffle(len(pixels))
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def sequence_of_arrays(pixels: np.ndarray, packed: np.ndarray, batch_size: int) -> Any:
     """Returns a PyDataset of images and packed targets: the label, then the teacher's logits."""
     import keras
-
-    packed = np.concatenate([labels[:, None].astype(np.float32), logits], axis=1)
 
     class ImagesAndLogits(keras.utils.PyDataset):
         def __init__(self) -> None:

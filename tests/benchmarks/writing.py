@@ -1,13 +1,14 @@
-"""What keeping the answers costs a teacher that answers 1,000 images a second.
+"""The cost of keeping the answers of a teacher that answers 1,000 images a second.
 
     python tests/benchmarks/writing.py --directory DIRECTORY      on a real disk, not in memory
 
 The teacher is made up, in two kinds: one that sleeps while it answers, as a process does whose GPU
 works, and one that computes on two cores, a fixed amount of work that takes as long. It is asked
-for blocks of 64 images of 1,000 classes. Ten without a store, ten with `StoreWriter.write_block`
-(which returns when the block is on the disk) and ten with `BackgroundWriter` (which commits a block
-while the teacher answers the next) take turns; the cost is that over the ten without a store in the
-same round. Afterwards: where the time of `write_block` goes.
+for blocks of 64 images of 1,000 classes. Ten blocks without a store, ten with
+`StoreWriter.write_block` (which returns when the block is on the disk) and ten with
+`BackgroundWriter` (which commits a block while the teacher answers the next) take turns, another
+one first in every round. The cost is the time on top of the ten blocks without a store in the same
+round. A last table shows where the time of `write_block` goes.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import cpu_seconds
+from common import cpu_seconds, made_up_header, rotated
 
 from streamkd import disk
 from streamkd.keys import Keys
 from streamkd.store import writer
 from streamkd.store.background_writer import BackgroundWriter
-from streamkd.store.layout import StoreHeader
 from streamkd.store.writer import StoreWriter, create_store
 
 NUM_CLASSES, BLOCK_IMAGES = 1000, 64
 SECONDS_A_BLOCK = BLOCK_IMAGES / 1000
 BUFFER = bytes(4 << 20)
+WITHOUT, AT_ONCE, BEHIND = "without a store", "write_block", "BackgroundWriter"
+WAYS = (WITHOUT, AT_ONCE, BEHIND)
 
 Teacher = Callable[[], np.ndarray]
 
@@ -87,32 +89,31 @@ def computing(logits: np.ndarray) -> Teacher:
 
 def compare(kind: str, teacher: Teacher, directory: Path, num_blocks: int, rounds: int) -> None:
     """Prints wall and CPU time without a store, with `write_block`, and in the background."""
-    walls: dict[str, list[float]] = {}
-    cpus: dict[str, list[float]] = {}
+    walls: dict[str, list[float]] = {way: [] for way in WAYS}
+    cpus: dict[str, list[float]] = {way: [] for way in WAYS}
     with contextlib.ExitStack() as stack:
         paths = [new_store(directory / f"{kind}-{n}.h5", num_blocks * rounds) for n in range(2)]
         at_once, behind = (stack.enter_context(StoreWriter(path)) for path in paths)
         background = stack.enter_context(BackgroundWriter(behind))
-        for start in range(0, num_blocks * rounds, num_blocks):
+        for round_number in range(rounds):
+            start = round_number * num_blocks
             blocks = range(start, start + num_blocks)
             ways: dict[str, Callable[[], None]] = {
-                "without a store": lambda blocks=blocks: answer_only(teacher, blocks),
-                "write_block": lambda blocks=blocks: write(teacher, at_once, at_once, blocks),
-                "BackgroundWriter": lambda blocks=blocks: write(
-                    teacher, behind, background, blocks
-                ),
+                WITHOUT: lambda blocks=blocks: answer_only(teacher, blocks),
+                AT_ONCE: lambda blocks=blocks: write(teacher, at_once, at_once, blocks),
+                BEHIND: lambda blocks=blocks: write(teacher, behind, background, blocks),
             }
-            for name, way in ways.items():
+            for name in rotated(ways, round_number):
                 wall, cpu = time.perf_counter(), cpu_seconds()
-                way()
-                walls.setdefault(name, []).append(time.perf_counter() - wall)
-                cpus.setdefault(name, []).append(cpu_seconds() - cpu)
+                ways[name]()
+                walls[name].append(time.perf_counter() - wall)
+                cpus[name].append(cpu_seconds() - cpu)
     images = num_blocks * BLOCK_IMAGES
     columns = f"{'images/s':>10}{'CPU µs/image':>14}{'cost':>8}{'CPU cost':>10}"
     print(f"\na teacher that {kind:<18}{columns}")
-    for name in walls:
-        costs = np.array(walls[name]) / walls["without a store"] - 1
-        more = 1e6 * (np.array(cpus[name]) - cpus["without a store"]) / images
+    for name in WAYS:
+        costs = np.array(walls[name]) / walls[WITHOUT] - 1
+        more = 1e6 * (np.array(cpus[name]) - cpus[WITHOUT]) / images
         low, high = np.percentile(costs, [25, 75])
         print(
             f"{name:<33}{images / np.median(walls[name]):>10,.0f}"
@@ -177,19 +178,7 @@ def content_digests_of(store: StoreWriter, block: int) -> np.ndarray:
 def new_store(path: Path, num_blocks: int) -> Path:
     """Creates a store without rows."""
     num_images = num_blocks * BLOCK_IMAGES
-    header = StoreHeader(
-        num_images=num_images,
-        num_views=1,
-        num_classes=NUM_CLASSES,
-        codec="float16",
-        block_rows=BLOCK_IMAGES,
-        fingerprint="made up",
-        images={},
-        views={"count": 1, "kind": "plain"},
-        decoder="none",
-        teacher={"name": "made up"},
-        versions={},
-    )
+    header = made_up_header(num_images, NUM_CLASSES, block_rows=BLOCK_IMAGES)
     keys = Keys.from_list(b"train/%08d.jpg" % number for number in range(num_images))
     create_store(path, header, keys, np.full(num_images, -1))
     return path
