@@ -66,7 +66,7 @@ def create_store(
             with contextlib.closing(hdf5_metadata.build(attributes, specs)) as metadata:
                 os.ftruncate(descriptor, metadata.file_size)
                 _write_static(descriptor, metadata, specs, static)
-            os.fsync(descriptor)
+            disk.sync(descriptor)
             try:
                 disk.rename_to_new(temporary, path)
             except FileExistsError as error:
