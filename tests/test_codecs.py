@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import NonFiniteError, OptionError
+from streamkd.errors import DamagedStoreError, NonFiniteError, OptionError
 from streamkd.store import codecs
 from streamkd.store.codecs.bit_packing import pack
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 

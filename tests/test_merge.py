@@ -211,5 +211,5 @@ class TestRefusals:
     def test_a_shard_that_is_gone_is_named(self, shards, tmp_path):
         merge(shards, tmp_path / "all.index", index=True, progress=False)
         shards[1].unlink()
-        with pytest.raises(StoreError, match=r"it lists .*shard-2\.h5, which is not there"):
+        with pytest.raises(StoreError, match=r"it lists .*shard-2\.h5, which does not exist"):
             open_store(tmp_path / "all.index")

@@ -144,7 +144,7 @@ import os, resource, sys
 sys.path.insert(0, sys.argv[2])
 import store_helpers
 from streamkd.errors import DiskFullError
-from streamkd.store import disk
+from streamkd import disk
 
 reserve, unlimited = disk.reserve, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -423,7 +423,7 @@ sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 from streamkd.errors import StreamkdError
 from streamkd.store.collection import open_store
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 
 os.setgid(65534)

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import MissingLogitsError, OptionError, StoreError
+from streamkd.errors import DamagedStoreError, MissingLogitsError, OptionError, StoreError
 from streamkd.store import codecs, userblock
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.store.verify_file import verify_store
 

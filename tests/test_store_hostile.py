@@ -13,11 +13,11 @@ import pytest
 import store_helpers as helpers
 from fault_helpers import Watch
 
-from streamkd.errors import StoreError
+from streamkd.errors import DamagedStoreError, StoreError
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import checksums, creation, userblock
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError, DatasetSpec
+from streamkd.store.layout import DatasetSpec
 from streamkd.store.store_file import StoreFile
 from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter

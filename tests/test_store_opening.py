@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import OptionError, StoreError
+from streamkd.errors import DamagedStoreError, OptionError, StoreError
 from streamkd.store import userblock
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError, DatasetSpec, StoreHeader
+from streamkd.store.layout import DatasetSpec, StoreHeader
 
 
 @pytest.fixture

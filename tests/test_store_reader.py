@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import MissingLogitsError, OptionError, StoreError
+from streamkd.errors import DamagedStoreError, MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.store import key_index
 from streamkd.store.checksums import check_single_rows
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.writer import StoreWriter
 
 LARGE = {"num_views": 2, "num_classes": 5, "block_rows": 8}
@@ -99,7 +98,7 @@ def test_keys_with_equal_hashes_lead_to_their_own_images(path, monkeypatch):
     def hash_badly(keys):
         return np.array([len(key) + 3 * (key[-5] % 2) for key in keys], np.uint64)
 
-    for module in ("creation", "rows", "writer", "key_index"):
+    for module in ("creation", "checksums", "writer", "key_index"):
         monkeypatch.setattr(f"streamkd.store.{module}.hash_keys", hash_badly)
     helpers.teach(path, 30)
     keys = helpers.keys_of(30)
@@ -110,7 +109,7 @@ def test_keys_with_equal_hashes_lead_to_their_own_images(path, monkeypatch):
 
 
 def test_an_index_of_one_hash_is_refused_instead_of_searched(path, monkeypatch):
-    for module in ("creation", "rows", "writer", "key_index"):
+    for module in ("creation", "checksums", "writer", "key_index"):
         monkeypatch.setattr(
             f"streamkd.store.{module}.hash_keys", lambda keys: np.zeros(len(keys), np.uint64)
         )
@@ -250,7 +249,7 @@ def test_a_row_is_compared_with_its_checksum_once(path, monkeypatch):
         compared.append(rows.tolist())
         return check_single_rows(file, keys, rows)
 
-    monkeypatch.setattr("streamkd.store.reader.check_single_rows", counting)
+    monkeypatch.setattr("streamkd.store.row_checks.check_single_rows", counting)
     for rows in ([7, 7, 2], [2, 7, 8], [8, 9, 15, 16], [2, 7, 8, 9, 15, 16]):
         assert np.array_equal(store.gather(np.array(rows)), helpers.logits_of(np.array(rows), 4))
     assert compared == [[2, 7], [8], [9, 15, 16]]

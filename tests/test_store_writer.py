@@ -13,6 +13,7 @@ import pytest
 import store_helpers as helpers
 
 from streamkd.errors import (
+    DamagedStoreError,
     DiskFullError,
     NonFiniteError,
     OptionError,
@@ -23,7 +24,6 @@ from streamkd.errors import (
 )
 from streamkd.keys import Keys
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.writer import StoreWriter, create_store
 
 

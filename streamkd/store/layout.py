@@ -69,7 +69,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import OptionError, StoreError
+from streamkd.errors import OptionError
 from streamkd.store import codecs
 from streamkd.views.views import Views
 
@@ -93,10 +93,6 @@ _MAX_ATTRIBUTE_BYTES = 60_000
 _COUNTS = ("num_images", "num_views", "num_classes", "block_rows")
 _TEXTS = ("codec", "fingerprint", "decoder")
 _DICTS = ("images", "views", "teacher", "versions")
-
-
-class DamagedStoreError(StoreError):
-    """A logit store whose bytes are not those that were written."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,10 @@ import numpy as np
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
-from streamkd.store.collection import StoreCollection
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 
 
-def match_images(
-    images: Manifest, store: LogitStore | StoreCollection, progress: bool
-) -> np.ndarray:
+def match_images(images: Manifest, store: RowStore, progress: bool) -> np.ndarray:
     """Returns int64 `[num_images]`, each image's number in the store; -1 where it is not there.
 
     Files whose key the store does not know are read, so that renamed and moved ones are found.

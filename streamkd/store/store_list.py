@@ -20,8 +20,7 @@ import stat
 from typing import Any
 
 from streamkd import disk
-from streamkd.errors import StoreError
-from streamkd.store.layout import DamagedStoreError
+from streamkd.errors import DamagedStoreError, StoreError
 from streamkd.store.userblock import digest
 
 _MAGIC = b"streamkd store index "

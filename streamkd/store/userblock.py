@@ -18,8 +18,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from streamkd.errors import StoreError
-from streamkd.store.layout import FORMAT_NAME, FORMAT_VERSION, DamagedStoreError, DatasetSpec
+from streamkd.errors import DamagedStoreError, StoreError
+from streamkd.store.layout import FORMAT_NAME, FORMAT_VERSION, DatasetSpec
 
 USERBLOCK_BYTES = 4096
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -153,11 +153,12 @@ def check_extents(path: str, userblock: Userblock) -> None:
         raise damaged(path, f"{num_metadata:,} of its bytes belong to no dataset")
 
 
-def damaged(path: str, what: str) -> DamagedStoreError:
+def damaged(path: str, fault: str, *, key: bytes | None = None) -> DamagedStoreError:
     """Returns the refusal of a store that was changed since it was written."""
     return DamagedStoreError(
-        f"The logit store {path} is damaged: {what}.\n"
-        "Restore it from a copy, or move it away and run `streamkd teach` again."
+        f"The logit store {path} is damaged: {fault}.\n"
+        "Restore it from a copy, or move it away and run `streamkd teach` again.",
+        key=key,
     )
 
 

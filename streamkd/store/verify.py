@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.errors import DamagedStoreError
 from streamkd.keys import Keys
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.public import public
-from streamkd.store.collection import StoreCollection, flatten, open_store
-from streamkd.store.layout import DamagedStoreError
-from streamkd.store.reader import LogitStore
+from streamkd.store.collection import flatten, open_store
+from streamkd.store.row_store import RowStore
 from streamkd.store.verify_file import Compare, VerifyReport, verify_store
 
 
@@ -85,9 +85,7 @@ def _advance(bar: Any, rows_checked: int, rows_to_check: int) -> None:
 class _Comparison:
     """Compares the images of a manifest with what the teacher saw of them."""
 
-    def __init__(
-        self, store: LogitStore | StoreCollection, images: Manifest, progress: bool
-    ) -> None:
+    def __init__(self, store: RowStore, images: Manifest, progress: bool) -> None:
         self._store, self._images, self._progress = store, images, progress
         self._parts = flatten([store])
         found = store.images_of_keys(images.keys)

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import OptionError
+from streamkd.errors import DamagedStoreError, OptionError
 from streamkd.keys import Keys, hash_keys
+from streamkd.reports import MAX_LISTED
 from streamkd.store.checksums import check_rows, count_settled, images_at_a_time, read_summary
-from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS, DamagedStoreError
+from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS
 from streamkd.store.store_file import StoreFile
-
-MAX_LISTED = 100
 
 # Given images (int64), keys and content digests (uint64), yields places in them and what is wrong.
 Compare = Callable[[np.ndarray, Keys, np.ndarray], Iterable[tuple[int, str]]]
