@@ -180,7 +180,7 @@ def test_another_teacher_cannot_teach_a_delta(store, directory, tmp_path):
 def test_a_store_that_was_replaced_under_its_deltas_is_refused(store, directory, tmp_path):
     run(change(directory), tmp_path / "teacher.h5")
     (tmp_path / "teacher.h5").unlink()
-    with pytest.raises(StoreError, match=r"lists deltas of a store .* no longer there"):
+    with pytest.raises(StoreError, match=r"lists deltas of a store .* no longer exists"):
         run(scan(directory), tmp_path / "teacher.h5")
     run(scan(directory), tmp_path / "other.h5")
     shutil.copy(tmp_path / "other.h5", tmp_path / "teacher.h5")

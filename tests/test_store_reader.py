@@ -133,7 +133,7 @@ def test_runs_of_keys_in_the_store_s_order_are_found_wherever_they_break(
 
 
 @pytest.mark.parametrize("spread", ["even", "low", "few", "equal"])
-def test_guessed_places_are_those_of_bisection(spread):
+def test_guessed_positions_are_those_of_bisection(spread):
     rng = np.random.default_rng(0)
     highest = {"even": 2**64 - 1, "low": 2**40, "few": 100, "equal": 0}[spread]
     hashes = np.sort(rng.integers(0, highest, 50_000, np.uint64, endpoint=True))
@@ -141,9 +141,9 @@ def test_guessed_places_are_those_of_bisection(spread):
     others = rng.integers(0, 2**64 - 1, 10, np.uint64)
     for wanted in (ends, rng.choice(hashes, 40), np.concatenate([others, hashes[:30]])):
         assert len(hashes) >= key_index._SPARSE * len(wanted)
-        assert np.array_equal(key_index._places(hashes, wanted), np.searchsorted(hashes, wanted))
+        assert np.array_equal(key_index._positions(hashes, wanted), np.searchsorted(hashes, wanted))
         assert np.array_equal(
-            key_index._places(hashes[:90], wanted), np.searchsorted(hashes[:90], wanted)
+            key_index._positions(hashes[:90], wanted), np.searchsorted(hashes[:90], wanted)
         )
 
 

@@ -44,7 +44,7 @@ def reference(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([b"b", b"a"], "Key 1, 'a', stands behind 'b'"),
+        ([b"b", b"a"], "Key 1, 'a', follows 'b'"),
         ([b"a", b"a"], "Key 1, 'a', appears twice"),
         ([b"", b"a"], "Key 0, '', is empty"),
         ([b"/a", b"b"], "Key 0, '/a', is an absolute path"),
