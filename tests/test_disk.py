@@ -27,15 +27,20 @@ class SyncLog:
     """
 
     def __init__(self, monkeypatch):
-        self.calls = []
-        self.real = {name: getattr(os, name) for name in ("fsync", "fdatasync", "replace")}
+        self.calls, self.names = [], {}
+        self.real = {name: getattr(os, name) for name in ("open", "fsync", "fdatasync", "replace")}
+        monkeypatch.setattr(os, "open", self.open)
         monkeypatch.setattr(os, "fsync", lambda descriptor: self.sync("fsync", descriptor))
         monkeypatch.setattr(os, "fdatasync", lambda descriptor: self.sync("fdatasync", descriptor))
         monkeypatch.setattr(os, "replace", self.replace)
 
+    def open(self, path, *args, **kwargs):
+        descriptor = self.real["open"](path, *args, **kwargs)
+        self.names[descriptor] = os.path.basename(os.path.abspath(path))
+        return descriptor
+
     def sync(self, name, descriptor):
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        self.calls.append((name, os.path.basename(path)))
+        self.calls.append((name, self.names[descriptor]))
         self.real[name](descriptor)
 
     def replace(self, source, target):

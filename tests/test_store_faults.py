@@ -116,7 +116,7 @@ def test_an_error_of_the_nth_call_while_teaching(tmp_path, reference, number, st
                 assert f"{num_safe} of {NUM_IMAGES} rows are safe; the same command" in message
         check_resumed(path, acknowledged, reference)
     print(f"{at - 1} calls: {num_messages} refused with a message, {num_harmless} harmless")
-    assert num_messages * step > 80
+    assert num_messages * step > 80  # of 135 calls all were refused when this was written
 
 
 @EVERY
@@ -140,7 +140,7 @@ def test_an_error_of_the_nth_call_of_a_pass_that_repairs(tmp_path, reference, nu
             check_message(message, path, number)
         check_resumed(path, [1], reference)
     print(f"{at - 1} calls: {num_messages} refused with a message")
-    assert num_messages * step > 50
+    assert num_messages * step > 50  # of 81 calls all were refused when this was written
 
 
 IN_MEMORY = """
@@ -202,6 +202,7 @@ def test_an_error_of_the_nth_call_while_reading(tmp_path, reference, way, step):
             check_message(message, path, errno.EIO)
             assert "damaged" not in message, "the disk failed; nobody knows of damage"
     print(f"{at - 1} calls: {num_messages} refused with a message")
+    # Of 63 calls with pread 54 were refused when this was written, of 27 with mmap 18.
     assert num_messages * step >= (30 if way == "pread" else 15)
 
 

@@ -435,6 +435,83 @@ def test_key_offsets_that_do_not_divide_the_keys_are_refused(path, case):
     assert all(image in (-1, number) for number, image in enumerate(images.tolist()))
 
 
+STATIC = {
+    "images beyond the last in the index": (
+        "key_row",
+        np.array([3, 3, 3], "<u8"),
+        "the key index does not lead to the keys",
+    ),
+    "class offsets that fall": (
+        "class_offsets",
+        np.array([0, 3, 1, 11, 14], "<u8"),
+        "the class offsets do not divide the class bytes",
+    ),
+    "keys out of order": (
+        "key_bytes",
+        np.frombuffer(b"c.3b.2a.1", "|u1"),
+        "the key does not follow the key before it in order",
+    ),
+    "a label beyond the last class": (
+        "labels",
+        np.array([0, 4, 0], "<i4"),
+        "the label is 4, and there are 4 classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATIC)
+def test_static_data_with_a_digest_that_fits_is_verified_for_what_it_says(path, case):
+    name, values, message = STATIC[case]
+    keys = Keys.from_list([b"a.1", b"b.2", b"c.3"])
+    helpers.create_store(
+        path, helpers.header_of(3), keys, np.zeros(3, int), ["cat", "dog", "été", "owl"]
+    )
+    helpers.fill(path)
+    assert verify_store(path).sound
+    forge_static(path, name, values)
+    reasons = [problem["reason"] for problem in verify_store(path).problems]
+    assert message in reasons
+
+
+def test_an_index_that_names_images_beyond_the_last_is_refused(path):
+    helpers.teach(path, 4)
+    forge_static(path, "key_row", np.full(4, 4, "<u8"))
+    keys = helpers.keys_of(4).take(np.array([2, 0]))
+    with pytest.raises(DamagedStoreError, match="its key index names images that it does not have"):
+        open_store(path).images_of_keys(keys)
+
+
+def test_a_row_of_an_unknown_state_is_a_problem(path):
+    helpers.teach(path, 4)
+    with open(path, "r+b") as file:
+        file.seek(helpers.extents_of(path)["done"][0] + 1)
+        file.write(b"\7")
+    reasons = [problem["reason"] for problem in verify_store(path).problems]
+    assert reasons == ["`done` is 7; it must be 0, 1 or 2"]
+
+
+@pytest.mark.parametrize("name", ["key_bytes", "class_offsets"])
+def test_a_userblock_with_another_shape_of_keys_or_classes_is_refused(path, name):
+    helpers.teach(path)
+    block = userblock.parse("", path.read_bytes())
+    spec = block.datasets[name]
+    changed = {name: DatasetSpec(dtype=spec.dtype, shape=(1, *spec.shape))}
+    helpers.forge_userblock(path, datasets={**block.datasets, **changed})
+    refused(path, "its userblock does not describe the keys and classes")
+
+
+def test_a_userblock_without_a_single_class_offset_is_refused(path):
+    helpers.teach(path)
+    block = userblock.parse("", path.read_bytes())
+    empty = DatasetSpec(dtype="<u8", shape=(0,))
+    helpers.forge_userblock(
+        path,
+        datasets={**block.datasets, "class_offsets": empty},
+        extents={**block.extents, "class_offsets": (0, 0)},
+    )
+    refused(path, "its userblock does not describe the keys and classes")
+
+
 def forge_static(path, name, values):
     """Changes a static dataset, and its digest with it."""
     with StoreFile(path) as file:

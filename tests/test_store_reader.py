@@ -1,5 +1,6 @@
 """The reader against plain h5py, and what it refuses."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,8 @@ from streamkd.keys import Keys
 from streamkd.store import key_index
 from streamkd.store.checksums import check_single_rows
 from streamkd.store.collection import open_store
+from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.store.writer import StoreWriter
 
 LARGE = {"num_views": 2, "num_classes": 5, "block_rows": 8}
@@ -57,23 +60,47 @@ def test_an_open_store_tells_what_it_was_made_of(path, io):
     assert np.array_equal(store.content_of(np.array([7, 2])), helpers.content_of(np.array([7, 2])))
 
 
-def test_describe_has_the_keys_of_inspect(path):
+def test_a_description_has_the_keys_of_inspect_in_their_order(path):
+    header = helpers.teach(path, 10)
+    described = open_store(path).describe()
+    assert list(described.to_dict().items()) == [
+        ("num_images", 10),
+        ("num_views", 1),
+        ("num_classes", 4),
+        ("rows_done", 10),
+        ("rows_total", 10),
+        ("codec", "float16"),
+        ("teacher", "Lehrer für Tiere"),
+        ("teacher_accuracy", 0.75),
+        ("num_bytes", os.path.getsize(path)),
+        ("num_stores", 1),
+        ("stores", [str(path)]),
+        ("finished", True),
+        ("fingerprint", "8f31c2d0"),
+        ("block_rows", 3),
+        ("num_class_names", 4),
+        ("class_names", helpers.CLASS_NAMES),
+        ("images", header.images),
+        ("views", header.views),
+        ("decoder", header.decoder),
+        ("versions", header.versions),
+    ]
+    assert described["num_images"] == described.num_images
+    assert json.loads(json.dumps(described.to_dict())) == described.to_dict()
+
+
+def test_a_store_that_is_open_already_is_returned_as_it_is(path):
     helpers.teach(path, 10)
-    found = open_store(path).describe()
-    expected = {
-        "num_images": 10,
-        "num_views": 1,
-        "num_classes": 4,
-        "rows_done": 10,
-        "rows_total": 10,
-        "codec": "float16",
-        "teacher": "Lehrer für Tiere",
-        "teacher_accuracy": 0.75,
-        "num_bytes": os.path.getsize(path),
-        "finished": True,
-        "num_class_names": 4,
-    }
-    assert {name: found[name] for name in expected} == expected
+    store = open_store(path, "pread")
+    assert open_store(store) is store
+    assert isinstance(store, LogitStore) and isinstance(store, RowStore)
+
+
+def test_a_summary_that_was_damaged_is_refused(path):
+    helpers.teach(path, 10)
+    helpers.flip_bit(path, helpers.extents_of(path)["summary"][0] + 12)
+    with pytest.raises(DamagedStoreError, match="its summary does not have its checksum"):
+        _ = open_store(path).summary
 
 
 def test_half_precision_is_decoded_as_numpy_does(path):
@@ -262,8 +289,12 @@ def test_rows_outside_the_store_are_refused(path):
         store.gather(np.array([0, -1]))
     with pytest.raises(IndexError, match="row 10"):
         store.gather(np.array([10]))
-    with pytest.raises(TypeError, match="float64"):
+    with pytest.raises(TypeError, match="row numbers are float64; give whole numbers"):
         store.gather(np.array([1.0]))
+    with pytest.raises(ValueError, match=r"row numbers have shape \(1, 2\); give one axis"):
+        store.gather(np.array([[1, 2]]))
+    with pytest.raises(IndexError, match=r"image 10; the store .* has 0 to 9"):
+        store.content_of(np.array([10]))
     assert store.gather(np.array([], np.int64)).shape == (0, 4)
 
 

@@ -1,8 +1,11 @@
-"""Two lines of a refusal that show where two values differ, one line for each side.
+"""Both sides of a refusal: two lines that show where two values differ.
 
-both_sides(["cat", "dog"], ["cat", "owl"], ("now", "store"))
-#   now:   cat, dog
-#   store: cat, owl
+    both_sides(["cat", "dog"], ["cat", "owl"], ("now", "store"))
+
+gives
+
+      now:   cat, dog
+      store: cat, owl
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 A `StoreCollection` is used like a `LogitStore`. Images and rows are numbered through: those of the
 first store, then those of the second. The last store that has an image counts; the rows that the
-image had before are still there by number, and are found by their content.
+image had before keep their numbers, and are found by their content.
 """
 
 from __future__ import annotations

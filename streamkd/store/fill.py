@@ -1,10 +1,12 @@
 """Filling: the missing blocks of a store are answered, committed in the background, and finished.
 
-def answers(groups):                        # groups of image numbers
-    for images in groups:
-        yield Answer(logits=..., content_digests=..., views={})
+    def answers(groups):                        # groups of image numbers
+        for images in groups:
+            yield Answer(logits=..., content_digests=..., views={})
 
-store = fill_store("teacher.h5", answers, what="teaching", progress=True)
+    store = fill_store("teacher.h5", answers, what="teaching", progress=True)
+
+A pass that was killed is resumed: only the missing blocks are asked for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Finds the images of a manifest in a store: by key, else by the content of their files.
 
-numbers = match_images(scan("photos/train"), open_store("teacher.h5"), progress=True)
+    numbers = match_images(scan("photos/train"), open_store("teacher.h5"), progress=True)
+
+Only files whose key the store does not know are read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from streamkd.store.row_store import RowStore
 def match_images(images: Manifest, store: RowStore, progress: bool) -> np.ndarray:
     """Returns int64 `[num_images]`, each image's number in the store; -1 where the store has none.
 
-    Files whose key the store does not know are read, so that renamed and moved ones are found.
+    Renamed and moved files are found by their content.
 
     Args:
       images: the manifest.

@@ -1,7 +1,9 @@
 """Stores of one teacher pass: whether stores may be read as one, and which of their images count.
 
-check_same_pass(stores)                     # refuses stores of two teachers, unfinished ones
-keys, images = effective_images(stores)     # the last store that has a key counts
+    check_same_pass(stores)                     # refuses stores of two teachers, unfinished ones
+    keys, images = effective_images(stores)     # the last store that has a key counts
+
+Shards, deltas, and stores that a merge is given have to pass.
 """
 
 from __future__ import annotations

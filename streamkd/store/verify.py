@@ -1,7 +1,7 @@
 """Verification of a store, its deltas or shards, and of the images they were made of.
 
-report = verify("teacher.h5", images=scan("photos/train"))
-report.sound, report.problems
+    report = verify("teacher.h5", images=scan("photos/train"))
+    report.sound, report.problems
 
 The teacher is not needed. `verify_file.py` checks one file; this module compares the images.
 """

@@ -277,7 +277,8 @@ class StoreWriter:
             if array.shape != shape or array.dtype.kind not in kinds:
                 raise OptionError(
                     f"The {name} of this block are {array.dtype}{list(array.shape)}, and must be "
-                    f"{list(shape)}.\nGive what `rows_of_block` and `images_of_block` name."
+                    f"{list(shape)}.\nGive one entry for each of `rows_of_block`, or of "
+                    "`images_of_block`."
                 )
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
             logits = given["logits"][0].astype(np.float32)

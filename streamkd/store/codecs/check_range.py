@@ -1,6 +1,8 @@
 """Refuses logits that a codec cannot hold, before any of them is written.
 
-check_range(logits, keys, "float16")        # NonFiniteError, naming the first image
+    check_range(logits, keys, "float16")        # NonFiniteError, naming the first image
+
+A NaN, an infinity and a number beyond the codec's largest are refused alike.
 """
 
 from __future__ import annotations
