@@ -1,7 +1,14 @@
-"""The disk: the few system calls by which a store is written, each until it is really done.
+"""The disk: system calls that return only when their bytes are safe, and refusals that say why not.
 
-HDF5 never syncs and dies on a full disk (a segmentation fault when it closes the file), so that
-stores are written by these calls alone. Linux first; macOS with the nearest calls it has.
+    disk.write_at(descriptor, rows, offset)
+    disk.sync(descriptor)                                   # survives a power cut from here on
+    disk.write_atomically(Path("config.json"), text)        # the old file or the new one, whole
+    with disk.replacing(path, temporary):
+        student.save(temporary)
+
+HDF5 never syncs, and on a full disk it ends the process with a segmentation fault when it closes
+the file; so stores are written by these calls alone. They are Linux calls, with the nearest ones
+of macOS.
 """
 
 from __future__ import annotations
@@ -11,18 +18,23 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from streamkd.errors import DiskFullError, OutputError, StreamkdError
 
+# End of the name of a file or a folder that is being written.
+TEMPORARY = ".tmp"
+
 _CHUNK_BYTES = 8 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+# ENOTSUP and ENOTTY: macOS, of a file system that does not know F_FULLFSYNC.
+_UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY)
 
 
 def write_at(descriptor: int, data: bytes | memoryview | np.ndarray, offset: int) -> None:
-    """Writes all of `data` at `offset`; a short write is continued, an interrupted one repeated."""
+    """Writes all of `data` at `offset`; continues a short write, repeats an interrupted one."""
     if isinstance(data, np.ndarray):
         data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
     left = memoryview(data)
@@ -49,19 +61,37 @@ def read_at(descriptor: int, num_bytes: int, offset: int) -> bytes:
 
 
 def sync(descriptor: int) -> None:
-    """Returns when what was written is on the disk itself."""
+    """Returns when all bytes written to an open file are on the disk itself."""
     while True:
         try:
-            if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync stops at the drive's own cache
-                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            else:
-                os.fdatasync(descriptor)
+            _sync_once(descriptor)
             return
         except InterruptedError:
             continue
 
 
-def sync_directory(directory: str) -> None:
+def _sync_once(descriptor: int) -> None:
+    if not hasattr(fcntl, "F_FULLFSYNC"):
+        os.fdatasync(descriptor)
+        return
+    try:  # macOS: fsync stops at the drive's own cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        os.fsync(descriptor)
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Returns when all bytes of the file at `path` are on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(directory: str | os.PathLike[str]) -> None:
     """Returns when the names in `directory` are on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -73,23 +103,63 @@ def sync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
-def reserve(descriptor: int, num_bytes: int) -> None:
-    """Makes the file `num_bytes` zeros long, all of which have room on the disk."""
+def make_directory(path: Path) -> list[Path]:
+    """Makes a directory and the missing ones above it; returns when all their names are safe.
+
+    Returns:
+      The directories that were missing, `path` first.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_directory(folder.parent)
+    return missing
+
+
+@contextlib.contextmanager
+def replacing(path: Path, temporary: Path) -> Iterator[None]:
+    """Replaces `path` by the file `temporary`, which the block writes: whole or not at all.
+
+    The block ends when the new file would survive a power cut. After an exception `path` is as it
+    was, and `temporary` is removed.
+    """
     try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
-    except (OSError, AttributeError) as error:
-        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
-            raise
-        zeros = np.zeros(_CHUNK_BYTES, np.uint8)
-        for offset in range(0, num_bytes, _CHUNK_BYTES):
-            write_at(descriptor, zeros[: num_bytes - offset], offset)
+        yield
+        sync_file(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a small text file whole; returns when it would survive a power cut."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with replacing(path, temporary):
+        temporary.write_text(text)
+
+
+def reserve(descriptor: int, num_bytes: int) -> None:
+    """Makes the file `num_bytes` zeros long and reserves disk space for all of them."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        try:
+            os.posix_fallocate(descriptor, 0, num_bytes)
+            return
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    zeros = np.zeros(_CHUNK_BYTES, np.uint8)
+    for offset in range(0, num_bytes, _CHUNK_BYTES):
+        write_at(descriptor, zeros[: num_bytes - offset], offset)
 
 
 def rename_to_new(source: str, target: str) -> None:
-    """Gives `source` the name `target`, which must not exist yet.
+    """Gives `source` the name `target`, which must be free.
 
     Raises:
-      FileExistsError: it does; it is left alone.
+      FileExistsError: `target` exists; it is left alone.
     """
     try:
         os.link(source, target)  # unlike rename, this refuses an existing name in one step
@@ -98,43 +168,44 @@ def rename_to_new(source: str, target: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EMLINK, *_UNSUPPORTED):
             raise
-        if os.path.lexists(target):  # a file system without hard links: the nearest there is
+        if os.path.lexists(target):  # a file system without hard links: check, then rename
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from error
         os.rename(source, target)
     else:
-        with contextlib.suppress(OSError):  # `target` is there; the next pass removes `source`
+        with contextlib.suppress(OSError):  # `target` exists; the next pass removes `source`
             os.unlink(source)
 
 
 @contextlib.contextmanager
 def refusals(path: str, *, ending: str, num_bytes: int | None = None) -> Iterator[None]:
-    """Turns what the system refuses inside the block into one message that names `path`.
+    """Turns an error of the system inside the block into one message that names `path`.
 
     Args:
+      path: file that is being written.
       ending: last line of the message: what is safe, what to type next.
-      num_bytes: how many bytes are needed, for a full disk.
+      num_bytes: number of bytes needed, for the message of a full disk.
 
     Raises:
       DiskFullError: no room, no quota, or a limit on the size of files.
-      OutputError: any other refusal.
+      OutputError: any other error of the system.
     """
     try:
         yield
     except StreamkdError:
         raise
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno not in _NO_ROOM:
-            raise OutputError(f"Cannot write {path}: {why}.\n{ending}") from error
+            raise OutputError(f"Cannot write {path}: {reason}.\n{ending}") from error
         needed = f"{num_bytes:,} bytes" if num_bytes else "more"
         raise DiskFullError(
-            f"The disk has no room for {path}: {why}.\n"
+            f"The disk has no room for {path}: {reason}.\n"
             f"  needed: {needed}\n"
             f"  free:   {free_bytes(path):,} bytes\n{ending}"
         ) from error
 
 
 def free_bytes(path: str) -> int:
-    """Returns how many bytes are free where `path` is or will be."""
+    """Returns the free bytes of the disk on which `path` lies or will lie."""
     status = os.statvfs(os.path.dirname(os.path.abspath(path)))
     return status.f_bavail * status.f_frsize

@@ -1,9 +1,14 @@
-"""What streamkd refuses, and why: one class for each kind of refusal.
+"""Refusals: one class for each kind, with a stable code and a message that says what to do.
 
-Every refusal is a `StreamkdError`; most also inherit the builtin that a caller would catch:
+    try:
+        kd.teach(images, teacher, "teacher.h5")
+    except kd.StreamkdError as error:
+        print(error.code, error.key, error)
+
+Each class also inherits the builtin exception that a caller would catch:
 
     StreamkdError
-    ├── OptionError (ValueError)             a flag or argument that cannot be
+    ├── OptionError (ValueError)             a flag or an argument that does not fit
     ├── MissingExtraError (ImportError)      an optional library is not installed
     ├── ImagesNotFoundError (FileNotFoundError)   no such directory, or no images in it
     ├── BadImageError (ValueError)           a file that cannot be decoded
@@ -11,6 +16,7 @@ Every refusal is a `StreamkdError`; most also inherit the builtin that a caller 
     ├── ClassNamesError (ValueError)         the classes of two sides disagree
     ├── MissingLogitsError (LookupError)     an image, or a view of it, without stored logits
     ├── StoreError (ValueError)              not a logit store, damaged, or of another kind
+    │   ├── DamagedStoreError                its bytes are not those that were written
     │   ├── UnfinishedStoreError             rows are still missing
     │   └── OtherImagesError                 the store was made for other images
     ├── StoreBusyError (BlockingIOError)     another process is writing this store
@@ -18,7 +24,7 @@ Every refusal is a `StreamkdError`; most also inherit the builtin that a caller 
     ├── TeacherError (ValueError)            a teacher that cannot be loaded or does not fit
     ├── StudentError (ValueError)            a student that cannot be built or does not fit
     ├── ResumeError (ValueError)             a run that was started with other data or options
-    ├── WorkerLostError (ConnectionError)    another process that trains the same student is gone
+    ├── WorkerLostError (ConnectionError)    another process that trains the same student ended
     ├── NonFiniteError (ArithmeticError)     a loss, gradient or logit that is not finite
     ├── OutputError (OSError)                an output path that cannot be written
     └── DiskFullError (OSError)              not enough room; says how much is needed
@@ -38,7 +44,7 @@ class StreamkdError(Exception):
 
     Attributes:
       code: short name of the kind, stable, for programs (`--json`).
-      key: the key of the image it is about, as bytes, or None.
+      key: the key of the image that the refusal is about, as bytes, or None.
     """
 
     code = "refused"
@@ -54,7 +60,7 @@ class StreamkdError(Exception):
 
 
 class OptionError(StreamkdError, ValueError):
-    """A flag or an argument that cannot be."""
+    """A flag or an argument that does not fit."""
 
     code = "bad_option"
 
@@ -101,6 +107,10 @@ class StoreError(StreamkdError, ValueError):
     code = "store"
 
 
+class DamagedStoreError(StoreError):
+    """A logit store whose bytes are not those that were written; its code is that of StoreError."""
+
+
 class UnfinishedStoreError(StoreError):
     """A store in which rows are still missing."""
 
@@ -144,7 +154,7 @@ class ResumeError(StreamkdError, ValueError):
 
 
 class WorkerLostError(StreamkdError, ConnectionError):
-    """Another process that trains the same student is gone."""
+    """Another process that trains the same student ended."""
 
     code = "worker_lost"
 

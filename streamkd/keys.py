@@ -19,10 +19,10 @@ import numpy as np
 
 from streamkd.public import public
 
-# Keys handled at a time where a step needs memory for each: 65,536 keys of 60 bytes take 4 MB.
+# Keys handled at a time by steps that need memory for each: 65,536 keys of 60 bytes take 4 MB.
 _CHUNK_KEYS = 65_536
-# No system opens a path of more than 4,096 bytes. A longer key is a mistake, or a damaged offset
-# that asks for gigabytes.
+# Longest key, in bytes. No system opens a path of more than 4,096 bytes; a longer key is a mistake,
+# or a damaged offset that asks for gigabytes.
 MAX_KEY_BYTES = 65_535
 # Bytes of a key that are compared at once; most keys are shorter.
 _WINDOW_BYTES = 64
@@ -56,7 +56,7 @@ class Keys:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Keys]) -> Keys:
-        """Returns the keys of some `Keys`, one after the other."""
+        """Returns the keys of all `parts`, one part after the other."""
         data = np.concatenate([part._contiguous(0, len(part)).data for part in parts])
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         offsets = np.zeros(len(lengths) + 1, np.uint64)
@@ -80,15 +80,15 @@ class Keys:
         if not isinstance(other, Keys):
             return NotImplemented
         return len(self) == len(other) and all(
-            np.array_equal(mine, theirs)
-            for mine, theirs in zip(_pieces(self), _pieces(other), strict=True)
+            np.array_equal(piece, other_piece)
+            for piece, other_piece in zip(_pieces(self), _pieces(other), strict=True)
         )
 
     def __repr__(self) -> str:
         return f"Keys({len(self):,} keys, {len(self.data):,} bytes)"
 
     def tolist(self) -> list[bytes]:
-        """Returns the keys as a list of Python objects; meant for few."""
+        """Returns the keys as a list of Python objects; meant for few keys."""
         return list(self)
 
     def take(self, indices: np.ndarray | range | slice) -> Keys:
@@ -107,7 +107,7 @@ class Keys:
         for first in range(0, len(indices), _CHUNK_KEYS):
             part = slice(first, first + _CHUNK_KEYS)
             begin, end = int(offsets[part][0]), int(offsets[min(part.stop, len(indices))])
-            # Byte j of the result comes from j plus a shift that is constant within one key.
+            # Byte j of the result is byte `j + shift` of the data; the shift is constant in a key.
             shifts = starts[part] - offsets[:-1][part].astype(np.int64)
             data[begin:end] = self.data[np.repeat(shifts, lengths[part]) + np.arange(begin, end)]
         return Keys(data, offsets)
@@ -115,8 +115,8 @@ class Keys:
     def sort_order(self) -> np.ndarray:
         """Returns int64 `[N]`, the indices that sort the keys by their bytes; equal keys stay put.
 
-        Eight bytes at a time: only keys that agree so far are looked at again. One million paths
-        of 40 bytes take about a second and no Python object.
+        Compares eight bytes at a time, and only keys that agree so far again. One million paths of
+        40 bytes take about a second and no Python object.
         """
         order = np.arange(len(self), dtype=np.int64)
         if self.first_disorder(strictly=False) is None:
@@ -137,7 +137,7 @@ class Keys:
                 (group[1:] != group[:-1]) | (words[1:] != words[:-1]) | (left[1:] != left[:-1])
             )
             group = np.cumsum(starts_group)
-            # A group goes on if it has a second member and bytes left; equal keys end here.
+            # A group stays unsettled if it has a second member and bytes left; equal keys end here.
             alone = starts_group & np.append(starts_group[1:], True)
             again = ~alone & (left == 9)
             unsettled, group = unsettled[again], group[again]
@@ -167,24 +167,24 @@ class Keys:
         while len(undecided):
             left = lengths[undecided] - depth
             width = min(_WINDOW_BYTES, int(left.max()))
-            mine = _windows(self.data, starts[undecided] + depth, width)
-            theirs = _windows(other.data, other_starts[undecided] + depth, width)
-            same = ((mine == theirs) | (np.arange(width) >= left[:, None])).all(axis=1)
+            window = _windows(self.data, starts[undecided] + depth, width)
+            other_window = _windows(other.data, other_starts[undecided] + depth, width)
+            same = ((window == other_window) | (np.arange(width) >= left[:, None])).all(axis=1)
             equal[undecided[~same]] = False
             undecided = undecided[same & (left > width)]
             depth += width
         return equal
 
     def is_divided(self) -> bool:
-        """Returns whether the offsets divide the bytes; in a file from elsewhere they may not."""
+        """Returns whether the offsets divide the bytes; those of a damaged file may not."""
         offsets, end = self.offsets, len(self.data)
         return bool(not offsets[0] and offsets[-1] == end and (offsets[1:] >= offsets[:-1]).all())
 
     def first_invalid(self) -> tuple[int, str] | None:
         """Returns the index and the fault of the first key that is no path below a root, or None.
 
-        Such a path is not empty, does not start with '/', has no part '..' and no NUL byte, and
-        at most `MAX_KEY_BYTES` bytes.
+        A path below a root is not empty, does not start with '/', and has no part '..', no NUL
+        byte, and at most `MAX_KEY_BYTES` bytes.
         """
         for first in range(0, len(self), _CHUNK_KEYS):
             part = self._contiguous(first, min(first + _CHUNK_KEYS, len(self)))
@@ -237,7 +237,7 @@ class Keys:
 def hash_keys(keys: Keys) -> np.ndarray:
     """Returns uint64 `[N]`: BLAKE2b with a digest of 8 bytes, read little-endian, of each key.
 
-    Under 1 µs a key. The same for everyone who has the key, in any process and any version.
+    Under 1 µs a key. A key has the same hash in every process and every version.
     """
     blake2b = hashlib.blake2b
     hashes = np.empty(len(keys), np.uint64)
@@ -251,8 +251,8 @@ def hash_keys(keys: Keys) -> np.ndarray:
 def _words(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray, depth: int) -> np.ndarray:
     """Returns uint64 `[M]`: bytes `depth` to `depth + 8` of each key, first byte highest.
 
-    Bytes beyond the end of a key are zero. Positions outside `data` (a damaged file) read
-    something else instead of failing; nobody relies on what.
+    Bytes beyond the end of a key are zero. A position outside `data` (a damaged file) gives other
+    bytes instead of an error; no caller relies on them.
     """
     if len(data) < 8:
         data = np.concatenate([data, np.zeros(8, np.uint8)])
@@ -271,7 +271,7 @@ def _words(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray, depth: int
 def _windows(data: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
     """Returns uint8 `[M, width]`: the bytes from each position on; zero beyond the end of `data`.
 
-    Positions outside `data` (a damaged file) read something else instead of failing.
+    A negative position (a damaged file) gives other bytes instead of an error.
     """
     if len(data) < width:
         data = np.concatenate([data, np.zeros(width, np.uint8)])
@@ -279,12 +279,12 @@ def _windows(data: np.ndarray, positions: np.ndarray, width: int) -> np.ndarray:
     # A window as one element of a void type is copied in one piece.
     windows = np.ndarray((last + 1,), f"V{width}", np.ascontiguousarray(data), strides=(1,))
     inside = np.clip(positions, 0, last)
-    found = windows[inside].view(np.uint8).reshape(len(positions), width)
+    rows = windows[inside].view(np.uint8).reshape(len(positions), width)
     for row in np.flatnonzero(positions != inside).tolist():
         tail = data[max(int(positions[row]), 0) :][:width]
-        found[row] = 0
-        found[row, : len(tail)] = tail
-    return found
+        rows[row] = 0
+        rows[row, : len(tail)] = tail
+    return rows
 
 
 # _MASKS[n] keeps the first n of 8 bytes.
@@ -294,7 +294,7 @@ _MASKS = np.array(
 
 
 def _pieces(keys: Keys) -> Iterator[np.ndarray]:
-    """Yields offsets and bytes in turns, the same for equal keys wherever they are kept."""
+    """Yields offsets and bytes in turns; equal keys give equal pieces, mapped or not."""
     for start in range(0, len(keys), _CHUNK_KEYS):
         part = keys._contiguous(start, min(start + _CHUNK_KEYS, len(keys)))
         yield part.offsets
@@ -302,21 +302,21 @@ def _pieces(keys: Keys) -> Iterator[np.ndarray]:
 
 
 def _suspects(keys: Keys) -> np.ndarray:
-    """Returns the indices of keys that may be invalid: a superset, found without a Python loop."""
+    """Returns the indices of all invalid keys and of some others, without a Python loop."""
     data, offsets = keys.data, keys.offsets.astype(np.int64)
     lengths = offsets[1:] - offsets[:-1]
-    odd = np.flatnonzero((lengths == 0) | (lengths > MAX_KEY_BYTES))
+    impossible = np.flatnonzero((lengths == 0) | (lengths > MAX_KEY_BYTES))
     if not len(data):
-        return odd
+        return impossible
     dots = np.flatnonzero((data[:-1] == ord(".")) & (data[1:] == ord(".")))
     nul = np.flatnonzero(data == 0)
     slash = np.flatnonzero(data[np.minimum(offsets[:-1], len(data) - 1)] == ord("/"))
     inside = np.searchsorted(offsets, np.concatenate([dots, nul]), side="right") - 1
-    return np.unique(np.concatenate([odd, slash, inside])).astype(np.int64)
+    return np.unique(np.concatenate([impossible, slash, inside])).astype(np.int64)
 
 
 def _fault(key: bytes) -> str | None:
-    """Returns what is wrong with a key, or None."""
+    """Returns the fault of a key, or None."""
     if not key:
         return "is empty"
     if key.startswith(b"/"):

@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# Entries of a list in a report or in `--json` output; the report also says how many there are.
+MAX_LISTED = 100
+
 
 class Report(Mapping[str, Any]):
     """Base of frozen dataclasses whose fields are also the keys of `--json` output.

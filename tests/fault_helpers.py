@@ -86,10 +86,10 @@ class SystemCalls:
         self._stop_after = stop_after
         self._dead = False
         self._descriptors: dict[int, int] = {}
-        self._real = {name: getattr(os, name) for name in self.NAMES}
+        self._real = {name: getattr(os, name) for name in self.NAMES if hasattr(os, name)}
 
     def __enter__(self) -> SystemCalls:
-        for name in self.NAMES:
+        for name in self._real:
             setattr(os, name, getattr(self, f"_{name}"))
         return self
 
@@ -355,7 +355,7 @@ class FaultyCalls(FaultyDisk):
     def install(self, setattr_of: Callable[[Any, str, Any], None]) -> None:
         """Puts itself in front of the real calls; `setattr_of` is `monkeypatch.setattr`."""
         for module, names in self.MODULES.items():
-            for name in names:
+            for name in filter(vars(module).__contains__, names):  # macOS lacks some of them
                 setattr_of(module, name, self._named(name, self._guard(getattr(module, name))))
 
     def _named(self, name: str, guarded: Callable[..., Any]) -> Callable[..., Any]:

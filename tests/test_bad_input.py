@@ -262,7 +262,7 @@ def test_a_store_begun_with_another_teacher(here, capsys):
         capsys,
         TEACH,
         r"^The store s\.h5 was begun with another teacher\.\n  now:   weights = \w+\n"
-        r"  store: weights = \w+\nGive what it was begun with, or another path with `--out`\.",
+        r"  store: weights = \w+\nGive the same teacher, or another path with `--out`\.",
         out="s.h5",
     )
 

@@ -10,7 +10,7 @@ from store_helpers import flip_bit
 
 from streamkd.errors import ResumeError
 from streamkd.runs import checkpoint
-from streamkd.runs.checkpoint import Checkpoints, write_atomically
+from streamkd.runs.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_save_that_fails_leaves_the_one_before_and_nothing_else(parts, tmp_pat
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "sync", fail)
+    monkeypatch.setattr(checkpoint, "sync_file", fail)
     with pytest.raises(OSError, match="Input/output error"):
         checkpoints.save(8, {"epoch": 2})
     assert names_in(checkpoints) == ["step-0000000004"]
@@ -140,8 +140,11 @@ def test_a_save_that_fails_leaves_the_one_before_and_nothing_else(parts, tmp_pat
 
 def test_a_checkpoint_is_synced_before_it_gets_its_name(parts, tmp_path, monkeypatch):
     log = []
-    real = checkpoint.sync
-    monkeypatch.setattr(checkpoint, "sync", lambda path: (log.append(path), real(path)))
+    for name in ("sync_file", "sync_directory"):
+        real = getattr(checkpoint, name)
+        monkeypatch.setattr(
+            checkpoint, name, lambda path, real=real: (log.append(path), real(path))
+        )
     checkpoints = of(tmp_path, parts)
     checkpoints.save(4, {})
     final = checkpoints.directory / "step-0000000004"
@@ -176,18 +179,3 @@ def test_a_checkpoint_that_fails_before_it_counts_leaves_the_others(parts, tmp_p
     with pytest.raises(OSError, match="No space"):
         checkpoints.save(4, {}, before=fail, alone=True)
     assert checkpoints.restore()[0]["step"] == 40
-
-
-def test_a_small_file_is_replaced_whole(tmp_path, monkeypatch):
-    write_atomically(tmp_path / "a.json", "old")
-    write_atomically(tmp_path / "a.json", "new")
-    assert (tmp_path / "a.json").read_text() == "new"
-
-    def fail(path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "sync", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "a.json", "newest")
-    assert (tmp_path / "a.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import NonFiniteError, OptionError
+from streamkd.errors import DamagedStoreError, NonFiniteError, OptionError
 from streamkd.store import codecs
 from streamkd.store.codecs.bit_packing import pack
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 
@@ -244,10 +243,15 @@ def test_a_store_cannot_keep_every_class(name):
         helpers.header_of(num_classes=10, codec=name)
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_names_lead_back_to_the_codec(name):
-    assert codecs.get(name).name == name
-    assert codecs.get(codecs.get(name).name) == codecs.get(name)
+@pytest.mark.parametrize(
+    ("name", "bits", "num_kept"),
+    [("packed:8", 8, 0), ("packed:2", 2, 0), ("packed:3+28", 3, 28), ("packed:0+100", 0, 100)],
+)
+def test_a_name_says_how_many_bits_and_kept_logits_there_are(name, bits, num_kept):
+    codec, datasets = codecs.get(name), codecs.get(name).datasets(1000)
+    assert codec.name == name
+    assert datasets.get("packed", ("|u1", (0,))) == ("|u1", (1000 * bits // 8,))
+    assert datasets.get("kept_distances", ("|u1", (0,))) == ("|u1", (num_kept,))
 
 
 @pytest.mark.parametrize("name", ["packed:8", "packed:3+1", "packed:0+1"])

@@ -2,16 +2,19 @@
 
 import os
 import shutil
+from unittest import mock
 
 import helpers
 import numpy as np
 import pytest
+from run_helpers import command, dense_student, exact_teacher
 
 import streamkd as kd
 from streamkd.errors import OtherImagesError, StoreError
 from streamkd.manifest.manifest import scan
 from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.verify import verify
+from streamkd.store.writer import StoreWriter
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 
@@ -180,7 +183,7 @@ def test_another_teacher_cannot_teach_a_delta(store, directory, tmp_path):
 def test_a_store_that_was_replaced_under_its_deltas_is_refused(store, directory, tmp_path):
     run(change(directory), tmp_path / "teacher.h5")
     (tmp_path / "teacher.h5").unlink()
-    with pytest.raises(StoreError, match=r"lists deltas of a store .* no longer there"):
+    with pytest.raises(StoreError, match=r"lists deltas of a store .* no longer exists"):
         run(scan(directory), tmp_path / "teacher.h5")
     run(scan(directory), tmp_path / "other.h5")
     shutil.copy(tmp_path / "other.h5", tmp_path / "teacher.h5")
@@ -195,6 +198,34 @@ def test_all_of_it_can_be_moved_together(store, directory, tmp_path):
     for path in tmp_path.glob("teacher*"):
         path.rename(tmp_path / "elsewhere" / path.name)
     assert_joined(images, tmp_path / "elsewhere" / "teacher.h5")
+
+
+def test_a_second_teach_on_one_path_is_refused_as_busy(directory, tmp_path, capsys):
+    exact_teacher().save(tmp_path / "teacher.keras")
+    path = tmp_path / "busy.h5"
+    words = ("teach", directory, "--teacher", tmp_path / "teacher.keras", "--out", path, "--quiet")
+    stopped = StoreError("stopped once it was created")
+    with mock.patch("streamkd.teachers.teacher_pass.fill_store", side_effect=stopped):
+        assert command(capsys, *words)[0] == 2
+    with StoreWriter(path):
+        code, answer, _ = command(capsys, *words)
+    assert code == 2 and answer["error"]["code"] == "store_busy"
+    assert f"Another process is writing {path}" in answer["error"]["message"]
+    assert command(capsys, *words)[0] == 0 and open_store(path).finished
+
+
+def test_an_evaluation_takes_the_logits_of_changed_images_from_the_deltas(
+    store, directory, tmp_path
+):
+    images, student = change(directory), dense_student()
+    run(images, tmp_path / "teacher.h5")
+    report = kd.evaluate(student, images, store=tmp_path / "teacher.h5", progress=False)
+    # A store made of the changed images at once has the same rows under the same keys.
+    run(images, tmp_path / "whole.h5")
+    whole = kd.evaluate(student, images, store=tmp_path / "whole.h5", progress=False)
+    assert report["num_images"] == 31
+    for name in ("teacher_accuracy", "agreement", "kl_to_teacher"):
+        assert report[name] == whole[name]
 
 
 class TestVerify:

@@ -23,6 +23,7 @@ BUILTINS = {
     "ClassNamesError": ValueError,
     "MissingLogitsError": LookupError,
     "StoreError": ValueError,
+    "DamagedStoreError": ValueError,
     "UnfinishedStoreError": ValueError,
     "OtherImagesError": ValueError,
     "StoreBusyError": BlockingIOError,
@@ -55,9 +56,15 @@ def test_a_refusal_prints_its_message_and_nothing_else(refusal):
 
 
 def test_codes_are_short_words_and_differ():
-    codes = [c.code for c in CLASSES]
+    codes = [c.code for c in CLASSES if "code" in vars(c)]
     assert len(set(codes)) == len(codes)
     assert all(code.isidentifier() and code.islower() for code in codes)
+
+
+def test_only_a_damaged_store_shares_a_code_which_programs_know():
+    without = [c for c in CLASSES if "code" not in vars(c)]
+    assert without == [errors.DamagedStoreError]
+    assert errors.DamagedStoreError.code == errors.StoreError.code == "store"
 
 
 @pytest.mark.parametrize("refusal", CLASSES, ids=lambda c: c.__name__)

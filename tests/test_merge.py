@@ -1,6 +1,7 @@
 """Shards and merging: parts of a pass, put together, are the undivided pass to the byte."""
 
 import os
+import pickle
 
 import h5py
 import helpers
@@ -12,8 +13,10 @@ from test_deltas import assert_joined, change, run
 import streamkd as kd
 from streamkd.errors import MissingLogitsError, OptionError, StoreError, UnfinishedStoreError
 from streamkd.manifest.manifest import scan
+from streamkd.store import store_list
 from streamkd.store.collection import open_store
 from streamkd.store.merge import merge
+from streamkd.store.userblock import digest
 from streamkd.store.writer import StoreWriter
 
 
@@ -80,6 +83,72 @@ def test_a_finished_shard_of_other_images_is_refused(shards, directory):
     images = change(directory)
     with pytest.raises(StoreError, match="was written for other images"):
         run(images, shards[0], shard=(1, 3))
+
+
+def test_shards_with_one_missing_are_merged_and_its_images_have_no_logits(images, shards, tmp_path):
+    path = tmp_path / "merged.h5"
+    store = merge([shards[0], shards[2]], path, progress=False).store
+    assert store.finished and store.num_images == 7 + 9
+    numbers = store.images_of_keys(images.keys)
+    assert np.flatnonzero(numbers < 0).tolist() == list(range(7, 21))
+    with pytest.raises(MissingLogitsError, match="14 of 30 images") as refusal:
+        kd.join(images, path, batch_size=4, missing="raise", progress=False)
+    assert refusal.value.key == images.keys[7]
+    assert kd.join(images, path, batch_size=4, missing="drop", progress=False).num_images == 16
+
+
+class TestCollection:
+    """Three shards read as one, against the store of the undivided pass."""
+
+    @pytest.fixture(params=["mmap", "pread"])
+    def collection(self, request, shards, tmp_path):
+        merge(shards, tmp_path / "all.index", index=True, progress=False)
+        return open_store(tmp_path / "all.index", request.param)
+
+    def test_rows_of_several_stores_come_in_the_order_asked_for(self, collection, store):
+        rows = np.array([29, 0, 7, 7, 20, 21])
+        assert np.array_equal(collection.gather(rows), store.gather(rows))
+        assert np.array_equal(collection.content_of(rows), store.content_of(rows))
+        assert np.array_equal(collection.done_of(rows), np.ones(6, np.uint8))
+        stored, done = collection.stored_rows(rows)
+        expected, expected_done = store.stored_rows(rows)
+        assert list(stored) == list(expected) == ["logits"]
+        assert np.array_equal(stored["logits"], expected["logits"])
+        assert np.array_equal(done, expected_done)
+        assert collection.view_parameters(rows) == store.view_parameters(rows) == {}
+
+    def test_no_rows_are_rows(self, collection):
+        rows = np.array([], np.int64)
+        assert collection.gather(rows).shape == (0, 3)
+        stored, done = collection.stored_rows(rows)
+        assert stored["logits"].shape == (0, 3) and done.shape == (0,)
+
+    def test_the_store_of_each_image_is_known(self, collection):
+        images = np.array([0, 6, 7, 20, 21, 29])
+        assert collection.store_of_images(images).tolist() == [0, 0, 1, 1, 2, 2]
+
+    def test_numbers_outside_of_all_stores_are_refused(self, collection):
+        with pytest.raises(IndexError, match=r"row 30; the store .*all\.index has 0 to 29"):
+            collection.gather(np.array([0, 30]))
+        with pytest.raises(IndexError, match=r"image -1; the store .*all\.index has 0 to 29"):
+            collection.content_of(np.array([-1]))
+
+    def test_the_digest_of_rows_changes_with_any_row(self, collection, shards, tmp_path):
+        before = collection.digest_of_rows()
+        assert open_store(tmp_path / "all.index").digest_of_rows() == before
+        store_helpers.flip_bit(shards[2], store_helpers.extents_of(shards[2])["row_crc32"][0])
+        assert open_store(tmp_path / "all.index").digest_of_rows() != before
+
+    def test_it_lies_beneath_a_join(self, collection, images):
+        assert_joined(images, collection)
+
+    def test_it_is_pickled_as_its_path(self, collection, store):
+        copy = pickle.loads(pickle.dumps(collection))
+        assert copy.path == collection.path and copy.stores[0].io == collection.stores[0].io
+        assert np.array_equal(copy.gather(np.arange(30)), store.gather(np.arange(30)))
+
+    def test_it_is_returned_as_it_is_when_it_is_opened_again(self, collection):
+        assert open_store(collection) is collection
 
 
 class TestCompaction:
@@ -164,7 +233,8 @@ class TestRefusals:
             tmp_path / "other.h5",
             teacher=kd.load_teacher(helpers.EncodingTeacher(), name="b"),
         )
-        with pytest.raises(StoreError, match=r"(?s)differ in teacher.*teacher\.h5: .*other\.h5: "):
+        words = r"(?s)differ in teacher cannot be .*teacher\.h5: name = E.*other\.h5: +name = b\n"
+        with pytest.raises(StoreError, match=words):
             merge(
                 [tmp_path / "teacher.h5", tmp_path / "other.h5"], tmp_path / "m.h5", progress=False
             )
@@ -208,8 +278,42 @@ class TestRefusals:
         ):
             open_store(tmp_path / "all.index")
 
+    def test_an_index_file_of_a_later_version(self, shards, tmp_path):
+        merge(shards, tmp_path / "all.index", index=True, progress=False)
+        data = (tmp_path / "all.index").read_bytes()
+        (tmp_path / "all.index").write_bytes(data.replace(b"index 1 ", b"index 2 ", 1))
+        with pytest.raises(StoreError, match="store index of format version 2, and this version"):
+            open_store(tmp_path / "all.index")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"[]",
+            b"nonsense",
+            b'{"stores": [], "num_images": 1, "fingerprint": ""}',
+            b'{"stores": [{"path": "/s.h5", "digest": ""}], "num_images": 1, "fingerprint": ""}',
+            b'{"stores": [{"path": "../s.h5", "digest": ""}], "num_images": 1, "fingerprint": ""}',
+        ],
+        ids=["list", "no JSON", "no stores", "absolute path", "other directory"],
+    )
+    def test_an_index_file_that_lists_no_stores_below_it(self, tmp_path, body):
+        head = b"streamkd store index 1 " + digest(body).encode()
+        (tmp_path / "all.index").write_bytes(head + b"\n" + body + b"\n")
+        with pytest.raises(StoreError, match="cannot be used: it does not list stores"):
+            open_store(tmp_path / "all.index")
+
+    def test_an_index_file_that_cannot_be_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(store_list, "is_index_file", lambda _path: True)
+        with pytest.raises(StoreError, match=r"all\.index cannot be read: No such file.*\nChange"):
+            open_store(tmp_path / "all.index")
+
+    def test_an_index_beside_a_store_that_it_does_not_begin_with(self, shards, tmp_path):
+        merge(shards, tmp_path / "shard-2.h5.index", index=True, progress=False)
+        with pytest.raises(StoreError, match=r"it belongs to shard-1\.h5, not to .*shard-2\.h5"):
+            open_store(shards[1])
+
     def test_a_shard_that_is_gone_is_named(self, shards, tmp_path):
         merge(shards, tmp_path / "all.index", index=True, progress=False)
         shards[1].unlink()
-        with pytest.raises(StoreError, match=r"it lists .*shard-2\.h5, which is not there"):
+        with pytest.raises(StoreError, match=r"it lists .*shard-2\.h5, which does not exist"):
             open_store(tmp_path / "all.index")

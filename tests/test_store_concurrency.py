@@ -1,7 +1,8 @@
 """Readers of every kind beside a writer at work, and writers beside each other.
 
 The logits of a row hold its number. The writer adds a block whenever the readers have read another
-share of their rows, so that they read while it writes from beginning to end.
+part of their rows, so that they read while it writes from beginning to end. Where a test needs a
+refusal, an event or a lock makes sure that it happens: nothing depends on who is faster.
 """
 
 import fcntl
@@ -25,12 +26,17 @@ from streamkd.store.writer import StoreWriter
 # float32 holds each of 40,000 rows and its quarters exactly.
 SHAPE = {"num_views": 2, "num_classes": 8, "codec": "float32", "block_rows": 200}
 BATCH_ROWS = 256
+# Seconds after which a test is taken to hang; never reached on a machine however loaded.
+HANGING = 600
 
 SPAWN, FORK = (multiprocessing.get_context(name) for name in ("spawn", "fork"))
 
 
-def read_while_it_grows(store, seed, num_reads, total_reads, report, start):
-    """Reads random rows that are done; reports reads, wrong rows, and rows not there yet."""
+def read_while_it_grows(store, seed, num_reads, total_reads, asked, report, start):
+    """Reads random rows that are done; reports reads, wrong rows, and rows not done yet.
+
+    Sets `asked` when a row was refused because it is not done yet.
+    """
     start.wait()
     chance, counts = np.random.default_rng(seed), {"reads": 0, "wrong": 0, "refused": 0}
     num_batches = 0
@@ -42,11 +48,12 @@ def read_while_it_grows(store, seed, num_reads, total_reads, report, start):
         with total_reads.get_lock():
             total_reads.value += int(done.sum())
         num_batches += 1
-        if num_batches % 8 == 1 and not done.all():  # by now it may be there, else it is refused
+        if num_batches % 8 == 1 and not done.all():  # by now it may be done, else it is refused
             try:
                 counts["wrong"] += wrong_rows(store, rows[~done][:1])
             except MissingLogitsError:
                 counts["refused"] += 1
+                asked.set()
     report.put(counts)
 
 
@@ -56,13 +63,19 @@ def wrong_rows(store, rows):
     return int((store.gather(rows) != expected).any(axis=1).sum())
 
 
-def write_while_it_is_read(path, total_reads, expected_reads):
-    """Writes a fifth of the blocks, and another one for each share that the readers have read."""
+def write_while_it_is_read(path, total_reads, expected_reads, others_refused, asked):
+    """Writes a fifth of the blocks, and another one for each part that the readers have read.
+
+    The second block waits until other writers were refused, the last one until a reader asked for a
+    row that was not done.
+    """
     with StoreWriter(path) as writer:
         blocks = np.random.default_rng(0).permutation(writer.pending_blocks()).tolist()
         for number, block in enumerate(blocks):
-            share = 0.9 * number / len(blocks) - 0.2  # with hardly a row there is little to read
-            while total_reads.value < expected_reads * share:
+            assert number == 0 or others_refused.wait(HANGING)
+            assert number < len(blocks) - 1 or asked.wait(HANGING)
+            part = 0.9 * number / len(blocks) - 0.2  # with hardly a row there is little to read
+            while total_reads.value < expected_reads * part:
                 time.sleep(0.0005)
             logits = helpers.logits_of(writer.rows_of_block(block), writer.header.num_classes)
             writer.write_block(block, logits, helpers.content_of(writer.images_of_block(block)))
@@ -77,8 +90,9 @@ def read_and_write(path, num_processes, num_threads, num_reads):
     store, report, total_reads = open_store(path), SPAWN.Queue(), SPAWN.Value("q", 0)
     num_readers = 2 * num_processes + num_threads
     each, start = -(-num_reads // num_readers), SPAWN.Barrier(num_readers)
-    shared = (each, total_reads, report, start)
-    writing = (path, total_reads, each * num_readers)
+    others_refused, asked = SPAWN.Event(), SPAWN.Event()
+    shared = (each, total_reads, asked, report, start)
+    writing = (path, total_reads, each * num_readers, others_refused, asked)
     writer = SPAWN.Process(target=write_while_it_is_read, args=writing)
     readers = [
         context.Process(target=read_while_it_grows, args=(store, seed, *shared))
@@ -98,7 +112,8 @@ def read_and_write(path, num_processes, num_threads, num_reads):
             action()
         except BlockingIOError as error:
             refusals.append(type(error).__name__)
-    reports = [report.get(timeout=120) for _ in readers]
+    others_refused.set()
+    reports = [report.get(timeout=HANGING) for _ in readers]
     for worker in [*readers, writer]:
         worker.join()
     assert writer.exitcode == 0 and open_store(path).finished
@@ -114,6 +129,7 @@ def run(call, *arguments):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        timeout=2 * HANGING,
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
@@ -137,13 +153,21 @@ def test_readers_beside_a_writer_read_no_wrong_row(
     print(f"{len(reports)} readers: {totals}")
     assert len(reports) == 2 * num_processes + num_threads
     assert totals["reads"] >= num_reads and totals["wrong"] == 0
-    assert totals["refused"], "nobody asked for a row that was not there yet"
+    assert totals["refused"]
     rows = np.arange(2 * num_images)
     assert np.array_equal(open_store(path).gather(rows), helpers.logits_of(rows, 8))
 
 
-def create_and_fill_by_turns(path, num_images, ready):
-    """Creates the store if nobody has; then writes one block at a time whenever it may."""
+def create_and_fill_by_turns(path, num_images, ready, is_created, is_held, was_refused):
+    """Creates the store if nobody has; then writes one block at a time whenever it may.
+
+    Args:
+      path: of the store.
+      num_images: of the store.
+      ready, is_created, is_held: barriers of all contenders, the last two also of their parent,
+        which holds the store's lock between the last barrier and everybody's first refusal.
+      was_refused: semaphore that is released at the first refusal.
+    """
     created = refused = 0
     ready.wait()
     try:
@@ -152,12 +176,16 @@ def create_and_fill_by_turns(path, num_images, ready):
     except StoreError as error:
         if "exists already" not in str(error):
             raise
+    is_created.wait()
+    is_held.wait()
     finished = False
     while not finished:
         try:
             helpers.fill(path, num_blocks=1)
         except StoreBusyError:
             refused += 1
+            if refused == 1:
+                was_refused.release()
         finished = open_store(path).finished
     os.write(1, json.dumps([created, refused]).encode() + b"\n")
 
@@ -165,15 +193,21 @@ def create_and_fill_by_turns(path, num_images, ready):
 def contend(path, num_processes, num_images):
     """Lets processes create and fill one store against each other; prints what they did."""
     ready = FORK.Barrier(num_processes)
+    is_created, is_held = FORK.Barrier(num_processes + 1), FORK.Barrier(num_processes + 1)
+    was_refused = FORK.Semaphore(0)
+    arguments = (path, num_images, ready, is_created, is_held, was_refused)
     workers = [
-        FORK.Process(target=create_and_fill_by_turns, args=(path, num_images, ready))
-        for _ in range(num_processes)
+        FORK.Process(target=create_and_fill_by_turns, args=arguments) for _ in range(num_processes)
     ]
     reading, writing = os.pipe()
     output = os.dup(1)
     os.dup2(writing, 1)
     for worker in workers:
         worker.start()
+    is_created.wait(HANGING)
+    with StoreWriter(path):
+        is_held.wait(HANGING)
+        assert all(was_refused.acquire(timeout=HANGING) for _ in workers)
     for worker in workers:
         worker.join()
     os.dup2(output, 1)
@@ -199,11 +233,11 @@ def test_writers_against_each_other_leave_the_bytes_of_one(
         path = tmp_path / f"{number}.h5"
         reports = run("contend", str(path), num_processes, num_images)
         assert [created for created, _ in reports].count(1) == 1
+        assert all(refused for _, refused in reports)
         num_refused += sum(refused for _, refused in reports)
         assert path.read_bytes() == reference
         path.unlink()
     print(f"{num_rounds} rounds of {num_processes} processes, refused {num_refused} times")
-    assert num_refused
     assert os.listdir(tmp_path) == ["reference.h5"]
 
 

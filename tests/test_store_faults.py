@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import fault_helpers
@@ -110,9 +111,12 @@ def test_an_error_of_the_nth_call_while_teaching(tmp_path, reference, number, st
             check_message(message, path, number)
             if not path.exists():
                 assert "Nothing was left behind" in message
+            if "rows are safe" in message:
+                num_safe = min(3 * len(acknowledged), NUM_IMAGES)
+                assert f"{num_safe} of {NUM_IMAGES} rows are safe; the same command" in message
         check_resumed(path, acknowledged, reference)
     print(f"{at - 1} calls: {num_messages} refused with a message, {num_harmless} harmless")
-    assert num_messages * step > 80
+    assert num_messages * step > 80  # of 135 calls all were refused when this was written
 
 
 @EVERY
@@ -136,7 +140,7 @@ def test_an_error_of_the_nth_call_of_a_pass_that_repairs(tmp_path, reference, nu
             check_message(message, path, number)
         check_resumed(path, [1], reference)
     print(f"{at - 1} calls: {num_messages} refused with a message")
-    assert num_messages * step > 50
+    assert num_messages * step > 50  # of 81 calls all were refused when this was written
 
 
 IN_MEMORY = """
@@ -144,7 +148,7 @@ import os, resource, sys
 sys.path.insert(0, sys.argv[2])
 import store_helpers
 from streamkd.errors import DiskFullError
-from streamkd.store import disk
+from streamkd import disk
 
 reserve, unlimited = disk.reserve, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -198,6 +202,7 @@ def test_an_error_of_the_nth_call_while_reading(tmp_path, reference, way, step):
             check_message(message, path, errno.EIO)
             assert "damaged" not in message, "the disk failed; nobody knows of damage"
     print(f"{at - 1} calls: {num_messages} refused with a message")
+    # Of 63 calls with pread 54 were refused when this was written, of 27 with mmap 18.
     assert num_messages * step >= (30 if way == "pread" else 15)
 
 
@@ -423,12 +428,17 @@ sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 from streamkd.errors import StreamkdError
 from streamkd.store.collection import open_store
-from streamkd.store.verify import verify_store
+from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
 
+def read():
+    rows = open_store(sys.argv[1]).gather(helpers.np.arange(5))
+    return len(rows), verify_store(sys.argv[1]).sound
+
+read()  # another user may be kept from the modules that this imports
 os.setgid(65534)
 os.setuid(65534)
-print(len(open_store(sys.argv[1]).gather(helpers.np.arange(5))), verify_store(sys.argv[1]).sound)
+print(*read())
 for action in (lambda: StoreWriter(sys.argv[1]), lambda: helpers.create(sys.argv[1] + "2")):
     try:
         action()
@@ -439,15 +449,15 @@ for action in (lambda: StoreWriter(sys.argv[1]), lambda: helpers.create(sys.argv
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 @pytest.mark.parametrize("mode", [0o644, 0o666], ids=["file and directory", "directory"])
-def test_another_user_reads_what_he_may_not_write(tmp_path, reference, mode):
-    for parent in (tmp_path, *tmp_path.parents):  # as many as pytest has made
-        if parent.parts[2:]:
-            parent.chmod(0o755)
-    path = tmp_path / "s.h5"
-    path.write_bytes(reference)
-    path.chmod(mode)
-    arguments = [sys.executable, "-c", NOBODY, str(path), os.path.dirname(__file__)]
-    ended = subprocess.run(arguments, capture_output=True, text=True)
+def test_another_user_reads_what_he_may_not_write(reference, mode):
+    # Not below `tmp_path`, whose parents are nobody's but the user's.
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / "s.h5"
+        path.write_bytes(reference)
+        path.chmod(mode)
+        arguments = [sys.executable, "-c", NOBODY, str(path), os.path.dirname(__file__)]
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=600)
     lines = ended.stdout.splitlines()
     assert lines[0] == "5 True", ended.stderr
     kind, what = ("StoreError", "cannot be opened") if mode == 0o644 else ("OutputError", "Cannot")
@@ -468,10 +478,15 @@ def test_a_file_system_without_locks_is_one_clear_message(tmp_path, reference, m
     assert path.read_bytes() == reference
 
 
-def test_hdf5_is_kept_from_writing_while_we_do(tmp_path, reference):
+def test_a_second_writer_and_hdf5_are_kept_from_writing_and_readers_are_welcome(
+    tmp_path, reference
+):
     path = tmp_path / "s.h5"
     helpers.create(path, NUM_IMAGES)
     with StoreWriter(path):
+        assert open_store(path).rows_done == 0
+        with h5py.File(path, "r") as file:
+            assert not file["done"][:].any()
         for mode in ("r+", "a"):
             with pytest.raises(BlockingIOError):
                 h5py.File(path, mode)

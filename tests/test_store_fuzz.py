@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import MissingLogitsError, OptionError, StoreError
+from streamkd.errors import DamagedStoreError, MissingLogitsError, OptionError, StoreError
 from streamkd.store import codecs, userblock
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.store.verify_file import verify_store
 
@@ -198,7 +197,7 @@ for line in sys.stdin:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(5)
+        signal.alarm(60)
         try:
             found = tests.everything(line.strip())
             wrong = [name for name in expected if found[name] != expected[name]]
@@ -236,8 +235,9 @@ def test_changed_metadata_with_a_digest_that_fits_gives_no_wrong_row(path, tmp_p
     # A digest stops damage, not malice: such a file may end the process that opens it, or say of
     # its teacher what it likes. It gives no row that was not written.
     allowed = {"equal", "refused", "differs: header"}
-    ended = {outcome for outcome in outcomes if outcome.startswith("killed by")}
-    assert not set(outcomes) - allowed - ended
+    crashes = {f"killed by {name}" for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE")}
+    assert not set(outcomes) - allowed - crashes
+    assert sum(outcomes[crash] for crash in crashes) <= count / 20
     assert outcomes["refused"] > count / 5
 
 

@@ -5,7 +5,7 @@ Digests and userblocks fit, so that nothing but the structure of a file speaks a
 
 import json
 import os
-import time
+import sys
 
 import h5py
 import numpy as np
@@ -13,14 +13,18 @@ import pytest
 import store_helpers as helpers
 from fault_helpers import Watch
 
-from streamkd.errors import StoreError
+from streamkd.errors import DamagedStoreError, StoreError
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import checksums, creation, userblock
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError, DatasetSpec
+from streamkd.store.layout import DatasetSpec
 from streamkd.store.store_file import StoreFile
 from streamkd.store.verify_file import verify_store
 from streamkd.store.writer import StoreWriter
+
+WATCHED = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the system tells nobody who opens a file"
+)
 
 
 @pytest.fixture
@@ -152,7 +156,10 @@ DATASETS = {
     "texts of any length": (texts, "'content' is |O[10]"),
     "compound": (compound, "'content' is |V8[10]"),
     "references": (references, "'content' is |O[10]"),
-    "other byte order": (lambda f, s: plain(f, s, dtype=">u8"), "'content' is >u8[10]"),
+    "other byte order": (
+        lambda f, s: plain(f, s, dtype=">u8"),
+        "'content' is >u8[10], expected <u8[10]",
+    ),
     "other shape": (lambda f, s: plain(f, s, shape=(5, 2)), "'content' is <u8[5, 2], expected"),
     "other place": (plain, "'content' does not lie where the userblock says"),
     "named type": (named_type, "'content' is not a dataset"),
@@ -197,33 +204,36 @@ DATASETS = {
         attribute("teacher", np.bytes_(b'{"a": %s}' % (b"9" * 5000))),
         "its attributes are not those of a store",
     ),
+    "list": (attribute("teacher", np.bytes_(b"[1]")), "attribute 'teacher' is no JSON object"),
+    "other format": (
+        attribute("format", np.bytes_(b"zarr")),
+        "attribute 'format' is not that of a store",
+    ),
+    "other version": (
+        attribute("format_version", np.int64(2)),
+        "attribute 'format_version' differs from the userblock",
+    ),
     "no text": (attribute("decoder", np.bytes_(b"\xff\xfe")), "its attributes are not those"),
 }
-SLOW = pytest.mark.parametrize(
-    "clock", [pytest.param(False, id=""), pytest.param(True, id="clock", marks=pytest.mark.slow)]
-)
 
 
-def refused(path, message, clock):
-    """Checks the refusal of a file; with `clock` also that it took less than a second."""
-    start = time.perf_counter()
+def refused(path, message):
+    """Checks the refusal of a file."""
     with pytest.raises(StoreError) as info:
         open_store(path)
-    taken = time.perf_counter() - start
     assert message in str(info.value) and len(str(info.value)) < 1000
-    assert not clock or taken < 1
 
 
-@SLOW
+@WATCHED
 @pytest.mark.parametrize("case", DATASETS)
-def test_a_hostile_dataset_is_refused_and_its_target_not_opened(path, case, clock):
+def test_a_hostile_dataset_is_refused_and_its_target_not_opened(path, case):
     make, message = DATASETS[case]
     target = path.with_name("target")
     target.write_bytes(bytes(4096))
     helpers.hostile_store(path, "content", make)
     with Watch(target) as watch:
         watch.opened()  # h5py may have looked at it while it made the file
-        refused(path, message, clock)
+        refused(path, message)
         assert not watch.opened()
         assert not verify_store(path).sound
         assert not watch.opened()
@@ -232,6 +242,7 @@ def test_a_hostile_dataset_is_refused_and_its_target_not_opened(path, case, cloc
         assert not watch.opened()
 
 
+@WATCHED
 @pytest.mark.parametrize("make", [external, external_link, virtual])
 def test_plain_hdf5_does_open_the_target(path, make):
     # What the test above would see if we let HDF5 read such a dataset.
@@ -252,11 +263,20 @@ def _places(block):
     more = {**block.datasets, "more": DatasetSpec(dtype="|u1", shape=(0,))}
     dimensions = {**block.datasets, "content": DatasetSpec(dtype="<u8", shape=(1,) * 9)}
     fewer = {name: spec for name, spec in block.datasets.items() if name != "content"}
+    other = {**block.datasets, "content": DatasetSpec(dtype="<u4", shape=(20,))}
     return {
-        "in the userblock": ({"content": (0, 80)}, {}, "overlaps the userblock"),
-        "over each other": ({"content": block.extents["key_hash"]}, {}, "overlaps dataset"),
+        "in the userblock": ({"content": (0, 80)}, {}, "'content' overlaps the userblock"),
+        "over each other": (
+            {"content": block.extents["key_hash"]},
+            {},
+            "'key_hash' overlaps dataset 'content'",
+        ),
         "half over each other": ({"content": (block.extents["labels"][0] + 8, 80)}, {}, "overlaps"),
-        "behind the end": ({"content": (block.file_size, 80)}, {}, "ends outside the file"),
+        "behind the end": (
+            {"content": (block.file_size, 80)},
+            {},
+            "'content' ends outside the file",
+        ),
         "over the end": (
             {"summary": (block.extents["summary"][0] + 8, 4096)},
             {},
@@ -271,6 +291,7 @@ def _places(block):
         "no dataset": ({}, {"datasets": fewer}, "does not describe a store"),
         "longer": ({}, {"file_size": block.file_size + 1}, "and was written with"),
         "shorter": ({}, {"file_size": block.file_size - 1}, "and was written with"),
+        "other shape of as many bytes": ({}, {"datasets": other}, "describe different datasets"),
         "no digests": ({}, {"static_digests": {}}, "describe different datasets"),
     }
 
@@ -288,14 +309,13 @@ PLACES = tuple(
 )
 
 
-@SLOW
 @pytest.mark.parametrize("case", PLACES)
-def test_datasets_where_none_can_be_are_refused(path, case, clock):
+def test_datasets_where_none_can_be_are_refused(path, case):
     helpers.teach(path)
     block = userblock.parse("", path.read_bytes())
     extents, changes, message = _places(block)[case]
     helpers.forge_userblock(path, extents={**block.extents, **extents}, **changes)
-    refused(path, message, clock)
+    refused(path, message)
 
 
 def with_body(change):
@@ -310,6 +330,12 @@ def with_body(change):
 
 
 BODIES = {
+    "nothing": lambda _head: b"",
+    "list": lambda _head: b"[]",
+    "no statements": lambda _head: b"{}",
+    "null": lambda _head: b"null",
+    "two of five statements": lambda _head: b'{"datasets":{},"extents":{}}',
+    "one byte that is no UTF-8": lambda _head: b"\xff",
     "nesting": lambda _head: b"[" * 3000,
     "nesting of dicts": lambda _head: b'{"a":' * 700,
     "text": lambda _head: b'"x"',
@@ -336,9 +362,8 @@ BODIES = {
 }
 
 
-@SLOW
 @pytest.mark.parametrize("case", BODIES)
-def test_a_hostile_userblock_is_refused(path, case, clock):
+def test_a_hostile_userblock_is_refused(path, case):
     helpers.teach(path)
     body = BODIES[case](path.read_bytes()[:4096])
     line = b"streamkd logit store 1 " + userblock.digest(body).encode() + b"\n"
@@ -346,7 +371,8 @@ def test_a_hostile_userblock_is_refused(path, case, clock):
     assert len(packed) <= 4096
     with open(path, "r+b") as file:
         file.write(packed.ljust(4096, b"\0"))
-    refused(path, "userblock", clock)
+    numbers = case == "offset of 1,000 digits"  # JSON, and a number
+    refused(path, "ends outside the file" if numbers else "its userblock does not describe a store")
 
 
 KEYS = {
@@ -359,9 +385,8 @@ KEYS = {
 }
 
 
-@SLOW
 @pytest.mark.parametrize("case", KEYS)
-def test_keys_that_lead_elsewhere_name_no_file(path, monkeypatch, case, clock):
+def test_keys_that_lead_elsewhere_name_no_file(path, monkeypatch, case):
     names, message = KEYS[case]
     with monkeypatch.context() as patch:
         patch.setattr(creation, "check_keys", lambda _keys: None)
@@ -370,12 +395,10 @@ def test_keys_that_lead_elsewhere_name_no_file(path, monkeypatch, case, clock):
     def asked(*_args):
         raise AssertionError("the files of such keys must not be looked at")
 
-    start = time.perf_counter()
     report = verify_store(path, compare=asked)
     assert any(message in problem["reason"] for problem in report.problems)
     with pytest.raises(DamagedStoreError, match=message):
         StoreWriter(path)
-    assert not clock or time.perf_counter() - start < 1
 
 
 OFFSETS = {
@@ -388,14 +411,12 @@ OFFSETS = {
 }
 
 
-@SLOW
 @pytest.mark.parametrize("case", OFFSETS)
-def test_key_offsets_that_do_not_divide_the_keys_are_refused(path, case, clock):
+def test_key_offsets_that_do_not_divide_the_keys_are_refused(path, case):
     keys = Keys.from_list([b"a.1", b"b.2", b"c.3"])
     helpers.create_store(path, helpers.header_of(3), keys, np.zeros(3, int))
     helpers.fill(path)
     forge_static(path, "key_offsets", np.array(OFFSETS[case], "<u8"))
-    start = time.perf_counter()
     report = verify_store(path)
     assert "the key offsets do not divide the key bytes" in report.problems[0]["reason"]
     with pytest.raises(DamagedStoreError, match="key offsets do not divide the key bytes"):
@@ -407,8 +428,88 @@ def test_key_offsets_that_do_not_divide_the_keys_are_refused(path, case, clock):
         except DamagedStoreError:
             continue
         assert np.array_equal(logits, helpers.logits_of([row], 4)), "a row of another key"
-    store.images_of_keys(keys)
-    assert not clock or time.perf_counter() - start < 1
+    try:
+        images = store.images_of_keys(keys)
+    except DamagedStoreError:
+        return
+    assert all(image in (-1, number) for number, image in enumerate(images.tolist()))
+
+
+STATIC = {
+    "images beyond the last in the index": (
+        "key_row",
+        np.array([3, 3, 3], "<u8"),
+        "the key index does not lead to the keys",
+    ),
+    "class offsets that fall": (
+        "class_offsets",
+        np.array([0, 3, 1, 11, 14], "<u8"),
+        "the class offsets do not divide the class bytes",
+    ),
+    "keys out of order": (
+        "key_bytes",
+        np.frombuffer(b"c.3b.2a.1", "|u1"),
+        "the key does not follow the key before it in order",
+    ),
+    "a label beyond the last class": (
+        "labels",
+        np.array([0, 4, 0], "<i4"),
+        "the label is 4, and there are 4 classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATIC)
+def test_static_data_with_a_digest_that_fits_is_verified_for_what_it_says(path, case):
+    name, values, message = STATIC[case]
+    keys = Keys.from_list([b"a.1", b"b.2", b"c.3"])
+    helpers.create_store(
+        path, helpers.header_of(3), keys, np.zeros(3, int), ["cat", "dog", "été", "owl"]
+    )
+    helpers.fill(path)
+    assert verify_store(path).sound
+    forge_static(path, name, values)
+    reasons = [problem["reason"] for problem in verify_store(path).problems]
+    assert message in reasons
+
+
+def test_an_index_that_names_images_beyond_the_last_is_refused(path):
+    helpers.teach(path, 4)
+    forge_static(path, "key_row", np.full(4, 4, "<u8"))
+    keys = helpers.keys_of(4).take(np.array([2, 0]))
+    with pytest.raises(DamagedStoreError, match="its key index names images that it does not have"):
+        open_store(path).images_of_keys(keys)
+
+
+def test_a_row_of_an_unknown_state_is_a_problem(path):
+    helpers.teach(path, 4)
+    with open(path, "r+b") as file:
+        file.seek(helpers.extents_of(path)["done"][0] + 1)
+        file.write(b"\7")
+    reasons = [problem["reason"] for problem in verify_store(path).problems]
+    assert reasons == ["`done` is 7; it must be 0, 1 or 2"]
+
+
+@pytest.mark.parametrize("name", ["key_bytes", "class_offsets"])
+def test_a_userblock_with_another_shape_of_keys_or_classes_is_refused(path, name):
+    helpers.teach(path)
+    block = userblock.parse("", path.read_bytes())
+    spec = block.datasets[name]
+    changed = {name: DatasetSpec(dtype=spec.dtype, shape=(1, *spec.shape))}
+    helpers.forge_userblock(path, datasets={**block.datasets, **changed})
+    refused(path, "its userblock does not describe the keys and classes")
+
+
+def test_a_userblock_without_a_single_class_offset_is_refused(path):
+    helpers.teach(path)
+    block = userblock.parse("", path.read_bytes())
+    empty = DatasetSpec(dtype="<u8", shape=(0,))
+    helpers.forge_userblock(
+        path,
+        datasets={**block.datasets, "class_offsets": empty},
+        extents={**block.extents, "class_offsets": (0, 0)},
+    )
+    refused(path, "its userblock does not describe the keys and classes")
 
 
 def forge_static(path, name, values):
@@ -455,7 +556,7 @@ def test_a_class_beyond_the_last_is_refused(path):
 )
 def test_what_is_no_file_is_refused(path, make, message):
     make(path)
-    refused(path, message, clock=False)
+    refused(path, message)
 
 
 def test_seventeen_megabytes_outside_of_all_datasets_is_refused(path):
@@ -464,4 +565,4 @@ def test_seventeen_megabytes_outside_of_all_datasets_is_refused(path):
         file.create_dataset("more", (17 << 20,), "u1")[:] = 1
 
     helpers.hostile_store(path, "content", large)
-    refused(path, "of its bytes belong to no dataset", clock=False)
+    refused(path, "of its bytes belong to no dataset")

@@ -1,5 +1,6 @@
 """The reader against plain h5py, and what it refuses."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 
-from streamkd.errors import MissingLogitsError, OptionError, StoreError
+from streamkd.errors import DamagedStoreError, MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.store import key_index
 from streamkd.store.checksums import check_single_rows
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
+from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.store.writer import StoreWriter
 
 LARGE = {"num_views": 2, "num_classes": 5, "block_rows": 8}
@@ -58,23 +60,47 @@ def test_an_open_store_tells_what_it_was_made_of(path, io):
     assert np.array_equal(store.content_of(np.array([7, 2])), helpers.content_of(np.array([7, 2])))
 
 
-def test_describe_has_the_keys_of_inspect(path):
+def test_a_description_has_the_keys_of_inspect_in_their_order(path):
+    header = helpers.teach(path, 10)
+    described = open_store(path).describe()
+    assert list(described.to_dict().items()) == [
+        ("num_images", 10),
+        ("num_views", 1),
+        ("num_classes", 4),
+        ("rows_done", 10),
+        ("rows_total", 10),
+        ("codec", "float16"),
+        ("teacher", "Lehrer für Tiere"),
+        ("teacher_accuracy", 0.75),
+        ("num_bytes", os.path.getsize(path)),
+        ("num_stores", 1),
+        ("stores", [str(path)]),
+        ("finished", True),
+        ("fingerprint", "8f31c2d0"),
+        ("block_rows", 3),
+        ("num_class_names", 4),
+        ("class_names", helpers.CLASS_NAMES),
+        ("images", header.images),
+        ("views", header.views),
+        ("decoder", header.decoder),
+        ("versions", header.versions),
+    ]
+    assert described["num_images"] == described.num_images
+    assert json.loads(json.dumps(described.to_dict())) == described.to_dict()
+
+
+def test_a_store_that_is_open_already_is_returned_as_it_is(path):
     helpers.teach(path, 10)
-    found = open_store(path).describe()
-    expected = {
-        "num_images": 10,
-        "num_views": 1,
-        "num_classes": 4,
-        "rows_done": 10,
-        "rows_total": 10,
-        "codec": "float16",
-        "teacher": "Lehrer für Tiere",
-        "teacher_accuracy": 0.75,
-        "num_bytes": os.path.getsize(path),
-        "finished": True,
-        "num_class_names": 4,
-    }
-    assert {name: found[name] for name in expected} == expected
+    store = open_store(path, "pread")
+    assert open_store(store) is store
+    assert isinstance(store, LogitStore) and isinstance(store, RowStore)
+
+
+def test_a_summary_that_was_damaged_is_refused(path):
+    helpers.teach(path, 10)
+    helpers.flip_bit(path, helpers.extents_of(path)["summary"][0] + 12)
+    with pytest.raises(DamagedStoreError, match="its summary does not have its checksum"):
+        _ = open_store(path).summary
 
 
 def test_half_precision_is_decoded_as_numpy_does(path):
@@ -99,7 +125,7 @@ def test_keys_with_equal_hashes_lead_to_their_own_images(path, monkeypatch):
     def hash_badly(keys):
         return np.array([len(key) + 3 * (key[-5] % 2) for key in keys], np.uint64)
 
-    for module in ("creation", "rows", "writer", "key_index"):
+    for module in ("creation", "checksums", "writer", "key_index"):
         monkeypatch.setattr(f"streamkd.store.{module}.hash_keys", hash_badly)
     helpers.teach(path, 30)
     keys = helpers.keys_of(30)
@@ -110,7 +136,7 @@ def test_keys_with_equal_hashes_lead_to_their_own_images(path, monkeypatch):
 
 
 def test_an_index_of_one_hash_is_refused_instead_of_searched(path, monkeypatch):
-    for module in ("creation", "rows", "writer", "key_index"):
+    for module in ("creation", "checksums", "writer", "key_index"):
         monkeypatch.setattr(
             f"streamkd.store.{module}.hash_keys", lambda keys: np.zeros(len(keys), np.uint64)
         )
@@ -134,7 +160,7 @@ def test_runs_of_keys_in_the_store_s_order_are_found_wherever_they_break(
 
 
 @pytest.mark.parametrize("spread", ["even", "low", "few", "equal"])
-def test_guessed_places_are_those_of_bisection(spread):
+def test_guessed_positions_are_those_of_bisection(spread):
     rng = np.random.default_rng(0)
     highest = {"even": 2**64 - 1, "low": 2**40, "few": 100, "equal": 0}[spread]
     hashes = np.sort(rng.integers(0, highest, 50_000, np.uint64, endpoint=True))
@@ -142,9 +168,9 @@ def test_guessed_places_are_those_of_bisection(spread):
     others = rng.integers(0, 2**64 - 1, 10, np.uint64)
     for wanted in (ends, rng.choice(hashes, 40), np.concatenate([others, hashes[:30]])):
         assert len(hashes) >= key_index._SPARSE * len(wanted)
-        assert np.array_equal(key_index._places(hashes, wanted), np.searchsorted(hashes, wanted))
+        assert np.array_equal(key_index._positions(hashes, wanted), np.searchsorted(hashes, wanted))
         assert np.array_equal(
-            key_index._places(hashes[:90], wanted), np.searchsorted(hashes[:90], wanted)
+            key_index._positions(hashes[:90], wanted), np.searchsorted(hashes[:90], wanted)
         )
 
 
@@ -250,7 +276,7 @@ def test_a_row_is_compared_with_its_checksum_once(path, monkeypatch):
         compared.append(rows.tolist())
         return check_single_rows(file, keys, rows)
 
-    monkeypatch.setattr("streamkd.store.reader.check_single_rows", counting)
+    monkeypatch.setattr("streamkd.store.row_checks.check_single_rows", counting)
     for rows in ([7, 7, 2], [2, 7, 8], [8, 9, 15, 16], [2, 7, 8, 9, 15, 16]):
         assert np.array_equal(store.gather(np.array(rows)), helpers.logits_of(np.array(rows), 4))
     assert compared == [[2, 7], [8], [9, 15, 16]]
@@ -263,8 +289,12 @@ def test_rows_outside_the_store_are_refused(path):
         store.gather(np.array([0, -1]))
     with pytest.raises(IndexError, match="row 10"):
         store.gather(np.array([10]))
-    with pytest.raises(TypeError, match="float64"):
+    with pytest.raises(TypeError, match="row numbers are float64; give whole numbers"):
         store.gather(np.array([1.0]))
+    with pytest.raises(ValueError, match=r"row numbers have shape \(1, 2\); give one axis"):
+        store.gather(np.array([[1, 2]]))
+    with pytest.raises(IndexError, match=r"image 10; the store .* has 0 to 9"):
+        store.content_of(np.array([10]))
     assert store.gather(np.array([], np.int64)).shape == (0, 4)
 
 

@@ -110,7 +110,10 @@ def test_of_many_problems_the_first_hundred_are_listed(path):
         file.write(bytes(num_bytes))
     report = verify_store(path)
     assert (report.num_problems, len(report.problems)) == (300, 100)
-    assert "the row is missing in a store that says it is finished" in report.problems[0]["reason"]
+    assert (
+        "the row is missing, although the store is marked as finished"
+        in report.problems[0]["reason"]
+    )
 
 
 def test_what_the_comparison_finds_is_reported_with_its_key(path):

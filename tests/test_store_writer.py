@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 
-import h5py
+import fault_helpers
 import numpy as np
 import pytest
 import store_helpers as helpers
 
 from streamkd.errors import (
+    DamagedStoreError,
     DiskFullError,
     NonFiniteError,
     OptionError,
@@ -23,7 +24,6 @@ from streamkd.errors import (
 )
 from streamkd.keys import Keys
 from streamkd.store.collection import open_store
-from streamkd.store.layout import DamagedStoreError
 from streamkd.store.writer import StoreWriter, create_store
 
 
@@ -44,7 +44,7 @@ def reference(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([b"b", b"a"], "Key 1, 'a', stands behind 'b'"),
+        ([b"b", b"a"], "Key 1, 'a', follows 'b'"),
         ([b"a", b"a"], "Key 1, 'a', appears twice"),
         ([b"", b"a"], "Key 0, '', is empty"),
         ([b"/a", b"b"], "Key 0, '/a', is an absolute path"),
@@ -185,6 +185,25 @@ def test_arrays_of_another_shape_are_refused(path, logits, content, message):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logits": None, "scale": 1}, r"This block has scale, and a row of .* needs logits\."),
+        (
+            {"logits": np.zeros((3, 4), "<f4")},
+            r"float32\[3, 4\], and must be <f2\[3, 4\]\.\nGive rows",
+        ),
+        ({"logits": np.zeros((2, 4), "<f2")}, r"float16\[2, 4\], and must be <f2\[3, 4\]"),
+    ],
+    ids=["other datasets", "other type", "other shape"],
+)
+def test_stored_rows_of_another_codec_are_refused(path, changes, message):
+    helpers.create(path)
+    stored = {name: value for name, value in changes.items() if value is not None}
+    with StoreWriter(path) as writer, pytest.raises(OptionError, match=message):
+        writer.write_stored(0, stored, helpers.content_of(range(3)), np.zeros(3, bool))
+
+
+@pytest.mark.parametrize(
     ("codec", "value", "message"),
     [
         ("float16", np.nan, "hold nan"),
@@ -257,21 +276,6 @@ def test_damaged_keys_are_refused_before_rows_are_written_under_them(path):
         StoreWriter(path)
 
 
-def test_a_second_writer_is_refused_and_readers_are_welcome(path):
-    helpers.create(path)
-    with StoreWriter(path):
-        with pytest.raises(StoreBusyError, match="Another process is writing"):
-            StoreWriter(path)
-        with pytest.raises(BlockingIOError):
-            h5py.File(path, "r+")
-        with h5py.File(path, "r") as file:
-            assert not file["done"][:].any()
-        assert open_store(path).rows_done == 0
-    with StoreWriter(path):
-        pass
-    assert os.listdir(path.parent) == [path.name]
-
-
 def test_a_lock_file_that_nobody_holds_is_no_hindrance(path):
     helpers.create(path)
     path.with_name("teacher.h5.lock").touch()
@@ -296,82 +300,19 @@ def test_a_lock_file_removed_by_the_writer_before_is_not_relied_on(path, monkeyp
             StoreWriter(path)
 
 
-def test_a_file_system_without_locks_is_refused(path, monkeypatch):
-    helpers.create(path)
+@pytest.mark.parametrize("name", ["pwrite", "fdatasync"])
+def test_interrupted_writes_and_syncs_are_repeated(path, reference, name, monkeypatch):
+    real, calls = getattr(os, name), []
 
-    def no_locks(*_args):
-        raise OSError(errno.ENOLCK, "No locks available")
+    def interrupted_at_first(*args):
+        calls.append(name)
+        if len(calls) % 2:
+            raise InterruptedError(errno.EINTR, "Interrupted system call")
+        return real(*args)
 
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with pytest.raises(OutputError, match=r"Cannot lock .*: No locks available"):
-        StoreWriter(path)
-
-
-def _fail_with(number):
-    def fault(_real, *_args):
-        raise OSError(number, os.strerror(number))
-
-    return fault
-
-
-def _message_of(path, acknowledged, expected):
-    """Returns the refusal while a store is made, or None."""
-    try:
-        helpers.create(path)
-        helpers.fill(path, acknowledged=acknowledged.append)
-    except expected as error:
-        return str(error)
-    return None
-
-
-def _short(real, *args):
-    if len(args) == 3 and not isinstance(args[1], int):
-        return real(args[0], bytes(args[1])[:1], args[2])
-    return real(*args)
-
-
-def _interrupted(_real, *_args):
-    raise InterruptedError(errno.EINTR, "Interrupted system call")
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full disk", "input/output"])
-def test_an_error_of_any_system_call_is_one_message_and_costs_nothing(path, number, reference):
-    expected = DiskFullError if number == errno.ENOSPC else OutputError
-    for at in range(1, 1000):
-        acknowledged, disk = [], helpers.FaultyDisk(at, _fail_with(number))
-        with pytest.MonkeyPatch.context() as patch:
-            disk.install(patch.setattr)
-            message = _message_of(path, acknowledged, expected)
-        if message is None:
-            break
-        safe = f"{min(3 * len(acknowledged), 10)} of 10 rows are safe"
-        assert str(path) in message
-        assert (safe if path.exists() else "Nothing was left behind") in message
-        assert {p.name for p in path.parent.iterdir()} <= {path.name}
-        if path.exists():
-            with StoreWriter(path) as writer:
-                assert not set(acknowledged) & set(writer.pending_blocks().tolist())
-        else:
-            helpers.create(path)
-        helpers.fill(path)
-        assert path.read_bytes() == reference
-        path.unlink()
-    assert at > 30
-
-
-def test_short_and_interrupted_writes_are_continued(path, reference):
-    for at in range(1, 60):
-        for fault in (_short, _interrupted):
-            disk = helpers.FaultyDisk(at, fault)
-            if fault is _interrupted and at in (1,):
-                continue  # posix_fallocate repeats by itself
-            with pytest.MonkeyPatch.context() as patch:
-                disk.install(patch.setattr)
-                helpers.teach(path)
-            assert path.read_bytes() == reference
-            path.unlink()
-        if disk.num_calls < at:
-            break
+    monkeypatch.setattr(os, name, interrupted_at_first)
+    helpers.teach(path)
+    assert path.read_bytes() == reference and len(calls) > 10
 
 
 def test_after_a_failed_write_the_writer_wants_to_be_opened_again(path):
@@ -379,7 +320,7 @@ def test_after_a_failed_write_the_writer_wants_to_be_opened_again(path):
     arguments = (helpers.logits_of(range(3), 4), helpers.content_of(range(3)))
     with StoreWriter(path) as writer:
         with pytest.MonkeyPatch.context() as patch:
-            helpers.FaultyDisk(1, _fail_with(errno.EIO)).install(patch.setattr)
+            helpers.FaultyDisk(1, fault_helpers.fail_with(errno.EIO)).install(patch.setattr)
             with pytest.raises(OutputError, match="0 of 10 rows are safe; the same command"):
                 writer.write_block(0, *arguments)
         with pytest.raises(StoreError, match="open it again"):

@@ -13,11 +13,10 @@ from typing import Any
 from streamkd.cli import flags
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
+from streamkd.reports import MAX_LISTED
 from streamkd.tf_support.quiet_import import import_tensorflow
 
 Answer = tuple[dict[str, Any], int]
-# Lists in JSON output are cut here; a count stands beside each.
-MAX_LISTED = 100
 
 
 def scan(args: argparse.Namespace) -> Answer:
@@ -203,7 +202,7 @@ def inspect(args: argparse.Namespace) -> Answer:
     """Says what a store holds."""
     from streamkd.store.collection import open_store
 
-    return open_store(args.store).describe(), 0
+    return open_store(args.store).describe().to_dict(), 0
 
 
 def evaluate(args: argparse.Namespace) -> Answer:
@@ -260,8 +259,8 @@ def demo(args: argparse.Namespace) -> Answer:
 
 def _labels_of_store(path: str) -> str | None:
     """Returns how to list the images of a store: by class where it has labels."""
+    from streamkd.errors import DamagedStoreError
     from streamkd.store.collection import flatten, open_store
-    from streamkd.store.layout import DamagedStoreError
 
     try:
         base = flatten([open_store(path)])[0]

@@ -26,6 +26,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from streamkd import disk
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError, OutputError
 from streamkd.keys import Keys
 from streamkd.manifest.key_builder import KeyBuilder
@@ -221,17 +222,17 @@ def write(listed: Any, path: Path) -> None:
     head |= {"class_names": listed.class_names, "num_images": len(listed.keys)}
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as lines:
+        with (
+            disk.replacing(path, temporary),
+            open(temporary, "w", encoding="utf-8") as lines,
+        ):
             lines.write(json.dumps(head) + "\n")
             for entry in _entries(listed):
                 lines.write(json.dumps(entry) + "\n")
-        temporary.replace(path)
     except OSError as error:
         raise OutputError(
             f"The manifest {path} cannot be written: {error.strerror}.\nGive another path."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _entries(listed: Any) -> Iterator[dict[str, Any]]:

@@ -26,8 +26,8 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.results import metrics
 from streamkd.runs.run_directory import read_config
-from streamkd.store.collection import StoreCollection, open_store
-from streamkd.store.reader import LogitStore
+from streamkd.store.collection import open_store
+from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.join import find_rows, image_options
@@ -41,7 +41,7 @@ def evaluate(
     model: Any,
     images: Manifest,
     *,
-    store: LogitStore | StoreCollection | str | os.PathLike | None = None,
+    store: RowStore | str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
     color_mode: str | None = None,
     interpolation: str | None = None,
@@ -92,7 +92,7 @@ def evaluate(
         class_names = class_names or config.get("class_names")
         trained = config.get("image_options", {})
         model = open_model(model, trust=trust)
-    if isinstance(store, str | os.PathLike):
+    if store is not None:
         store = open_store(store)
     if store is None:  # what the student was trained on, unless another is asked for
         given = {name: trained.get(name) if v is None else v for name, v in given.items()}
@@ -206,7 +206,7 @@ def _teacher_report(
     logits: np.ndarray,
     labels: np.ndarray,
     classes: list[str] | None,
-    store: LogitStore | StoreCollection | None,
+    store: RowStore | None,
     rows: np.ndarray | None,
 ) -> dict[str, Any]:
     names = ("agreement", "kl_to_teacher", "teacher_accuracy")

@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.disk import TEMPORARY, make_directory, sync_directory, sync_file
 from streamkd.errors import ResumeError
 
 NUM_KEPT = 2  # one to fall back to where the newest turns out damaged
 NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
-TEMPORARY = ".tmp"
 STATE = "state.json"
 TENSORS = "tensors"
 ARRAYS = "arrays.npz"
@@ -106,7 +106,7 @@ class Checkpoints:
             if isinstance(error, tf.errors.ResourceExhaustedError):  # TensorFlow's full disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
-        sync(self.directory)
+        sync_directory(self.directory)
         for other in taken:
             shutil.rmtree(_discarded(other))
         # Those that are not older are of this very step, or turned out damaged.
@@ -124,8 +124,8 @@ class Checkpoints:
             (folder / ARRAYS).write_bytes(packed)
         (folder / STATE).write_text(json.dumps({**whole, DIGEST: _digest(whole, packed)}))
         for part in folder.iterdir():
-            sync(part)
-        sync(folder)
+            sync_file(part)
+        sync_directory(folder)
 
     def _keep_few(self, newest: Path, others: list[Path]) -> None:
         """Removes all `others` but the newest of earlier steps.
@@ -241,33 +241,3 @@ def _packed(arrays: dict[str, np.ndarray]) -> bytes:
 
 def _digest(state: dict[str, Any], packed: bytes) -> str:
     return hashlib.blake2b(json.dumps(state).encode() + packed, digest_size=16).hexdigest()
-
-
-def make_directory(path: Path) -> list[Path]:
-    """Makes a directory, to the disk; returns it and those above it that were not there."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync(folder.parent)
-    return missing
-
-
-def sync(path: Path) -> None:
-    """Forces a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file whole; returns when it would survive a power cut."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        temporary.write_text(text)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)

@@ -17,15 +17,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError
 from streamkd.manifest.manifest import key_fields, key_of_fields
-from streamkd.runs.checkpoint import (
-    TEMPORARY,
-    finished_checkpoints,
-    make_directory,
-    sync,
-    write_atomically,
-)
+from streamkd.runs.checkpoint import finished_checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
 
 COLUMNS = (
@@ -192,13 +187,8 @@ class RunDirectory:
     def save_student(self, student: Any) -> None:
         """Writes student.keras whole, the user's own model with the weights of now."""
         temporary = self.path / STUDENT_TEMPORARY
-        try:
+        with replacing(self.student, temporary):
             student.save(temporary)
-            sync(temporary)
-            temporary.replace(self.student)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync(self.path)
 
 
 def _as_table(epochs: list[dict[str, Any]]) -> str:

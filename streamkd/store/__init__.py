@@ -1,1 +1,1 @@
-"""The logit store: what the teacher said, kept by key and view. No TensorFlow in this room."""
+"""The logit store: the teacher's answers, kept by key and view. No TensorFlow in this room."""

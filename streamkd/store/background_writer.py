@@ -1,4 +1,4 @@
-"""Writing in the background: the disk commits a block while the teacher answers the next one.
+"""BackgroundWriter: the disk commits a block while the teacher answers the next one.
 
     with StoreWriter(path) as writer, BackgroundWriter(writer) as background:
         for block in writer.pending_blocks():
@@ -6,8 +6,8 @@
         background.wait()
         writer.finish(summary)
 
-Waiting for the disk takes 2 to 8 ms a block and no processor. At most one block is on its way: a
-crash loses no more than that and the one being answered.
+Waiting for the disk takes 2 to 8 ms a block and no processor. At most one block is being written:
+a crash loses at most that block and the one being answered.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from streamkd.store.writer import StoreWriter
 class BackgroundWriter:
     """Writes blocks of a `StoreWriter` in a thread of its own, one at a time, in order.
 
-    Leaving the `with` block waits for the block that is on its way, also after an exception, so
-    that what was answered is kept.
+    Leaving the `with` block waits for the block that is being written, also after an exception, so
+    that every answer that was handed over is kept.
     """
 
     def __init__(self, writer: StoreWriter) -> None:
@@ -44,21 +44,21 @@ class BackgroundWriter:
             self._pool.shutdown(wait=True)
 
     def write_block(self, *args: Any, **kwargs: Any) -> None:
-        """Hands a block over; returns when the one before it is on the disk.
+        """Hands a block over; returns when the block before it is on the disk.
 
         Args: as `StoreWriter.write_block`; the arrays must not be changed afterwards.
 
         Raises:
-          StreamkdError: what `StoreWriter.write_block` refused of the block before.
+          StreamkdError: the error of `StoreWriter.write_block` for the block before.
         """
         self.wait()
         self._pending = self._pool.submit(self._writer.write_block, *args, **kwargs)
 
     def wait(self) -> None:
-        """Returns when everything that was handed over is on the disk.
+        """Returns when every block that was handed over is on the disk.
 
         Raises:
-          StreamkdError: what `StoreWriter.write_block` refused of it.
+          StreamkdError: the error of `StoreWriter.write_block` for the last block.
         """
         pending, self._pending = self._pending, None
         if pending is not None:

@@ -1,4 +1,4 @@
-"""Rows: their checksums and the summary, as both the writer and the reader compute them.
+"""Checksums of rows and of the summary, as both the writer and the reader compute them.
 
 The CRC-32 of a row covers, in this order: the hash of its key and the digest of its image's bytes
 (8 bytes each, little-endian), then the row's entry in each dataset of its view's parameters and of
@@ -22,7 +22,8 @@ from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
 from streamkd.views.views import Views
 
-# Written last, when the text is on the disk: a torn summary reads as one not written.
+# Bytes of length and CRC-32 before the summary's text. They are written last, when the text is on
+# the disk, so that a torn summary reads as one not written.
 SUMMARY_HEAD_BYTES = 8
 
 
@@ -65,13 +66,13 @@ def row_crc32(
 def check_rows(
     file: StoreFile, keys: Keys, first: int, stop: int, key_hashes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `done` and whether the row is as it was written, for images `first` to `stop`.
+    """Returns `done` of each row, and whether the row is as it was written.
 
     Args:
       file: the store.
       keys: its keys.
-      first, stop: images.
-      key_hashes: of these images, where they are known; they take a third of the time.
+      first, stop: range of images.
+      key_hashes: of these images, if known; hashing takes a third of the time.
 
     Returns:
       uint8 and bool, both `[images, num_views]`; a row that is not done is not as written.
@@ -92,7 +93,7 @@ def check_rows(
 def check_single_rows(
     file: StoreFile, keys: Keys, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `done` and whether the row is as it was written, uint8 and bool `[B]`.
+    """Returns `done` of each row, uint8 `[B]`, and whether it is as it was written, bool `[B]`.
 
     Args:
       file, keys: as in `check_rows`.
@@ -100,22 +101,22 @@ def check_single_rows(
     """
     done = np.array(file.read_rows("done", rows, ()))
     good = (done != NOT_DONE) & (done <= REFUSED)
-    there, images = rows[good], rows[good] // file.header.num_views
-    if len(there):
+    written, images = rows[good], rows[good] // file.header.num_views
+    if len(written):
         sums = row_crc32(
             _hashes_of_images(file, keys, images),
             file.read_rows("content", images, ()),
             [
-                file.read_rows(name, there, file.spec(name).shape[2:])[:, None]
+                file.read_rows(name, written, file.spec(name).shape[2:])[:, None]
                 for name in row_datasets(file)
             ],
         )
-        good[good] = sums[:, 0] == file.read_rows("row_crc32", there, ())
+        good[good] = sums[:, 0] == file.read_rows("row_crc32", written, ())
     return done, good
 
 
 def _hashes_of_images(file: StoreFile, keys: Keys, images: np.ndarray) -> np.ndarray:
-    """Returns the hash of the key of each image; damaged offsets are refused, not followed."""
+    """Returns the hash of the key of each image; refuses damaged offsets instead of following."""
     starts, lengths = keys.spans(images)
     inside = (starts >= 0) & (lengths >= 0) & (starts <= len(keys.data) - lengths)
     if not (inside & (lengths <= MAX_KEY_BYTES)).all():
@@ -124,7 +125,7 @@ def _hashes_of_images(file: StoreFile, keys: Keys, images: np.ndarray) -> np.nda
 
 
 def images_at_a_time(file: StoreFile, num_bytes: int = 4 << 20) -> int:
-    """Returns how many images make up about `num_bytes`, in whole blocks."""
+    """Returns the number of images that take about `num_bytes`, in whole blocks."""
     header = file.header
     image_bytes = sum(file.entry_bytes(name) for name in row_datasets(file)) + 64
     blocks = max(1, num_bytes // (image_bytes * header.images_per_block))
@@ -132,7 +133,7 @@ def images_at_a_time(file: StoreFile, num_bytes: int = 4 << 20) -> int:
 
 
 def count_settled(file: StoreFile) -> int:
-    """Returns how many rows are done or refused."""
+    """Returns the number of rows that are done or refused."""
     step = max(1, (4 << 20) // file.header.num_views)
     num_images = file.header.num_images
     return sum(
@@ -153,17 +154,17 @@ def pack_summary(summary: dict[str, Any]) -> bytes:
     if len(text) > SUMMARY_BYTES - SUMMARY_HEAD_BYTES:
         raise OptionError(
             f"The summary takes {len(text):,} bytes, and a store holds "
-            f"{SUMMARY_BYTES - SUMMARY_HEAD_BYTES:,}.\nLeave something out."
+            f"{SUMMARY_BYTES - SUMMARY_HEAD_BYTES:,}.\nLeave out some of its entries."
         )
     head = np.array([len(text), zlib.crc32(text)], "<u4").tobytes()
     return (head + text).ljust(SUMMARY_BYTES, b"\0")
 
 
 def read_summary(file: StoreFile) -> dict[str, Any] | None:
-    """Returns the summary, or None where it has not been written yet.
+    """Returns the summary, or None if it has not been written yet.
 
     Raises:
-      DamagedStoreError: it is neither.
+      DamagedStoreError: the summary is damaged.
     """
     packed = file.read("summary").tobytes()
     if not packed[:SUMMARY_HEAD_BYTES].strip(b"\0"):

@@ -1,7 +1,10 @@
-"""Creation: a store under its name is complete, with room on the disk for every row, or absent.
+"""Creation of a store: under its name it is complete, with disk space for every row, or absent.
 
-Order of the steps: a hidden temporary file in the same directory; room for all of it; metadata,
-static datasets and userblock; fsync; its name, unless that is taken; fsync of the directory.
+    create_store("teacher.h5", header, keys, labels, class_names)
+
+Order of the steps: a hidden temporary file in the same directory; disk space for all of it;
+metadata, static datasets and userblock; fsync; its name, unless that is taken; fsync of the
+directory.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from streamkd.store import hdf5_metadata, userblock
 from streamkd.store.layout import STATIC_DATASETS, DatasetSpec, StoreHeader, dataset_specs
 from streamkd.store.userblock import Userblock
 
-_NOTHING_LEFT = "Nothing was left behind. Free some room or choose another place, and try again."
+_NOTHING_LEFT = "Nothing was left behind. Free some space or give another directory, and try again."
 
 
 def create_store(
@@ -36,15 +39,15 @@ def create_store(
 
     Args:
       path: must not exist yet.
-      header: what is known before the first row.
-      keys: one an image, sorted by their bytes, each once.
-      labels: int `[num_images]`, class numbers; -1 where there is none.
-      class_names: in order of their numbers; empty where classes have no names.
+      header: everything that is known before the first row.
+      keys: one for each image, sorted by their bytes, each once.
+      labels: int `[num_images]`, class numbers; -1 for an image without a label.
+      class_names: in the order of their numbers; empty where classes have no names.
 
     Raises:
       OptionError: keys, labels and header do not fit together.
       StoreError: `path` exists; it is left alone.
-      DiskFullError: no room for all rows; nothing is left behind.
+      DiskFullError: no space for all rows; nothing is left behind.
       OutputError: the directory cannot be written.
     """
     path = os.fspath(path)
@@ -61,12 +64,12 @@ def create_store(
     room = hdf5_metadata.room_for(attributes, specs)
     with disk.refusals(path, ending=_NOTHING_LEFT, num_bytes=room):
         with _temporary_file(path) as (descriptor, temporary):
-            # Before HDF5 writes anything: a limit on file sizes stops its file in memory as well.
+            # Before HDF5 writes: a limit on file sizes stops its file in memory as well.
             disk.reserve(descriptor, room)
             with contextlib.closing(hdf5_metadata.build(attributes, specs)) as metadata:
                 os.ftruncate(descriptor, metadata.file_size)
                 _write_static(descriptor, metadata, specs, static)
-            os.fsync(descriptor)
+            disk.sync(descriptor)
             try:
                 disk.rename_to_new(temporary, path)
             except FileExistsError as error:
@@ -80,11 +83,11 @@ def create_store(
 
 def _write_static(
     descriptor: int,
-    metadata: hdf5_metadata.Skeleton,
+    metadata: hdf5_metadata.Hdf5Metadata,
     specs: dict[str, DatasetSpec],
     static: dict[str, np.ndarray],
 ) -> None:
-    """Writes all that is not zero in a store without rows."""
+    """Writes every byte that is not zero in a store without rows."""
     metadata.copy_to(descriptor)
     for name, values in static.items():
         disk.write_at(descriptor, values, metadata.extents[name][0])
@@ -99,12 +102,12 @@ def _write_static(
 
 
 def encode_class_names(class_names: Sequence[str]) -> Keys:
-    """Returns class names as stored: UTF-8, bytes of a directory that are not UTF-8 as they are."""
+    """Returns class names as stored: UTF-8, except bytes of folder names that are not UTF-8."""
     return Keys.from_list(name.encode("utf-8", "surrogateescape") for name in class_names)
 
 
 def decode_class_names(names: Keys) -> list[str]:
-    """Returns what `encode_class_names` was given."""
+    """Returns the class names that `encode_class_names` was given."""
     return [name.decode("utf-8", "surrogateescape") for name in names]
 
 
@@ -122,11 +125,10 @@ def check_keys(keys: Keys) -> None:
     wrong = keys.first_disorder()
     if wrong is not None:
         before, key = keys[wrong - 1], keys[wrong]
-        fault = "appears twice" if before == key else f"stands behind '{readable_key(before)}'"
+        fault = "appears twice" if before == key else f"follows '{readable_key(before)}'"
         raise OptionError(
             f"Key {wrong:,}, '{readable_key(key)}', {fault}.\n"
-            "The keys of a store are sorted by their bytes, each once: "
-            "`keys.take(keys.sort_order())`.",
+            "Sort the keys by their bytes, each once: `keys.take(keys.sort_order())`.",
             key=key,
         )
 
@@ -139,14 +141,14 @@ def _static_datasets(
         raise OptionError(
             "Keys, labels and header of a store do not fit together.\n"
             f"  keys: {len(keys):,}, labels: {len(labels):,}, num_images: {header.num_images:,}\n"
-            "Give one key and one label an image."
+            "Give one key and one label for each image."
         )
     check_keys(keys)
     _check_labels(keys, labels, len(class_names) or header.num_classes)
     classes = encode_class_names(class_names)
     hashes = hash_keys(keys)
     order = np.argsort(hashes, kind="stable")
-    hashes = hashes[order]  # the unsorted ones are not needed: 8 bytes an image
+    hashes = hashes[order]  # frees the unsorted hashes: 8 bytes an image
     values = {
         "key_bytes": (keys.data, "|u1"),
         "key_offsets": (keys.offsets, "<u8"),
@@ -163,25 +165,24 @@ def _static_datasets(
 def _check_labels(keys: Keys, labels: np.ndarray, num_classes: int) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise OptionError(
-            f"labels are {labels.dtype}{list(labels.shape)}; give one whole number an image."
+            f"labels are {labels.dtype}{list(labels.shape)}; give one whole number for each image."
         )
     wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
     if len(wrong):
         key = keys[int(wrong[0])]
         raise OptionError(
             f"The label of '{readable_key(key)}' is {labels[wrong[0]]}, and there are "
-            f"{num_classes:,} classes.\nA label is a class number from 0, or -1 where there is "
-            "none.",
+            f"{num_classes:,} classes.\nGive a class number from 0, or -1 for no label.",
             key=key,
         )
 
 
 @contextlib.contextmanager
 def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
-    """Yields descriptor and name of a new hidden file beside `path`; nothing of it stays.
+    """Yields descriptor and name of a new hidden file beside `path`, removed at the end.
 
-    It is locked while its maker lives, which also a process in another container sees; a process
-    number alone would not tell. Those that are not locked are of a maker that was killed.
+    The file is locked while its maker lives, which a process in another container sees too; a
+    process number alone would not tell. A temporary file without a lock was left by a killed maker.
     """
     remove_leftovers(path)
     directory, name = os.path.split(path)
@@ -190,7 +191,8 @@ def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
     try:
         yield descriptor, temporary
     finally:
-        with contextlib.suppress(OSError):  # it has its final name, or the next pass removes it
+        # It has its final name as well, or the next pass removes it.
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
         os.close(descriptor)
 
@@ -217,8 +219,8 @@ def _locked_new_file(temporary: str) -> int:
 def remove_leftovers(path: str) -> None:
     """Removes the temporary files beside `path` whose makers were killed.
 
-    One of them may be a second name of the store itself: its maker died between the two steps by
-    which it gets its own.
+    A temporary file may be a second name of the store itself: its maker was killed between giving
+    the store its name and removing the temporary one.
     """
     directory, name = os.path.split(path)
     pattern = os.path.join(glob.escape(directory), f".{glob.escape(name)}.*.tmp")
@@ -238,7 +240,7 @@ def _remove_stale(temporary: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(temporary)
     except OSError:
-        return  # its maker is at work, or someone else was faster
+        return  # its maker is at work, or another process removed it first
     finally:
         os.close(descriptor)
 

@@ -1,4 +1,13 @@
-"""Filling a store with answers, wherever they come from: what every kind of pass has in common."""
+"""Filling: the missing blocks of a store are answered, committed in the background, and finished.
+
+    def answers(groups):                        # groups of image numbers
+        for images in groups:
+            yield Answer(logits=..., content_digests=..., views={})
+
+    store = fill_store("teacher.h5", answers, what="teaching", progress=True)
+
+A pass that was killed is resumed: only the missing blocks are asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import StoreError
-from streamkd.manifest.class_names import shown
 from streamkd.progress import image_progress
 from streamkd.store.background_writer import BackgroundWriter
+from streamkd.store.both_sides import both_sides
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter
@@ -19,12 +28,12 @@ from streamkd.store.writer import StoreWriter
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is kept of one group of images.
+    """The rows of one group of images, as they are stored.
 
     Attributes:
       logits: float `[images * num_views, num_classes]`, in the order of the store's rows.
       content_digests: uint64 `[images]`, the digests of their files' bytes.
-      views: the parameters of the views, each `[images * num_views, …]`; empty for plain ones.
+      views: the parameters of the views, each `[images * num_views, …]`; empty for plain views.
       refused: bool `[images]`, images that cannot be decoded, whose logits mean nothing; or None.
     """
 
@@ -39,11 +48,11 @@ Answers = Callable[[list[np.ndarray]], Iterator[Answer]]
 
 
 def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> LogitStore:
-    """Answers and commits the blocks that are missing, and finishes the store.
+    """Answers and commits the missing blocks of a store, and finishes it.
 
     Args:
       path: of a store that was created, and perhaps filled in part.
-      answers: asked once, for all blocks that are missing.
+      answers: called once, with all missing blocks.
       what: one word for the progress bar.
       progress: show it.
 
@@ -72,30 +81,21 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
     return LogitStore(path)
 
 
-def check_same(path: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Refuses to go on with a store that was begun with something else.
+def check_same(path: str, now: dict[str, Any], begun: dict[str, Any]) -> None:
+    """Refuses to resume a store that was begun with other options.
 
     Args:
       path: of the store.
-      mine, theirs: what the rows depend on, by the names that a user knows.
+      now: everything that the rows depend on, by the names that a user knows.
+      begun: the same, of the pass that began the store.
 
     Raises:
       StoreError: names the first difference, with both sides.
     """
-    for what, value in mine.items():
-        if value != theirs[what]:
+    for name, value in now.items():
+        if value != begun[name]:
             raise StoreError(
-                f"The store {path} was begun with another {what}.\n"
-                f"{_both_sides(value, theirs[what])}"
-                "Give what it was begun with, or another path with `--out`."
+                f"The store {path} was begun with another {name}.\n"
+                f"{both_sides(value, begun[name], ('now', 'store'))}"
+                f"Give the same {name}, or another path with `--out`."
             )
-
-
-def _both_sides(mine: Any, theirs: Any) -> str:
-    """Returns two lines that show where two values differ."""
-    if isinstance(mine, list):
-        mine, theirs = shown(mine), shown(theirs)
-    if isinstance(mine, dict):
-        name = next(n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n))
-        mine, theirs = f"{name} = {mine.get(name)}", f"{name} = {theirs.get(name)}"
-    return f"  now:   {mine}\n  store: {theirs}\n"

@@ -1,12 +1,12 @@
-"""The skeleton: the HDF5 metadata of a store, made in memory and copied into place.
+"""The HDF5 metadata of a store, made in memory and copied into place.
 
-    metadata = skeleton.build(header.to_attributes(), specs)
+    metadata = hdf5_metadata.build(header.to_attributes(), specs)
     metadata.file_size                  # of the finished store
     metadata.copy_to(descriptor)
 
 HDF5 itself never touches the file that becomes the store: on a full disk it ends the process with
 a segmentation fault. It writes into a sparse file in memory, whose few written kilobytes are
-copied once the store's own file has all its room.
+copied once disk space for the whole store is reserved.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from streamkd.store import userblock
 from streamkd.store.layout import DatasetSpec
 from streamkd.store.userblock import HDF5_SIGNATURE, USERBLOCK_BYTES
 
-# Every dataset starts a page of its own: a torn write to `done` can reach no static byte, and
-# rows are aligned for the memory map.
+# Alignment of every dataset, in bytes. Each starts a page of its own: a torn write to `done` can
+# reach no static byte, and rows are aligned for the memory map.
 _ALIGNMENT_BYTES = 4096
-# Userblock, superblock and root group, each rounded up to a page: some 70 KB in fact.
+# Most bytes of userblock, superblock and root group, each rounded up to a page; 70 KB in fact.
 _MAX_OTHER_BYTES = 256 << 10
 
 
-class Skeleton:
+class Hdf5Metadata:
     """The metadata of a store that does not exist yet.
 
     Attributes:
@@ -55,7 +55,7 @@ class Skeleton:
             disk.write_at(descriptor, self._read(start, end - start), start)
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self._scratch.close()
 
     def _read(self, offset: int, num_bytes: int) -> bytes:
@@ -65,14 +65,14 @@ class Skeleton:
 def room_for(
     attributes: Mapping[str, np.int64 | np.bytes_], specs: Mapping[str, DatasetSpec]
 ) -> int:
-    """Returns a number of bytes that the store with these attributes and datasets fits into."""
+    """Returns a number of bytes that a store with these attributes and datasets fits into."""
     data = sum(spec.num_bytes + 2 * _ALIGNMENT_BYTES for spec in specs.values())
     return data + 2 * sum(value.nbytes for value in attributes.values()) + _MAX_OTHER_BYTES
 
 
 def build(
     attributes: Mapping[str, np.int64 | np.bytes_], specs: Mapping[str, DatasetSpec]
-) -> Skeleton:
+) -> Hdf5Metadata:
     """Returns the metadata of an HDF5 file with these root attributes and datasets."""
     scratch = _scratch_file()
     try:
@@ -85,19 +85,24 @@ def build(
         head = disk.read_at(scratch.fileno(), 9, USERBLOCK_BYTES)
         # Superblock 0 has no "open for writing" flag that a crash could leave behind.
         assert head == HDF5_SIGNATURE + b"\0", f"HDF5 wrote another superblock: {head!r}"
-        skeleton = Skeleton(scratch, extents)
-        assert skeleton.file_size <= room_for(attributes, specs), "HDF5 took more room than thought"
-        return skeleton
+        metadata = Hdf5Metadata(scratch, extents)
+        assert metadata.file_size <= room_for(attributes, specs), (
+            "HDF5 needs more bytes than room_for says"
+        )
+        return metadata
     except BaseException:
         scratch.close()
         raise
 
 
 class _ScratchFile(FileIO):
-    """An unnamed file that keeps its first error for us, and tells HDF5 that all is well.
+    """An unnamed file that keeps its first error, and tells HDF5 that every call succeeded.
 
     An error would leave the file open inside HDF5, which then ends the process with a segmentation
     fault at its exit.
+
+    Attributes:
+      error: the first error, or None.
     """
 
     error: OSError | None = None
@@ -112,17 +117,17 @@ class _ScratchFile(FileIO):
     def truncate(self, size: int | None = None) -> int:
         return self._kept(lambda: super(_ScratchFile, self).truncate(size), size or 0)
 
-    def _kept(self, call: Callable[[], int | None], well: int) -> int:
-        """Returns what `call` returns, or `well` if it failed."""
+    def _kept(self, call: Callable[[], int | None], success: int) -> int:
+        """Returns the result of `call`; keeps its error and returns `success` if it failed."""
         try:
             return call() or 0
         except OSError as error:
             self.error = self.error or error
-            return well
+            return success
 
 
 def _scratch_file() -> _ScratchFile:
-    """Returns an unnamed file; of its terabytes only what is written takes room."""
+    """Returns an unnamed sparse file: terabytes long, it takes memory for written bytes only."""
     if hasattr(os, "memfd_create"):
         return _ScratchFile(os.memfd_create("streamkd"), "r+")
     with tempfile.TemporaryFile() as file:
@@ -146,9 +151,9 @@ def _create_dataset(file: h5py.h5f.FileID, name: str, spec: DatasetSpec) -> tupl
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    properties.set_obj_track_times(False)  # or two equal stores would differ in their dates
+    properties.set_obj_track_times(False)  # dates would make two equal stores differ
     kind = h5py.h5t.py_create(np.dtype(spec.dtype))
     space = h5py.h5s.create_simple(spec.shape)
     dataset = h5py.h5d.create(file, name.encode(), kind, space, dcpl=properties)
-    # An empty dataset has no place; HDF5 gives an offset that means nothing.
+    # An empty dataset has no extent; HDF5 gives an offset that means nothing.
     return (dataset.get_offset(), spec.num_bytes) if spec.num_bytes else (0, 0)

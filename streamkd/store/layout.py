@@ -69,7 +69,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import OptionError, StoreError
+from streamkd.errors import OptionError
 from streamkd.store import codecs
 from streamkd.views.views import Views
 
@@ -88,35 +88,31 @@ STATIC_DATASETS = (
     "class_offsets",
 )
 
-# An attribute lives in the object header, whose messages end at 64 KiB.
+# Longest attribute, in bytes: it lives in the object header, whose messages end at 64 KiB.
 _MAX_ATTRIBUTE_BYTES = 60_000
 _COUNTS = ("num_images", "num_views", "num_classes", "block_rows")
 _TEXTS = ("codec", "fingerprint", "decoder")
 _DICTS = ("images", "views", "teacher", "versions")
 
 
-class DamagedStoreError(StoreError):
-    """A logit store whose bytes are not those that were written."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreHeader:
-    """What is known before the first row.
+    """Everything that is known before the first row.
 
     Attributes:
       num_images, num_views, num_classes: counts, all positive.
       codec: as in `codecs.get`, such as 'float16' or 'packed:3+28'.
       block_rows: rows that are taught and committed at once; a multiple of `num_views`.
-      fingerprint: of the images: keys, labels and classes.
+      fingerprint: digest of the images' keys, labels and classes.
       images: the image specification, as `ImageOptions.to_dict`.
       views: the view specification, as `Views.to_dict`; `{"count": 1, "kind": "plain"}` for the
         plain image.
-      decoder: what turns the bytes of a file into pixels.
+      decoder: the function that turns the bytes of a file into pixels.
       teacher: its identity: name, digest of the weights, output kind, preprocessing.
       versions: of the libraries that took part.
 
     Raises:
-      OptionError: a value that cannot be; dicts must be JSON.
+      OptionError: an impossible value; dicts must be JSON.
     """
 
     num_images: int
@@ -151,7 +147,7 @@ class StoreHeader:
         Views.from_dict(self.views)
         for name in _TEXTS:
             _encode_text(name, getattr(self, name))
-        for name in _DICTS:  # what comes back from the file is equal to what went in
+        for name in _DICTS:  # as they come back from the file: lists for tuples
             object.__setattr__(self, name, json.loads(_encode_json(name, getattr(self, name))))
 
     @property
@@ -203,7 +199,7 @@ class DatasetSpec:
 
     Attributes:
       dtype: as NumPy writes it, such as '<f2'.
-      shape: the first axis is images wherever the dataset has an entry an image.
+      shape: the first axis is images in every dataset with an entry for each image.
     """
 
     dtype: str
@@ -261,6 +257,6 @@ def _fitting(name: str, text: bytes) -> bytes:
     if len(text) > _MAX_ATTRIBUTE_BYTES:
         raise OptionError(
             f"{name} takes {len(text):,} bytes, and a store holds {_MAX_ATTRIBUTE_BYTES:,}.\n"
-            "Leave out what the teacher's answers do not depend on."
+            "Leave out entries that the teacher's answers do not depend on."
         )
     return text

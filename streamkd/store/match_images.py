@@ -1,4 +1,9 @@
-"""Finds the images of a manifest in a store: by key, else by the content of their files."""
+"""Finds the images of a manifest in a store: by key, else by the content of their files.
+
+    numbers = match_images(scan("photos/train"), open_store("teacher.h5"), progress=True)
+
+Only files whose key the store does not know are read.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +12,23 @@ import numpy as np
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
-from streamkd.store.collection import StoreCollection
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 
 
-def match_images(
-    images: Manifest, store: LogitStore | StoreCollection, progress: bool
-) -> np.ndarray:
-    """Returns int64 `[num_images]`, each image's number in the store; -1 where it is not there.
+def match_images(images: Manifest, store: RowStore, progress: bool) -> np.ndarray:
+    """Returns int64 `[num_images]`, each image's number in the store; -1 where the store has none.
 
-    Files whose key the store does not know are read, so that renamed and moved ones are found.
+    Renamed and moved files are found by their content.
 
     Args:
       images: the manifest.
       store: where to look.
-      progress: show progress where files have to be read.
+      progress: show progress while files are read.
     """
-    found = store.images_of_keys(images.keys)
-    unknown = np.flatnonzero(found < 0)
+    numbers = store.images_of_keys(images.keys)
+    unknown = np.flatnonzero(numbers < 0)
     if len(unknown):
         with image_progress(len(unknown), 0, "finding renamed files", progress) as bar:
             content_digests, readable = digest_files(images.paths(unknown), progress=bar.update)
-        found[unknown] = np.where(readable, store.images_of_content(content_digests), -1)
-    return found
+        numbers[unknown] = np.where(readable, store.images_of_content(content_digests), -1)
+    return numbers

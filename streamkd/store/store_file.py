@@ -1,13 +1,13 @@
-"""Opening: the checks before a store is believed, and access to its bytes afterwards.
+"""StoreFile: the checks before a store is believed, and access to its bytes afterwards.
 
     with StoreFile("teacher.h5") as file:
         file.header.num_images
         file.read("done", 0, 64)        # uint8 [64, num_views]
 
-A store received from someone else is data, not code. In this order: the userblock, the size of
-the file, the place of each dataset, the digest of the metadata; only then does HDF5 see the file,
-through the same descriptor, to tell whether it holds exactly the datasets that the userblock
-names. It is closed at once; rows are read from the mapped file or by `pread`. A digest stops
+A store received from someone else is data, not code. The userblock is checked first, then the size
+of the file, the place of each dataset, and the digest of the metadata. Only then does HDF5 see the
+file, through the same descriptor, to tell whether it holds exactly the datasets that the userblock
+names. HDF5 is closed at once; rows are read from the mapped file or by `pread`. A digest stops
 damage, not malice: examine a file of unknown origin in a process of its own.
 """
 
@@ -49,9 +49,9 @@ class StoreFile:
 
     Attributes:
       path: as text.
-      descriptor: of the file; opened for writing too if `writable`.
+      descriptor: of the file; open for writing too if `writable`.
       userblock: where each dataset lies.
-      header: what was known before the first row.
+      header: everything that was known before the first row.
 
     Raises:
       DamagedStoreError: a store, changed since it was written.
@@ -66,7 +66,7 @@ class StoreFile:
         self.path = os.fspath(path)
         self._map: mmap.mmap | None = None
         self.descriptor = _open_descriptor(self.path, writable)
-        # Unlike `__del__`, this also works while the interpreter goes down.
+        # Unlike `__del__`, this also works while the interpreter shuts down.
         self._closing = weakref.finalize(self, os.close, self.descriptor)
         try:
             self.userblock = _check_bytes(self.path, self.descriptor)
@@ -118,12 +118,12 @@ class StoreFile:
         return np.frombuffer(data, spec.dtype).reshape(shape)
 
     def read_rows(self, name: str, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns single entries of `shape` of a dataset, one read each where it is not mapped.
+        """Returns single entries of a dataset, `[B, *shape]`; an unmapped file is read B times.
 
         Args:
           name: of a dataset.
           indices: int64 `[B]`, counted in entries of that shape.
-          shape: of one entry: what is left of the dataset's without its first axes.
+          shape: of one entry: the last axes of the dataset's shape.
         """
         spec = self.spec(name)
         if self._map is not None:
@@ -148,13 +148,13 @@ class StoreFile:
     def check_static(self, *names: str) -> None:
         """Refuses the store if a static dataset does not have its digest."""
         for name in names:
-            found = userblock.digest_of_extent(self.read_bytes, *self.userblock.extents[name])
-            if found != self.userblock.static_digests[name]:
+            digest = userblock.digest_of_extent(self.read_bytes, *self.userblock.extents[name])
+            if digest != self.userblock.static_digests[name]:
                 raise damaged(self.path, f"dataset '{name}' does not have its digest")
 
 
 def _open_descriptor(path: str, writable: bool) -> int:
-    """Returns a descriptor of a regular file; whatever the system refuses is a StoreError."""
+    """Returns a descriptor of a regular file; any error of the system is a StoreError."""
     try:
         # O_NONBLOCK: a named pipe would wait for a writer for ever.
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
@@ -170,7 +170,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
         raise StoreError(
             f"The logit store {path} cannot be opened for {'writing' if writable else 'reading'}: "
             f"{os.strerror(error.errno or 0)}.\n"
-            "Change its permissions, or copy it to a place that is yours."
+            "Change its permissions, or copy it to a directory of your own."
         ) from error
     try:
         with _readable(path):
@@ -185,7 +185,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[None]:
-    """Turns what the system refuses while a store is read into one message; it is no damage."""
+    """Turns an error of the system while a store is read into a message; it is no damage."""
     try:
         yield
     except OSError as error:
@@ -204,9 +204,9 @@ def _read_bytes(path: str, descriptor: int, offset: int, num_bytes: int) -> byte
         return disk.read_at(descriptor, num_bytes, offset)
 
 
-def _not_a_file(path: str, what: str) -> StoreError:
+def _not_a_file(path: str, kind: str) -> StoreError:
     return StoreError(
-        f"{path} is not a logit store: it is {what}.\nGive a file made by `streamkd teach`."
+        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
     )
 
 
@@ -228,36 +228,35 @@ def _check_bytes(path: str, descriptor: int) -> Userblock:
 
 
 def _check_hdf5(path: str, descriptor: int, block: Userblock) -> StoreHeader:
-    """Returns the header after comparing what HDF5 sees with what the userblock says."""
+    """Returns the header, once HDF5 and the userblock agree about all datasets."""
     with _readable(path):
-        own = os.dup(descriptor)
+        duplicate = os.dup(descriptor)
     try:
-        with os.fdopen(own, "rb", buffering=0) as binary, h5py.File(binary, "r") as file:
+        with os.fdopen(duplicate, "rb", buffering=0) as binary, h5py.File(binary, "r") as file:
             header = _read_header(path, file)
             _check_datasets(path, file, header, block)
             return header
     except StreamkdError:
         raise
-    except Exception as error:  # h5py raises whatever it stumbles upon
-        if getattr(error, "errno", None):  # of the system; HDF5's own errors have no number
+    except Exception as error:  # h5py raises exceptions of many kinds
+        if getattr(error, "errno", None):  # the system's error; HDF5's own errors have no number
             raise _unreadable(path, error) from error
         raise damaged(path, f"HDF5 cannot read it ({error})") from error
 
 
 def _read_header(path: str, file: h5py.File) -> StoreHeader:
-    attributes: dict[str, Any] = {}
-    given = file.attrs
-    for name in given:
-        attribute = given.get_id(name)
+    values: dict[str, Any] = {}
+    for name in file.attrs:
+        attribute = file.attrs.get_id(name)
         if attribute.shape != () or attribute.dtype.kind not in "iS":
             raise damaged(path, f"attribute '{name}' is neither a number nor a text")
-        attributes[name] = given[name].item()
+        values[name] = file.attrs[name].item()
     try:
-        if attributes["format"] != FORMAT_NAME.encode():
+        if values["format"] != FORMAT_NAME.encode():
             raise ValueError("attribute 'format' is not that of a store")
-        if attributes["format_version"] != FORMAT_VERSION:
+        if values["format_version"] != FORMAT_VERSION:
             raise ValueError("attribute 'format_version' differs from the userblock")
-        return StoreHeader.from_attributes(attributes)
+        return StoreHeader.from_attributes(values)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         shown = str(error)[:200]  # an attribute may hold 64 KB
         raise damaged(path, f"its attributes are not those of a store ({shown})") from error
@@ -265,31 +264,28 @@ def _read_header(path: str, file: h5py.File) -> StoreHeader:
 
 def _check_datasets(path: str, file: h5py.File, header: StoreHeader, block: Userblock) -> None:
     """Refuses a file whose datasets are not exactly those of the header and the userblock."""
-    given = block.datasets
-    sizes = {n: given[n].shape[0] for n in ("key_bytes", "class_bytes") if _is_vector(given, n)}
-    names = given["class_offsets"].shape[0] - 1 if _is_vector(given, "class_offsets") else -1
-    if len(sizes) != 2 or names < 0:
+    specs = block.datasets
+    vectors = {name: spec.shape[0] for name, spec in specs.items() if len(spec.shape) == 1}
+    sizes = {name: vectors.get(name, -1) for name in ("key_bytes", "class_bytes")}
+    num_class_names = vectors.get("class_offsets", 0) - 1
+    if min(*sizes.values(), num_class_names) < 0:
         raise damaged(path, "its userblock does not describe the keys and classes")
     expected = dataset_specs(
         header,
         num_key_bytes=sizes["key_bytes"],
         num_class_bytes=sizes["class_bytes"],
-        num_class_names=names,
+        num_class_names=num_class_names,
     )
-    if given != expected or set(block.static_digests) != set(STATIC_DATASETS):
+    if specs != expected or set(block.static_digests) != set(STATIC_DATASETS):
         raise damaged(path, "its header and its userblock describe different datasets")
     members = set(file)
     for name in sorted(members ^ set(expected)):
-        found = "has a member that no store has" if name in members else "lacks the dataset"
-        raise damaged(path, f"it {found}: '{name}'")
+        fault = "has a member that no store has" if name in members else "lacks the dataset"
+        raise damaged(path, f"it {fault}: '{name}'")
     for name, spec in expected.items():
-        fault = _dataset_fault(file.id, name, spec, block.extents[name])
-        if fault:
-            raise damaged(path, f"dataset '{name}' {fault}")
-
-
-def _is_vector(datasets: dict[str, DatasetSpec], name: str) -> bool:
-    return name in datasets and len(datasets[name].shape) == 1
+        dataset_fault = _dataset_fault(file.id, name, spec, block.extents[name])
+        if dataset_fault:
+            raise damaged(path, f"dataset '{name}' {dataset_fault}")
 
 
 def _dataset_fault(
@@ -327,8 +323,8 @@ def _map_file(path: str, descriptor: int, file_size: int) -> mmap.mmap:
     """Returns the whole file mapped for reading."""
     with _readable(path):
         mapped = mmap.mmap(descriptor, file_size, access=mmap.ACCESS_READ)
-    # Read-ahead fetched 402 MB for 15 MB of scattered rows from a cold disk, advised against it
-    # 30 MB. A store that fits into memory gains from it: it is soon read as a whole.
+    # Read-ahead fetched 402 MB for 15 MB of scattered rows from a cold disk; without it, 30 MB were
+    # fetched. A store that fits into memory gains from read-ahead: it is soon read as a whole.
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if file_size > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)

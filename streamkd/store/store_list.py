@@ -3,11 +3,11 @@
     streamkd store index 1 6f0c…
     {"fingerprint": …, "num_images": …, "stores": [{"digest": …, "path": "teacher.h5"}, …]}
 
-A finished store never changes. What `streamkd teach` finds new or changed later goes into a delta
-store beside it, and `teacher.h5.index` lists base and deltas; shards of one pass are listed in
-the same way. Of several stores that have an image the last one listed counts. Paths are relative
-to the index file's directory, so that all of them can be moved together; `LogitStore.digest`
-tells whether a file is still the one that was listed. The first line has the digest of the rest.
+A finished store never changes. New and changed images are taught into a delta store beside it, and
+`teacher.h5.index` lists base and deltas; shards of one pass are listed in the same way. The last
+listed store that has an image counts. Paths are relative to the index file's directory, so that
+all files can be moved together; `LogitStore.digest` tells whether a file is still the one that was
+listed. The first line has the digest of the rest.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import dataclasses
 import json
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
 from streamkd import disk
-from streamkd.errors import StoreError
-from streamkd.store.layout import DamagedStoreError
+from streamkd.errors import DamagedStoreError, StoreError
 from streamkd.store.userblock import digest
 
 _MAGIC = b"streamkd store index "
 _VERSION = 1
-# A million shards would be as many memory maps; this is far below and far above any use.
+# Largest index file, in bytes. A million shards would be as many memory maps; this is far below
+# and far above any use.
 _MAX_BYTES = 16 << 20
 SUFFIX = ".index"
 
@@ -39,13 +40,13 @@ class ListedStore:
     digest: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreList:
-    """What an index file says.
+    """The content of an index file.
 
     Attributes:
-      stores: in order; of several that have an image the last one counts.
-      num_images: how many different images they have.
+      stores: in order; the last store that has an image counts.
+      num_images: number of different images.
       fingerprint: of these images.
     """
 
@@ -57,34 +58,26 @@ class StoreList:
         """Writes the file, whole or not at all; an older one is replaced.
 
         Raises:
-          OutputError, DiskFullError: it cannot be written; the older one is still there.
+          OutputError, DiskFullError: it cannot be written; the older file is still there.
         """
         body = json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1).encode()
         packed = b"%s%d %s\n%s\n" % (_MAGIC, _VERSION, digest(body).encode(), body)
-        temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
-        with disk.refusals(path, ending="The stores are as they were."):
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-                try:
-                    disk.write_at(descriptor, packed, 0)
-                    disk.sync(descriptor)
-                finally:
-                    os.close(descriptor)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-            disk.sync_directory(os.path.dirname(path) or ".")
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.tmp")
+        with (
+            disk.refusals(path, ending="The stores are as they were."),
+            disk.replacing(target, temporary),
+        ):
+            temporary.write_bytes(packed)
 
 
 def index_beside(path: str) -> str:
-    """Returns where the index of the store at `path` and its deltas is, or would be."""
+    """Returns the path of the index of the store at `path` and its deltas."""
     return path + SUFFIX
 
 
 def refuse_stale_list(path: str) -> None:
-    """Refuses to create a store beside which the index of an older one lies.
+    """Refuses to create a store where the index of an older store of that name lies.
 
     Raises:
       StoreError: names the index.
@@ -92,7 +85,7 @@ def refuse_stale_list(path: str) -> None:
     beside = index_beside(path)
     if os.path.lexists(beside):
         raise StoreError(
-            f"{beside} lists deltas of a store {path} that is no longer there.\n"
+            f"{beside} lists deltas of a store {path} that no longer exists.\n"
             f"Move it away (`mv {beside} {beside}.old`), or give another path with `--out`."
         )
 
@@ -111,11 +104,11 @@ def is_index_file(path: str) -> bool:
 
 
 def read_index_file(path: str) -> StoreList:
-    """Returns what an index file says.
+    """Returns the content of an index file.
 
     Raises:
-      DamagedStoreError: it is not as it was written.
-      StoreError: it cannot be read, or is of a later version.
+      DamagedStoreError: the file is not as it was written.
+      StoreError: the file cannot be read, or is of a later version.
     """
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
@@ -123,7 +116,7 @@ def read_index_file(path: str) -> StoreList:
     except OSError as error:
         raise StoreError(
             f"The store index {path} cannot be read: {error.strerror}.\n"
-            "Change its permissions, or copy it to a place that is yours."
+            "Change its permissions, or copy it to a directory of your own."
         ) from error
     line, _, body = packed.partition(b"\n")
     words = line[len(_MAGIC) :].split(b" ")
@@ -134,7 +127,7 @@ def read_index_file(path: str) -> StoreList:
         )
     body = body[:-1]
     if words != [b"%d" % _VERSION, digest(body).encode()] or len(packed) > _MAX_BYTES:
-        raise damaged_index(path, "it does not have the digest that it says")
+        raise damaged_index(path, "it does not have its digest")
     try:
         return _from_json(json.loads(body))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -145,10 +138,10 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def damaged_index(path: str, what: str) -> DamagedStoreError:
+def damaged_index(path: str, fault: str) -> DamagedStoreError:
     """Returns the refusal of an index file, or of a file that it lists."""
     return DamagedStoreError(
-        f"The store index {path} cannot be used: {what}.\n"
+        f"The store index {path} cannot be used: {fault}.\n"
         "Restore it from a copy, or move it away: the stores that it lists can be read one by one, "
         "and `streamkd merge` makes one of them."
     )
@@ -164,4 +157,4 @@ def _from_json(values: dict[str, Any]) -> StoreList:
     for store in stores:
         if os.path.isabs(store.path) or ".." in store.path.split("/") or "\0" in store.path:
             raise ValueError("a store outside of the index file's directory")
-    return StoreList(stores, num_images, str(values["fingerprint"]))
+    return StoreList(stores=stores, num_images=num_images, fingerprint=str(values["fingerprint"]))

@@ -1,4 +1,4 @@
-"""The summary of a finished store: what is known only when every row is there."""
+"""The summary of a finished store: the teacher's accuracy, known once every row is done."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _ROWS_AT_A_TIME = 4096
 
 
 def teacher_summary(store: LogitStore) -> dict[str, Any]:
-    """Returns the teacher's accuracy on the labelled images, view 0, and how many they are.
+    """Returns the teacher's accuracy on labelled images, view 0, and the number of these images.
 
-    An image that was refused counts as unlabelled. `teacher_accuracy` is None where no image has
-    a label.
+    An image that was refused counts as unlabelled. `teacher_accuracy` is None without labels.
     """
     labels = np.asarray(store.labels)
     labelled = np.flatnonzero(labels >= 0)

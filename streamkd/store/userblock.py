@@ -18,29 +18,30 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from streamkd.errors import StoreError
-from streamkd.store.layout import FORMAT_NAME, FORMAT_VERSION, DamagedStoreError, DatasetSpec
+from streamkd.errors import DamagedStoreError, StoreError
+from streamkd.store.layout import FORMAT_NAME, FORMAT_VERSION, DatasetSpec
 
 USERBLOCK_BYTES = 4096
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _MAGIC = FORMAT_NAME.encode() + b" "
 _DTYPES = ("<f2", "<f4", "|u1", "<u2", "<u4", "<u8", "<i4", "<i8")
-# Real stores have some 100 KB of it: attributes, and gaps of under 4 KiB between datasets.
+# Most bytes outside of datasets. Real stores have about 100 KB: attributes, and gaps of under 4 KiB
+# between datasets.
 _MAX_METADATA_BYTES = 16 << 20
 _CHUNK_BYTES = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Userblock:
-    """What the userblock says.
+    """The statements of a userblock.
 
     Attributes:
-      file_size: of the whole file, in bytes.
+      file_size: size of the whole file, in bytes.
       datasets: type and shape of each dataset.
       extents: first byte and number of bytes of each dataset.
-      metadata_digest: of all bytes behind the userblock that lie in no extent.
-      static_digests: of each static dataset, by name.
+      metadata_digest: digest of all bytes behind the userblock that lie in no extent.
+      static_digests: digest of each static dataset, by name.
     """
 
     file_size: int
@@ -68,7 +69,7 @@ class Userblock:
 
 
 def digest(data: bytes | memoryview) -> str:
-    """Returns the BLAKE2b digest of some bytes, 16 bytes in hexadecimal."""
+    """Returns the BLAKE2b digest of `data`, 16 bytes in hexadecimal."""
     return hashlib.blake2b(memoryview(data), digest_size=16).hexdigest()
 
 
@@ -99,15 +100,15 @@ def metadata_ranges(
 
 
 def parse(path: str, head: bytes) -> Userblock:
-    """Returns what the first bytes of a file say.
+    """Returns the userblock from the first bytes of a file.
 
     Args:
       path: for messages.
       head: the first `USERBLOCK_BYTES + 8` bytes, or fewer where the file is shorter.
 
     Raises:
-      DamagedStoreError: a store once, changed since.
-      StoreError: something else, or a store of a later version.
+      DamagedStoreError: a store that was changed since it was written.
+      StoreError: no store, or a store of a later version.
     """
     _check_kind(path, head)
     line, _, rest = head[:USERBLOCK_BYTES].partition(b"\n")
@@ -120,7 +121,7 @@ def parse(path: str, head: bytes) -> Userblock:
             "Upgrade with `pip install --upgrade streamkd`."
         )
     if words != [b"%d" % FORMAT_VERSION, digest(body).encode()] or padding.strip(b"\0"):
-        raise damaged(path, "its userblock does not have the digest that it says")
+        raise damaged(path, "its userblock does not have its digest")
     if len(head) < USERBLOCK_BYTES:
         raise damaged(path, f"it ends after {len(head):,} bytes")
     try:
@@ -153,33 +154,34 @@ def check_extents(path: str, userblock: Userblock) -> None:
         raise damaged(path, f"{num_metadata:,} of its bytes belong to no dataset")
 
 
-def damaged(path: str, what: str) -> DamagedStoreError:
+def damaged(path: str, fault: str, *, key: bytes | None = None) -> DamagedStoreError:
     """Returns the refusal of a store that was changed since it was written."""
     return DamagedStoreError(
-        f"The logit store {path} is damaged: {what}.\n"
-        "Restore it from a copy, or move it away and run `streamkd teach` again."
+        f"The logit store {path} is damaged: {fault}.\n"
+        "Restore it from a copy, or move it away and run `streamkd teach` again.",
+        key=key,
     )
 
 
 def _check_kind(path: str, head: bytes) -> None:
-    """Refuses what is no logit store, with a message for each kind."""
+    """Refuses a file that is no logit store, with a message for each kind of file."""
     if head.startswith(_MAGIC):
         return
     if not head:
-        what = "an empty file"
+        kind = "an empty file"
     elif sum(a == b for a, b in zip(head, _MAGIC, strict=False)) > len(_MAGIC) // 2:
         raise damaged(path, "its first line is not that of a store")
     elif HDF5_SIGNATURE in (head[n : n + 8] for n in (0, 512, 1024, 2048, 4096)):
-        what = "an HDF5 file without the first line of a store"
+        kind = "an HDF5 file without the first line of a store"
     else:
-        what = "neither HDF5 nor a store"
+        kind = "neither HDF5 nor a store"
     raise StoreError(
-        f"{path} is not a logit store: it is {what}.\nGive a file made by `streamkd teach`."
+        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
     )
 
 
 def _from_json(values: dict[str, Any]) -> Userblock:
-    """Returns the userblock; raises ValueError, TypeError or KeyError if anything is odd."""
+    """Returns the userblock; raises ValueError, TypeError or KeyError for an impossible value."""
     datasets = {}
     for name, (dtype, shape) in values["datasets"].items():
         if dtype not in _DTYPES:

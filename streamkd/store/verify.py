@@ -1,7 +1,9 @@
-"""Verifies a store, its deltas or shards, and the images they were made of, without the teacher.
+"""Verification of a store, its deltas or shards, and of the images they were made of.
 
-report = verify("teacher.h5", images=scan("photos/train"))
-report.sound, report.problems
+    report = verify("teacher.h5", images=scan("photos/train"))
+    report.sound, report.problems
+
+The teacher is not needed. `verify_file.py` checks one file; this module compares the images.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.errors import DamagedStoreError
 from streamkd.keys import Keys
 from streamkd.manifest.manifest import UNLABELLED, Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.public import public
-from streamkd.store.collection import StoreCollection, flatten, open_store
-from streamkd.store.layout import DamagedStoreError
-from streamkd.store.reader import LogitStore
+from streamkd.store.collection import flatten, open_store
+from streamkd.store.row_store import RowStore
 from streamkd.store.verify_file import Compare, VerifyReport, verify_store
 
 
@@ -34,13 +36,13 @@ def verify(
     seed: int = 0,
     progress: bool = True,
 ) -> VerifyReport:
-    """Returns whether a store is sound, and its deltas with it.
+    """Returns whether a store and its deltas are sound.
 
     Args:
       path: of a store or of an index file.
-      images: the images it was made of; every file is read and compared with what the teacher
-        saw, and so are the names of the classes. Images without logits are problems too; renamed
-        files are not.
+      images: the images it was made of. Every file is read and compared with the bytes that the
+        teacher saw, and class names with those of the store. An image without logits is a problem
+        too; a renamed file is not.
       sample: check about this many rows of each file, drawn with `seed`, instead of all.
       seed: of the sample.
       progress: show progress on standard error.
@@ -54,23 +56,23 @@ def verify(
         report = VerifyReport()
         report.add(str(error))
         return report
-    parts = flatten([store])
+    files = flatten([store])
     comparison = None
     if images is not None:
-        # Images cannot be found by a damaged index; what is damaged is reported below.
+        # Images cannot be found by a damaged index; the damage is reported below.
         with contextlib.suppress(DamagedStoreError):
             comparison = _Comparison(store, images, progress)
     report = VerifyReport()
-    for number, part in enumerate(parts):
+    for number, file in enumerate(files):
         with image_progress(None, 0, "verifying rows", progress) as bar:
-            found = verify_store(
-                part.path,
+            file_report = verify_store(
+                file.path,
                 compare=None if comparison is None else comparison.of_store(number),
                 sample=sample,
                 seed=seed,
                 progress=functools.partial(_advance, bar),
             )
-        report.include(found, f" ({part.path})" if len(parts) > 1 else "")
+        report.include(file_report, f" ({file.path})" if len(files) > 1 else "")
     if comparison is not None:
         for key in comparison.without_logits():
             report.add("the image has no logits", key=key)
@@ -83,34 +85,33 @@ def _advance(bar: Any, rows_checked: int, rows_to_check: int) -> None:
 
 
 class _Comparison:
-    """Compares the images of a manifest with what the teacher saw of them."""
+    """Compares the images of a manifest with the digests and classes that a store has of them."""
 
-    def __init__(
-        self, store: LogitStore | StoreCollection, images: Manifest, progress: bool
-    ) -> None:
+    def __init__(self, store: RowStore, images: Manifest, progress: bool) -> None:
         self._store, self._images, self._progress = store, images, progress
-        self._parts = flatten([store])
-        found = store.images_of_keys(images.keys)
-        self._new = np.flatnonzero(found < 0)
+        self._files = flatten([store])
+        numbers = store.images_of_keys(images.keys)
+        self._new = np.flatnonzero(numbers < 0)
         self._new_digests = self._digest(images.paths(self._new))[0]
-        # For each image of the stores, numbered through, its place in the manifest.
-        self._places = np.full(sum(part.num_images for part in self._parts), -1, np.int64)
-        self._places[found[found >= 0]] = np.flatnonzero(found >= 0)
+        # For each image of the stores, numbered through, its index in the manifest, or -1.
+        self._manifest_indices = np.full(sum(file.num_images for file in self._files), -1, np.int64)
+        self._manifest_indices[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
         """The labels of the stores, numbered through."""
-        return np.concatenate([part.labels for part in self._parts])
+        return np.concatenate([file.labels for file in self._files])
 
     def of_store(self, number: int) -> Compare:
-        """Returns what `verify_store` asks for to compare the images of one of the stores."""
-        first = sum(part.num_images for part in self._parts[:number])
+        """Returns the function that `verify_store` calls to compare the images of one store."""
+        first = sum(file.num_images for file in self._files[:number])
 
         def compare(
             images: np.ndarray, keys: Keys, content: np.ndarray
         ) -> Iterator[tuple[int, str]]:
-            counts = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
-            yield from self._compare(images + first, keys, content, counts)
+            # An image that a later store has as well is compared there.
+            counting = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
+            yield from self._compare(images + first, keys, content, counting)
 
         return compare
 
@@ -121,27 +122,27 @@ class _Comparison:
             yield from self._images.keys.take(self._new[unknown])
 
     def _compare(
-        self, images: np.ndarray, keys: Keys, content: np.ndarray, counts: np.ndarray
+        self, images: np.ndarray, keys: Keys, content: np.ndarray, counting: np.ndarray
     ) -> Iterator[tuple[int, str]]:
-        """Yields what is wrong with those images that no later store has as well: `counts`."""
-        paths = [os.path.join(self._images.root, key) for key in keys.take(counts)]
-        now, found = self._digest(paths)
-        renamed = np.isin(content[counts], self._new_digests)
-        for place, index in enumerate(counts.tolist()):
-            if not found[place]:
-                if not renamed[place]:
+        """Yields the index and the fault of each image at the indices `counting`."""
+        paths = [os.path.join(self._images.root, key) for key in keys.take(counting)]
+        digests, readable = self._digest(paths)
+        renamed = np.isin(content[counting], self._new_digests)
+        for position, index in enumerate(counting.tolist()):
+            if not readable[position]:
+                if not renamed[position]:
                     yield index, "the image has vanished"
-            elif now[place] != content[index]:
+            elif digests[position] != content[index]:
                 yield index, "the image was changed since the teacher saw it"
             elif reason := self._class_fault(int(images[index])):
                 yield index, reason
 
     def _class_fault(self, image: int) -> str | None:
-        """Returns what is wrong with the class of an image, numbered through."""
-        place, names = self._places[image], self._store.class_names
-        if place < 0 or not names or self._images.class_names is None:
+        """Returns the fault of the class of an image, numbered through, or None."""
+        index, names = self._manifest_indices[image], self._store.class_names
+        if index < 0 or not names or self._images.class_names is None:
             return None
-        then, now = int(self._labels[image]), int(self._images.labels[place])
+        then, now = int(self._labels[image]), int(self._images.labels[index])
         if UNLABELLED in (then, now) or names[then] == self._images.class_names[now]:
             return None
         return (
@@ -150,6 +151,7 @@ class _Comparison:
         )
 
     def _digest(self, paths: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the digest of each file, uint64, and whether it could be read, bool."""
         if not paths:
             return np.empty(0, np.uint64), np.empty(0, bool)
         with image_progress(len(paths), 0, "reading images", self._progress) as bar:

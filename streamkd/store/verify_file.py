@@ -1,10 +1,9 @@
-"""Verification: whether a store is sound, without the teacher.
+"""Verification of one store file: every digest and every checksum is compared.
 
     report = verify_store("teacher.h5")
     report.sound, report.problems       # [{"key": b"cat/1.png", "view": 0, "reason": "…"}]
 
-Everything that has a digest or a checksum is compared with it. `compare`, which the caller brings
-along, is given the images whose rows are intact: it knows where their files are.
+The caller's function `compare` is given the images whose rows are intact, and compares their files.
 """
 
 from __future__ import annotations
@@ -16,28 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import OptionError
+from streamkd.errors import DamagedStoreError, OptionError
 from streamkd.keys import Keys, hash_keys
+from streamkd.reports import MAX_LISTED
 from streamkd.store.checksums import check_rows, count_settled, images_at_a_time, read_summary
-from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS, DamagedStoreError
+from streamkd.store.layout import DONE, NOT_DONE, REFUSED, STATIC_DATASETS
 from streamkd.store.store_file import StoreFile
 
-MAX_LISTED = 100
-
-# Given images (int64), keys and content digests (uint64), yields places in them and what is wrong.
+# Given images (int64), keys and content digests (uint64), yields indices in them and faults.
 Compare = Callable[[np.ndarray, Keys, np.ndarray], Iterable[tuple[int, str]]]
 Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass
 class VerifyReport:
-    """What `verify_store` found.
+    """How much was checked, and the problems that were found.
 
     Attributes:
       rows_checked: rows compared with their checksums.
       rows_done, rows_total: of the store; rows that were refused count as done.
-      num_problems: all of them.
-      problems: the first 100, as dicts: `key` (bytes or None), `view` (int or None), `reason`.
+      num_problems: number of all problems.
+      problems: the first `MAX_LISTED` problems, as dicts: `key` (bytes or None), `view` (int or
+        None), `reason`.
     """
 
     rows_checked: int = 0
@@ -52,7 +51,7 @@ class VerifyReport:
         return self.num_problems == 0
 
     def include(self, other: VerifyReport, note: str = "") -> None:
-        """Adds what was found in another file; `note` stands behind each of its reasons."""
+        """Adds the report of another file; `note` follows each of its reasons."""
         self.rows_checked += other.rows_checked
         self.rows_done += other.rows_done
         self.rows_total += other.rows_total
@@ -61,7 +60,7 @@ class VerifyReport:
         self.problems = (self.problems + noted)[:MAX_LISTED]
 
     def add(self, reason: str, *, key: bytes | None = None, view: int | None = None) -> None:
-        """Counts a problem, and lists it if there are not too many."""
+        """Counts a problem, and lists it among the first `MAX_LISTED`."""
         self.num_problems += 1
         if len(self.problems) < MAX_LISTED:
             self.problems.append({"key": key, "view": view, "reason": reason})
@@ -80,13 +79,14 @@ def verify_store(
     Args:
       path: of the store.
       compare: given images, their keys and the digests of the bytes that the teacher saw, yields
-        what is wrong with which; asked in key order, some thousand images at a time.
+        the index and the fault of each image with one; called in key order, with some thousand
+        images at a time.
       sample: check about this many rows, in blocks drawn by `seed`; by default all.
       seed: of the sample.
       progress: called with the rows checked so far and the rows to check.
 
     Raises:
-      StoreError: no such file, or no store at all. A damaged store is an answer, not an error.
+      StoreError: no such file, or no store at all. A damaged store is reported, not refused.
     """
     if sample is not None and sample < 1:
         raise OptionError(f"--sample is {sample}; it must be a positive number of rows.")
@@ -106,23 +106,23 @@ def verify_store(
 
 
 def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarray] | None:
-    """Returns the keys and the hash of each, if they can be relied on to name rows."""
+    """Returns the keys and the hash of each; None where the keys cannot name rows."""
     for name in STATIC_DATASETS:
         try:
             file.check_static(name)
         except DamagedStoreError as error:
             report.add(str(error))
     keys = file.read_keys()
-    for what, entries in (("key", keys), ("class", _class_names(file))):
+    for kind, entries in (("key", keys), ("class", _class_names(file))):
         if not entries.is_divided():
-            report.add(f"the {what} offsets do not divide the {what} bytes")
+            report.add(f"the {kind} offsets do not divide the {kind} bytes")
             return None
     invalid, disorder = keys.first_invalid(), keys.first_disorder()
     if invalid is not None:
         report.add(f"the key {invalid[1]}", key=keys[invalid[0]])
         return None  # a key that leads out of the directory must not reach `compare`
     if disorder is not None:
-        report.add("the key is not behind the one before it", key=keys[disorder])
+        report.add("the key does not follow the key before it in order", key=keys[disorder])
     hashes = hash_keys(keys)
     order = np.argsort(hashes, kind="stable")
     if not np.array_equal(file.read("key_hash"), hashes[order]):
@@ -132,7 +132,10 @@ def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarr
     labels, num_classes = file.read("labels"), len(_class_names(file)) or file.header.num_classes
     wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
     if len(wrong):
-        report.add(f"label {labels[wrong[0]]} of {num_classes:,} classes", key=keys[wrong[0]])
+        report.add(
+            f"the label is {labels[wrong[0]]}, and there are {num_classes:,} classes",
+            key=keys[wrong[0]],
+        )
     return keys, hashes
 
 
@@ -141,7 +144,7 @@ def _class_names(file: StoreFile) -> Keys:
 
 
 def _check_summary(file: StoreFile, report: VerifyReport) -> None:
-    """Reports a store that is unfinished, with how much is missing."""
+    """Reports a store that is unfinished, with the number of missing rows."""
     try:
         if read_summary(file) is None:
             missing = report.rows_total - report.rows_done
@@ -154,7 +157,7 @@ def _check_summary(file: StoreFile, report: VerifyReport) -> None:
 
 
 def _ranges(file: StoreFile, sample: int | None, seed: int) -> list[tuple[int, int]]:
-    """Returns the images to check, as pieces of some megabytes: all, or a sample of blocks."""
+    """Returns first and end of each range of images to check: all images, or a sample of blocks."""
     num_images, step = file.header.num_images, images_at_a_time(file)
     if sample is not None and sample < file.header.num_rows:
         step = file.header.images_per_block
@@ -175,9 +178,10 @@ def _check_rows(
     ranges: list[tuple[int, int]],
     progress: Progress | None,
 ) -> None:
-    """Reports rows that are not as they were written, and images that changed since."""
+    """Reports rows that are not as they were written, and the faults that `compare` yields."""
     to_check = sum(stop - first for first, stop in ranges) * file.header.num_views
-    unfinished = not file.read("summary").any()  # then missing rows are one problem, not many
+    # The missing rows of an unfinished store are one problem, not many.
+    unfinished = not file.read("summary").any()
     for first, stop in ranges:
         done, good = check_rows(file, keys, first, stop, hashes[first:stop])
         bad = ~good & ((done != NOT_DONE) | (not unfinished))
@@ -185,9 +189,9 @@ def _check_rows(
             report.add(_row_fault(int(done[image, view])), key=keys[first + image], view=int(view))
         if compare is not None:
             intact = np.flatnonzero(good.any(axis=1)) + first
-            some = keys.take(intact)
-            for index, reason in compare(intact, some, file.read("content")[intact]):
-                report.add(reason, key=some[index])
+            intact_keys = keys.take(intact)
+            for index, reason in compare(intact, intact_keys, file.read("content")[intact]):
+                report.add(reason, key=intact_keys[index])
         report.rows_checked += int(np.count_nonzero(done))
         if progress is not None:
             progress(report.rows_checked, to_check)
@@ -195,7 +199,7 @@ def _check_rows(
 
 def _row_fault(done: int) -> str:
     if done == NOT_DONE:
-        return "the row is missing in a store that says it is finished"
+        return "the row is missing, although the store is marked as finished"
     if done not in (DONE, REFUSED):
-        return f"`done` is {done}, which means nothing"
+        return f"`done` is {done}; it must be {NOT_DONE}, {DONE} or {REFUSED}"
     return "the row does not have its checksum"

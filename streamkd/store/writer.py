@@ -1,4 +1,4 @@
-"""The writer: fills a store block by block, so that no crash loses an acknowledged row.
+"""StoreWriter: fills a store block by block, so that no crash loses an acknowledged row.
 
     create_store("teacher.h5", header, keys, labels, class_names)
     with StoreWriter("teacher.h5") as writer:
@@ -7,17 +7,15 @@
             writer.write_block(block, logits, content)
         writer.finish({"teacher_accuracy": 0.93})
 
-The same lines continue where an earlier process was killed. Order of the writes: rows, digests and
+The same lines resume where an earlier process was killed. Order of the writes: rows, digests and
 checksums; fdatasync; `done`; fdatasync; only then `write_block` returns. Cutting the power at 2,000
-places of such a log lost no acknowledged row; without the fdatasyncs 93 of 100 cuts did. Both
+points of such a log lost no acknowledged row; without the fdatasyncs 93 of 100 cuts did. Both
 together take 2 to 8 ms a block, so that small blocks cost a fast teacher time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -25,15 +23,7 @@ from typing import Any
 import numpy as np
 
 from streamkd import disk
-from streamkd.errors import (
-    NonFiniteError,
-    OptionError,
-    OutputError,
-    StoreBusyError,
-    StoreError,
-    UnfinishedStoreError,
-    readable_key,
-)
+from streamkd.errors import OptionError, StoreError, UnfinishedStoreError
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import codecs
 from streamkd.store.checksums import (
@@ -45,10 +35,12 @@ from streamkd.store.checksums import (
     row_crc32,
     row_datasets,
 )
+from streamkd.store.codecs.check_range import check_range
 from streamkd.store.creation import create_store, remove_leftovers
 from streamkd.store.layout import DONE, REFUSED, STATIC_DATASETS, SUMMARY_BYTES, StoreHeader
 from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
+from streamkd.store.writer_lock import lock_out_hdf5, lock_writer, unlock_writer
 
 __all__ = ["StoreWriter", "create_store"]
 
@@ -58,7 +50,7 @@ class StoreWriter:
 
     Attributes:
       path: of the store.
-      header: what was known before the first row.
+      header: everything that was known before the first row.
       keys: of all images, mapped from the file.
 
     Raises:
@@ -74,12 +66,12 @@ class StoreWriter:
         self._file = StoreFile(self.path, io="pread", writable=True)
         try:
             with disk.refusals(self.path, ending="Put the store where you may write."):
-                self._lock = _lock_writer(self.path)
+                self._lock = lock_writer(self.path)
                 remove_leftovers(self.path)
-                _lock_out_hdf5(self.path, self._file.descriptor)
+                lock_out_hdf5(self.path, self._file.descriptor)
             self.header: StoreHeader = self._file.header
             with self._refusals():
-                # The process that created the store may have been killed before it did so.
+                # The process that created the store may have been killed before its own sync.
                 disk.sync_directory(os.path.dirname(self.path) or ".")
             # Rows written under damaged keys would never be found: 1 s for 1 GB of keys.
             self._file.check_static(*STATIC_DATASETS)
@@ -101,10 +93,7 @@ class StoreWriter:
         self._file.close()
         lock, self._lock = self._lock, -1
         if lock >= 0:
-            # Removed while locked: whoever locks it next sees that it lost its name.
-            with contextlib.suppress(OSError):
-                os.unlink(_lock_path(self.path))
-            os.close(lock)
+            unlock_writer(self.path, lock)
 
     @property
     def num_blocks(self) -> int:
@@ -125,8 +114,8 @@ class StoreWriter:
     def pending_blocks(self) -> np.ndarray:
         """Returns int64, the blocks still to be taught: not done, or not as they were written.
 
-        Reads every row that is done. What is wrong is marked as not done before this returns, and
-        a store in which that happened is unfinished again.
+        Reads every row that is done. Blocks with a damaged row are marked as not done before this
+        returns, and the store is then unfinished again.
         """
         num_images, step = self.header.num_images, images_at_a_time(self._file)
         per_block = self.header.images_per_block
@@ -158,14 +147,14 @@ class StoreWriter:
           content: uint64 `[images]`, digests of the files' bytes as the teacher saw them.
           refused: bool `[images]`, images that could not be decoded and are left out, as asked
             for; their logits are not looked at. By default none.
-          views: the parameters of the views that were answered, each `[rows, …]` as
-            `views/views.py` says; left out where there is the plain view alone.
+          views: the parameters of the views that were answered, each `[rows, …]` as in
+            `views/views.py`; left out for plain views.
 
         Raises:
           NonFiniteError: a logit that is not finite, or too large for the codec; nothing written.
           OptionError: arrays of another shape.
           StoreError: the block is done already.
-          DiskFullError, OutputError: the disk refused; what was acknowledged is safe.
+          DiskFullError, OutputError: the disk refused; acknowledged rows are safe.
         """
         images = self.images_of_block(block)
         logits, content, refused = self._checked(images, logits, content, refused)
@@ -193,7 +182,7 @@ class StoreWriter:
         names = row_datasets(self._file)
         if set(stored) != set(names):
             raise OptionError(
-                f"This block has {', '.join(stored)}, and a row of {self.path} is made of "
+                f"This block has {', '.join(stored)}, and a row of {self.path} needs "
                 f"{', '.join(names)}.\nGive the parameters of the views, and logits."
             )
         for name in names:
@@ -232,7 +221,7 @@ class StoreWriter:
                 self._write("done", images.start, np.broadcast_to(state, shape))
                 disk.sync(self._file.descriptor)
             except BaseException:
-                # Not acknowledged, so not done: after a failed sync nobody knows what is on disk.
+                # Not acknowledged, so not done: a failed sync leaves unknown bytes on the disk.
                 with contextlib.suppress(OSError):
                     self._write("done", images.start, np.zeros(shape, np.uint8))
                 raise
@@ -241,8 +230,8 @@ class StoreWriter:
         """Writes the summary, which makes the store finished.
 
         Args:
-          summary: JSON of under 4 KB, without times or dates: a pass that was killed and one that
-            was not leave the same bytes.
+          summary: JSON of under 4 KB, without times or dates: a pass that was killed leaves the
+            same bytes as one that was not.
 
         Raises:
           UnfinishedStoreError: rows are missing.
@@ -258,15 +247,15 @@ class StoreWriter:
         packed = pack_summary(summary)
         with self._refusals():
             if packed == self._file.read("summary").tobytes():
-                disk.sync(self._file.descriptor)  # whoever wrote it may have been killed before
+                disk.sync(self._file.descriptor)  # its writer may have been killed before this
                 return
-            # The text before its length: until that is there, the summary is not.
+            # The text before its length: without a length there is no summary.
             self._write_summary(bytes(SUMMARY_HEAD_BYTES), 0)
             self._write_summary(packed[SUMMARY_HEAD_BYTES:], SUMMARY_HEAD_BYTES)
             self._write_summary(packed[:SUMMARY_HEAD_BYTES], 0)
 
     def _check_keys(self) -> None:
-        """Refuses keys that no store has: whoever fills the store opens the files they name."""
+        """Refuses keys that lead elsewhere: whoever fills the store opens the files they name."""
         if not self.keys.is_divided():
             raise damaged(self.path, "its key offsets do not divide the key bytes")
         invalid = self.keys.first_invalid()
@@ -288,7 +277,8 @@ class StoreWriter:
             if array.shape != shape or array.dtype.kind not in kinds:
                 raise OptionError(
                     f"The {name} of this block are {array.dtype}{list(array.shape)}, and must be "
-                    f"{list(shape)}.\nGive what `rows_of_block` and `images_of_block` name."
+                    f"{list(shape)}.\nGive one entry for each of `rows_of_block`, or of "
+                    "`images_of_block`."
                 )
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, refused below
             logits = given["logits"][0].astype(np.float32)
@@ -301,7 +291,8 @@ class StoreWriter:
         if not len(blocks):
             return
         if self._file.read("summary").any():
-            self._write_summary(bytes(SUMMARY_BYTES), 0)  # first: it says that all rows are done
+            # First, because a summary says that all rows are done.
+            self._write_summary(bytes(SUMMARY_BYTES), 0)
         for block in blocks.tolist():
             images = self.images_of_block(block)
             zeros = np.zeros((len(images), self.header.num_views), np.uint8)
@@ -318,7 +309,7 @@ class StoreWriter:
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Turns a refusal of the disk into a message that says what is safe."""
+        """Turns an error of the disk into a message that says how many rows are safe."""
         try:
             yield
         except OSError as error:
@@ -327,82 +318,6 @@ class StoreWriter:
             with contextlib.suppress(OSError):
                 num_rows = count_settled(self._file)
                 safe = f"{num_rows:,} of {self.header.num_rows:,} rows are safe"
-            ending = f"{safe}; the same command continues from there."
+            ending = f"{safe}; the same command resumes from there."
             with disk.refusals(self.path, ending=ending):
                 raise error
-
-
-def _lock_path(path: str) -> str:
-    return path + ".lock"
-
-
-def _lock_writer(path: str) -> int:
-    """Returns the descriptor of `path`.lock, locked; that the file exists says nothing.
-
-    Raises:
-      StoreBusyError: another process has the lock.
-    """
-    while True:
-        descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            _lock_or_refuse(path, descriptor, fcntl.LOCK_EX)
-            mine = os.fstat(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                named = os.stat(_lock_path(path))
-                if (mine.st_ino, mine.st_dev) == (named.st_ino, named.st_dev):
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the writer before removed it between our open and our lock
-
-
-def _lock_out_hdf5(path: str, descriptor: int) -> None:
-    """Keeps HDF5 from opening the store for writing; HDF5 readers share this lock."""
-    _lock_or_refuse(path, descriptor, fcntl.LOCK_SH)
-
-
-def _lock_or_refuse(path: str, descriptor: int, kind: int) -> None:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise StoreBusyError(
-                f"Another process is writing {path}.\n"
-                "Wait until it has ended, or give another path with `--out`."
-            ) from error
-        raise OutputError(
-            f"Cannot lock {path}: {os.strerror(error.errno or 0)}.\n"
-            "Without a lock two processes could write it at once; put it on a local disk."
-        ) from error
-
-
-def check_range(logits: np.ndarray, keys: Keys, codec_name: str) -> None:
-    """Refuses logits that a codec cannot hold.
-
-    Args:
-      logits: float32 `[rows, num_classes]`, all views of the first image, then of the second.
-      keys: of the images that the rows belong to.
-      codec_name: as in `codecs.get`.
-
-    Raises:
-      NonFiniteError: names the first key.
-    """
-    codec = codecs.get(codec_name)
-    # One comparison refuses NaN as well.
-    fits = (np.abs(logits) <= codec.largest).all(axis=1)
-    if fits.all():
-        return
-    row = int(np.flatnonzero(~fits)[0])
-    image, view = divmod(row, len(logits) // len(keys))
-    worst = logits[row][~(np.abs(logits[row]) <= codec.largest)][0]
-    advice = "Look at the image, or leave it out."
-    if np.isfinite(worst):
-        advice = "Give `--codec float32`."
-    raise NonFiniteError(
-        f"The teacher's logits of '{readable_key(keys[image])}', view {view}, hold {worst}.\n"
-        f"  codec {codec.name} holds finite numbers up to {codec.largest:g}\n"
-        f"  first of {int((~fits).sum()):,} such rows in this block; nothing of it was "
-        f"written\n{advice}",
-        key=keys[image],
-    )

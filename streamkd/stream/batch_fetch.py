@@ -24,8 +24,7 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.file_batch import Files, leave_out, read_files
-from streamkd.store.collection import StoreCollection
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.order.sequence import Sequence
 from streamkd.views.views import NEUTRAL, Views
@@ -56,7 +55,7 @@ class BatchFetcher:
     def __init__(
         self,
         images: Manifest,
-        store: LogitStore | StoreCollection | None,
+        store: RowStore | None,
         sequence: Sequence,
         *,
         rows: np.ndarray,
@@ -187,9 +186,7 @@ class BatchFetcher:
             weights[1::2][indices[0::2] == indices[1::2]] = 0
         return weights
 
-    def _stored(
-        self, store: LogitStore | StoreCollection, rows: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def _stored(self, store: RowStore, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Returns content digests, logits and the parameters of the views that are shown.
 
         An image without logits (row -1) gets zeros, which the loss leaves out, and is shown plain.

@@ -22,10 +22,11 @@ from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.public import public
-from streamkd.store.collection import StoreCollection, check_finished, open_store
+from streamkd.store.collection import open_store
 from streamkd.store.layout import REFUSED
 from streamkd.store.match_images import match_images
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
+from streamkd.store.same_pass import check_finished
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join_checks import (
     check_accuracy,
@@ -50,7 +51,7 @@ MISSING = ("raise", "drop", "label")
 @public
 def join(
     images: Manifest,
-    store: LogitStore | StoreCollection | str | os.PathLike | None,
+    store: RowStore | str | os.PathLike | None,
     *,
     image_size: tuple[int, int] | None = None,
     batch_size: int = 32,
@@ -121,7 +122,7 @@ def join(
     check_choice("missing", missing, MISSING)
     check_choice("on_bad", on_bad, ON_BAD)
     independent = independent_views(augment, views, operation)
-    if isinstance(store, str | os.PathLike):
+    if store is not None:
         store = open_store(store)
     given = {
         "interpolation": interpolation,
@@ -206,7 +207,7 @@ def _pixel_cache(
 
 
 def image_options(
-    store: LogitStore | StoreCollection | None,
+    store: RowStore | None,
     image_size: tuple[int, int] | None,
     color_mode: str | None,
     given: dict,
@@ -251,7 +252,7 @@ def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]
 
 
 def find_rows(
-    images: Manifest, store: LogitStore | StoreCollection, missing: str, progress: bool
+    images: Manifest, store: RowStore, missing: str, progress: bool
 ) -> tuple[Manifest, np.ndarray]:
     """Returns the images that have logits, and the row of each: by key, else by content.
 
@@ -285,7 +286,7 @@ def find_rows(
 
 def _refuse_missing(
     images: Manifest,
-    store: LogitStore | StoreCollection,
+    store: RowStore,
     absent: np.ndarray,
     refused: np.ndarray,
 ) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 from streamkd.checks import check_choice, check_count
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.manifest import UNLABELLED, Manifest
-from streamkd.store.collection import StoreCollection
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
@@ -60,9 +59,7 @@ def independent_views(
     return views
 
 
-def replayed_views(
-    store: LogitStore | StoreCollection | None, operation: ViewOperation | None
-) -> Views:
+def replayed_views(store: RowStore | None, operation: ViewOperation | None) -> Views:
     """Returns the views that a store has, with the function of their operation."""
     if store is not None:
         views = Views.from_dict(store.header.views)
@@ -89,9 +86,7 @@ def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> N
         )
 
 
-def check_accuracy(
-    labels: np.ndarray, rows: np.ndarray, store: LogitStore | StoreCollection
-) -> None:
+def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> None:
     """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
 
     Five standard deviations and two points of tolerance: a part of the images, such as one side
@@ -127,7 +122,7 @@ def check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
         raise OptionError(f"seed is {seed!r}; it must lie between 0 and 4294967295.")
 
 
-def check_pairs(batch_size: int, rows: np.ndarray, store: LogitStore | StoreCollection) -> None:
+def check_pairs(batch_size: int, rows: np.ndarray, store: RowStore) -> None:
     if not Views.from_dict(store.header.views).mixes:
         return
     if (rows < 0).any():

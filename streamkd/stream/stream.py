@@ -27,8 +27,7 @@ import tensorflow as tf
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.public import public
-from streamkd.store.collection import StoreCollection
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.stream import content_check
 from streamkd.stream.batch_fetch import BatchFetcher
 from streamkd.stream.batch_render import BatchRenderer
@@ -79,7 +78,7 @@ class Stream:
     def __init__(
         self,
         images: Manifest,
-        store: LogitStore | StoreCollection | None,
+        store: RowStore | None,
         *,
         rows: np.ndarray,
         labels: np.ndarray,

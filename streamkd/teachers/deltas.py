@@ -17,8 +17,9 @@ from streamkd.errors import StoreError, readable_key
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_each, digest_files
 from streamkd.progress import image_progress
-from streamkd.store.collection import StoreCollection, flatten, link_stores, open_store
+from streamkd.store.collection import flatten, link_stores, open_store
 from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import index_beside, is_index_file
 from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup, other_images
 
@@ -30,7 +31,7 @@ def teach_changes(
     *,
     skip_bad: bool = False,
     progress: bool = True,
-) -> LogitStore | StoreCollection:
+) -> RowStore:
     """Returns the finished store at `path` once every image has its logits.
 
     Every file is read and its digest compared with the one the teacher saw. Renamed and moved
@@ -68,9 +69,7 @@ def teach_changes(
         store = open_store(path)
 
 
-def find_changes(
-    images: Manifest, store: LogitStore | StoreCollection, progress: bool
-) -> np.ndarray:
+def find_changes(images: Manifest, store: RowStore, progress: bool) -> np.ndarray:
     """Returns int64, the images without logits: new, or other bytes than the teacher saw.
 
     A file that cannot be read counts as changed, and the pass refuses it by name; not so where it
@@ -88,7 +87,7 @@ def find_changes(
     return np.flatnonzero(~same)
 
 
-def _next_delta(path: str, store: LogitStore | StoreCollection) -> str:
+def _next_delta(path: str, store: RowStore) -> str:
     """Returns the path of the first delta that the index does not list."""
     listed = {os.path.basename(single.path) for single in flatten([store])}
     folder, name = os.path.split(path)

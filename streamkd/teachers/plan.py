@@ -169,8 +169,7 @@ def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarra
     """Returns the teacher's name and one row of each image that a store has, of any view."""
     from streamkd.store.collection import open_store
 
-    if isinstance(store, str | os.PathLike):
-        store = open_store(store)
+    store = open_store(store)
     if not isinstance(codecs.get(store.header.codec), codecs.FloatCodec):
         raise StoreError(
             f"The store {store.path} holds logits as {store.header.codec}, and what that lost "

@@ -20,9 +20,9 @@ from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.public import public
 from streamkd.store import codecs
-from streamkd.store.collection import StoreCollection
 from streamkd.store.layout import REFUSED
 from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
 from streamkd.teachers.load_teacher import load_teacher
@@ -55,7 +55,7 @@ def teach(
     on_bad: str = "raise",
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
-) -> LogitStore | StoreCollection:
+) -> RowStore:
     """Asks the teacher about every image, or goes on where an earlier pass stopped.
 
     On a finished store every file is compared with what the teacher saw; images that are new or
@@ -117,7 +117,7 @@ def teach(
     return store
 
 
-def refused_images(images: Manifest, store: LogitStore | StoreCollection) -> np.ndarray:
+def refused_images(images: Manifest, store: RowStore) -> np.ndarray:
     """Returns int64, which of the images could not be decoded when the teacher was asked."""
     found = store.images_of_keys(images.keys)
     known = np.flatnonzero(found >= 0)
@@ -185,7 +185,7 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     return images.select(slice(first, stop))
 
 
-def _warn_of_refused(images: Manifest, store: LogitStore | StoreCollection) -> None:
+def _warn_of_refused(images: Manifest, store: RowStore) -> None:
     refused = refused_images(images, store)
     if len(refused):
         warnings.warn(

@@ -29,11 +29,12 @@ from streamkd.manifest.class_names import renumber, shown
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
+from streamkd.store.codecs.check_range import check_range
 from streamkd.store.fill import Answer, check_same, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_list
-from streamkd.store.writer import check_range, create_store
+from streamkd.store.writer import create_store
 from streamkd.teachers.rendered_blocks import AllInBlocks, DrawnViews, rendered_blocks
 from streamkd.teachers.teacher import Teacher
 from streamkd.views.views import Views

@@ -30,11 +30,12 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
+from streamkd.store.codecs.check_range import check_range
 from streamkd.store.fill import Answer, check_same, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_list
-from streamkd.store.writer import check_range, create_store
+from streamkd.store.writer import create_store
 from streamkd.views.views import Views
 
 

@@ -1,6 +1,9 @@
-"""How the logits of a row become bytes, and back.
+"""Codecs: the logits of a row become bytes of the store, and logits again.
 
-codec = codecs.get("packed:3+28")
+    codec = codecs.get("packed:3+28")
+    codec.decode(codec.encode(logits), num_classes)
+
+`codec.py` has the table of all codecs.
 """
 
 from streamkd.store.codecs.codec import (

@@ -1,4 +1,4 @@
-"""Packing: small whole numbers side by side in bytes, and back as floats.
+"""Bit packing: small whole numbers side by side in bytes, and back as floats.
 
     packed = pack(codes, bits=3)                         # uint8 [rows, ceil(3 * C / 8)]
     unpack(packed, bits=3, num_codes=codes.shape[1])     # float32 [rows, C]
@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+# Numbers of bits that a code may have.
 BITS = (8, 4, 3, 2)
 
 
@@ -44,7 +45,7 @@ def unpack(packed: np.ndarray, bits: int, num_codes: int) -> np.ndarray:
     if bits == 8:
         return packed.astype(np.float32)
     groups = _twelve_bits(packed) if bits == 3 else packed
-    # As items of 8 or 16 bytes: `take` moves them as a whole.
+    # As items of 8 or 16 bytes, which `take` moves as a whole.
     codes = np.take(_GROUPS[bits], groups).view(np.float32)
     return codes if codes.shape[1] == num_codes else codes[:, :num_codes].copy()
 
@@ -53,7 +54,7 @@ def _twelve_bits(packed: np.ndarray) -> np.ndarray:
     """Returns int64 `[rows, 2 * triplets]`: every three bytes as two numbers of 12 bits."""
     rows, width = packed.shape
     triplets = math.ceil(width / 3)
-    # Four bytes are read at every third, so one more stands behind the last.
+    # Four bytes are read at every third byte, so one more byte follows the last.
     data = np.zeros(rows * triplets * 3 + 1, np.uint8)
     data[:-1].reshape(rows, triplets * 3)[:, :width] = packed
     words = np.ndarray((rows, triplets), "<u4", data, strides=(3 * triplets, 3)).astype(np.int64)

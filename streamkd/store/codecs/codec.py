@@ -1,4 +1,4 @@
-"""Codecs: how the logits of a row are kept on disk.
+"""Codecs: how the logits of a row are stored.
 
     codec = codecs.get("packed:3+28")
     stored = codec.encode(logits)    # {"scale": float32 [rows, 3], "packed": uint8 [rows, 375], …
@@ -13,10 +13,10 @@
 |               | each, and the rest as one of 2^B - 1 levels                                     |
 | `packed:0+K`  | the same K with their classes, and one number for all the rest                  |
 
-A codec names its datasets and their shape a row; `store/layout.py` says what they hold. Every row
-takes the same number of bytes and is coded by itself. With K the class of the largest logit is the
-one it would be in float16; without, logits within half a level of the largest may come back equal
-to it. What each costs in fidelity: `streamkd plan`; why they are as they are: `DESIGN.md`.
+A codec names its datasets and their shape for one row; `store/layout.py` defines them. Every row
+takes the same number of bytes and is coded by itself. With K, the class of the largest logit is the
+one it would be in float16. Without K, logits within half a level of the largest may come back equal
+to it. `streamkd plan` measures the fidelity of each codec; `DESIGN.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ _HALF = np.dtype("<f2")
 _FLOAT32_OF_HALF = np.arange(1 << 16, dtype="<u2").view(_HALF).astype(np.float32)
 _LARGEST_HALF = 65504.0
 
-# Distances below the largest logit that a byte can say: 0.013 apart at the largest, 5 % of the
-# distance apart far below it, up to the widest that float16 allows. Against exact distances the KL
-# is up to a fifth larger at temperature 1, a twentieth above it, for half the bytes of float16.
+# The 256 distances below the largest logit that a byte can stand for: 0.013 apart at the largest,
+# 5 % of the distance apart far below it, up to the widest that float16 allows. Against exact
+# distances the KL is up to a fifth larger at temperature 1, up to a twentieth at higher ones, for
+# half the bytes of float16.
 _FINEST = 0.25
 _DISTANCES = (
     _FINEST * np.expm1(np.log(2 * _LARGEST_HALF / _FINEST + 1) / 255 * np.arange(256))
 ).astype(np.float32)
 _BETWEEN_DISTANCES = (_DISTANCES[1:] + _DISTANCES[:-1]) / 2
-# The temperature at which the classes that are not kept have, together, the share that was theirs.
+# Temperature at which the classes that are not kept have, together, their original probability.
 _TAIL_TEMPERATURE = 2.0
 
 _PACKED_NAME = re.compile(r"packed:(0|[1-9][0-9]*)(?:\+([1-9][0-9]*))?")
@@ -57,16 +58,16 @@ class ImpossibleRowError(ValueError):
     """A row that no encoder writes; a store that holds one is damaged, or forged.
 
     Attributes:
-      index: of the row among those that were to be decoded.
+      index: of the row among the rows to decode.
     """
 
     def __init__(self, index: int) -> None:
-        super().__init__(f"row {index} of those given is not one that an encoder writes")
+        super().__init__(f"row {index} of the stored rows is not one that an encoder writes")
         self.index = index
 
 
 class Codec(Protocol):
-    """What every codec can do.
+    """Encodes and decodes the logits of rows.
 
     Attributes:
       name: as on the command line.
@@ -87,10 +88,10 @@ class Codec(Protocol):
         """
 
     def datasets(self, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Returns dtype and shape of a row's part of each dataset."""
+        """Returns the dtype of each dataset, and the shape of one row in it."""
 
     def encode(self, logits: np.ndarray) -> Stored:
-        """Returns float32 `[rows, num_classes]` as stored; the magnitudes have been checked."""
+        """Returns float32 `[rows, num_classes]` as stored; `check_range` has passed before."""
 
     def decode(self, stored: Stored, num_classes: int) -> np.ndarray:
         """Returns float32 `[rows, num_classes]`, always a new array.
@@ -115,7 +116,7 @@ class FloatCodec:
     largest: float
 
     def check_num_classes(self, num_classes: int) -> None:
-        """Fits any."""
+        """Fits any number of classes."""
 
     def datasets(self, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         return {"logits": (self.dtype, (num_classes,))}
@@ -200,9 +201,9 @@ class KeptCodec:
     """`packed:0+K`: the K largest logits with their classes, one number for all the rest.
 
     For tens of thousands of classes. The number is the logit that gives the rest, together, their
-    share at temperature 2. Levels drawn from a normal distribution of the rest's mean and variance
-    would give them their share at every temperature, and measured twice as far from the truth at
-    every one, since it is not known which class is to have which.
+    probability at temperature 2. Levels drawn from a normal distribution of the rest's mean and
+    variance would give them their probability at every temperature, and measured twice as far from
+    the truth at every temperature, since it is not known which class has which level.
 
     Attributes:
       num_kept: K.
@@ -233,9 +234,9 @@ class KeptCodec:
         highest, distances = _distances_below(logits, kept)
         rest = logits[~kept].reshape(rows, -1).astype(np.float64)
         top = rest.max(axis=1, keepdims=True)
-        share = np.exp((rest - top) / _TAIL_TEMPERATURE).mean(axis=1)
-        tail = (top[:, 0] + _TAIL_TEMPERATURE * np.log(share)).astype(np.float32)
-        # What equals the largest and is not kept must not make all the rest its equal.
+        mean = np.exp((rest - top) / _TAIL_TEMPERATURE).mean(axis=1)
+        tail = (top[:, 0] + _TAIL_TEMPERATURE * np.log(mean)).astype(np.float32)
+        # A logit equal to the largest that is not kept must not make all the rest its equal.
         below = np.nextafter(highest, np.float32(-np.inf))
         dtype, _ = self.datasets(num_classes)["kept_classes"]
         classes = np.nonzero(kept)[1].reshape(rows, self.num_kept).astype(dtype)
@@ -268,7 +269,7 @@ def get(name: str) -> Codec:
     """Returns the codec called `name`.
 
     Raises:
-      OptionError: there is none.
+      OptionError: no codec has that name.
     """
     if name in _FLOAT_CODECS:
         return _FLOAT_CODECS[name]
@@ -303,9 +304,9 @@ def _as_half(logits: np.ndarray) -> np.ndarray:
 
 
 def _largest(logits: np.ndarray, num_kept: int) -> np.ndarray:
-    """Returns bool, the `num_kept` largest of each row; of equal ones those of lower class."""
-    place = logits.shape[1] - num_kept
-    threshold = np.partition(logits, place, axis=1)[:, place : place + 1]
+    """Returns bool, the `num_kept` largest of each row; of equal logits the lower class first."""
+    rank = logits.shape[1] - num_kept
+    threshold = np.partition(logits, rank, axis=1)[:, rank : rank + 1]
     kept = logits > threshold
     equal = logits == threshold
     missing = num_kept - kept.sum(axis=1, keepdims=True)
@@ -316,8 +317,8 @@ def _largest(logits: np.ndarray, num_kept: int) -> np.ndarray:
 def _distances_below(logits: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the largest logits, float32 `[rows]`, and the codes of the kept, uint8 `[rows, K]`.
 
-    In class order. 0 stands for the largest itself and for what equals it, never for less, so
-    that the largest stays the largest.
+    Codes are in class order. 0 stands for the largest itself and for logits equal to it, never for
+    a smaller one, so that the largest stays the largest.
     """
     values = logits[kept].reshape(len(logits), -1)
     highest = values.max(axis=1)

@@ -1,4 +1,4 @@
-"""Fidelity: what a codec costs, measured on logits of a real teacher.
+"""Fidelity: how far a codec moves the logits of a real teacher.
 
     report = measure(codecs.get("packed:3+28"), logits)
     report.num_bytes, report.divergences     # 415, {1: 9e-4, 2: 5e-3, 4: 2e-3, 20: 1e-4}
@@ -16,18 +16,19 @@ import numpy as np
 from streamkd.store.codecs.codec import Codec
 
 TEMPERATURES = (1, 2, 4, 20)
+# Logits that are measured at a time.
 _NUMBERS_AT_ONCE = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """What a codec costs.
+    """The bytes of a codec and its divergence.
 
     Attributes:
       codec: its name.
-      num_bytes: of a row, checksum and the like not counted.
+      num_bytes: bytes of a row's logits, without checksum and `done`.
       divergences: mean KL(true ‖ rebuilt) for each of `TEMPERATURES`.
-      agreement: share of rows whose largest logit is still that of the same class.
+      agreement: fraction of rows whose largest logit is still that of the same class.
     """
 
     codec: str
@@ -43,10 +44,10 @@ def row_bytes(codec: Codec, num_classes: int) -> int:
 
 
 def measure(codec: Codec, logits: np.ndarray) -> Fidelity:
-    """Returns what is lost when logits are stored by a codec and read again.
+    """Returns the divergence between logits and the same logits stored by a codec.
 
     Args:
-      codec: fits the number of classes, and holds the largest of the logits.
+      codec: fits the number of classes and the largest magnitude of the logits.
       logits: float32 `[rows, num_classes]`, finite; at least one row.
     """
     rows, num_classes = logits.shape

@@ -1,48 +1,50 @@
-"""Fitting: the evenly spaced levels that stand for the logits of a row.
+"""Levels: evenly spaced numbers that stand for the logits of a row.
 
     lowest, step, codes = fit_levels(logits, kept, num_levels=7)
-    lowest[:, None] + step[:, None] * codes          # in the place of the logits not kept
+    lowest[:, None] + step[:, None] * codes          # instead of the logits that are not kept
 
-The levels are those that change the softmax least: at temperature 1, where the few large logits
-count, and at 20, where all count alike. How much that gains over rounding between the least and the
-largest logit, the usual way, stands in DESIGN.md.
+The levels change the softmax as little as possible: at temperature 1, where the few large logits
+count, and at 20, where all logits count alike. DESIGN.md compares them with the usual rounding
+between the smallest and the largest logit.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# What is made small: KL at temperature 1 and four times that at 20. More for the one is less for
-# the other (DESIGN.md).
+# Temperatures whose KL is minimized, and the weight of each. More weight for the one costs the
+# other (DESIGN.md).
 _TEMPERATURES = (1.0, 20.0)
 _IMPORTANCES = (1.0, 4.0)
+# Rounds of nearest levels and regression.
 _ITERATIONS = 4
 # Levels on either side of the mean, in standard deviations, from which the fit starts: about
 # where normally distributed logits want them.
 _REACH = {3: 1.3, 4: 1.5, 7: 1.9, 8: 2.0, 15: 2.5, 16: 2.6, 255: 4.0, 256: 4.0}
-# Rows taken at once stay in the second-level cache.
+# Logits that are fitted at a time: they stay in the second-level cache.
 _NUMBERS_AT_ONCE = 1 << 15
-_LEAST = np.float32(1e-30)
+# A weight too small to matter, for logits without any other.
+_MIN_WEIGHT = np.float32(1e-30)
 
 
 def fit_levels(
     logits: np.ndarray, kept: np.ndarray | None, num_levels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns for each row the level and the distance to the next that fit its logits best.
+    """Returns the lowest level and the step between levels that fit each row's logits best.
 
     Args:
       logits: float32 `[rows, num_classes]`.
       kept: bool `[rows, num_classes]`, logits that are kept in another way: the largest of each
-        row, and at least one is left; None where there are none.
+        row, but not all; None for none.
       num_levels: one of 3, 4, 7, 8, 15, 16, 255, 256.
 
     Returns:
       lowest: float32 `[rows]`.
       step: float32 `[rows]`, not negative; 0 where all logits are equal.
-      codes: uint8 `[rows, num_classes]`, 0 to `num_levels - 1`; without meaning where kept.
+      codes: uint8 `[rows, num_classes]`, 0 to `num_levels - 1`; meaningless for kept logits.
 
-    No level in use lies above the largest logit that is not kept, and all below what is kept. A
-    row's answer depends on that row alone, not on those beside it.
+    No level in use lies above the largest logit that is not kept, and all lie below the kept ones.
+    A row's levels depend on that row alone, not on the rows beside it.
     """
     rows, num_classes = logits.shape
     lowest, step = np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -60,10 +62,10 @@ class _Fit:
 
     Attributes, float32 `[rows, num_classes]` or `[rows, 1]`:
       logits: counted from the largest of the row, so none is positive.
-      rest: 1 where the logit is not kept, else 0.
-      shares: for each temperature softmax(logits / temperature), 0 where kept.
-      weights: what a squared error costs, to the second order of the KL; 0 where kept.
-      least, largest: of the logits that are not kept.
+      rest: 1 for a logit that is not kept, else 0.
+      probabilities: softmax(logits / temperature) for each temperature, 0 for kept logits.
+      weights: cost of a squared error, to the second order of the KL; 0 for kept logits.
+      smallest, largest: of the logits that are not kept.
     """
 
     def __init__(self, logits: np.ndarray, kept: np.ndarray | None, num_levels: int) -> None:
@@ -72,18 +74,20 @@ class _Fit:
         self.logits = logits - self.top
         self.last_code = np.float32(num_levels - 1)
         self.reach = np.float32(_REACH[num_levels])
-        self.least = self.logits.min(axis=1, keepdims=True)
+        self.smallest = self.logits.min(axis=1, keepdims=True)
         self.rest = np.ones_like(logits) if kept is None else (~kept).astype(np.float32)
-        self.largest = np.where(self.rest > 0, self.logits, self.least).max(axis=1, keepdims=True)
-        self.shares, self.wholes = [], []
-        # The least is for rows whose logits are so far below the largest that they have no share.
-        self.weights = self.rest * _LEAST
+        self.largest = np.where(self.rest > 0, self.logits, self.smallest).max(
+            axis=1, keepdims=True
+        )
+        self.probabilities, self.wholes = [], []
+        # The smallest weight is for rows whose logits, far below the largest, have no probability.
+        self.weights = self.rest * _MIN_WEIGHT
         for temperature, importance in zip(_TEMPERATURES, _IMPORTANCES, strict=True):
-            share = np.exp(self.logits * np.float32(1 / temperature))
-            whole = _sum(share)
-            share *= self.rest / whole
-            self.weights += share * np.float32(importance / temperature**2)
-            self.shares.append(share)
+            probability = np.exp(self.logits * np.float32(1 / temperature))
+            whole = _sum(probability)
+            probability *= self.rest / whole
+            self.weights += probability * np.float32(importance / temperature**2)
+            self.probabilities.append(probability)
             self.wholes.append(whole)
         self.weight = _sum(self.weights)
         self.weighted_logit = _sum(self.weights * self.logits) / self.weight
@@ -91,17 +95,17 @@ class _Fit:
     def best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns lowest, step and codes of the better of two fits.
 
-        The first starts where normally distributed logits want the levels, the second from the
-        whole range, which a row of two heaps needs (classes ruled out at -10,000, say).
+        The first fit starts with the levels that suit normally distributed logits, the second with
+        the whole range, which a row of two heaps needs (classes ruled out at -10,000, for example).
         """
-        share = self.shares[-1] + self.rest * _LEAST
-        whole = _sum(share)
-        mean = _sum(share * self.logits) / whole
-        reach = self.reach * np.sqrt(_sum(share * np.square(self.logits - mean)) / whole)
+        probability = self.probabilities[-1] + self.rest * _MIN_WEIGHT
+        whole = _sum(probability)
+        mean = _sum(probability * self.logits) / whole
+        reach = self.reach * np.sqrt(_sum(probability * np.square(self.logits - mean)) / whole)
         first = self._refined(
-            np.maximum(mean - reach, self.least), np.minimum(mean + reach, self.largest)
+            np.maximum(mean - reach, self.smallest), np.minimum(mean + reach, self.largest)
         )
-        second = self._refined(self.least, self.largest)
+        second = self._refined(self.smallest, self.largest)
         better = self._loss(*first) <= self._loss(*second)
         return self._stored(*(np.where(better, a, b) for a, b in zip(first, second, strict=True)))
 
@@ -128,21 +132,21 @@ class _Fit:
         return np.minimum(codes, self.last_code, out=codes)
 
     def _loss(self, lowest: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """Returns the weighted KL of each row, with what is kept taken as exact."""
+        """Returns the weighted KL of each row, with kept logits taken as exact."""
         rebuilt = self._codes(lowest, step)
         rebuilt *= step
         rebuilt += lowest
         error = self.logits - rebuilt
         loss = np.zeros_like(self.top)
-        for share, whole, temperature, importance in zip(
-            self.shares, self.wholes, _TEMPERATURES, _IMPORTANCES, strict=True
+        for probability, whole, temperature, importance in zip(
+            self.probabilities, self.wholes, _TEMPERATURES, _IMPORTANCES, strict=True
         ):
-            # Not share * exp(-error): a class that was ruled out has no share, and may gain one.
+            # Not probability * exp(-error): a class that was ruled out has none, and may gain some.
             gained = np.exp(rebuilt * np.float32(1 / temperature))
             gained *= self.rest
-            mass = _sum(gained) / whole - _sum(share)
-            moved = _sum(share * error) / np.float32(temperature)
-            loss += np.float32(importance) * (moved + np.log1p(np.maximum(mass, _LEAST - 1)))
+            mass = _sum(gained) / whole - _sum(probability)
+            moved = _sum(probability * error) / np.float32(temperature)
+            loss += np.float32(importance) * (moved + np.log1p(np.maximum(mass, _MIN_WEIGHT - 1)))
         return loss
 
     def _stored(
@@ -153,7 +157,7 @@ class _Fit:
         last = (codes * self.rest).max(axis=1, keepdims=True)
         lowest, highest = lowest + self.top, self.largest + self.top
         if self.kept is not None:
-            # What equals the largest and is not kept must not come back as its equal, for other
+            # A logit equal to the largest that is not kept must not come back as its equal: other
             # logits of that level would too.
             highest = np.minimum(highest, np.nextafter(self.top, np.float32(-np.inf)))
         for _ in range(3):

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamkd.store.collection import StoreCollection
-from streamkd.store.reader import LogitStore
+from streamkd.store.row_store import RowStore
 
 # Of an epoch and the one before it, which batches straddle.
 _KEPT = 2
@@ -26,7 +25,7 @@ class Pairs:
       num_units: in each epoch, half the images rounded up.
     """
 
-    def __init__(self, store: LogitStore | StoreCollection, images: np.ndarray) -> None:
+    def __init__(self, store: RowStore, images: np.ndarray) -> None:
         """Args: `images`, int64 `[num_images]`, each image's number in the store."""
         self._store = store
         self._images = images
