@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import OptionError, StudentError, TeacherError
-from streamkd.models.families import family_name, family_of, import_family, load_model
+from streamkd.models.families import FAMILIES, family_name, family_of, load_model
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
 
@@ -19,8 +19,8 @@ def test_models_and_layers_belong_to_their_family(family):
         pass
 
     for thing in (helpers.small_model(family), family.layers.Dense(2), Own()):
-        assert family_name(thing) == family.__name__
-        assert family_of(thing) is family
+        assert family_name(thing) == family.__name__ == family_of(thing).name
+        assert family_of(thing).keras is family
 
 
 @pytest.mark.parametrize("thing", [print, "model", 3, None, np.zeros(2)], ids=repr)
@@ -34,7 +34,7 @@ def test_a_saved_model_is_loaded_by_the_family_that_wrote_it(family, tmp_path):
     model = helpers.small_model(family)
     model.save(tmp_path / "model.keras")
     again = load_model(tmp_path / "model.keras")
-    assert family_of(again) is family
+    assert family_of(again).keras is family
     np.testing.assert_allclose(np.asarray(again(PIXELS)), np.asarray(model(PIXELS)), atol=1e-6)
 
 
@@ -104,6 +104,10 @@ def test_a_model_that_runs_code_on_loading_needs_trust(family, tmp_path):
 
 def test_keras_3_with_another_backend_is_refused(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    with pytest.raises(OptionError, match="Set KERAS_BACKEND=tensorflow and run again"):
-        import_family("keras")
-    assert import_family("tf_keras") is importlib.import_module("tf_keras")
+    words = r"backend 'torch', and streamkd trains with TensorFlow\.\nSet KERAS_BACKEND=tensorflow"
+    model = helpers.small_model("keras")
+    with pytest.raises(OptionError, match=words):
+        FAMILIES["keras"].keras  # noqa: B018
+    with pytest.raises(OptionError, match=words):
+        family_of(model)
+    assert FAMILIES["tf_keras"].keras is importlib.import_module("tf_keras")

@@ -17,7 +17,7 @@ from run_helpers import dense_student, same_weights, weights_of
 
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.manifest.manifest import scan
-from streamkd.models.families import load_model
+from streamkd.models.families import FAMILIES, load_model
 from streamkd.stream.join import join
 from streamkd.training.callback_checks import check_callbacks
 from streamkd.training.distiller import Distiller
@@ -50,6 +50,14 @@ def stream(shared):
 
 def linear(family):
     return dense_student(family, activation=None)
+
+
+def checked(callbacks, family):
+    return check_callbacks(callbacks, FAMILIES[family.__name__])
+
+
+def keras_callbacks(callbacks, student, optimizer, family, *, epochs=1):
+    return KerasCallbacks(callbacks, student, optimizer, FAMILIES[family.__name__], epochs=epochs)
 
 
 def recorder(family):
@@ -464,18 +472,18 @@ def test_numbers_that_callbacks_add_are_in_history_and_metrics_csv(stream, famil
 def test_callbacks_may_be_one_alone_nested_or_a_list_of_keras(family):
     keras = family.callbacks
     one, two, three = keras.EarlyStopping(), keras.TerminateOnNaN(), keras.History()
-    assert check_callbacks(one, family) == [one]
-    assert check_callbacks([one, [two, (three,)]], family) == [one, two, three]
-    assert check_callbacks(keras.CallbackList([one, two]), family) == [one, two]
-    assert check_callbacks([keras.CallbackList([one]), two], family) == [one, two]
-    assert check_callbacks(None, family) == check_callbacks((), family) == []
+    assert checked(one, family) == [one]
+    assert checked([one, [two, (three,)]], family) == [one, two, three]
+    assert checked(keras.CallbackList([one, two]), family) == [one, two]
+    assert checked([keras.CallbackList([one]), two], family) == [one, two]
+    assert checked(None, family) == checked((), family) == []
 
 
 def test_batches_come_several_at_a_time_where_nobody_wants_each(family, tmp_path):
     keras, path = family.callbacks, str(tmp_path / "file.keras")
 
     def wants(callback):
-        return KerasCallbacks([callback], linear(family), None, family, epochs=1).wants_batches
+        return keras_callbacks([callback], linear(family), None, family, epochs=1).wants_batches
 
     def hook(self, batch, logs=None):
         pass
@@ -574,7 +582,7 @@ def test_what_keras_3_settles_at_the_first_epoch_is_not_settled_again(family):
 
     def begun(saved, arrays):
         plateau = family.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=0.1)
-        callbacks = KerasCallbacks([plateau], student, optimizer, family, epochs=9)
+        callbacks = keras_callbacks([plateau], student, optimizer, family, epochs=9)
         callbacks.train_begin(saved, arrays)
         return callbacks
 
@@ -590,7 +598,7 @@ def test_a_callback_sets_the_rate_of_an_optimizer_that_scales_the_loss(family):
     optimizer = family.mixed_precision.LossScaleOptimizer(family.optimizers.SGD(0.1))
     optimizer.build(student.trainable_variables)
     scheduler = family.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
-    callbacks = KerasCallbacks([scheduler], student, optimizer, family, epochs=2)
+    callbacks = keras_callbacks([scheduler], student, optimizer, family, epochs=2)
     callbacks.train_begin(None, {})
     callbacks.epoch_begin(0)
     assert float(np.asarray(optimizer.inner_optimizer.learning_rate)) == pytest.approx(0.05)
@@ -670,8 +678,8 @@ class TestRefusals:
             fine, automatic = fine + automatic, []
         for callback in automatic:
             with pytest.raises(OptionError, match=r"smallest agreement\.\nGive .*mode='max'\)"):
-                check_callbacks(callback, family)
-        callbacks = KerasCallbacks(fine, student, None, family, epochs=1)
+                checked(callback, family)
+        callbacks = keras_callbacks(fine, student, None, family, epochs=1)
         callbacks.train_begin(None, {})
         if family.__name__ == "keras":
             assert {callback.mode for callback in fine} == {"max"}

@@ -13,6 +13,7 @@ from run_helpers import dense_student, log_softmax, softmax
 
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
+from streamkd.models.families import FAMILIES
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
 from streamkd.training.keras_metrics import UserMetrics
@@ -160,7 +161,8 @@ def test_names_are_those_of_fit(family):
 
 
 def made(metrics, family, *, probabilities=True):
-    return UserMetrics(metrics, family, probabilities=probabilities, num_classes=3)
+    own = FAMILIES[family.__name__]
+    return UserMetrics(metrics, own, probabilities=probabilities, num_classes=3)
 
 
 class Failing:
@@ -249,22 +251,28 @@ class TestRefusals:
     @pytest.mark.parametrize("names", [("same", "same"), ("top", "val_top"), ("val_top", "top")])
     def test_a_name_that_is_anothers(self, family, names):
         metrics = [family.metrics.SparseCategoricalAccuracy(name=name) for name in names]
-        with pytest.raises(OptionError, match=rf"called '{names[1]}', and so is another\.\nGive"):
+        with pytest.raises(
+            OptionError, match=rf"called '{names[1]}', and so is another metric\.\nGive"
+        ):
             made(metrics, family)
 
     def test_a_metric_that_cannot_count(self, family):
         def seven(labels, answers):
             return tf.reshape(answers, [7])
 
-        with pytest.raises(OptionError, match=r"'seven' cannot count what the student an") as info:
+        with pytest.raises(
+            OptionError, match=r"'seven' cannot count the student's answers: "
+        ) as info:
             made([seven], family, probabilities=False)
         assert "\n  labels:  class numbers, of shape [2]\n" in str(info.value)
-        assert "\n  answers: logits, of shape [2, 3]; and a weight an image\n" in str(info.value)
+        assert "\n  answers: logits, of shape [2, 3], and a weight for each image\n" in str(
+            info.value
+        )
         with pytest.raises(OptionError) as info:
             made([type("Own", (Failing, family.metrics.AUC), {})()], family)
         assert "update_state() takes 3 positional arguments" in str(info.value).splitlines()[0]
         assert "\n  labels:  one-hot labels, of shape [2, 3]\n" in str(info.value)
-        assert "\n  answers: probabilities, of shape [2, 3]; and" in str(info.value)
+        assert "\n  answers: probabilities, of shape [2, 3], and" in str(info.value)
 
     @pytest.mark.filterwarnings("ignore:You are passing weight as `float`:UserWarning")
     def test_a_metric_of_other_shapes(self, family):
@@ -275,7 +283,7 @@ class TestRefusals:
     def test_a_metric_of_many_numbers(self, family):
         with pytest.raises(
             OptionError,
-            match=r"'f1_score' answers with numbers of shape \[3\].*\n.*average='macro'",
+            match=r"'f1_score' returns numbers of shape \[3\].*\n.*average='macro'",
         ):
             made([family.metrics.F1Score()], family)
 
@@ -283,7 +291,7 @@ class TestRefusals:
         student = dense_student(family)
         before = student.get_weights()
         run = tmp_path / "run"
-        with pytest.raises(OptionError):
+        with pytest.raises(OptionError, match="'f1_score' returns numbers of shape"):
             fit_still(stream, student, [family.metrics.F1Score()], family=family, run=run)
         assert not run.exists()
         assert all(map(np.array_equal, before, student.get_weights()))
