@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import dense_student, same_weights, weights_of
+from run_helpers import SAME_LINES_FOR_BOTH, averages_of, dense_student, same_weights, weights_of
 
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.manifest.manifest import scan
@@ -267,7 +267,6 @@ def events_of(folder):
 
 
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
-    pytest.importorskip("tensorboard")
     found = {}
     for which in ("ours", "theirs"):
         callbacks = [
@@ -290,6 +289,7 @@ def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tm
     assert steps == {2, 4, 6}
 
 
+@SAME_LINES_FOR_BOTH
 def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, family, tmp_path):
     """The student gets worse from the third epoch on, as its learning rate is then negative."""
 
@@ -322,10 +322,14 @@ def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, famil
 
 def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, tmp_path):
     keras, student = family.callbacks, linear(family)
+    trajectory = [weights_of(student)]
     callbacks = [
         keras.LearningRateScheduler(lambda epoch: 0.04 if epoch < 2 else -0.04),
         keras.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
         keras.ModelCheckpoint(str(tmp_path / "{epoch}.keras")),
+        keras.LambdaCallback(
+            on_train_batch_end=lambda *_, **__: trajectory.append(weights_of(student))
+        ),
     ]
     options = {"optimizer": "sgd", "learning_rate": 0.04, "ema": 0.5}
     history = distilled(
@@ -333,10 +337,15 @@ def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, 
     )
     best = int(np.argmin(history.history["val_loss"])) + 1
     assert best < len(history.epochs) < 9
+    expected = averages_of(family, trajectory, 0.5)[best * STEPS]
+    for found, average in zip(weights_of(student), expected, strict=True):
+        np.testing.assert_allclose(found, average, rtol=0, atol=1e-6)
+    assert np.abs(trajectory[best * STEPS][0] - expected[0]).max() > 1e-4
     assert same_weights(student, load_model(tmp_path / f"{best}.keras"))
     assert same_weights(load_model(tmp_path / "run" / "student.keras"), student)
 
 
+@SAME_LINES_FOR_BOTH
 def test_a_plateau_lowers_the_learning_rate_as_under_fit(stream, directory, family):
     def callbacks():
         plateau = family.callbacks.ReduceLROnPlateau(
@@ -408,6 +417,7 @@ def fragile(family):
     return Fragile()
 
 
+@SAME_LINES_FOR_BOTH
 def test_terminate_on_nan_ends_the_run_with_finite_weights(stream, family, tmp_path, capsys):
     student, record = fragile(family), recorder(family)
     callbacks = [record, family.callbacks.TerminateOnNaN()]
@@ -446,6 +456,7 @@ def test_a_step_that_is_not_finite_is_refused_after_other_callbacks_heard_of_it(
     assert record.calls[-1][0] == "on_train_batch_end" and np.isnan(record.calls[-1][-2]["loss"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_numbers_that_callbacks_add_are_in_history_and_metrics_csv(stream, family, tmp_path):
     def add(epoch, logs):
         logs |= {"extra": np.float32(epoch + 0.5), "words": "none", "pair": np.zeros(2)}
@@ -674,6 +685,9 @@ class TestRefusals:
         automatic = [keras.EarlyStopping("agreement"), keras.ReduceLROnPlateau("agreement")]
         fine = [keras.EarlyStopping("agreement", mode="max")]
         fine.append(keras.ReduceLROnPlateau("agreement", mode="max"))
+        own = keras.Callback()  # which looks at it in its own way
+        own.monitor = "agreement"
+        checked(own, family)
         if family.__name__ == "keras":  # where it can be told
             fine, automatic = fine + automatic, []
         for callback in automatic:

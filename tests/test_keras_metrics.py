@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import draw_directory
-from run_helpers import dense_student, log_softmax, softmax
+from run_helpers import SAME_LINES_FOR_BOTH, dense_student, log_softmax, softmax
 
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
@@ -102,6 +102,7 @@ def test_numbers_are_those_of_numpy(stream, images, family, tmp_path, activation
     assert list(row)[:3] == ["epoch", "step", "loss"] and "confidence" in row
 
 
+@SAME_LINES_FOR_BOTH
 def test_every_epoch_starts_anew(stream, family):
     """Also where a metric was used before."""
     student = dense_student(family)
@@ -111,6 +112,7 @@ def test_every_epoch_starts_anew(stream, family):
     assert history.history["again"] == pytest.approx(history.history["accuracy"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_images_without_a_label_do_not_count(store, directory, images, family, tmp_path):
     student = dense_student(family)
     images.labels[::2] = -1
@@ -124,6 +126,7 @@ def test_images_without_a_label_do_not_count(store, directory, images, family, t
         assert found[name] == pytest.approx(found["accuracy"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_where_no_image_has_a_label_there_is_no_number(store, directory, family):
     stream = join(scan(directory, labels=None), store, batch_size=10)
     last = fit_still(stream, dense_student(family), ["categorical_accuracy"], family=family).last
@@ -297,6 +300,7 @@ class TestRefusals:
         assert all(map(np.array_equal, before, student.get_weights()))
 
 
+@SAME_LINES_FOR_BOTH
 def test_the_same_images_drawn_elsewhere_have_the_same_validation(stream, family, tmp_path):
     """Classes of the validation are matched by name, for the metrics as well."""
     other = scan(draw_directory(tmp_path / "val", {"bee": 3, "cat": 4}))

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import draw_noise
-from run_helpers import cross_entropy, dense_student, weights_of
+from run_helpers import averages_of, cross_entropy, dense_student, weights_of
 
+from streamkd.errors import StudentError
 from streamkd.manifest.manifest import scan
-from streamkd.models.precision import precision
+from streamkd.models.precision import check_precision, precision
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
 
@@ -178,19 +179,6 @@ def test_accumulated_batches_are_one_batch_as_large_as_all_of_them(images, famil
     assert history.step == STEPS
     expected = descend(normed_student(family), large, plain_sgd(0.1))[-1]
     assert_close(trained(student), expected)
-
-
-def averages_of(family, trajectory, momentum):
-    """Moving averages of the weights after each step, float64.
-
-    tf_keras begins with the first weights, Keras 3 with those after the first step.
-    """
-    first = trajectory[0] if family.__name__ == "tf_keras" else trajectory[1]
-    averages = [first]
-    for weights in trajectory[1:]:
-        pairs = zip(averages[-1], weights, strict=True)
-        averages.append([momentum * old + (1 - momentum) * new for old, new in pairs])
-    return averages
 
 
 def test_the_averages_are_averages_for_validation_callbacks_and_the_finished_student(
@@ -387,3 +375,25 @@ def test_moving_statistics_are_those_of_fit_and_those_of_a_frozen_backbone_stay(
     assert_close(weights_of(ours), weights_of(theirs), atol=1e-5)
     moved = [np.abs(a - b).max() for a, b in zip(weights_of(ours), all_before, strict=True)]
     assert sorted(np.greater(moved, 1e-3)) == [False] * len(before) + [True] * 6
+
+
+def test_a_student_of_another_precision_than_the_one_asked_for_is_refused(family):
+    student = half_student(family)
+    check_precision(student, None)
+    check_precision(student, "mixed_float16")
+    with pytest.raises(
+        StudentError,
+        match=r"computes in another precision .*\.\n  student:     mixed_float16\n"
+        r"  --precision: float32\nA saved student keeps its precision\. Leave `--precision` out",
+    ):
+        check_precision(student, "float32")
+
+
+def test_a_student_without_weights_to_train_is_refused(stream, family):
+    student = dense_student(family)
+    student.trainable = False
+    with pytest.raises(
+        StudentError,
+        match=r"'dense' has no weights to train\.\nSet `trainable = True` on the layers",
+    ):
+        distilled(stream, student)

@@ -25,8 +25,8 @@ class Family(abc.ABC):
 
     Attributes:
       name: of its module, 'tf_keras' or 'keras'.
-      chief_only_callbacks: classes of its callbacks that write files and know nothing of workers,
-        so that only the chief may call them.
+      chief_only_callbacks: names of its callbacks that write files and know nothing of workers.
+        Several workers must not write the same files, so only the chief calls them.
     """
 
     name: ClassVar[str]
@@ -144,16 +144,15 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def lacks_direction(self, callback: Any) -> bool:
-        """Returns whether a callback has yet to decide if what it monitors is better large or
-        small."""
+        """Returns whether a callback does not know yet if large or small values are better."""
 
     @abc.abstractmethod
     def settle_direction(self, callback: Any, mode: str) -> None:
-        """Lets a callback of `lacks_direction` decide, with 'max' or 'min' as its mode."""
+        """Tells a callback that lacks its direction: 'max' or 'min'."""
 
     def takes_smallest_as_best(self, callback: Any) -> bool:
-        """Returns whether a callback prefers small values of what it monitors, or guesses by the
-        name, which makes an unknown name 'min'."""
+        """Returns whether a callback prefers small values of its metric, or guesses by the metric's
+        name, and 'min' if it does not know the name."""
         if not getattr(callback, "save_best_only", True):
             return False  # a ModelCheckpoint that keeps every epoch compares nothing
         compares = getattr(callback, "monitor_op", None)

@@ -15,7 +15,7 @@ from streamkd.errors import OptionError
 from streamkd.models.family import Family
 
 BACKEND = "tensorflow"
-# What its metrics say of their direction.
+# Better direction of a metric, by the metric's own word for it.
 DIRECTIONS = {"up": "max", "down": "min"}
 
 
@@ -95,5 +95,5 @@ class Keras3(Family):
         callback._set_monitor_op()
 
     def takes_smallest_as_best(self, callback: Any) -> bool:
-        # What is decided later is decided by streamkd, which knows its own metrics.
+        # Undecided yet: `settle_direction` will know what is better.
         return not hasattr(callback, "_set_monitor_op") and super().takes_smallest_as_best(callback)

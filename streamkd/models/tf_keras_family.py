@@ -17,7 +17,7 @@ class TfKeras(Family):
     """The family of Keras 2; its variables are TensorFlow's own."""
 
     name = "tf_keras"
-    # Those that save the model do so on all workers together, the others' to a temporary place.
+    # The others know of workers: all save together, and only the chief's files are kept.
     chief_only_callbacks = ("CSVLogger",)
 
     def check_backend(self) -> None:
@@ -88,7 +88,7 @@ class TfKeras(Family):
         return optimizer.get_scaled_loss(loss) if scales else loss
 
     def expect_summed_gradients(self, optimizer: Any) -> None:
-        """Does nothing: `apply_gradients` is told so in each call."""
+        """Does nothing: `apply_gradients` has an argument for it."""
 
     def apply_gradients(self, optimizer: Any, gradients: Any, variables: Sequence[Any]) -> None:
         if hasattr(optimizer, "get_unscaled_gradients"):  # left to the caller by tf_keras
@@ -100,7 +100,7 @@ class TfKeras(Family):
         return None
 
     def rename_metric(self, metric: Any, name: str) -> None:
-        """Does nothing, as `compile`."""
+        """Does nothing, like `compile`."""
 
     def count_steps(self, model: Any, num_steps: int) -> None:
         """Sets the counter by which TensorBoard numbers its steps."""

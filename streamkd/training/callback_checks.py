@@ -16,7 +16,7 @@ from streamkd.training.optimizers import schedule_of
 
 # Callbacks that set the learning rate, which a schedule forbids.
 LEARNING_RATE = ("ReduceLROnPlateau", "LearningRateScheduler")
-# Callbacks that do what a run does by itself: the rest of the refusal.
+# Callbacks that do what a run does by itself, each with the rest of its refusal.
 UNSUPPORTED_CALLBACKS = {
     "BackupAndRestore": (
         "sets the student back to the beginning of an epoch; a run resumes by itself, from the "
@@ -107,7 +107,7 @@ def settle_direction(callback: Any, family: Family, directions: Mapping[str, str
             name = type(callback).__name__
             raise OptionError(
                 f"The callback {name} monitors {callback.monitor!r}, and nothing says whether "
-                f"large or small is better.\nGive {name}(…, mode='max') or mode='min'."
+                f"large or small values are better.\nGive {name}(…, mode='max') or mode='min'."
             )
         mode = direction or "min"
     family.settle_direction(callback, mode)

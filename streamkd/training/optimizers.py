@@ -46,8 +46,7 @@ def build_optimizer(
       scales_loss: whether to multiply the loss, so that small gradients do not vanish in float16.
 
     Raises:
-      OptionError: the family has no optimizer of that name, the optimizer is of the other family,
-        or it cannot do what the recipe asks.
+      OptionError: the family has no optimizer of that name, or the optimizer is not of the family.
     """
     optimizer = recipe.optimizer
     if isinstance(optimizer, str):
@@ -128,7 +127,7 @@ def _cosine(recipe: Recipe, family: Family, num_steps: int) -> Any:
 
 
 def check_family(optimizer: Any, family: Family) -> None:
-    """Refuses an optimizer that is not of a Keras family.
+    """Refuses an optimizer that is not of the student's family.
 
     Raises:
       OptionError: shows both sides.

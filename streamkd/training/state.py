@@ -26,7 +26,7 @@ class TrainingState:
     Attributes:
       family: of the student.
       student: the user's model.
-      model: the student without its last activation; its random layers are those that draw.
+      model: the student without its last activation; its random layers draw the numbers.
       optimizer: built.
       metrics: the user's Keras metrics.
       step: int64, number of steps done.
