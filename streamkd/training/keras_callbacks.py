@@ -146,7 +146,7 @@ class KerasCallbacks:
         Returns:
           The numbers that they added or changed, except the learning rate.
         """
-        self._logs = known(metrics)
+        self._logs = _logs_of(metrics)
         before = dict(self._logs)
         self._call("on_epoch_end", epoch, self._logs)
         numbers = {name: _as_number(value) for name, value in self._logs.items()}
@@ -170,7 +170,7 @@ class KerasCallbacks:
         """
         if self._hear_batches:
             self._family.count_steps(self._student, num_steps)
-            self._call("on_train_batch_end", batch, known(metrics()), to=self._hear_batches)
+            self._call("on_train_batch_end", batch, _logs_of(metrics()), to=self._hear_batches)
 
     def test_begin(self) -> None:
         self._call("on_test_begin", {})
@@ -180,17 +180,17 @@ class KerasCallbacks:
 
     def test_batch_end(self, batch: int, metrics: Callable[[], dict[str, Any]]) -> None:
         if self._hear_tests:
-            self._call("on_test_batch_end", batch, _as_of_test(metrics()), to=self._hear_tests)
+            self._call("on_test_batch_end", batch, _test_logs_of(metrics()), to=self._hear_tests)
 
     def test_end(self, metrics: dict[str, Any]) -> None:
-        self._call("on_test_end", _as_of_test(metrics))
+        self._call("on_test_end", _test_logs_of(metrics))
 
     def _call(self, hook: str, *arguments: Any, to: Sequence[Any] | None = None) -> None:
         """Calls a hook of all callbacks, or of those in `to`, in the order they were given in."""
         for callback in self._callbacks if to is None else to:
             if callback in self._left_to_chief:
                 continue
-            # It saves the student as the user gave it, and reads no optimizer.
+            # A ModelCheckpoint saves the student as the user gave it, and reads no optimizer.
             saves = type(callback) is self._family.keras.callbacks.ModelCheckpoint
             with contextlib.nullcontext() if saves else self._lent_optimizer():
                 getattr(callback, hook)(*arguments)
@@ -237,8 +237,8 @@ class KerasCallbacks:
         return saved, arrays
 
 
-def known(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Returns the metrics that `fit` would log, without those that nothing was counted for."""
+def _logs_of(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Returns the metrics that `fit` would log, except those without a value."""
     return {
         name: value
         for name, value in metrics.items()
@@ -246,9 +246,9 @@ def known(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_of_test(metrics: dict[str, Any]) -> dict[str, Any]:
+def _test_logs_of(metrics: dict[str, Any]) -> dict[str, Any]:
     """Returns the metrics of a validation as `evaluate` logs them."""
-    return {name.removeprefix("val_"): value for name, value in known(metrics).items()}
+    return {name.removeprefix("val_"): value for name, value in _logs_of(metrics).items()}
 
 
 def _as_number(value: Any) -> float | None:
