@@ -67,6 +67,7 @@ class KerasCallbacks:
         self._student = student
         self._optimizer = optimizer
         self._family = family
+        self._checkpoint_kind = family.keras.callbacks.ModelCheckpoint
         self._epochs = epochs
         self._before: dict[str, Any] | None = None  # the student's attributes
         self._fresh: list[dict[str, Any]] = []  # the callbacks' attributes as training begins
@@ -191,7 +192,7 @@ class KerasCallbacks:
             if callback in self._left_to_chief:
                 continue
             # A ModelCheckpoint saves the student as the user gave it, and reads no optimizer.
-            saves = type(callback) is self._family.keras.callbacks.ModelCheckpoint
+            saves = type(callback) is self._checkpoint_kind
             with contextlib.nullcontext() if saves else self._lent_optimizer():
                 getattr(callback, hook)(*arguments)
 
