@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from streamkd.cli.main import main
 
@@ -24,6 +25,10 @@ class KilledError(BaseException):
 
 
 ROOT = Path(__file__).resolve().parent.parent
+# For tests of lines that both families share: tf_keras takes its turn with `-m slow`.
+SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
+    "family", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras"], indirect=True
+)
 
 
 def dense_student(
@@ -100,6 +105,19 @@ def same_weights(first: Any, second: Any) -> bool:
     """Returns whether two models have the same weights, to the bit."""
     pairs = zip(weights_of(first), weights_of(second), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def averages_of(family: Any, trajectory: list[list], momentum: float) -> list[list]:
+    """Returns moving averages of weights, float64, for each entry of their trajectory.
+
+    tf_keras begins with the first weights, Keras 3 with those after the first step.
+    """
+    first = trajectory[0] if family.__name__ == "tf_keras" else trajectory[1]
+    averages = [[np.asarray(weight, np.float64) for weight in first]]
+    for weights in trajectory[1:]:
+        pairs = zip(averages[-1], weights, strict=True)
+        averages.append([momentum * old + (1 - momentum) * new for old, new in pairs])
+    return averages
 
 
 def snapshot(directory: Path) -> dict[str, bytes | None]:

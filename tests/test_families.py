@@ -1,15 +1,21 @@
 """Which Keras a model or a file belongs to, and files that cannot be loaded."""
 
+import ast
 import importlib
 import json
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import streamkd
 from streamkd.errors import OptionError, StudentError, TeacherError
-from streamkd.models.families import family_name, family_of, import_family, load_model
+from streamkd.models.families import FAMILIES, family_name, family_of, load_model
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
 
@@ -19,8 +25,8 @@ def test_models_and_layers_belong_to_their_family(family):
         pass
 
     for thing in (helpers.small_model(family), family.layers.Dense(2), Own()):
-        assert family_name(thing) == family.__name__
-        assert family_of(thing) is family
+        assert family_name(thing) == family.__name__ == family_of(thing).name
+        assert family_of(thing).keras is family
 
 
 @pytest.mark.parametrize("thing", [print, "model", 3, None, np.zeros(2)], ids=repr)
@@ -34,7 +40,7 @@ def test_a_saved_model_is_loaded_by_the_family_that_wrote_it(family, tmp_path):
     model = helpers.small_model(family)
     model.save(tmp_path / "model.keras")
     again = load_model(tmp_path / "model.keras")
-    assert family_of(again) is family
+    assert family_of(again).keras is family
     np.testing.assert_allclose(np.asarray(again(PIXELS)), np.asarray(model(PIXELS)), atol=1e-6)
 
 
@@ -104,6 +110,87 @@ def test_a_model_that_runs_code_on_loading_needs_trust(family, tmp_path):
 
 def test_keras_3_with_another_backend_is_refused(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    with pytest.raises(OptionError, match="Set KERAS_BACKEND=tensorflow and run again"):
-        import_family("keras")
-    assert import_family("tf_keras") is importlib.import_module("tf_keras")
+    words = r"backend 'torch', and streamkd trains with TensorFlow\.\nSet KERAS_BACKEND=tensorflow"
+    model = helpers.small_model("keras")
+    with pytest.raises(OptionError, match=words):
+        FAMILIES["keras"].keras  # noqa: B018
+    with pytest.raises(OptionError, match=words):
+        family_of(model)
+    assert FAMILIES["tf_keras"].keras is importlib.import_module("tf_keras")
+
+
+class TestInterface:
+    """What the families answer differently, by the same names."""
+
+    def test_variables_are_those_of_tensorflow(self, family):
+        model, own = helpers.small_model(family), FAMILIES[family.__name__]
+        for variable in model.weights:
+            found = own.as_tf_variable(variable)
+            assert isinstance(found, tf.Variable)
+            np.testing.assert_array_equal(found.numpy(), np.asarray(variable))
+        plain = tf.Variable(1.0)
+        assert own.as_tf_variable(plain) is plain
+
+    def test_a_loss_scale_is_among_the_variables_and_scales_the_loss(self, family):
+        own = FAMILIES[family.__name__]
+        plain = family.optimizers.SGD(0.1)
+        scaling = family.mixed_precision.LossScaleOptimizer(
+            family.optimizers.SGD(0.1), initial_scale=64.0
+        )
+        for optimizer in (plain, scaling):
+            optimizer.build(helpers.small_model(family).trainable_variables)
+        assert float(own.scaled_loss(plain, tf.constant(3.0))) == 3.0
+        assert float(own.scaled_loss(scaling, tf.constant(3.0))) == 192.0
+        values = [np.asarray(variable) for variable in own.variables_of(scaling)]
+        assert any(value.shape == () and value == 64.0 for value in values)
+        assert len(values) >= len(own.variables_of(plain)) + 2  # scale, and steps since it grew
+
+    def test_scaled_gradients_are_those_of_the_loss_once_they_are_applied(self, family):
+        own, model = FAMILIES[family.__name__], helpers.small_model(family)
+        optimizer = family.mixed_precision.LossScaleOptimizer(
+            family.optimizers.SGD(0.5), initial_scale=64.0
+        )
+        optimizer.build(model.trainable_variables)
+        before = [np.array(variable) for variable in model.trainable_variables]
+        gradients = [tf.fill(variable.shape, 64.0 * 0.25) for variable in model.trainable_variables]
+        own.apply_gradients(optimizer, gradients, model.trainable_variables)
+        for old, new in zip(before, model.trainable_variables, strict=True):
+            np.testing.assert_allclose(np.asarray(new), old - 0.125, rtol=0, atol=1e-6)
+
+    def test_keras_3_metrics_say_which_direction_is_better(self, family):
+        own, keras = FAMILIES[family.__name__], family.metrics
+        found = [
+            own.direction_of(metric)
+            for metric in (keras.AUC(name="area"), keras.MeanSquaredError())
+        ]
+        assert found == ([None, None] if family.__name__ == "tf_keras" else ["max", "min"])
+
+
+def private_names(path):
+    """The names with one underscore that a module reads from anything but itself."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and not (
+            isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        ):
+            names.add(node.attr)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # getattr(model, "_name")
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_attributes_of_keras_are_read_by_the_families_alone():
+    package = Path(streamkd.__file__).parent
+    families = sorted((package / "models").glob("*family.py"))
+    assert len(families) == 3
+    of_keras = set.union(*map(private_names, families))
+    assert {"_keras_history", "_learning_rate", "_train_counter"} <= of_keras
+    others = {*package.rglob("*.py")} - {*families}
+    assert not {str(path): names for path in others if (names := private_names(path) & of_keras)}
+
+
+def test_choosing_a_family_imports_neither():
+    code = "import sys, streamkd.models.families as f; print(f.family_name(3), len(f.FAMILIES))"
+    code += "\nprint(*{'tensorflow', 'tf_keras', 'keras'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["None", "2"]

@@ -13,11 +13,11 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import dense_student, same_weights, weights_of
+from run_helpers import SAME_LINES_FOR_BOTH, averages_of, dense_student, same_weights, weights_of
 
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.manifest.manifest import scan
-from streamkd.models.families import load_model
+from streamkd.models.families import FAMILIES, load_model
 from streamkd.stream.join import join
 from streamkd.training.callback_checks import check_callbacks
 from streamkd.training.distiller import Distiller
@@ -50,6 +50,14 @@ def stream(shared):
 
 def linear(family):
     return dense_student(family, activation=None)
+
+
+def checked(callbacks, family):
+    return check_callbacks(callbacks, FAMILIES[family.__name__])
+
+
+def keras_callbacks(callbacks, student, optimizer, family, *, epochs=1):
+    return KerasCallbacks(callbacks, student, optimizer, FAMILIES[family.__name__], epochs=epochs)
 
 
 def recorder(family):
@@ -259,7 +267,6 @@ def events_of(folder):
 
 
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
-    pytest.importorskip("tensorboard")
     found = {}
     for which in ("ours", "theirs"):
         callbacks = [
@@ -282,6 +289,7 @@ def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tm
     assert steps == {2, 4, 6}
 
 
+@SAME_LINES_FOR_BOTH
 def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, family, tmp_path):
     """The student gets worse from the third epoch on, as its learning rate is then negative."""
 
@@ -314,10 +322,14 @@ def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, famil
 
 def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, tmp_path):
     keras, student = family.callbacks, linear(family)
+    trajectory = [weights_of(student)]
     callbacks = [
         keras.LearningRateScheduler(lambda epoch: 0.04 if epoch < 2 else -0.04),
         keras.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
         keras.ModelCheckpoint(str(tmp_path / "{epoch}.keras")),
+        keras.LambdaCallback(
+            on_train_batch_end=lambda *_, **__: trajectory.append(weights_of(student))
+        ),
     ]
     options = {"optimizer": "sgd", "learning_rate": 0.04, "ema": 0.5}
     history = distilled(
@@ -325,10 +337,15 @@ def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, 
     )
     best = int(np.argmin(history.history["val_loss"])) + 1
     assert best < len(history.epochs) < 9
+    expected = averages_of(family, trajectory, 0.5)[best * STEPS]
+    for found, average in zip(weights_of(student), expected, strict=True):
+        np.testing.assert_allclose(found, average, rtol=0, atol=1e-6)
+    assert np.abs(trajectory[best * STEPS][0] - expected[0]).max() > 1e-4
     assert same_weights(student, load_model(tmp_path / f"{best}.keras"))
     assert same_weights(load_model(tmp_path / "run" / "student.keras"), student)
 
 
+@SAME_LINES_FOR_BOTH
 def test_a_plateau_lowers_the_learning_rate_as_under_fit(stream, directory, family):
     def callbacks():
         plateau = family.callbacks.ReduceLROnPlateau(
@@ -400,6 +417,7 @@ def fragile(family):
     return Fragile()
 
 
+@SAME_LINES_FOR_BOTH
 def test_terminate_on_nan_ends_the_run_with_finite_weights(stream, family, tmp_path, capsys):
     student, record = fragile(family), recorder(family)
     callbacks = [record, family.callbacks.TerminateOnNaN()]
@@ -438,6 +456,7 @@ def test_a_step_that_is_not_finite_is_refused_after_other_callbacks_heard_of_it(
     assert record.calls[-1][0] == "on_train_batch_end" and np.isnan(record.calls[-1][-2]["loss"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_numbers_that_callbacks_add_are_in_history_and_metrics_csv(stream, family, tmp_path):
     def add(epoch, logs):
         logs |= {"extra": np.float32(epoch + 0.5), "words": "none", "pair": np.zeros(2)}
@@ -464,18 +483,18 @@ def test_numbers_that_callbacks_add_are_in_history_and_metrics_csv(stream, famil
 def test_callbacks_may_be_one_alone_nested_or_a_list_of_keras(family):
     keras = family.callbacks
     one, two, three = keras.EarlyStopping(), keras.TerminateOnNaN(), keras.History()
-    assert check_callbacks(one, family) == [one]
-    assert check_callbacks([one, [two, (three,)]], family) == [one, two, three]
-    assert check_callbacks(keras.CallbackList([one, two]), family) == [one, two]
-    assert check_callbacks([keras.CallbackList([one]), two], family) == [one, two]
-    assert check_callbacks(None, family) == check_callbacks((), family) == []
+    assert checked(one, family) == [one]
+    assert checked([one, [two, (three,)]], family) == [one, two, three]
+    assert checked(keras.CallbackList([one, two]), family) == [one, two]
+    assert checked([keras.CallbackList([one]), two], family) == [one, two]
+    assert checked(None, family) == checked((), family) == []
 
 
 def test_batches_come_several_at_a_time_where_nobody_wants_each(family, tmp_path):
     keras, path = family.callbacks, str(tmp_path / "file.keras")
 
     def wants(callback):
-        return KerasCallbacks([callback], linear(family), None, family, epochs=1).wants_batches
+        return keras_callbacks([callback], linear(family), None, family, epochs=1).wants_batches
 
     def hook(self, batch, logs=None):
         pass
@@ -574,7 +593,7 @@ def test_what_keras_3_settles_at_the_first_epoch_is_not_settled_again(family):
 
     def begun(saved, arrays):
         plateau = family.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=0.1)
-        callbacks = KerasCallbacks([plateau], student, optimizer, family, epochs=9)
+        callbacks = keras_callbacks([plateau], student, optimizer, family, epochs=9)
         callbacks.train_begin(saved, arrays)
         return callbacks
 
@@ -590,7 +609,7 @@ def test_a_callback_sets_the_rate_of_an_optimizer_that_scales_the_loss(family):
     optimizer = family.mixed_precision.LossScaleOptimizer(family.optimizers.SGD(0.1))
     optimizer.build(student.trainable_variables)
     scheduler = family.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
-    callbacks = KerasCallbacks([scheduler], student, optimizer, family, epochs=2)
+    callbacks = keras_callbacks([scheduler], student, optimizer, family, epochs=2)
     callbacks.train_begin(None, {})
     callbacks.epoch_begin(0)
     assert float(np.asarray(optimizer.inner_optimizer.learning_rate)) == pytest.approx(0.05)
@@ -666,12 +685,15 @@ class TestRefusals:
         automatic = [keras.EarlyStopping("agreement"), keras.ReduceLROnPlateau("agreement")]
         fine = [keras.EarlyStopping("agreement", mode="max")]
         fine.append(keras.ReduceLROnPlateau("agreement", mode="max"))
+        own = keras.Callback()  # which looks at it in its own way
+        own.monitor = "agreement"
+        checked(own, family)
         if family.__name__ == "keras":  # where it can be told
             fine, automatic = fine + automatic, []
         for callback in automatic:
             with pytest.raises(OptionError, match=r"smallest agreement\.\nGive .*mode='max'\)"):
-                check_callbacks(callback, family)
-        callbacks = KerasCallbacks(fine, student, None, family, epochs=1)
+                checked(callback, family)
+        callbacks = keras_callbacks(fine, student, None, family, epochs=1)
         callbacks.train_begin(None, {})
         if family.__name__ == "keras":
             assert {callback.mode for callback in fine} == {"max"}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import draw_directory
-from run_helpers import dense_student, log_softmax, softmax
+from run_helpers import SAME_LINES_FOR_BOTH, dense_student, log_softmax, softmax
 
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
+from streamkd.models.families import FAMILIES
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
 from streamkd.training.keras_metrics import UserMetrics
@@ -101,6 +102,7 @@ def test_numbers_are_those_of_numpy(stream, images, family, tmp_path, activation
     assert list(row)[:3] == ["epoch", "step", "loss"] and "confidence" in row
 
 
+@SAME_LINES_FOR_BOTH
 def test_every_epoch_starts_anew(stream, family):
     """Also where a metric was used before."""
     student = dense_student(family)
@@ -110,6 +112,7 @@ def test_every_epoch_starts_anew(stream, family):
     assert history.history["again"] == pytest.approx(history.history["accuracy"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_images_without_a_label_do_not_count(store, directory, images, family, tmp_path):
     student = dense_student(family)
     images.labels[::2] = -1
@@ -123,6 +126,7 @@ def test_images_without_a_label_do_not_count(store, directory, images, family, t
         assert found[name] == pytest.approx(found["accuracy"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_where_no_image_has_a_label_there_is_no_number(store, directory, family):
     stream = join(scan(directory, labels=None), store, batch_size=10)
     last = fit_still(stream, dense_student(family), ["categorical_accuracy"], family=family).last
@@ -151,6 +155,7 @@ def test_callbacks_hear_them_and_keras_knows_the_names(stream, images, family):
 
 
 def test_names_are_those_of_fit(family):
+    family.backend.clear_session()  # else the second AUC of a process is called auc_1
     names = ["mse", "AUC", "categorical_accuracy", "KLDivergence", confidence]
     student = dense_student(family)
     student.compile("sgd", loss="mse", metrics=names)
@@ -160,7 +165,8 @@ def test_names_are_those_of_fit(family):
 
 
 def made(metrics, family, *, probabilities=True):
-    return UserMetrics(metrics, family, probabilities=probabilities, num_classes=3)
+    own = FAMILIES[family.__name__]
+    return UserMetrics(metrics, own, probabilities=probabilities, num_classes=3)
 
 
 class Failing:
@@ -249,22 +255,28 @@ class TestRefusals:
     @pytest.mark.parametrize("names", [("same", "same"), ("top", "val_top"), ("val_top", "top")])
     def test_a_name_that_is_anothers(self, family, names):
         metrics = [family.metrics.SparseCategoricalAccuracy(name=name) for name in names]
-        with pytest.raises(OptionError, match=rf"called '{names[1]}', and so is another\.\nGive"):
+        with pytest.raises(
+            OptionError, match=rf"called '{names[1]}', and so is another metric\.\nGive"
+        ):
             made(metrics, family)
 
     def test_a_metric_that_cannot_count(self, family):
         def seven(labels, answers):
             return tf.reshape(answers, [7])
 
-        with pytest.raises(OptionError, match=r"'seven' cannot count what the student an") as info:
+        with pytest.raises(
+            OptionError, match=r"'seven' cannot count the student's answers: "
+        ) as info:
             made([seven], family, probabilities=False)
         assert "\n  labels:  class numbers, of shape [2]\n" in str(info.value)
-        assert "\n  answers: logits, of shape [2, 3]; and a weight an image\n" in str(info.value)
+        assert "\n  answers: logits, of shape [2, 3], and a weight for each image\n" in str(
+            info.value
+        )
         with pytest.raises(OptionError) as info:
             made([type("Own", (Failing, family.metrics.AUC), {})()], family)
         assert "update_state() takes 3 positional arguments" in str(info.value).splitlines()[0]
         assert "\n  labels:  one-hot labels, of shape [2, 3]\n" in str(info.value)
-        assert "\n  answers: probabilities, of shape [2, 3]; and" in str(info.value)
+        assert "\n  answers: probabilities, of shape [2, 3], and" in str(info.value)
 
     @pytest.mark.filterwarnings("ignore:You are passing weight as `float`:UserWarning")
     def test_a_metric_of_other_shapes(self, family):
@@ -275,7 +287,7 @@ class TestRefusals:
     def test_a_metric_of_many_numbers(self, family):
         with pytest.raises(
             OptionError,
-            match=r"'f1_score' answers with numbers of shape \[3\].*\n.*average='macro'",
+            match=r"'f1_score' returns numbers of shape \[3\].*\n.*average='macro'",
         ):
             made([family.metrics.F1Score()], family)
 
@@ -283,12 +295,13 @@ class TestRefusals:
         student = dense_student(family)
         before = student.get_weights()
         run = tmp_path / "run"
-        with pytest.raises(OptionError):
+        with pytest.raises(OptionError, match="'f1_score' returns numbers of shape"):
             fit_still(stream, student, [family.metrics.F1Score()], family=family, run=run)
         assert not run.exists()
         assert all(map(np.array_equal, before, student.get_weights()))
 
 
+@SAME_LINES_FOR_BOTH
 def test_the_same_images_drawn_elsewhere_have_the_same_validation(stream, family, tmp_path):
     """Classes of the validation are matched by name, for the metrics as well."""
     other = scan(draw_directory(tmp_path / "val", {"bee": 3, "cat": 4}))

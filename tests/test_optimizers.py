@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from streamkd.errors import OptionError
+from streamkd.models.families import FAMILIES
 from streamkd.training import optimizers
 from streamkd.training.optimizers import learning_rate_of
 from streamkd.training.recipe import Recipe
@@ -20,7 +21,7 @@ def build_optimizer(optimizer, family, *, learning_rate=0.1, num_steps=100, **op
     recipe = Recipe(optimizer=optimizer, learning_rate=learning_rate)
     variables = [family.Variable(1.0)] if hasattr(family, "Variable") else [tf.Variable(1.0)]
     return optimizers.build_optimizer(
-        recipe, family, num_steps=num_steps, variables=variables, **options
+        recipe, FAMILIES[family.__name__], num_steps=num_steps, variables=variables, **options
     )
 
 

@@ -101,7 +101,7 @@ def test_a_model_on_pixels_answers_as_preprocessing_then_model(family, text, tmp
         ]
     )
     preprocessing = parse(text, 3)
-    on_pixels = with_preprocessing(model, preprocessing, family)
+    on_pixels = with_preprocessing(model, preprocessing)
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 6, 7, 3)).astype(np.float32)
     expected = np.asarray(model(preprocessing(pixels)))
     found = np.asarray(on_pixels(pixels))
@@ -114,7 +114,7 @@ def test_a_model_on_pixels_answers_as_preprocessing_then_model(family, text, tmp
 
 def test_a_model_on_pixels_shares_the_weights(family):
     model = helpers.small_model(family)
-    on_pixels = with_preprocessing(model, parse("VGG16", 3), family)
+    on_pixels = with_preprocessing(model, parse("VGG16", 3))
     assert [id(w) for w in on_pixels.trainable_weights] == [id(w) for w in model.trainable_weights]
 
 

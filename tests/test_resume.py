@@ -272,7 +272,7 @@ def test_a_metric_that_waits_for_its_first_batch_is_saved_too(stream, family, tm
 
 def test_a_metric_of_several_numbers_is_refused(stream, family):
     metric = family.metrics.F1Score(name="f1")
-    with pytest.raises(OptionError, match=r"'f1' answers with numbers of shape \[3\], "):
+    with pytest.raises(OptionError, match=r"'f1' returns numbers of shape \[3\], "):
         fit(stream, dense_student(family), None, metrics=[metric])
 
 

@@ -11,6 +11,7 @@ import tf_keras
 from run_helpers import dense_student, same_weights, weights_of
 
 from streamkd.errors import ResumeError
+from streamkd.models.families import family_of
 from streamkd.stream.join import join
 from streamkd.training import xla_choice
 from streamkd.training.distiller import Distiller
@@ -86,7 +87,7 @@ def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
     optimizer = family.optimizers.Adam(0.1)
     optimizer.build(model.trainable_variables)
     metrics = UserMetrics(
-        ["sparse_categorical_crossentropy"], family, probabilities=False, num_classes=3
+        ["sparse_categorical_crossentropy"], family_of(model), probabilities=False, num_classes=3
     )
     state = TrainingState(model, model, optimizer, metrics.metrics)
 

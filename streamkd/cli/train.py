@@ -223,7 +223,7 @@ def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
     """Returns Keras' callbacks, of the student's family."""
     from streamkd.models.families import family_of
 
-    keras = family_of(student).callbacks
+    keras = family_of(student).keras.callbacks
     callbacks = []
     if args.early_stopping is not None:
         callbacks.append(

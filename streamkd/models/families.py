@@ -1,76 +1,64 @@
-"""The thin adapter between the two Keras families, tf_keras and Keras 3.
+"""Which Keras family a model, an optimizer or a file belongs to: tf_keras or Keras 3.
 
-Everything that differs between the families and matters here passes through this module:
-
-    family = family_of(model)            # the module `tf_keras` or `keras`
+    family = family_of(model)            # a `TfKeras` or a `Keras3`
     model = load_model("teacher.keras")  # of whichever family wrote the file
-    family.optimizers.get("adamw")
+    family.keras.optimizers.get("adamw")
 
-Both can live in one process. A file is told apart by the version written in it, never by trying.
+Both can live in one process. Everything that differs between them and matters here is in the two
+classes; see `family.Family`. A file is told apart by the version written in it, never by trying.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import zipfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from streamkd.errors import OptionError, StreamkdError, TeacherError
+from streamkd.models.family import Family, package_of
+from streamkd.models.keras3_family import Keras3
+from streamkd.models.tf_keras_family import TfKeras
 
-TF_KERAS = "tf_keras"
-KERAS_3 = "keras"
-
-
-def import_family(name: str) -> ModuleType:
-    """Returns the module `tf_keras` or `keras`, imported now and not before."""
-    if name == KERAS_3 and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        raise OptionError(
-            f"Keras 3 is set to the backend {os.environ['KERAS_BACKEND']!r}, and streamkd trains "
-            "with TensorFlow. Set KERAS_BACKEND=tensorflow and run again."
-        )
-    return importlib.import_module(name)
+TF_KERAS = TfKeras()
+KERAS_3 = Keras3()
+FAMILIES = {family.name: family for family in (TF_KERAS, KERAS_3)}
+OPTIMIZER_BASES = ("Optimizer", "BaseOptimizer")
 
 
 def family_name(model: Any) -> str | None:
     """Returns 'tf_keras' or 'keras' for a Keras model or layer, None for anything else."""
-    for base in type(model).__mro__:
-        package = base.__module__.partition(".")[0]
-        if package in (TF_KERAS, KERAS_3) and base.__name__ == "Layer":
-            return package
-    return None
+    return _name_by_base(model, ("Layer",))
 
 
-def family_of(model: Any) -> ModuleType:
-    """Returns the module that `model` belongs to: `tf_keras` or `keras`."""
+def family_of(model: Any) -> Family:
+    """Returns the family of a model or a layer.
+
+    Raises:
+      OptionError: it is neither, or of Keras 3 with another backend than TensorFlow.
+    """
     name = family_name(model)
     if name is None:
         raise OptionError(
             f"{type(model).__module__}.{type(model).__name__} is not a Keras model; "
             "give a tf_keras or a Keras 3 model."
         )
-    return import_family(name)
+    family = FAMILIES[name]
+    family.check_backend()
+    return family
 
 
-def models_and_layers(model: Any) -> tuple[list[Any], list[Any]]:
-    """Returns a model and all models in it; and all layers of them that are no models."""
-    kind = family_of(model).Model
-    layers = list(model._flatten_layers(include_self=False, recursive=True))
-    models = [model, *(layer for layer in layers if isinstance(layer, kind))]
-    return models, [layer for layer in layers if not isinstance(layer, kind)]
+def family_of_optimizer(optimizer: Any) -> Family | None:
+    """Returns the family of an optimizer; None for anything else, legacy optimizers included."""
+    name = _name_by_base(optimizer, OPTIMIZER_BASES)
+    return None if name is None else FAMILIES[name]
 
 
-def precision_of(model: Any) -> str:
-    """Returns the dtype policy of a model's layers, such as 'float32' or 'mixed_float16'; under a
-    mixed one, some may stay float32."""
-    # A model that is loaded and its input have the policy of now; layers, that of their file.
-    _, layers = models_and_layers(model)
-    own = [layer for layer in layers if type(layer).__name__ != "InputLayer"]
-    names = {layer.dtype_policy.name for layer in own}
-    return " and ".join(sorted(name for name in names if "float16" in name)) or "float32"
+def _name_by_base(thing: Any, bases: tuple[str, ...]) -> str | None:
+    """Returns the name of the family that defines one of these base classes of an object."""
+    packages = (package_of(kind) for kind in type(thing).__mro__ if kind.__name__ in bases)
+    return next((package for package in packages if package in FAMILIES), None)
 
 
 def load_model(
@@ -80,16 +68,19 @@ def load_model(
 
     Args:
       path: a `.keras` file.
-      refusal: the error class to raise where the file is refused.
-      trust: allow a model whose loading runs code of its own (Lambda layers).
+      refusal: class of the error that refuses the file.
+      trust: allow a model that runs code on loading (Lambda layers).
 
     Raises:
-      refusal: no such file, not a `.keras` file, weights only, damaged, or not trusted.
+      refusal: the file does not exist, is no `.keras` file, holds weights only, is damaged, or is
+        not trusted.
+      OptionError: Keras 3 wrote it, and is set to another backend than TensorFlow.
     """
     path = Path(path)
-    family = import_family(KERAS_3 if _saved_version(path, refusal) >= 3 else TF_KERAS)
+    family: Family = KERAS_3 if _saved_version(path, refusal) >= 3 else TF_KERAS
+    keras = family.keras
     try:
-        return family.models.load_model(path, compile=False, safe_mode=not trust)
+        return keras.models.load_model(path, compile=False, safe_mode=not trust)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
         hint = "Save the model again with `model.save(...)`."
         if "safe_mode" in str(error) or "Lambda" in str(error) or "lambda" in str(error):

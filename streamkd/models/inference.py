@@ -1,4 +1,4 @@
-"""A model's answers to images: compiled once, for any number of them.
+"""A model compiled once, for batches of any size.
 
 answer = compiled_answer(model)
 answer(images)          # float32 `[batch, …]`
@@ -13,10 +13,10 @@ import tensorflow as tf
 
 
 def compiled_answer(model: Any) -> Callable[[Any], tf.Tensor]:
-    """Returns a function from images to what a model of either Keras family answers, float32.
+    """Returns a function from images to the answers of a model of either Keras family, float32.
 
-    A graph of a large model takes seconds to make. One is made for all numbers of images, since
-    the first batch is often of another size than the rest, and the last one too.
+    Tracing a large model takes seconds. It is traced once for all batch sizes, since the first and
+    the last batch often have another size than the rest.
     """
 
     @tf.function(reduce_retracing=True)

@@ -1,10 +1,10 @@
-"""What the layers of a student are, so that a run does not go on with other ones.
+"""Digests of a student's layers, so that a run is not resumed with other ones.
 
     describe_layers(student)
     {"0 InputLayer": "93f0a1c2", "1 Rescaling": "5d0e77b1", "2 Dense": "0c4b92aa"}
 
 Shapes of weights do not tell relu from gelu. Names do not count, since Keras numbers them anew in
-every session, and neither do seeds and initializers, which a restored run does not ask any more.
+every process; neither do seeds and initializers, which a restored run does not use again.
 """
 
 from __future__ import annotations
@@ -15,56 +15,59 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.models.families import family_name, models_and_layers
+from streamkd.models.families import family_of
 
-# Of the settings of a layer: what differs between two students that train alike. An input has the
-# batch it was first called with, and a nested model numbers its layers.
+# Layer settings that may differ between two runs of one student. An input has the batch that it was
+# first called with, and a nested model numbers its layers.
 IGNORED_SETTINGS = (
     *("name", "seed", "dtype", "shared_object_id", "module", "registered_name"),
     *("batch_shape", "batch_input_shape", "build_input_shape", "build_config"),
     *("inbound_nodes", "input_layers", "output_layers"),
 )
+# Ending of the settings that are initializers.
 INITIALIZER = "_initializer"
-# The code of a lambda holds the lines that it stood on.
+# Class name of a saved lambda; its code holds the numbers of its lines.
 LAMBDA = "__lambda__"
+# Settings of a Lambda layer that hold code.
 CODE = ("function", "lambda")
 
 
 def describe_layers(model: Any) -> dict[str, str]:
-    """Returns the place and the class of each layer, nested ones included, with a digest of its
-    settings; operations on tensors come after them.
+    """Returns a digest of each layer's settings, by the layer's index and class.
 
-    How they are connected is not looked at, nor what a layer of the user's own does; of one that
-    does not describe itself by `get_config` only the class is there.
+    Layers of nested models are included; operations on tensors come last. The connections between
+    layers are not compared, nor is the code of a user's own layer. A layer without `get_config` is
+    described by its class alone.
     """
-    # A model among the layers is described by its own.
-    models, parts = models_and_layers(model)
-    for one in models:  # of Keras 3: in tf_keras operations are layers
-        parts += [part for part in getattr(one, "operations", []) if family_name(part) is None]
+    family = family_of(model)
+    # The layers describe a nested model.
+    models, parts = family.models_and_layers(model)
+    for nested in models:
+        parts += family.operations_of(nested)
     return {
-        f"{place} {type(part).__name__}": _digest(_settings(part))
-        for place, part in enumerate(parts)
+        f"{index} {type(part).__name__}": _digest(_settings(part))
+        for index, part in enumerate(parts)
     }
 
 
 def _settings(part: Any) -> Any:
-    """Returns what a layer says of itself; nothing where that cannot be said."""
+    """Returns the settings of a layer that matter; None if it cannot tell them."""
     try:
-        return _with_effect(part.get_config())
-    except Exception:  # it is the user's code, and what it describes is looked at by this alone
+        return _without_ignored(part.get_config())
+    except Exception:  # raised by the user's code; only this description depends on it
         return None
 
 
-def _with_effect(settings: Any) -> Any:
-    """Returns settings without those that make no difference to a run that goes on."""
+def _without_ignored(settings: Any) -> Any:
+    """Returns settings without those that make no difference to a resumed run."""
     if isinstance(settings, (list, tuple)):
-        return [_with_effect(value) for value in settings]
+        return [_without_ignored(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
     if settings.get("class_name") == LAMBDA:
         return LAMBDA
     return {
-        str(name): _with_effect(value)
+        str(name): _without_ignored(value)
         for name, value in settings.items()
         if not (
             name in IGNORED_SETTINGS
@@ -77,8 +80,8 @@ def _with_effect(settings: Any) -> Any:
 def settings_text(settings: Any) -> str:
     """Returns settings as JSON that is the same in every process.
 
-    Of an array or a tensor there are its numbers; a function is told by its name and any other
-    object by its type, since their texts may be addresses.
+    Arrays and tensors become their numbers, functions their names, and any other object the name of
+    its type: the text of an object may be an address.
     """
 
     def stand_in(value: Any) -> Any:

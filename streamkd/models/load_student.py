@@ -33,12 +33,13 @@ def load_student(
       source: a `.keras` file or a run directory; `package.module:function`, called with
         num_classes and image_shape (height, width, channels); or the name of a Keras application
         with arguments after a colon, built without weights.
-      num_classes: number of outputs it must have.
-      image_size, num_channels: what the stream yields.
+      num_classes: number of outputs that the student must have.
+      image_size: (height, width) of the stream's images.
+      num_channels: channels of the stream's images.
       trust: allow a file that runs code on loading.
 
     Raises:
-      StudentError: there is no such thing, or it cannot be built.
+      StudentError: no such file, function or application, or the student cannot be built.
     """
     text = os.fspath(source)
     path = Path(text)
@@ -57,7 +58,7 @@ def load_student(
 
 
 def _function(module_name: str, function_name: str) -> Callable[..., Any]:
-    # A script's own directory is where a user keeps `my_model.py`; so is the working directory.
+    # As under `python -m`: a user keeps `my_model.py` in the working directory.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -1,7 +1,10 @@
-"""What a model answers with, judged by its answers: logits, probabilities or log-probabilities.
+"""Tells logits, probabilities and log-probabilities apart by the numbers that a model answers with.
 
-Used where the layers cannot be inspected: callables and subclassed models. Only the shape of the
-numbers is judged; the user's word (`--teacher-output`) always goes before it.
+    kind = output_kind(answers)             # 'probabilities'
+    logits = to_logits(answers, kind)       # float32 [batch, num_classes]
+
+Used for models whose layers cannot be inspected: callables and subclassed models. The user's word
+(`--teacher-output`) always goes first.
 """
 
 from __future__ import annotations
@@ -11,19 +14,20 @@ import numpy as np
 from streamkd.errors import TeacherError
 
 KINDS = ("logits", "probabilities", "log-probabilities")
-# Rows of float32 probabilities sum to 1 within a few rounding steps; float16 needs more.
+# Largest distance of a row's sum from 1. Rows of float32 probabilities sum to 1 within a few
+# rounding steps; float16 needs more.
 SUM_TOLERANCE = 2e-3
-# What stands for a probability of 0, unless the same row holds a smaller one. Those are kept:
-# cutting them off at 1e-7 moved soft targets at temperature 20 by up to 0.016.
+# Replacement for a probability of 0, unless the same row holds a smaller positive one. Smaller ones
+# are kept: cutting them off at 1e-7 moved soft targets at temperature 20 by up to 0.016.
 MIN_PROBABILITY = 1e-7
 
 
 def output_kind(answers: np.ndarray) -> str:
-    """Returns one of `KINDS` for some answers, float32 `[batch, num_classes]`.
+    """Returns the one of `KINDS` that answers are, float32 `[batch, num_classes]`.
 
     Raises:
-      TeacherError: the answers lie between 0 and 1 but do not sum to 1, which may be sigmoid
-        outputs or small logits; a guess would be wrong for one of the two.
+      TeacherError: the answers lie between 0 and 1 but do not sum to 1. They may be sigmoid outputs
+        or small logits, and a guess would be wrong for one of the two.
     """
     answers = np.asarray(answers, np.float64)
     if answers.size == 0:
@@ -33,8 +37,8 @@ def output_kind(answers: np.ndarray) -> str:
     if answers.min() >= 0 and answers.max() <= 1 + SUM_TOLERANCE:
         raise TeacherError(
             "The teacher's answers lie between 0 and 1 but do not sum to 1 "
-            f"(the first sums to {answers[0].sum():.3f}), so that they may be sigmoid outputs or "
-            "logits.\nSay which: `--teacher-output logits` or `--teacher-output probabilities`."
+            f"(the first row sums to {answers[0].sum():.3f}): sigmoid outputs or logits.\n"
+            "Say which: `--teacher-output logits` or `--teacher-output probabilities`."
         )
     if answers.max() <= SUM_TOLERANCE and np.allclose(
         np.exp(answers).sum(axis=1), 1, atol=SUM_TOLERANCE
@@ -44,7 +48,7 @@ def output_kind(answers: np.ndarray) -> str:
 
 
 def are_probabilities(answers: np.ndarray) -> bool:
-    """Returns whether every row has no negative number and sums to 1."""
+    """Returns whether no number is negative and every row sums to 1."""
     answers = np.asarray(answers, np.float64)
     return bool(answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE))
 
@@ -53,20 +57,20 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
     """Returns float32 logits `[batch, num_classes]` for answers of one of `KINDS`.
 
     The logarithm of a probability is a logit up to a number that is the same for all classes,
-    and softmax ignores that number at every temperature; so nothing is lost but the digits that
-    the probability itself had lost.
+    and softmax ignores that number at every temperature. So only those digits are lost that the
+    probability itself had lost.
 
     Raises:
-      TeacherError: a probability that is negative or no number.
+      TeacherError: a probability is negative or NaN.
     """
     answers = np.asarray(answers, np.float32)
     if kind == "probabilities":
-        if not np.all(answers >= -SUM_TOLERANCE):  # which a NaN is not either
+        if not np.all(answers >= -SUM_TOLERANCE):  # False for NaN too
             row = int(np.flatnonzero(~(answers >= -SUM_TOLERANCE).all(axis=1))[0])
             raise TeacherError(
                 f"The teacher's answers are taken as probabilities, and one of them is "
                 f"{answers[row].min():.4g} (row {row} of a batch of {len(answers)}).\n"
-                "Say what they are: `--teacher-output logits`, or look at the teacher."
+                "If they are logits, add `--teacher-output logits`; else look at the teacher."
             )
         positive = answers > 0
         smallest = np.min(answers, axis=1, keepdims=True, where=positive, initial=MIN_PROBABILITY)

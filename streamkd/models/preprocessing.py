@@ -1,10 +1,10 @@
-"""What is done to pixels before a model sees them: a scale and an offset for each channel.
+"""The preprocessing that a model expects of its pixels: a scale and an offset for each channel.
 
     preprocessing = parse("MobileNetV2", num_channels=3)     # or 'none', 'scale', '127.5,127.5'
     preprocessing(pixels)                                    # pixels: float32, 0 to 255
     with_preprocessing(student, preprocessing)               # as the student's first layers
 
-Every preprocessing of a Keras application is of this form, with the channels reversed in some.
+Every preprocessing of a Keras application has this form; some also reverse the channels.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.models.families import family_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """outputs = channels * scale + offset, after reversing the channels where asked.
+    """outputs = channels * scale + offset, after reversing the channels if asked.
 
     Attributes:
       name: as given on the command line; saved with the teacher's logits.
       scale, offset: one number a channel, in the order of the outputs.
-      reverse_channels: RGB becomes BGR first.
+      reverse_channels: whether RGB becomes BGR first.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Preprocessing:
         return plain and not self.reverse_channels
 
     def __call__(self, images: Any) -> Any:
-        """Returns `images`, float32 `[batch, height, width, channels]`, as the model wants them."""
+        """Returns preprocessed `images`, float32 `[batch, height, width, channels]`."""
         if self.is_identity:
             return images
         if self.reverse_channels:
@@ -57,7 +58,7 @@ def parse(text: str, num_channels: int) -> Preprocessing:
       num_channels: channels of the images.
 
     Raises:
-      OptionError: none of these.
+      OptionError: `text` is none of these, or an application takes RGB and the images are grey.
     """
     if text == "none":
         return Preprocessing(text, (1.0,) * num_channels, (0.0,) * num_channels)
@@ -96,7 +97,7 @@ def _of_application(name: str, num_channels: int) -> Preprocessing:
     if num_channels != 3:
         raise OptionError(
             f"The preprocessing {name} is for RGB images, and these have {num_channels} "
-            "channel(s); use --color-mode rgb, or another preprocessing."
+            "channel(s).\nAdd `--color-mode rgb`, or give another preprocessing."
         )
     # The answer to black and to one pure colour at a time is the whole affine map.
     black = np.asarray(function(np.zeros((1, 1, 1, 3), np.float32)))[0, 0, 0]
@@ -110,7 +111,8 @@ def _of_application(name: str, num_channels: int) -> Preprocessing:
 
 
 def _application_function(name: str) -> Any:
-    """Returns `preprocess_input` of the module that holds a Keras application of this name."""
+    """Returns `preprocess_input` of the module that defines a Keras application; None without
+    such an application."""
     import tf_keras.applications as applications
 
     application = getattr(applications, name, None)
@@ -119,20 +121,20 @@ def _application_function(name: str) -> Any:
     return getattr(sys.modules[application.__module__], "preprocess_input", None)
 
 
-def with_preprocessing(model: Any, preprocessing: Preprocessing, family: Any) -> Any:
-    """Returns a model that takes raw pixels and does the preprocessing in its first layers.
+def with_preprocessing(model: Any, preprocessing: Preprocessing) -> Any:
+    """Returns a model that takes raw pixels and preprocesses them in its first layers.
 
     Args:
       model: a Keras model with one image input.
-      preprocessing: what `model` expects to have been done.
-      family: the module `model` belongs to, `tf_keras` or `keras`.
+      preprocessing: that `model` expects.
     """
     if preprocessing.is_identity:
         return model
-    inputs = family.Input(model.input_shape[1:], name="pixels")
+    keras = family_of(model).keras
+    inputs = keras.Input(model.input_shape[1:], name="pixels")
     # Full slices: tf_keras cannot save an ellipsis.
     pixels = inputs[:, :, :, ::-1] if preprocessing.reverse_channels else inputs
-    pixels = family.layers.Rescaling(
+    pixels = keras.layers.Rescaling(
         list(preprocessing.scale), list(preprocessing.offset), name="preprocessing"
     )(pixels)
-    return family.Model(inputs, model(pixels), name=f"{model.name}_on_pixels")
+    return keras.Model(inputs, model(pixels), name=f"{model.name}_on_pixels")

@@ -17,8 +17,9 @@ from streamkd.checks import check_count
 from streamkd.errors import StudentError
 from streamkd.manifest.manifest import Manifest
 from streamkd.models import preprocessing
-from streamkd.models.families import family_of, precision_of
+from streamkd.models.families import family_of
 from streamkd.models.logits_head import logits_model
+from streamkd.models.precision import precision_of
 from streamkd.public import public
 from streamkd.stream.stream import Stream
 from streamkd.training.callback_checks import (
@@ -346,4 +347,4 @@ class Distiller:
         if preprocess == "none":
             return student
         parsed = preprocessing.parse(preprocess, student.input_shape[-1])
-        return preprocessing.with_preprocessing(student, parsed, self.family)
+        return preprocessing.with_preprocessing(student, parsed)

@@ -1,6 +1,6 @@
-"""Keras metrics of the user's, counted beside streamkd's own.
+"""The user's Keras metrics, counted besides streamkd's own.
 
-metrics = UserMetrics(["sparse_top_k_categorical_accuracy"], tf_keras, probabilities=True,
+metrics = UserMetrics(["sparse_top_k_categorical_accuracy"], family, probabilities=True,
                       num_classes=10)
 metrics.update(logits, targets, weights)
 metrics.results("val_")        # {'val_sparse_top_k_categorical_accuracy': 0.9}
@@ -15,52 +15,56 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
+from streamkd.models.family import Family, package_of
 from streamkd.runs.run_directory import COLUMNS
 
-# What streamkd counts by itself.
+# Metrics that streamkd counts by itself.
 OWN = ("accuracy", "acc")
-# Of Keras' own metrics, those that compare with class numbers; the others want one-hot labels.
+# Beginnings of the names of Keras' own metrics that compare with class numbers; the others want
+# one-hot labels.
 INTEGER_LABEL_PREFIXES = ("Sparse", "sparse")
-# Say nothing about what a metric that derives from them is to be given.
+# Keras' base classes that do not tell which labels a metric derived from them wants.
 BASES = (
     *("Metric", "Mean", "Sum", "Reduce", "Layer"),
     *("MeanMetricWrapper", "SumOverBatchSize", "SumOverBatchSizeMetricWrapper"),
 )
-DIRECTIONS = {"up": "max", "down": "min"}
 
 
 class UserMetrics:
     """Metrics of the student's own Keras family.
 
     Attributes:
-      metrics: Keras metrics. They are given what the student answers, probabilities if it ends in
-        softmax, and labels: class numbers, int32 `[batch]`, or, for Keras' own metrics that are
-        not called Sparse… and those that derive from them, one-hot vectors, float32
-        `[batch, num_classes]`. Images without a label do not count.
+      metrics: Keras metrics. Each is given labels and the student's answers, which are
+        probabilities if the student ends in softmax. Labels are class numbers, int32 `[batch]`; or
+        one-hot vectors, float32 `[batch, num_classes]`, for Keras' own metrics that are not called
+        Sparse… and for metrics derived from these. Images without a label do not count.
 
     Raises:
-      OptionError: no such metric, one of the other family, one that cannot be given this or does
-        not answer with a number, or a name that is taken.
+      OptionError: the family has no such metric, the metric is of the other family, cannot be
+        given these labels and answers, or does not return a number, or its name is taken.
     """
 
     def __init__(
-        self, metrics: Sequence[Any], family: Any, *, probabilities: bool, num_classes: int
+        self, metrics: Sequence[Any], family: Family, *, probabilities: bool, num_classes: int
     ) -> None:
-        """Args:
-        metrics: as for `compile`: names, metrics, or functions of labels and answers.
-        family: the student's.
-        probabilities: whether the student ends in softmax.
-        num_classes: of the student.
+        """Makes the metrics and their variables.
+
+        Args:
+          metrics: as for `compile`: names, metrics, or functions of labels and answers.
+          family: of the student.
+          probabilities: whether the student ends in softmax.
+          num_classes: of the student.
         """
         self._probabilities = probabilities
+        self._family = family
         given = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
-        asked = [m for m in given if not (isinstance(m, str) and m in OWN)]
-        self.metrics = [_metric(metric, family) for metric in asked]
+        wanted = [m for m in given if not (isinstance(m, str) and m in OWN)]
+        self.metrics = [_metric(metric, family) for metric in wanted]
         self._one_hot = [_wants_one_hot(metric, family) for metric in self.metrics]
         self._names: list[str] = []
-        for place, metric in enumerate(self.metrics):
-            self._try(place, num_classes)
-            self._names += _numbers_of(metric)
+        for metric, one_hot in zip(self.metrics, self._one_hot, strict=True):
+            self._try(metric, one_hot, num_classes)
+            self._names += _results_of(metric)
         self._check_names()
 
     def __len__(self) -> int:
@@ -69,135 +73,131 @@ class UserMetrics:
     @property
     def directions(self) -> dict[str, str]:
         """'max' or 'min' by name, of metrics that say which is better; those of Keras 3 do."""
-        found = {metric.name: getattr(metric, "_direction", None) for metric in self.metrics}
-        return {name: DIRECTIONS[way] for name, way in found.items() if way in DIRECTIONS}
+        directions = {m.name: self._family.direction_of(m) for m in self.metrics}
+        return {name: direction for name, direction in directions.items() if direction}
 
     def update(self, logits: tf.Tensor, targets: dict, weights: tf.Tensor) -> None:
         """Counts one batch."""
         labels = targets["labels"][:, 0]
-        counted = weights * tf.cast(labels >= 0, tf.float32)
+        label_weights = weights * tf.cast(labels >= 0, tf.float32)
         answers = tf.nn.softmax(logits) if self._probabilities else logits
         for metric, one_hot in zip(self.metrics, self._one_hot, strict=True):
             truth = tf.one_hot(labels, logits.shape[1]) if one_hot else tf.maximum(labels, 0)
-            metric.update_state(truth, answers, sample_weight=counted)
+            metric.update_state(truth, answers, sample_weight=label_weights)
 
     def results(self, prefix: str = "", *, counted: bool = True) -> dict[str, float | None]:
-        """Returns what was counted so far, by name; None for all where nothing was `counted`."""
+        """Returns the results so far, by name; all None if no image was `counted`."""
         if not counted:
             return dict.fromkeys(prefix + name for name in self._names)
-        numbers = [item for metric in self.metrics for item in _numbers_of(metric).items()]
-        return {prefix + name: float(number) for name, number in numbers}
+        results = [item for metric in self.metrics for item in _results_of(metric).items()]
+        return {prefix + name: float(number) for name, number in results}
 
     def reset(self) -> None:
         for metric in self.metrics:
             metric.reset_state()
 
-    def _try(self, place: int, num_classes: int) -> None:
+    def _try(self, metric: Any, one_hot: bool, num_classes: int) -> None:
         """Gives a metric two images that do not count, so that it makes its variables now."""
-        metric = self.metrics[place]
-        # Answers as a student may give them: logits are negative as well.
+        # Like a student's answers: logits are negative as well.
         answers = tf.linspace(-1.0, 1.0, num_classes)[None] * tf.ones([2, 1])
         answers = tf.nn.softmax(answers) if self._probabilities else answers
         labels = tf.constant([0, num_classes - 1])
-        truth = tf.one_hot(labels, num_classes) if self._one_hot[place] else labels
+        truth = tf.one_hot(labels, num_classes) if one_hot else labels
         try:
             tf.distribute.get_strategy().run(
                 metric.update_state, args=(truth, answers, tf.zeros([2]))
             )
-            shapes = {name: np.asarray(n).shape for name, n in _numbers_of(metric).items()}
+            shapes = {name: np.asarray(n).shape for name, n in _results_of(metric).items()}
             metric.reset_state()
         except Exception as error:
-            kind = "probabilities" if self._probabilities else "logits"
-            labels_kind = "one-hot labels" if self._one_hot[place] else "class numbers"
+            answers_kind = "probabilities" if self._probabilities else "logits"
+            labels_kind = "one-hot labels" if one_hot else "class numbers"
             raise OptionError(
-                f"The metric {metric.name!r} cannot count what the student answers: "
+                f"The metric {metric.name!r} cannot count the student's answers: "
                 f"{_reason(error)}\n  labels:  {labels_kind}, of shape {truth.shape.as_list()}\n"
-                f"  answers: {kind}, of shape {answers.shape.as_list()}; and a weight an image\n"
-                "Give a metric of such labels and answers."
+                f"  answers: {answers_kind}, of shape {answers.shape.as_list()}, and a weight for "
+                "each image\nGive a metric of such labels and answers."
             ) from error
         for name, shape in shapes.items():
             if shape:
                 raise OptionError(
-                    f"The metric {name!r} answers with numbers of shape {list(shape)}, and a "
-                    "column of metrics.csv holds one.\nGive a metric that averages over them, "
-                    "such as average='macro', or one for each class."
+                    f"The metric {name!r} returns numbers of shape {list(shape)}, and a column of "
+                    "metrics.csv holds one.\nGive a metric that averages over them, such as "
+                    "average='macro', or one for each class."
                 )
 
     def _check_names(self) -> None:
         taken = set(COLUMNS)
         for name in self._names:
             if not taken.isdisjoint((name, f"val_{name}")):
-                what = "a column of metrics.csv" if name in COLUMNS else "another"
+                owner = "a column of metrics.csv" if name in COLUMNS else "another metric"
                 raise OptionError(
-                    f"A metric is called {name!r}, and so is {what}.\n"
+                    f"A metric is called {name!r}, and so is {owner}.\n"
                     "Give it another name: name='…'."
                 )
             taken |= {name, f"val_{name}"}
 
 
 def _reason(error: Exception) -> str:
-    """Returns one line of an error that says most."""
+    """Returns the most informative line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # TensorFlow puts the user's code first, where it compiled it.
+    # TensorFlow puts the user's code first if it compiled that.
     number = -1 if lines and lines[0].startswith("in user code") else 0
     return lines[number][:300] if lines else type(error).__name__
 
 
-def _numbers_of(metric: Any) -> dict[str, Any]:
-    """Returns the results of a metric by name; it may have several."""
+def _results_of(metric: Any) -> dict[str, Any]:
+    """Returns the results of a metric by name; a metric may have several."""
     result = metric.result()
     return dict(result) if isinstance(result, dict) else {metric.name: result}
 
 
-def _wants_one_hot(metric: Any, family: Any) -> bool:
+def _wants_one_hot(metric: Any, family: Family) -> bool:
     """Returns whether a metric compares answers with one-hot labels rather than class numbers."""
-    function = getattr(metric, "_fn", None)
-    if type(metric).__name__ == "MeanMetricWrapper" and function is not None:
-        own = _package_of(function) == family.__name__
+    function = family.function_of(metric)
+    if function is not None:
+        own = family.defines(function)
         return own and not function.__name__.startswith(INTEGER_LABEL_PREFIXES)
-    if hasattr(metric, "sparse_y_true"):  # intersection over union can be told
+    if hasattr(metric, "sparse_y_true"):  # an argument of intersection over union
         return not metric.sparse_y_true
     for base in type(metric).__mro__:
-        if _package_of(base) == family.__name__:
+        if family.defines(base):
             name = base.__name__
             return name not in BASES and not name.startswith(INTEGER_LABEL_PREFIXES)
     return False
 
 
-def _metric(metric: Any, family: Any) -> Any:
+def _metric(metric: Any, family: Family) -> Any:
     """Returns a Keras metric for a name, a class, a function or a metric."""
+    keras_metrics = family.keras.metrics
     name = metric if isinstance(metric, str) else None
     if name is not None:
         metric = _by_name(name, family)
-    if isinstance(metric, type) and issubclass(metric, family.metrics.Metric):
+    if isinstance(metric, type) and issubclass(metric, keras_metrics.Metric):
         metric = metric()
-    if isinstance(metric, family.metrics.Metric):
-        if name is not None and "name" in vars(metric):  # as `compile` of Keras 3 does
-            metric.name = name
+    if isinstance(metric, keras_metrics.Metric):
+        if name is not None:
+            family.rename_metric(metric, name)
         return metric
     is_other_metric = any(base.__name__ == "Metric" for base in type(metric).__mro__)
     if callable(metric) and not isinstance(metric, type) and not is_other_metric:
         title = name or getattr(metric, "__name__", type(metric).__name__)
-        return family.metrics.MeanMetricWrapper(metric, name=title)
-    shown = metric if isinstance(metric, type) else type(metric)
+        return keras_metrics.MeanMetricWrapper(metric, name=title)
+    kind = metric if isinstance(metric, type) else type(metric)
     raise OptionError(
-        f"The metric {shown.__name__} belongs to {_package_of(shown)}, and the student to "
-        f"{family.__name__}.\nGive a metric of {family.__name__}."
+        f"The metric {kind.__name__} belongs to {package_of(kind)}, and the student to "
+        f"{family.name}.\nGive a metric of {family.name}."
     )
 
 
-def _by_name(name: str, family: Any) -> Any:
+def _by_name(name: str, family: Family) -> Any:
     try:
-        found = family.metrics.get(name)
+        metric = family.keras.metrics.get(name)
     except ValueError:
-        found = name
-    if isinstance(found, str):  # tf_keras answers with a name that it does not know
+        metric = name
+    if isinstance(metric, str):  # tf_keras returns a name that it does not know
         raise OptionError(
-            f"There is no metric {name!r} in {family.__name__}.\n"
+            f"There is no metric {name!r} in {family.name}.\n"
             "Give a Keras name such as sparse_top_k_categorical_accuracy, or a metric."
         )
-    return found
-
-
-def _package_of(thing: Any) -> str:
-    return str(getattr(thing, "__module__", "")).partition(".")[0]
+    return metric

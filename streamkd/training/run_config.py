@@ -17,8 +17,10 @@ import numpy as np
 
 import streamkd
 from streamkd.errors import OptionError
-from streamkd.models.families import family_name, precision_of
+from streamkd.models.families import family_name
+from streamkd.models.family import Family
 from streamkd.models.layer_digests import describe_layers, settings_text
+from streamkd.models.precision import precision_of
 from streamkd.stream.stream import Stream
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
@@ -54,13 +56,13 @@ def describe_stream(stream: Stream) -> dict[str, Any]:
     return described
 
 
-def describe_optimizer(recipe: Recipe, family: Any) -> dict[str, Any]:
+def describe_optimizer(recipe: Recipe, family: Family) -> dict[str, Any]:
     """Returns the settings of an optimizer of the user's own; of one by name the recipe tells."""
     if isinstance(recipe.optimizer, str):
         return {}
     check_family(recipe.optimizer, family)
     try:
-        settings = family.optimizers.serialize(recipe.optimizer)
+        settings = family.keras.optimizers.serialize(recipe.optimizer)
     except NotImplementedError as error:  # as Keras' own base classes have it
         raise OptionError(
             f"The optimizer {type(recipe.optimizer).__name__} cannot say what its settings are, "

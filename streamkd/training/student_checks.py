@@ -1,4 +1,8 @@
-"""Whether a student can learn from a stream, asked before anything is trained or written."""
+"""Checks that a student can learn from a stream, before anything is trained or written.
+
+check_loss(label_weight, stream)
+check_fits(logits_model(student), student, stream)
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,16 @@ from streamkd.models.logits_head import LogitsModel
 from streamkd.models.output_kind import are_probabilities
 from streamkd.stream.stream import Stream
 
+# Label weight at which the teacher's logits have no part in the loss.
 LABELS_ALONE = 1.0
 
 
 def check_loss(label_weight: float, stream: Stream) -> None:
-    """Refuses a loss that has nothing to learn from, or that the teacher's logits are not for.
+    """Refuses a loss that the stream has no targets for.
 
     Raises:
-      OptionError: no logits, no labels, or those of a teacher that ends in sigmoid.
+      OptionError: the loss needs logits or labels that the stream does not have, or the teacher
+        ends in sigmoid.
     """
     if stream.store is None and label_weight != LABELS_ALONE:
         raise OptionError(
@@ -29,9 +35,8 @@ def check_loss(label_weight: float, stream: Stream) -> None:
     if label_weight == LABELS_ALONE:
         if not (stream.labels >= 0).any():
             raise OptionError(
-                "label_weight is 1, and none of the images has a label that counts, so that "
-                "there is nothing to learn.\nGive images in one folder a class, or a smaller "
-                "`--label-weight`."
+                "label_weight is 1, and none of the images has a label that counts.\n"
+                "Give images in one folder a class, or a smaller `--label-weight`."
             )
     elif stream.store.header.teacher.get("removed") == "sigmoid":  # type: ignore[union-attr]
         raise OptionError(
@@ -41,11 +46,12 @@ def check_loss(label_weight: float, stream: Stream) -> None:
 
 
 def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
-    """Refuses a student whose input or output is not that of the stream, or that cannot learn.
+    """Refuses a student whose input or output differs from the stream's, or that cannot learn.
 
     Args:
-      logits: of the student, which is asked about one black image.
+      logits: of the student; it is called with one black image.
       student: the user's model.
+      stream: that the student is to learn from.
 
     Raises:
       StudentError: names both sides.
@@ -76,9 +82,8 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
         )
     if not logits.inspected and are_probabilities(answers):
         raise StudentError(
-            f"The student {student.name!r} answers with probabilities, and its layers "
-            "cannot be looked into.\n"
-            "Leave its softmax out: return logits."
+            f"The student {student.name!r} answers with probabilities, and its layers cannot be "
+            "looked into.\nLeave its softmax out: return logits."
         )
 
 

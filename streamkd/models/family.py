@@ -1,0 +1,164 @@
+"""The interface to a Keras family: every question that tf_keras and Keras 3 answer differently.
+
+    family = families.family_of(model)             # a `TfKeras` or a `Keras3`
+    family.keras.optimizers.get("adamw")           # the module `tf_keras` or `keras`
+    family.apply_gradients(optimizer, gradients, variables)
+
+The rest of the package neither compares the names of families nor reads private attributes of
+Keras. Attributes that both families have alike are read here, all others by the two subclasses.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import importlib
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class Family(abc.ABC):
+    """One of the two Keras families.
+
+    Attributes:
+      name: of its module, 'tf_keras' or 'keras'.
+      chief_only_callbacks: names of its callbacks that write files and know nothing of workers.
+        Several workers must not write the same files, so only the chief calls them.
+    """
+
+    name: ClassVar[str]
+    chief_only_callbacks: ClassVar[tuple[str, ...]]
+
+    @property
+    def keras(self) -> ModuleType:
+        """The module `tf_keras` or `keras`, imported now and not before."""
+        self.check_backend()
+        return importlib.import_module(self.name)
+
+    @abc.abstractmethod
+    def check_backend(self) -> None:
+        """Refuses a family that is not set to compute with TensorFlow.
+
+        Raises:
+          OptionError: names the backend that is set.
+        """
+
+    def defines(self, thing: Any) -> bool:
+        """Returns whether a class or a function is the family's own."""
+        return package_of(thing) == self.name
+
+    # Models and layers.
+
+    def models_and_layers(self, model: Any) -> tuple[list[Any], list[Any]]:
+        """Returns a model and all models in it; and all layers of them that are no models."""
+        kind = self.keras.Model
+        layers = list(model._flatten_layers(include_self=False, recursive=True))
+        models = [model, *(layer for layer in layers if isinstance(layer, kind))]
+        return models, [layer for layer in layers if not isinstance(layer, kind)]
+
+    @abc.abstractmethod
+    def operations_of(self, model: Any) -> list[Any]:
+        """Returns the operations on tensors in a model that are no layers."""
+
+    @abc.abstractmethod
+    def producer_of(self, tensor: Any) -> tuple[Any, Any]:
+        """Returns the layer that made a symbolic tensor, and that layer's first input; None for the
+        input of a model."""
+
+    @abc.abstractmethod
+    def matmul(self, inputs: Any, kernel: Any) -> Any:
+        """Returns the matrix product that the family's Dense layer computes."""
+
+    # Variables.
+
+    @abc.abstractmethod
+    def as_tf_variable(self, variable: Any) -> Any:
+        """Returns the TensorFlow variable of a variable of the family."""
+
+    @abc.abstractmethod
+    def random_states(self, model: Any) -> list[Any]:
+        """Returns the TensorFlow variables that a model's random layers draw from."""
+
+    @abc.abstractmethod
+    def restorable_random_layers(
+        self, model: Any, strategy: Any
+    ) -> contextlib.AbstractContextManager[None]:
+        """Lets a model's random layers draw from variables, which a checkpoint can hold."""
+
+    # Optimizers.
+
+    @abc.abstractmethod
+    def variables_of(self, optimizer: Any) -> list[Any]:
+        """Returns the variables of an optimizer, including those of a loss scale."""
+
+    @abc.abstractmethod
+    def average_of(self, optimizer: Any, variable: Any) -> Any:
+        """Returns the moving average of a model's variable, a variable of the optimizer."""
+
+    @abc.abstractmethod
+    def scaled_loss(self, optimizer: Any, loss: Any) -> Any:
+        """Returns the loss times the optimizer's loss scale; the loss itself if it has no scale."""
+
+    @abc.abstractmethod
+    def expect_summed_gradients(self, optimizer: Any) -> None:
+        """Keeps an optimizer, not one with a loss scale, from summing gradients over replicas."""
+
+    @abc.abstractmethod
+    def apply_gradients(self, optimizer: Any, gradients: Any, variables: Sequence[Any]) -> None:
+        """Updates variables by gradients of the scaled loss that are summed over all replicas."""
+
+    def schedule_of(self, optimizer: Any) -> Callable[[Any], Any] | None:
+        """Returns the learning rate schedule of an optimizer; None if its learning rate is a
+        number."""
+        rate = optimizer._learning_rate
+        return rate if callable(rate) else None
+
+    # Metrics.
+
+    def function_of(self, metric: Any) -> Callable[..., Any] | None:
+        """Returns the function that a metric averages; None for a metric that computes itself."""
+        if type(metric).__name__ != "MeanMetricWrapper":
+            return None
+        return getattr(metric, "_fn", None)
+
+    @abc.abstractmethod
+    def direction_of(self, metric: Any) -> str | None:
+        """Returns 'max' or 'min' for a metric that says which is better, else None."""
+
+    @abc.abstractmethod
+    def rename_metric(self, metric: Any, name: str) -> None:
+        """Gives a metric the name that the user asked for it by, where `compile` does so."""
+
+    # Callbacks.
+
+    @abc.abstractmethod
+    def count_steps(self, model: Any, num_steps: int) -> None:
+        """Sets the counter of training steps that the family's callbacks read."""
+
+    def is_tracing(self, tensorboard: Any) -> bool:
+        """Returns whether a TensorBoard callback profiles batches."""
+        return tensorboard._should_trace
+
+    @abc.abstractmethod
+    def lacks_direction(self, callback: Any) -> bool:
+        """Returns whether a callback does not know yet if large or small values are better."""
+
+    @abc.abstractmethod
+    def settle_direction(self, callback: Any, mode: str) -> None:
+        """Tells a callback that lacks its direction: 'max' or 'min'."""
+
+    def takes_smallest_as_best(self, callback: Any) -> bool:
+        """Returns whether a callback prefers small values of its metric, or guesses by the metric's
+        name, and 'min' if it does not know the name."""
+        if not getattr(callback, "save_best_only", True):
+            return False  # a ModelCheckpoint that keeps every epoch compares nothing
+        compares = getattr(callback, "monitor_op", None)
+        return compares is np.less or getattr(callback, "mode", "") == "auto"
+
+
+def package_of(thing: Any) -> str:
+    """Returns the name of the top-level package that defines a class or a function."""
+    return str(getattr(thing, "__module__", "")).partition(".")[0]

@@ -1,0 +1,120 @@
+"""tf_keras, as the rest of the package sees it.
+
+family = TfKeras()
+family.keras is tf_keras
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from streamkd.models.family import Family
+
+
+class TfKeras(Family):
+    """The family of Keras 2; its variables are TensorFlow's own."""
+
+    name = "tf_keras"
+    # The others know of workers: all save together, and only the chief's files are kept.
+    chief_only_callbacks = ("CSVLogger",)
+
+    def check_backend(self) -> None:
+        """Does nothing: there is no other backend."""
+
+    def operations_of(self, model: Any) -> list[Any]:
+        return []  # operations are layers here
+
+    def producer_of(self, tensor: Any) -> tuple[Any, Any]:
+        history = tensor._keras_history
+        node = history.layer._inbound_nodes[history.node_index]
+        inputs = [] if node.is_input else node.keras_inputs
+        return history.layer, inputs[0] if inputs else None
+
+    def matmul(self, inputs: Any, kernel: Any) -> Any:
+        import tensorflow as tf
+
+        if inputs.shape.rank == 2:
+            return tf.matmul(inputs, kernel)
+        return tf.tensordot(inputs, kernel, axes=1)
+
+    def as_tf_variable(self, variable: Any) -> Any:
+        return variable
+
+    def random_states(self, model: Any) -> list[Any]:
+        generators = [layer._random_generator._generator for layer in _random_layers(model)]
+        return [generator.state for generator in generators if generator is not None]
+
+    @contextlib.contextmanager
+    def restorable_random_layers(self, model: Any, strategy: Any) -> Iterator[None]:
+        """Replaces the generators of random layers.
+
+        By default the layers draw from a counter within TensorFlow that cannot be read. They get
+        their own generators back at the end, so that the student is saved as it was built. Under a
+        strategy each replica draws numbers of its own.
+        """
+        from tf_keras.src.backend import RandomGenerator
+
+        before = {}
+        for layer in _random_layers(model):
+            own = layer._random_generator
+            if own._rng_type == RandomGenerator.RNG_LEGACY_STATEFUL:
+                before[layer] = own
+                seed = own._create_seed(own._seed)
+                stateful = RandomGenerator(seed, rng_type=RandomGenerator.RNG_STATEFUL)
+                layer._random_generator = stateful
+            with strategy.scope():
+                layer._random_generator._maybe_init()
+        try:
+            yield
+        finally:
+            for layer, own in before.items():
+                layer._random_generator = own
+
+    def variables_of(self, optimizer: Any) -> list[Any]:
+        variables = list(optimizer.variables)
+        scale: Any = getattr(optimizer, "_loss_scale", None)  # not among the optimizer's variables
+        if hasattr(scale, "current_loss_scale"):
+            variables += [scale.current_loss_scale, scale.counter]
+        return variables
+
+    def average_of(self, optimizer: Any, variable: Any) -> Any:
+        index = optimizer._index_dict[optimizer._var_key(variable)]
+        return optimizer._model_variables_moving_average[index]
+
+    def scaled_loss(self, optimizer: Any, loss: Any) -> Any:
+        scales = hasattr(optimizer, "get_scaled_loss")
+        return optimizer.get_scaled_loss(loss) if scales else loss
+
+    def expect_summed_gradients(self, optimizer: Any) -> None:
+        """Does nothing: `apply_gradients` has an argument for it."""
+
+    def apply_gradients(self, optimizer: Any, gradients: Any, variables: Sequence[Any]) -> None:
+        if hasattr(optimizer, "get_unscaled_gradients"):  # left to the caller by tf_keras
+            gradients = optimizer.get_unscaled_gradients(gradients)
+        pairs = zip(gradients, variables, strict=True)
+        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+    def direction_of(self, metric: Any) -> str | None:
+        return None
+
+    def rename_metric(self, metric: Any, name: str) -> None:
+        """Does nothing, like `compile`."""
+
+    def count_steps(self, model: Any, num_steps: int) -> None:
+        """Sets the counter by which TensorBoard numbers its steps."""
+        counter = getattr(model, "_train_counter", None)
+        if counter is not None:
+            counter.assign(num_steps)
+
+    def lacks_direction(self, callback: Any) -> bool:
+        return False  # it is decided when the callback is made
+
+    def settle_direction(self, callback: Any, mode: str) -> None:
+        """Does nothing: no callback lacks a direction."""
+
+
+def _random_layers(model: Any) -> list[Any]:
+    """Returns the layers of a model that draw random numbers."""
+    return [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
