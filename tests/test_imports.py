@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ ROOMS = (
     *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
     *("stream", "losses", "runs", "training", "results", "cli"),
 )
+ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in FILES
     if path.name not in ("__init__.py", "__main__.py")
 ]
@@ -44,7 +46,7 @@ WITHOUT_TENSORFLOW = [
 
 def imported_by(module):
     """Returns the names that a module imports, at its top or inside a function."""
-    path = PACKAGE.parent / Path(*module.split(".")).with_suffix(".py")
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -87,6 +89,34 @@ def test_the_store_names_tensorflow_nowhere():
 
 def test_modules_that_may_import_tensorflow_are_there():
     assert {f"streamkd.{name}" for name in WITH_TENSORFLOW} <= set(MODULES)
+
+
+def is_module(name):
+    """Returns whether a name is a module or a public name, or begins with a module's name."""
+    names = name.split(".")
+    for count in range(len(names), 1, -1):
+        path = ROOT.joinpath(*names[:count])
+        if path.with_suffix(".py").exists() or (count == len(names) and path.is_dir()):
+            return True
+    return names[1] in dir(streamkd)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for folder in ("streamkd", "tests", "examples", "docs")
+        for ending in ("*.py", "*.md", "*.ipynb")
+        for path in sorted(ROOT.joinpath(folder).rglob(ending))
+        if path != Path(__file__).resolve()
+    ]
+    + sorted(ROOT.glob("*.md")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_module_that_a_file_names_is_there(path):
+    # In strings too: tests patch modules by name, and start children from a text.
+    names = set(re.findall(r"\bstreamkd(?:\.[a-zA-Z_]\w*)+", path.read_text()))
+    assert sorted(name for name in names if not is_module(name)) == []
 
 
 def test_importing_streamkd_imports_nothing_heavy():

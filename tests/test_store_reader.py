@@ -99,7 +99,7 @@ def test_keys_with_equal_hashes_lead_to_their_own_images(path, monkeypatch):
     def hash_badly(keys):
         return np.array([len(key) + 3 * (key[-5] % 2) for key in keys], np.uint64)
 
-    for module in ("creation", "rows", "writer", "key_index"):
+    for module in ("creation", "checksums", "writer", "key_index"):
         monkeypatch.setattr(f"streamkd.store.{module}.hash_keys", hash_badly)
     helpers.teach(path, 30)
     keys = helpers.keys_of(30)
@@ -110,7 +110,7 @@ def test_keys_with_equal_hashes_lead_to_their_own_images(path, monkeypatch):
 
 
 def test_an_index_of_one_hash_is_refused_instead_of_searched(path, monkeypatch):
-    for module in ("creation", "rows", "writer", "key_index"):
+    for module in ("creation", "checksums", "writer", "key_index"):
         monkeypatch.setattr(
             f"streamkd.store.{module}.hash_keys", lambda keys: np.zeros(len(keys), np.uint64)
         )

@@ -25,13 +25,13 @@ import numpy as np
 
 LISTINGS = {
     "streamkd": """
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 def run(directory):
     images = scan(directory)
     return images, len(images)
 """,
     "streamkd, unlabelled": """
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 def run(directory):
     images = scan(directory, labels=None)
     return images, len(images)
