@@ -511,7 +511,7 @@ def test_memory_does_not_grow_over_epochs(tmp_path):
 _STREAM = """
 import sys
 import numpy as np
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 
 images = scan(sys.argv[1])

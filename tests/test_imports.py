@@ -1,29 +1,36 @@
-"""Rooms import only from rooms above them, and what needs no TensorFlow does not import it."""
+"""Each room imports only from the rooms above it, and the first rooms do without TensorFlow."""
 
 import ast
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from timeouts import TIMEOUT_SECS
 
 import streamkd
 
 PACKAGE = Path(streamkd.__file__).parent
-# In the order in which data flows; `version` and the names of `streamkd` itself are for everyone.
+# Modules and folders of the package in the order in which data flows, as CONTRIBUTING.md has them.
 ROOMS = (
     *("public", "errors", "checks", "reports", "image_options", "keys", "disk", "progress"),
     *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
     *("stream", "losses", "runs", "training", "results", "cli"),
 )
-MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-    for path in PACKAGE.rglob("*.py")
+ROOT = PACKAGE.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in FILES
     if path.name not in ("__init__.py", "__main__.py")
-)
+]
+# Lines of the longest module: what is longer has a second subject.
+MAX_LINES = 350
 HEAVY = ("tensorflow", "tf_keras", "keras", "h5py", "PIL", "numpy", "tqdm", "matplotlib", "mlxtend")
-# What works in TensorFlow's graph; the rest of the rooms down to the store does without it.
+KERAS = ("tensorflow", "tf_keras", "keras")
+# Modules that work in TensorFlow's graph, among the rooms from the first one to the store.
 WITH_TENSORFLOW = (
     *("tf_support.autograph", "tf_support.iterators", "tf_support.read_pipeline"),
     *("pixels.bad_images", "pixels.check_images", "pixels.decode", "pixels.scaled_decode"),
@@ -38,22 +45,23 @@ WITHOUT_TENSORFLOW = [
 
 
 def imported_by(module):
-    """Returns the modules of streamkd that a module names in import statements, anywhere in it."""
-    path = PACKAGE.parent / Path(*module.split(".")).with_suffix(".py")
-    found = []
+    """Returns the names that a module imports, at its top or inside a function."""
+    path = ROOT / Path(*module.split(".")).with_suffix(".py")
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return [name for name in found if name.startswith("streamkd.")]
+            names += [alias.name for alias in node.names]
+    return names
 
 
 def loaded_after(statements, names):
-    """Returns which of `names` are in sys.modules after running `statements` in a new process."""
+    """Returns those of `names` that a new process has imported after running `statements`."""
     code = f"{statements}\nimport sys\nprint(*[n for n in {tuple(names)!r} if n in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECS)
     return run.stdout.split()
 
 
@@ -64,8 +72,51 @@ def test_every_module_stands_in_a_room():
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_its_own_room_and_those_above(module):
     room = ROOMS.index(module.split(".")[1])
-    below = [name for name in imported_by(module) if ROOMS.index(name.split(".")[1]) > room]
-    assert not below
+    own = [name for name in imported_by(module) if name.startswith("streamkd.")]
+    assert [name for name in own if ROOMS.index(name.split(".")[1]) > room] == []
+
+
+def test_no_module_is_too_long_to_have_one_subject():
+    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_the_store_names_tensorflow_nowhere():
+    store = [module for module in MODULES if module.startswith("streamkd.store.")]
+    imported = {module: [n.split(".")[0] for n in imported_by(module)] for module in store}
+    assert [module for module, names in imported.items() if set(names) & set(KERAS)] == []
+
+
+def test_modules_that_may_import_tensorflow_are_there():
+    assert {f"streamkd.{name}" for name in WITH_TENSORFLOW} <= set(MODULES)
+
+
+def is_module(name):
+    """Returns whether a name is a module or a public name, or begins with a module's name."""
+    names = name.split(".")
+    for count in range(len(names), 1, -1):
+        path = ROOT.joinpath(*names[:count])
+        if path.with_suffix(".py").exists() or (count == len(names) and path.is_dir()):
+            return True
+    return names[1] in dir(streamkd)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for folder in ("streamkd", "tests", "examples", "docs")
+        for ending in ("*.py", "*.md", "*.ipynb")
+        for path in sorted(ROOT.joinpath(folder).rglob(ending))
+        if path != Path(__file__).resolve()
+    ]
+    + sorted(ROOT.glob("*.md")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_module_that_a_file_names_is_there(path):
+    # In strings too: tests patch modules by name, and start children from a text.
+    names = set(re.findall(r"\bstreamkd(?:\.[a-zA-Z_]\w*)+", path.read_text()))
+    assert sorted(name for name in names if not is_module(name)) == []
 
 
 def test_importing_streamkd_imports_nothing_heavy():
@@ -73,9 +124,9 @@ def test_importing_streamkd_imports_nothing_heavy():
     assert loaded_after("import streamkd; dir(streamkd)", [*HEAVY, *modules]) == []
 
 
-def test_the_first_half_imports_without_tensorflow():
+def test_the_rooms_down_to_the_store_import_without_tensorflow():
     statements = "".join(f"import {module}\n" for module in WITHOUT_TENSORFLOW)
-    assert loaded_after(statements, ("tensorflow", "tf_keras", "keras")) == []
+    assert loaded_after(statements, KERAS) == []
 
 
 def test_scanning_and_reading_a_store_need_no_tensorflow(directory, images, store):
@@ -91,14 +142,14 @@ def test_scanning_and_reading_a_store_need_no_tensorflow(directory, images, stor
     assert loaded_after(statements, ("tf_keras", "keras")) == [images.fingerprint]
 
 
-def test_every_name_of_the_top_level_can_be_had():
+def test_every_public_name_belongs_to_streamkd():
     for name in streamkd.__all__:
-        assert getattr(streamkd, name).__name__ == name
-        assert getattr(streamkd, name).__module__ == "streamkd"
+        value = getattr(streamkd, name)
+        assert (value.__module__, value.__name__) == ("streamkd", name)
     assert set(streamkd.__all__) <= set(dir(streamkd))
 
 
-def test_an_unknown_name_of_the_top_level_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'streamkd' has no attribute 'scam'"):
         streamkd.scam  # noqa: B018
 

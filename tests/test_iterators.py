@@ -16,7 +16,7 @@ from streamkd.tf_support.iterators import CollectableDataset, _end_all
 _COLLECTED_IN_ITS_OWN_CALL = """
 import gc, sys, threading, time
 import tensorflow as tf
-from streamkd.images.iteration import CollectableDataset
+from streamkd.tf_support.iterators import CollectableDataset
 
 is_garbage, collected = threading.Event(), threading.Event()
 
@@ -46,7 +46,7 @@ print(collected.wait(30), [int(n) for n in numbers.take(3)])
 _OUTLIVES_PYTHON = """
 import numpy as np
 import tensorflow as tf
-from streamkd.images.iteration import CollectableDataset
+from streamkd.tf_support.iterators import CollectableDataset
 
 zeros = tf.data.Dataset.range(10**9)
 call = lambda number: np.zeros((64, 64), np.float32)

@@ -326,9 +326,9 @@ def test_files_are_never_made_shorter(images, opened):
 _FILL = """
 import sys
 import numpy as np
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.image_options import ImageOptions
-from streamkd.stream.pixel_cache import PixelCache
+from streamkd.stream.cache.pixel_cache import PixelCache
 
 images, options = scan(sys.argv[1]), ImageOptions(image_size=(96, 96))
 pixels = np.random.default_rng(0).integers(0, 256, (30, 96, 96, 3), np.uint8)
