@@ -34,7 +34,7 @@ def restless_student(
     Args:
       family: the module `tf_keras` or `keras`, or its name.
       seed: of the weights.
-      dropout_seed: of what is dropped.
+      dropout_seed: of the dropout layer.
       first: layers before the others.
     """
     family = importlib.import_module(family) if isinstance(family, str) else family
@@ -59,7 +59,7 @@ def restless_student(
 
 
 def after(num_calls: int) -> Callable[[], bool]:
-    """Returns a `stop` for `fit` that says True at that call of it; with one step a call."""
+    """Returns a `stop` for `fit` that is True from its call `num_calls` on; a call is a step."""
     calls = []
     return lambda: calls.append(None) or len(calls) >= num_calls
 
@@ -71,13 +71,15 @@ def fit(stream: Any, student: Any, run: Path | None, **options: Any) -> tuple[Di
 
 def checkpoints_of(run: Path) -> list[Path]:
     """Returns the checkpoints of a run, the oldest first; asserts that nothing else is there."""
-    found = sorted((run / "checkpoints").iterdir())
-    assert all(path.name.startswith("step-") and path.suffix == "" for path in found), found
-    return found
+    checkpoints = sorted((run / "checkpoints").iterdir())
+    assert all(path.name.startswith("step-") and path.suffix == "" for path in checkpoints), (
+        checkpoints
+    )
+    return checkpoints
 
 
 def tensors_of(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Returns every tensor of a checkpoint by its place in it, as TensorFlow's reader has it."""
+    """Returns every tensor of a checkpoint by its name, as TensorFlow's reader has it."""
     reader = tf.train.load_checkpoint(str(checkpoint / "tensors"))
     names = sorted(reader.get_variable_to_shape_map())
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}

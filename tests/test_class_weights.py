@@ -162,8 +162,8 @@ def test_weights_of_a_table_reach_the_student(directory, images, store, family):
         kernel, bias = kernel - 0.1 * inputs.T @ errors, bias - 0.1 * errors.sum(axis=0)
     options = {"optimizer": family.optimizers.SGD(0.1), "label_weight": 1}
     _, history = fit(stream, student, epochs=2, class_weight={"bee": 2}, **options)
-    for found, expected in zip(student.get_weights(), (kernel, bias), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for weight, expected in zip(student.get_weights(), (kernel, bias), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
     for epoch, part in zip(history.epochs, (losses[:3], losses[3:]), strict=True):
         total, count = np.sum(part, axis=0)
         assert epoch["loss"] == pytest.approx(total / count, rel=1e-5)
@@ -174,11 +174,11 @@ def test_smoothed_labels_are_those_of_keras(smoothing):
     rng = np.random.default_rng(1)
     logits = tf.constant(rng.normal(scale=8, size=(6, 4)), tf.float32)
     labels = rng.integers(0, 4, (6, 1)).astype(np.int32)
-    found = label_loss(labels, np.ones((6, 1), np.float32), logits, smoothing=smoothing)
+    losses = label_loss(labels, np.ones((6, 1), np.float32), logits, smoothing=smoothing)
     keras = tf_keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=smoothing, reduction="none"
     )
-    np.testing.assert_allclose(found, keras(np.eye(4)[labels[:, 0]], logits), rtol=1e-5)
+    np.testing.assert_allclose(losses, keras(np.eye(4)[labels[:, 0]], logits), rtol=1e-5)
 
 
 def test_smoothed_labels_of_mixed_images_are_the_mixture_of_both():
@@ -186,8 +186,8 @@ def test_smoothed_labels_of_mixed_images_are_the_mixture_of_both():
     keras = tf_keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2)
     expected = keras(np.array([[0.3, 0, 0.7]]), logits)
     shares = np.array([[0.3, 0.7]], np.float32)
-    found = label_loss(np.array([[0, 2]], np.int32), shares, logits, smoothing=0.2)
-    np.testing.assert_allclose(found, expected[None], rtol=1e-5)
+    losses = label_loss(np.array([[0, 2]], np.int32), shares, logits, smoothing=0.2)
+    np.testing.assert_allclose(losses, expected[None], rtol=1e-5)
     without = label_loss(np.array([[-1, -1]], np.int32), shares, logits, smoothing=0.2)
     np.testing.assert_array_equal(without, [0.0])
 

@@ -26,9 +26,9 @@ def spoilt_teacher(value):
     """A teacher with one bad answer, for the image of that number."""
 
     def answer(images):
-        found = pixel_numbers(images)
-        logits = encoded_logits(found[:, 0], found[:, 1], 3)
-        logits[found[:, 0] == BAD_NUMBER, 1] = value
+        numbers = pixel_numbers(images)
+        logits = encoded_logits(numbers[:, 0], numbers[:, 1], 3)
+        logits[numbers[:, 0] == BAD_NUMBER, 1] = value
         return logits
 
     return answer

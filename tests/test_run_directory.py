@@ -1,4 +1,4 @@
-"""The run directory: its files, and what a resumed run is held against."""
+"""The run directory: its files, and the comparison of a resumed run with its first start."""
 
 from __future__ import annotations
 

@@ -74,14 +74,14 @@ def test_the_loss_is_the_weighted_sum_of_both_terms(model):
     on_labels, on_teacher = terms_of(model, batch)
     losses, sums = steps_of(model).loss(model(batch[0]), batch[1], batch[2])
     np.testing.assert_allclose(losses, 0.25 * on_labels + 0.75 * on_teacher, rtol=1e-4)
-    found = dict(zip(SUMS, sums.numpy(), strict=True))
-    assert found["weight"] == found["labelled"] == found["taught"] == BATCH_SIZE
-    assert found["label_loss"] == pytest.approx(on_labels.sum(), rel=1e-5)
-    assert found["distillation_loss"] == pytest.approx(on_teacher.sum(), rel=1e-5)
+    totals = dict(zip(SUMS, sums.numpy(), strict=True))
+    assert totals["weight"] == totals["labelled"] == totals["taught"] == BATCH_SIZE
+    assert totals["label_loss"] == pytest.approx(on_labels.sum(), rel=1e-5)
+    assert totals["distillation_loss"] == pytest.approx(on_teacher.sum(), rel=1e-5)
     answers = model(batch[0]).numpy().argmax(axis=1)
-    assert found["correct"] == np.sum(answers == [0, 1, 2, 0, 1, 2])
+    assert totals["correct"] == np.sum(answers == [0, 1, 2, 0, 1, 2])
     choices = batch[1]["teacher_logits"].numpy().argmax(axis=1)
-    assert found["agreeing"] == np.sum(answers == choices)
+    assert totals["agreeing"] == np.sum(answers == choices)
 
 
 def test_an_image_without_logits_or_label_loses_that_term_and_the_other_is_not_scaled(model):
@@ -92,10 +92,10 @@ def test_an_image_without_logits_or_label_loses_that_term_and_the_other_is_not_s
     losses, sums = steps_of(model).loss(model(batch[0]), batch[1], batch[2])
     np.testing.assert_allclose(losses, 0.25 * on_labels + 0.75 * on_teacher, rtol=1e-4)
     assert losses[5] == 0
-    found = metrics_of(sums.numpy())
-    assert found["label_loss"] == pytest.approx(on_labels.sum() / 4, rel=1e-5)
-    assert found["distillation_loss"] == pytest.approx(on_teacher.sum() / 3, rel=1e-5)
-    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    metrics = metrics_of(sums.numpy())
+    assert metrics["label_loss"] == pytest.approx(on_labels.sum() / 4, rel=1e-5)
+    assert metrics["distillation_loss"] == pytest.approx(on_teacher.sum() / 3, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_sample_weights_weigh_loss_and_metrics(model):
@@ -105,10 +105,10 @@ def test_sample_weights_weigh_loss_and_metrics(model):
     losses, sums = steps_of(model).loss(model(batch[0]), batch[1], batch[2])
     expected = weights * (0.25 * on_labels + 0.75 * on_teacher)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    found = metrics_of(sums.numpy())
-    assert found["loss"] == pytest.approx(expected.sum() / weights.sum(), rel=1e-5)
+    metrics = metrics_of(sums.numpy())
+    assert metrics["loss"] == pytest.approx(expected.sum() / weights.sum(), rel=1e-5)
     correct = model(batch[0]).numpy().argmax(axis=1) == [0, 1, 2, 0, 1, 2]
-    assert found["accuracy"] == pytest.approx((weights * correct).sum() / weights.sum())
+    assert metrics["accuracy"] == pytest.approx((weights * correct).sum() / weights.sum())
 
 
 def test_a_stream_without_logits_has_the_label_term_alone(model):
@@ -117,8 +117,8 @@ def test_a_stream_without_logits_has_the_label_term_alone(model):
     losses, sums = steps_of(model, label_weight=1.0).loss(model(batch[0]), *batch[1:])
     logits = model(batch[0])
     np.testing.assert_allclose(losses, cross_entropy((0, 1, 2, 0, 1, 2), logits), rtol=1e-5)
-    found = metrics_of(sums.numpy())
-    assert found["distillation_loss"] is None and found["agreement"] is None
+    metrics = metrics_of(sums.numpy())
+    assert metrics["distillation_loss"] is None and metrics["agreement"] is None
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["jit off", "jit on"])

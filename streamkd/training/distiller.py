@@ -41,15 +41,16 @@ from streamkd.training.optimizers import build_optimizer
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
 from streamkd.training.run_config import (
+    describe_fit,
     describe_for_the_reader,
     describe_optimizer,
     describe_stream,
     describe_training,
-    digest_of,
 )
 from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
+from streamkd.training.step_calls import StepCalls
 from streamkd.training.student_checks import check_fits, check_loss
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
@@ -220,7 +221,8 @@ class Distiller:
                 **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
                 **self._optimizer,
                 **describe_for_the_reader(self.student, arguments),
-                **self._describe_fit(weights, metrics, validation),
+                "replicas": self.strategy.num_replicas_in_sync,
+                **describe_fit(self.student_preprocess, weights, metrics, validation),
             }
             loop = Loop(
                 stream=stream,
@@ -229,8 +231,13 @@ class Distiller:
                 recipe=self.recipe,
                 config=config,
                 state=state,
-                steps=self._steps(state, metrics, weights),
-                xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
+                calls=StepCalls(
+                    self._steps(state, metrics, weights),
+                    stream,
+                    self.workers,
+                    xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
+                    clock=time.monotonic,
+                ),
                 metrics=metrics,
                 callbacks=called,
                 saver=Saver(run, state, self.workers, newly_skipped=stream.skipped_keys),
@@ -238,7 +245,6 @@ class Distiller:
                 call_sizer=CallSizer(1 if called.wants_batches else self.recipe.steps_per_call),
                 workers=self.workers,
                 stop=stop or (lambda: False),
-                clock=time.monotonic,
                 shows_progress=progress and self.workers.is_chief,
             )
             return loop.train(resume)
@@ -296,18 +302,6 @@ class Distiller:
             epochs=epochs,
             is_chief=self.workers.is_chief,
         )
-
-    def _describe_fit(
-        self, weights: np.ndarray | None, metrics: UserMetrics, validation: Manifest | None
-    ) -> dict[str, Any]:
-        """Returns the entries of config.json that `fit` itself decides; `weights` by class."""
-        return {
-            "replicas": self.strategy.num_replicas_in_sync,
-            "student_preprocess": self.student_preprocess,
-            "class_weights": digest_of([weights]),
-            "metrics": [metric.name for metric in metrics.metrics] or None,
-            "validation": None if validation is None else validation.fingerprint,
-        }
 
     def _steps(
         self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None

@@ -30,10 +30,8 @@ from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
 from streamkd.training.saver import Progress, Saver
 from streamkd.training.state import TrainingState, averaged_weights, exchange_averages
-from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
 from streamkd.training.validation import Validation
-from streamkd.training.xla_choice import XlaPolicy
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,15 +43,13 @@ class Loop:
       recipe: of the distiller.
       config: of the run, except for the choice about XLA.
       state: of the run.
-      steps: without XLA, until `xla` has chosen.
-      xla: decides what XLA compiles.
+      calls: of the compiled steps.
       metrics, callbacks: the user's.
       saver: of the run directory.
       save_schedule: when to save within an epoch.
       call_sizer: how many steps the next call takes.
       workers: that train together.
       stop: asked after every call whether to stop.
-      clock: returns seconds.
       shows_progress: whether to print progress on standard error.
       progress: of the run.
     """
@@ -64,8 +60,7 @@ class Loop:
     recipe: Recipe
     config: dict[str, Any]
     state: TrainingState
-    steps: TrainingSteps
-    xla: XlaPolicy
+    calls: StepCalls
     metrics: UserMetrics
     callbacks: KerasCallbacks
     saver: Saver
@@ -73,12 +68,10 @@ class Loop:
     call_sizer: CallSizer
     workers: Workers
     stop: Callable[[], bool]
-    clock: Callable[[], float]
     shows_progress: bool
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self._images_per_step = self.stream.batch_size * self.recipe.accumulate
         self._is_stopped = False
         # True while an epoch ends: validation, callbacks, checkpoint.
         self._is_between_epochs = False
@@ -99,12 +92,9 @@ class Loop:
             self.saver.release()
 
     def _train(self, resume: bool) -> History:
-        begun = self.saver.prepare(resume)
-        # The first batches are read while steps are compiled, which takes seconds.
-        iterator = self._iterate(0) if begun is None else None
-        spec = None if iterator is None else iterator.element_spec
-        self.steps = self.xla.choose(self.steps, begun, spec)
-        choice = {"jit": self.steps.jit, "jit_update": self.steps.jit_update}
+        self.calls.choose_xla(self.saver.prepare(resume))
+        steps = self.calls.steps
+        choice = {"jit": steps.jit, "jit_update": steps.jit_update}
         self.progress = self.saver.restore({**self.config, **choice}, resume)
         self._check_epochs()
         if self.progress.ended_early:
@@ -113,9 +103,7 @@ class Loop:
                 "start again with `--no-resume`"
             )
         elif len(self.progress.history) < self.epochs:
-            if iterator is None:
-                iterator = self._iterate(self.state.num_steps)
-            self._train_or_stop(iterator)
+            self._train_or_stop()
         exchange_averages(self.state.student, self.state.optimizer)
         return History(
             self.progress.history,
@@ -123,14 +111,13 @@ class Loop:
             len(self.saver.skipped()),
             self._is_stopped,
             self.state.num_steps,
-            self.steps.jit,
-            self.steps.jit_update,
+            steps.jit,
+            steps.jit_update,
         )
 
-    def _iterate(self, step: int) -> Any:
-        """Returns an iterator over the batches from a step on."""
-        first = step * self.recipe.accumulate
-        return self.workers.iterate(lambda share: self.stream.dataset(first, share=share))
+    @property
+    def _images_per_step(self) -> int:
+        return self.stream.batch_size * self.recipe.accumulate
 
     def _say(self, words: str) -> None:
         if self.shows_progress:
@@ -144,17 +131,10 @@ class Loop:
                 f"{done}.\nGive at least as many, or start again with `--no-resume`."
             )
 
-    def _train_or_stop(self, iterator: Any) -> None:
+    def _train_or_stop(self) -> None:
         """Trains; saves the steps done so far where the run is stopped."""
-        calls = StepCalls(
-            steps=self.steps,
-            stream=self.stream,
-            workers=self.workers,
-            iterator=iterator,
-            clock=self.clock,
-        )
         try:
-            self._train_epochs(calls)
+            self._train_epochs()
         except KeyboardInterrupt:
             if not self.workers.is_alone:
                 raise  # the others are in the middle of a step, and cannot save with this one
@@ -166,8 +146,9 @@ class Loop:
         if self._is_stopped:
             self._save_if_new()
 
-    def _train_epochs(self, calls: StepCalls) -> None:
+    def _train_epochs(self) -> None:
         first = self.state.num_steps
+        self.calls.open(first)
         self.callbacks.train_begin(
             self.progress.callbacks,
             self.progress.arrays,
@@ -181,7 +162,7 @@ class Loop:
             for epoch in range(len(self.progress.history) + 1, self.epochs + 1):
                 bar.set_description(f"epoch {epoch}/{self.epochs}")
                 self._begin_epoch(epoch)
-                times = self._steps_of_epoch(epoch, calls, bar)
+                times = self._steps_of_epoch(epoch, bar)
                 if self._is_stopped:
                     return
                 metrics = self._end_epoch(epoch, times)
@@ -215,7 +196,7 @@ class Loop:
         lengths = {last - first for first, last in itertools.pairwise(ends)}
         return lengths.pop() if len(lengths) == 1 else None
 
-    def _steps_of_epoch(self, epoch: int, calls: StepCalls, bar: Any) -> EpochTimes:
+    def _steps_of_epoch(self, epoch: int, bar: Any) -> EpochTimes:
         """Takes the steps of an epoch that are still to be done; returns their times."""
         begins, ends = self._end_of_epoch(epoch - 1), self._end_of_epoch(epoch)
         times = EpochTimes()
@@ -224,7 +205,7 @@ class Loop:
             size = 1 if self.callbacks.stops else self.call_sizer.num_steps
             size = min(size, ends - step, self.save_schedule.steps_to_go(step))
             self.callbacks.batch_begin(step - begins)
-            call = calls.take(step, size)
+            call = self.calls.take(step, size)
             if call.nonfinite is not None:
                 self._leave_out(call.nonfinite)
             times.add(call.num_steps, call.seconds, call.waited)

@@ -24,9 +24,11 @@ import numpy as np
 
 import streamkd
 from streamkd.errors import OptionError
+from streamkd.manifest.manifest import Manifest
 from streamkd.models.families import family_name, precision_of
 from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.stream.stream import Stream
+from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
@@ -118,6 +120,21 @@ def describe_training(
     else:
         described["schedule"] = schedule
     return described
+
+
+def describe_fit(
+    student_preprocess: str,
+    weights: np.ndarray | None,
+    metrics: UserMetrics,
+    validation: Manifest | None,
+) -> dict[str, Any]:
+    """Returns the entries about preprocessing, class weights, metrics and validation images."""
+    return {
+        "student_preprocess": student_preprocess,
+        "class_weights": digest_of([weights]),
+        "metrics": [metric.name for metric in metrics.metrics] or None,
+        "validation": None if validation is None else validation.fingerprint,
+    }
 
 
 def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> dict[str, Any]:
