@@ -33,7 +33,7 @@ MAX_SECONDS = 600
 # Arguments of `Distiller.fit`; the others of `fit` below are arguments of `Distiller`.
 FIT_ARGUMENTS = (
     *("epochs", "validation", "resume", "callbacks", "class_weight", "save_every", "stop"),
-    "arguments",
+    *("arguments", "progress"),
 )
 
 

@@ -520,7 +520,7 @@ def test_no_resume_that_fails_leaves_the_old_run(stream, changed, store, tmp_pat
     fit(stream, run=tmp_path / "run", epochs=1)
     before = snapshot(tmp_path / "run")
     other = join(changed, store, batch_size=BATCH_SIZE)
-    with pytest.raises(ChangedImageError):
+    with pytest.raises(ChangedImageError, match=r"'bee/00014\.png' is not the file that the"):
         fit(other, run=tmp_path / "run", epochs=2, resume=False)
     assert snapshot(tmp_path / "run") == before
 

@@ -294,6 +294,21 @@ def test_a_metric_of_several_numbers_is_refused(stream, family):
         fit(stream, dense_student(family), None, metrics=[metric])
 
 
+def test_a_run_that_a_callback_ended_stays_ended_and_says_so(stream, tmp_path, capsys):
+    class Ending(tf_keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    fit(stream, dense_student(), tmp_path / "run", callbacks=[Ending()])
+    before = snapshot(tmp_path / "run")
+    _, history = fit(stream, dense_student(seed=9), tmp_path / "run", progress=True)
+    assert (len(history.epochs), history.step) == (1, 4) and not history.stopped
+    assert capsys.readouterr().err == (
+        "a callback ended this run after epoch 1; start again with `--no-resume`\n"
+    )
+    assert snapshot(tmp_path / "run") == before
+
+
 def test_an_image_that_was_skipped_before_a_stop_is_listed_at_the_end(shared, tmp_path):
     """In a run of one epoch it is not met again."""
     shutil.copytree(shared[0], tmp_path / "broken")

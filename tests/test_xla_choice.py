@@ -43,6 +43,19 @@ def pretend(monkeypatch, *, gradients, update):
     monkeypatch.setattr(xla_choice, "_fastest", lambda one, other: next(calls))
 
 
+def test_the_shortest_of_several_measurements_in_turns_counts(monkeypatch):
+    order = []
+
+    def measuring(name, *seconds):
+        times = iter(seconds)
+        return lambda: order.append(name) or next(times)
+
+    monkeypatch.setattr(xla_choice, "NUM_ROUNDS", 3)
+    one, other = measuring("one", 0.1, 5.0, 3.0, 4.0), measuring("other", 0.2, 2.0, 9.0, 1.0)
+    assert xla_choice._fastest(one, other) == (3.0, 1.0), "not the first call, which compiles"
+    assert order == ["one", "other"] * 4
+
+
 @pytest.mark.parametrize(
     ("gradients", "update", "chosen"),
     [
