@@ -14,18 +14,19 @@ from collections.abc import Callable
 
 # Longest time without a checkpoint, in seconds.
 SAVE_SECS = 600.0
-# Longest time of one call, in seconds, as far as it can be told before: a signal is heard after it.
+# Aim for the time of one call, in seconds: a signal is heard after it.
 CALL_SECS = 1.0
 
 
 class SaveSchedule:
-    """When a checkpoint is due within an epoch; at its end one is written anyway."""
+    """When a checkpoint is due within an epoch; at its end one is written anyway.
+
+    Args:
+      every_steps: steps between two checkpoints; None for checkpoints by the clock alone.
+      clock: returns seconds.
+    """
 
     def __init__(self, every_steps: int | None, clock: Callable[[], float]) -> None:
-        """Args:
-        every_steps: steps between two checkpoints, or None for none but those by the clock.
-        clock: returns seconds.
-        """
         self._every_steps = every_steps
         self._clock = clock
         self.restart()
@@ -47,7 +48,7 @@ class SaveSchedule:
 
 
 class CallSizer:
-    """How many steps the next call takes: more, as long as a call stays short.
+    """How many steps the next call takes: twice as many, as long as a call stays short.
 
     Attributes:
       num_steps: of the next call.
@@ -58,6 +59,6 @@ class CallSizer:
         self.num_steps = 1
 
     def adapt(self, secs_per_step: float) -> None:
-        """Takes the time of the last call into account."""
+        """Sets `num_steps` by the seconds that a step of the last call took."""
         twice = 2 * self.num_steps  # the first call took its time to compile
         self.num_steps = max(1, min(self._max_steps, twice, int(CALL_SECS / secs_per_step)))
