@@ -1,4 +1,4 @@
-"""Processes that are there to be killed, and to be started a hundred times.
+"""Processes to be killed, and started again a hundred times.
 
     child = start(command_line, ["train", ...], log)
     child.kill()
@@ -44,7 +44,7 @@ def command_line(words: list[str], log: Path, temporary: Path) -> None:
 
     Args:
       words: of the command line.
-      log: gets what it prints.
+      log: gets its output.
       temporary: for files that are not of the run.
     """
     from streamkd.cli.main import main
@@ -83,7 +83,7 @@ class Counted:
 
 
 def save_for_ever(directory: Path, num_weights: int, acknowledged: Any) -> None:
-    """Goes on from the newest checkpoint, and saves one step after the other.
+    """Resumes from the newest checkpoint, and saves one step after the other.
 
     Args:
       directory: of the checkpoints.
@@ -99,7 +99,7 @@ def save_for_ever(directory: Path, num_weights: int, acknowledged: Any) -> None:
         step += 1
         counted.become(step)
         arrays = {"of the callbacks": np.full(100, step)}
-        # Some are of a step that there is a checkpoint of: it must not be written over.
+        # A step that has a checkpoint already must not be written over.
         for _ in range(1 + (step % 4 == 0)):
             checkpoints.save(step, {"value": step}, arrays=arrays)
         acknowledged.send(step)

@@ -1,7 +1,7 @@
-"""Runs that are stopped and go on, and what is compared with the run that never stopped.
+"""Runs that are stopped and resumed, and their comparison with a run that never stopped.
 
 fit(stream, student, run, stop=after(5))         # five steps
-fit(stream, student, run)                        # the others
+fit(stream, student, run)                        # the other steps
 assert what_remains(run) == what_remains(whole)
 """
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import run_helpers
 import tensorflow as tf
 
 from streamkd.runs.run_directory import COLUMNS
-from streamkd.training.distiller import Distiller, History
+from streamkd.training.distiller import Distiller
+from streamkd.training.history import History
 
-# What a clock says.
-CLOCK = ("images_per_second", "input_wait")
-# Arguments of `fit`; the others are of `Distiller`.
-OF_FIT = ("callbacks", "class_weight", "save_every", "validation", "resume")
+# Columns of metrics.csv that a clock decides.
+CLOCK_COLUMNS = ("images_per_second", "input_wait")
 
 
 def restless_student(
@@ -34,7 +34,7 @@ def restless_student(
     Args:
       family: the module `tf_keras` or `keras`, or its name.
       seed: of the weights.
-      dropout_seed: of what is dropped.
+      dropout_seed: of the dropout layer.
       first: layers before the others.
     """
     family = importlib.import_module(family) if isinstance(family, str) else family
@@ -59,36 +59,27 @@ def restless_student(
 
 
 def after(num_calls: int) -> Callable[[], bool]:
-    """Returns a `stop` for `fit` that says True at that call of it; with one step a call."""
+    """Returns a `stop` for `fit` that is True from its call `num_calls` on; a call is a step."""
     calls = []
     return lambda: calls.append(None) or len(calls) >= num_calls
 
 
-def fit(
-    stream: Any,
-    student: Any,
-    run: Path | None,
-    *,
-    epochs: int = 3,
-    stop: Any = None,
-    **options: Any,
-) -> tuple[Distiller, History]:
-    """Trains, one step a call and without XLA unless `options` says otherwise."""
-    of_fit = {name: options.pop(name) for name in OF_FIT if name in options}
-    distiller = Distiller(student, **{"steps_per_call": 1, "jit": "off", **options})
-    history = distiller.fit(stream, epochs=epochs, run=run, stop=stop, progress=False, **of_fit)
-    return distiller, history
+def fit(stream: Any, student: Any, run: Path | None, **options: Any) -> tuple[Distiller, History]:
+    """Trains as `run_helpers.fit` does, one step a call: `after(n)` stops after n steps."""
+    return run_helpers.fit(stream, student, run, **{"steps_per_call": 1, "epochs": 3, **options})
 
 
 def checkpoints_of(run: Path) -> list[Path]:
     """Returns the checkpoints of a run, the oldest first; asserts that nothing else is there."""
-    found = sorted((run / "checkpoints").iterdir())
-    assert all(path.name.startswith("step-") and path.suffix == "" for path in found), found
-    return found
+    checkpoints = sorted((run / "checkpoints").iterdir())
+    assert all(path.name.startswith("step-") and path.suffix == "" for path in checkpoints), (
+        checkpoints
+    )
+    return checkpoints
 
 
 def tensors_of(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Returns every tensor of a checkpoint by its place in it, as TensorFlow's reader has it."""
+    """Returns every tensor of a checkpoint by its name, as TensorFlow's reader has it."""
     reader = tf.train.load_checkpoint(str(checkpoint / "tensors"))
     names = sorted(reader.get_variable_to_shape_map())
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
@@ -103,13 +94,13 @@ def digest_of(tensors: dict[str, np.ndarray]) -> str:
 
 
 def metrics_of(run: Path) -> list[dict[str, str]]:
-    """Returns the lines of metrics.csv without what a clock says."""
+    """Returns the lines of metrics.csv without the columns that a clock decides."""
     with open(run / "metrics.csv", newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert all(set(COLUMNS) <= set(row) for row in rows)
-    return [{name: row[name] for name in row if name not in CLOCK} for row in rows]
+    return [{name: row[name] for name in row if name not in CLOCK_COLUMNS} for row in rows]
 
 
 def what_remains(run: Path) -> tuple[str, list[dict[str, str]]]:
-    """Returns a digest of weights, optimizer and all else that is trained, and metrics.csv."""
+    """Returns a digest of all tensors of the last checkpoint, and the lines of metrics.csv."""
     return digest_of(tensors_of(checkpoints_of(run)[-1])), metrics_of(run)

@@ -1,34 +1,129 @@
-"""Students, plain NumPy formulas, and the command line as a function, for tests of the loop.
+"""Students, runs, plain NumPy formulas, and the command line as a function, for tests of the loop.
 
+distiller, history = fit(stream, student, run, epochs=2)
+with killed(Checkpoints, "save", call=3, after=True):          # as a SIGKILL at that moment
+    fit(stream, student, run)
 code, answer, errors = command(capsys, "scan", directory)     # --json is added
+with running("-m", "streamkd", "train", ...) as child: ...    # a child that never outlives its test
 assert snapshot(tmp_path) == before                          # nothing was written
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from streamkd.cli.main import main
 
-
-class KilledError(BaseException):
-    """The process ends, as it were: nothing catches it, and nothing is saved any more."""
-
-
 ROOT = Path(__file__).resolve().parent.parent
+# A child process that takes longer hangs: importing TensorFlow takes 20 s on a loaded machine.
+MAX_SECONDS = 600
 # For tests of lines that both families share: tf_keras takes its turn with `-m slow`.
 SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
     "family", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras"], indirect=True
 )
+# Arguments of `Distiller.fit`; the others of `fit` below are arguments of `Distiller`.
+FIT_ARGUMENTS = (
+    *("epochs", "validation", "resume", "callbacks", "class_weight", "save_every", "stop"),
+    *("arguments", "progress"),
+)
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing catches it, and nothing is saved any more."""
+
+
+@contextlib.contextmanager
+def killed(owner: type, method: str, *, call: int = 1, after: bool = False) -> Iterator[None]:
+    """Within it, the process ends at a call of a method, as far as a test can see.
+
+    Args:
+      owner, method: a class and the name of its method.
+      call: number of the call, from 1.
+      after: whether the call is still done.
+    """
+    real, calls = getattr(owner, method), itertools.count(1)
+
+    def dying(*args: Any, **options: Any) -> Any:
+        is_the_last = next(calls) == call
+        if is_the_last and not after:
+            raise KilledError
+        result = real(*args, **options)
+        if is_the_last:
+            raise KilledError
+        return result
+
+    with mock.patch.object(owner, method, dying), pytest.raises(KilledError):
+        yield
+
+
+def fit(stream: Any, student: Any = None, run: Path | None = None, **options: Any) -> Any:
+    """Trains with SGD, the quickest to compile, and without XLA unless `options` says otherwise.
+
+    Args:
+      stream: of `join`.
+      student: by default the dense one.
+      run: the run directory.
+      options: of `Distiller` and of `Distiller.fit`.
+
+    Returns:
+      The distiller and the history.
+    """
+    from streamkd.training.distiller import Distiller
+
+    fit_options = {name: options.pop(name) for name in FIT_ARGUMENTS if name in options}
+    settings = {"optimizer": "sgd", "jit": "off", **options}
+    distiller = Distiller(student or dense_student(), **settings)
+    fit_options = {"epochs": 1, "progress": False, **fit_options}
+    return distiller, distiller.fit(stream, run=run, **fit_options)
+
+
+def make_steps(
+    model: Any,
+    optimizer: Any = None,
+    *,
+    temperature: float = 4.0,
+    label_weight: float = 0.1,
+    class_weights: Any = None,
+    metrics: Any = None,
+    **options: Any,
+) -> Any:
+    """Returns the compiled steps of a model that answers with logits.
+
+    Args:
+      model: of either family.
+      optimizer: of that family; by default SGD of tf_keras.
+      temperature, label_weight, class_weights: of the loss.
+      metrics: `UserMetrics`, or None.
+      options: of `TrainingSteps`.
+    """
+    import tf_keras
+
+    from streamkd.training.batch_loss import BatchLoss
+    from streamkd.training.state import TrainingState
+    from streamkd.training.step import TrainingSteps
+
+    optimizer = optimizer or tf_keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    loss = BatchLoss(
+        temperature=temperature, label_weight=label_weight, class_weights=class_weights
+    )
+    if metrics is None:
+        return TrainingSteps(model, TrainingState(model, model, optimizer), loss, **options)
+    state = TrainingState(model, model, optimizer, metrics.metrics)
+    return TrainingSteps(model, state, loss, update_metrics=metrics.update, **options)
 
 
 def dense_student(
@@ -128,19 +223,35 @@ def snapshot(directory: Path) -> dict[str, bytes | None]:
     }
 
 
-def process(*words: Any, **options: Any) -> subprocess.Popen:
-    """Starts Python with some words, as a user would from any directory."""
+def process(*words: Any, variables: dict[str, str] | None = None, **options: Any) -> Any:
+    """Starts Python with some words, as a user would from any directory; returns the `Popen`.
+
+    Args:
+      words: of Python's command line.
+      variables: of the environment, besides those of the tests.
+      options: of `subprocess.Popen`.
+    """
     # With a UTF-8 locale, Python's standard output refuses what is not UTF-8.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"}
     return subprocess.Popen(
-        [sys.executable, *words],
-        env=environment,
+        [sys.executable, *map(str, words)],
+        env={**environment, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="backslashreplace",
         **options,
     )
+
+
+@contextlib.contextmanager
+def running(*words: Any, **options: Any) -> Iterator[subprocess.Popen]:
+    """Starts Python with some words; kills it at the end, should it still run."""
+    with process(*words, **options) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def command(capsys: Any, *words: Any) -> tuple[int, dict[str, Any], str]:

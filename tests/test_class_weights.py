@@ -1,4 +1,4 @@
-"""What images count: by their class, by the table they are listed in; and smoothed labels."""
+"""Weights of images, by their class and by a table; and smoothed labels."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from run_helpers import cross_entropy, dense_student, distillation, log_softmax, softmax
+from run_helpers import cross_entropy, dense_student, distillation, fit, log_softmax, softmax
 
 from streamkd.errors import OptionError
 from streamkd.losses.distillation import label_loss
 from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
+from streamkd.training.batch_loss import BatchLoss
 from streamkd.training.class_weights import class_weights
-from streamkd.training.distiller import Distiller
-from streamkd.training.state import TrainingState
-from streamkd.training.step import TrainingSteps
 
 NAMES = ["ant", "bee", "cat"]
 LABELS = np.array([0, 0, 0, 1, 2, 2, -1], np.int32)
@@ -47,11 +45,14 @@ def test_balanced_is_the_formula_of_scikit_learn():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"owl": 2}, r"the class 'owl', which there is not\.\n  classes: 'ant', 'bee', 'cat'\nGiv"),
-        ({3: 2}, "the class 3, which there is not"),
-        ({-1: 2}, "the class -1, which there is not"),
-        ({True: 2}, "the class True, which there is not"),
-        ({"bee": 2, 1: 3}, r"two weights for one class, as 'bee' and as 1\.\nGive one of them"),
+        (
+            {"owl": 2},
+            r"an unknown class 'owl'\.\n  classes: 'ant', 'bee', 'cat'\nGive names or",
+        ),
+        ({3: 2}, "has an unknown class 3"),
+        ({-1: 2}, "has an unknown class -1"),
+        ({True: 2}, "has an unknown class True"),
+        ({"bee": 2, 1: 3}, r"two weights for one class, as 'bee' and as 1\.\nGive one of the two"),
         ({"bee": -1}, r"weight of the class 'bee' is -1; it must be zero or positive"),
         ({"bee": float("nan")}, "is nan; it must be zero or positive"),
         ({"bee": float("inf")}, "is inf; it must be zero or positive"),
@@ -86,7 +87,7 @@ def seen(stream, start=0, stop=None):
     batches = list(stream.dataset(start, stop or stream.end_of_epoch(1)))
     parts = [(x, y["labels"][:, 0], y["teacher_logits"], w) for x, y, w in batches]
     return [
-        np.concatenate([np.asarray(part) for part in some]) for some in zip(*parts, strict=True)
+        np.concatenate([np.asarray(part) for part in column]) for column in zip(*parts, strict=True)
     ]
 
 
@@ -112,30 +113,22 @@ def test_the_loss_of_the_loop_is_that_of_numpy(stream, family):
     student = dense_student(family)
     options = {"temperature": 2.0, "label_weight": 0.4}
     loss, accuracy = expected_loss(stream, student, by_class, **options)
-    distiller = Distiller(student, optimizer=family.optimizers.SGD(1e-12), **options)
-    history = distiller.fit(stream, epochs=1, class_weight=given, progress=False)
+    optimizer = family.optimizers.SGD(1e-12)
+    _, history = fit(stream, student, optimizer=optimizer, class_weight=given, **options)
     assert history.last["loss"] == pytest.approx(loss, rel=1e-5)
     assert history.last["accuracy"] == pytest.approx(accuracy, rel=1e-5)
 
 
 def test_mixing_partners_count_by_their_shares():
     """An image of 0.25 ant and 0.75 cat weighs 0.25 · 2 + 0.75 · 10."""
-    student = dense_student(activation=None)
-    optimizer = tf_keras.optimizers.SGD(0.1)
-    optimizer.build(student.trainable_variables)
-    steps = TrainingSteps(
-        student,
-        TrainingState(student, student, optimizer),
-        temperature=1.0,
-        label_weight=1.0,
-        class_weights=np.array([2, 5, 10], np.float32),
-    )
+    weights = np.array([2, 5, 10], np.float32)
+    loss = BatchLoss(temperature=1.0, label_weight=1.0, class_weights=weights)
     targets = {
         "labels": tf.constant([[0, 2], [1, -1], [-1, -1], [-1, 2]]),
         "label_shares": tf.constant([[0.25, 0.75], [1, 0], [1, 0], [0.5, 0.5]]),
     }
-    weights = steps._weighed(targets, tf.constant([1.0, 2.0, 3.0, 1.0]))
-    np.testing.assert_allclose(weights, [0.25 * 2 + 0.75 * 10, 10, 3, 0.5 + 0.5 * 10])
+    weighted = loss.class_weighted(targets, tf.constant([1.0, 2.0, 3.0, 1.0]))
+    np.testing.assert_allclose(weighted, [0.25 * 2 + 0.75 * 10, 10, 3, 0.5 + 0.5 * 10])
 
 
 def write_table(directory, images, weights):
@@ -159,18 +152,18 @@ def test_weights_of_a_table_reach_the_student(directory, images, store, family):
     losses = []
     every_pixel, every_label, _, _ = seen(stream, 0, 6)
     for step in range(6):
-        place = slice(10 * step, 10 * step + 10)
-        labels = every_label[place]
-        inputs = every_pixel[place].reshape(10, -1).astype(np.float64) / 255
+        batch = slice(10 * step, 10 * step + 10)
+        labels = every_label[batch]
+        inputs = every_pixel[batch].reshape(10, -1).astype(np.float64) / 255
         own = weights[stream.indices(step)] * np.array([1, 2, 1])[labels]
         logits = inputs @ kernel + bias
         losses.append((own @ -log_softmax(logits)[np.arange(10), labels], own.sum()))
         errors = own[:, None] * (softmax(logits) - np.eye(3)[labels]) / own.sum()
         kernel, bias = kernel - 0.1 * inputs.T @ errors, bias - 0.1 * errors.sum(axis=0)
-    distiller = Distiller(student, optimizer=family.optimizers.SGD(0.1), label_weight=1)
-    history = distiller.fit(stream, epochs=2, class_weight={"bee": 2}, progress=False)
-    for found, expected in zip(student.get_weights(), (kernel, bias), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    options = {"optimizer": family.optimizers.SGD(0.1), "label_weight": 1}
+    _, history = fit(stream, student, epochs=2, class_weight={"bee": 2}, **options)
+    for weight, expected in zip(student.get_weights(), (kernel, bias), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
     for epoch, part in zip(history.epochs, (losses[:3], losses[3:]), strict=True):
         total, count = np.sum(part, axis=0)
         assert epoch["loss"] == pytest.approx(total / count, rel=1e-5)
@@ -181,11 +174,11 @@ def test_smoothed_labels_are_those_of_keras(smoothing):
     rng = np.random.default_rng(1)
     logits = tf.constant(rng.normal(scale=8, size=(6, 4)), tf.float32)
     labels = rng.integers(0, 4, (6, 1)).astype(np.int32)
-    found = label_loss(labels, np.ones((6, 1), np.float32), logits, smoothing=smoothing)
+    losses = label_loss(labels, np.ones((6, 1), np.float32), logits, smoothing=smoothing)
     keras = tf_keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=smoothing, reduction="none"
     )
-    np.testing.assert_allclose(found, keras(np.eye(4)[labels[:, 0]], logits), rtol=1e-5)
+    np.testing.assert_allclose(losses, keras(np.eye(4)[labels[:, 0]], logits), rtol=1e-5)
 
 
 def test_smoothed_labels_of_mixed_images_are_the_mixture_of_both():
@@ -193,8 +186,8 @@ def test_smoothed_labels_of_mixed_images_are_the_mixture_of_both():
     keras = tf_keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2)
     expected = keras(np.array([[0.3, 0, 0.7]]), logits)
     shares = np.array([[0.3, 0.7]], np.float32)
-    found = label_loss(np.array([[0, 2]], np.int32), shares, logits, smoothing=0.2)
-    np.testing.assert_allclose(found, expected[None], rtol=1e-5)
+    losses = label_loss(np.array([[0, 2]], np.int32), shares, logits, smoothing=0.2)
+    np.testing.assert_allclose(losses, expected[None], rtol=1e-5)
     without = label_loss(np.array([[-1, -1]], np.int32), shares, logits, smoothing=0.2)
     np.testing.assert_array_equal(without, [0.0])
 
@@ -203,9 +196,8 @@ def test_smoothing_reaches_the_student_and_validation_knows_nothing_of_it(images
     family = tf_keras
     stream = join(images, store, batch_size=10, seed=3)
     student, plain = dense_student(family), dense_student(family, activation=None)
-    optimizer = family.optimizers.SGD(1e-12)
-    distiller = Distiller(student, optimizer=optimizer, label_weight=1, label_smoothing=0.3)
-    last = distiller.fit(stream, epochs=1, validation=images, progress=False).last
+    options = {"optimizer": family.optimizers.SGD(1e-12), "label_weight": 1}
+    last = fit(stream, student, validation=images, label_smoothing=0.3, **options)[1].last
     pixels, labels, _, _ = seen(stream)
     logits = np.asarray(plain(pixels))
     keras = family.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3)

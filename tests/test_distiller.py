@@ -1,18 +1,29 @@
-"""The loop: what it trains, writes, resumes and refuses."""
+"""The distiller: it trains, writes a run, resumes it, and refuses options that do not fit."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
 import json
 import shutil
 
 import numpy as np
 import pytest
+import run_helpers
 import tensorflow as tf
 import tf_keras
 from helpers import EncodingTeacher, draw_directory, truncate
-from run_helpers import KilledError, dense_student, same_weights, snapshot, softmax, weights_of
+from run_helpers import (
+    MAX_SECONDS,
+    dense_student,
+    killed,
+    running,
+    same_weights,
+    snapshot,
+    softmax,
+    weights_of,
+)
 
 from streamkd.errors import (
     BadImageError,
@@ -33,7 +44,7 @@ from streamkd.stream.join import join
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
-from streamkd.training.loop import Loop
+from streamkd.training.step_calls import StepCalls
 
 EPOCHS = 4
 BATCH_SIZE = 8  # of 30 images: batches straddle the epochs
@@ -78,18 +89,18 @@ def pixels(images, stream):
     return next(iter(batches))[0].numpy()
 
 
-def fit(stream, student=None, *, run=None, epochs=EPOCHS, resume=True, validation=None, **options):
-    """Trains a new student, or the one given, and returns the distiller and the history."""
-    options.setdefault("optimizer", "sgd")  # the quickest to compile
-    distiller = Distiller(student or dense_student(), **options)
-    history = distiller.fit(
-        stream, epochs=epochs, run=run, resume=resume, validation=validation, progress=False
-    )
-    return distiller, history
+fit = functools.partial(run_helpers.fit, epochs=EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def whole(shared, tmp_path_factory):
+    """A run of the dense student that nothing stopped: its distiller."""
+    stream = join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
+    return fit(stream, run=tmp_path_factory.mktemp("whole") / "run")[0]
 
 
 def csv_rows(run):
-    """The lines of metrics.csv without what a clock says."""
+    """The lines of metrics.csv without the columns that a clock decides."""
     with open(run / "metrics.csv", newline="") as lines:
         rows = list(csv.DictReader(lines))
     for row in rows:
@@ -133,8 +144,8 @@ def test_weights_are_those_of_a_plain_training_loop(stream, family):
             loss += (1 - label_weight) * temperature**2 * divergence
         gradients = tape.gradient(loss, plain.trainable_variables)
         optimizer.apply_gradients(zip(gradients, plain.trainable_variables, strict=True))
-    for found, expected in zip(weights_of(own), weights_of(plain), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    for weight, expected in zip(weights_of(own), weights_of(plain), strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-6)
     assert not same_weights(own, dense_student(family)), "it did train"
 
 
@@ -143,10 +154,10 @@ def test_xla_and_steps_per_call_change_nothing(stream):
     for options in ({"jit": True}, {"steps_per_call": 1}, {"steps_per_call": 3}):
         optimizer = tf_keras.optimizers.SGD(0.05)
         distiller, history = fit(stream, optimizer=optimizer, **options)
-        for found, expected in zip(
+        for weight, expected in zip(
             weights_of(distiller.student), weights_of(reference[0].student), strict=True
         ):
-            np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=str(options))
+            np.testing.assert_allclose(weight, expected, atol=1e-6, err_msg=str(options))
         np.testing.assert_allclose(
             history.history["loss"], reference[1].history["loss"], rtol=1e-5, err_msg=str(options)
         )
@@ -177,6 +188,31 @@ def test_validation_numbers_are_those_of_evaluate(stream, directory, images, cap
     assert history.last["val_accuracy"] == pytest.approx(accuracy)
 
 
+LOADING = """
+import importlib, sys
+import numpy as np
+family = importlib.import_module(sys.argv[1])
+model = family.models.load_model(sys.argv[2])
+np.save(sys.argv[4], model.predict(np.load(sys.argv[3]), verbose=0))
+assert model.layers[-1].activation.__name__ == "softmax"
+assert not [name for name in sys.modules if name.partition(".")[0] == "streamkd"]
+"""
+
+
+def test_the_student_loads_in_a_process_that_knows_nothing_of_streamkd(
+    stream, pixels, family, tmp_path
+):
+    distiller, _ = fit(stream, dense_student(family), tmp_path / "run", epochs=1, learning_rate=0.1)
+    np.save(tmp_path / "pixels.npy", pixels)
+    files = [tmp_path / name for name in ("run/student.keras", "pixels.npy", "answers.npy")]
+    with running("-c", LOADING, family.__name__, *files) as child:
+        _, errors = child.communicate(timeout=MAX_SECONDS)
+    assert child.returncode == 0, errors
+    answers = np.load(files[-1])
+    np.testing.assert_allclose(answers, np.asarray(distiller.student(pixels)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+
+
 def test_a_run_writes_its_files(stream, images, store, tmp_path):
     run = tmp_path / "run"
     distiller, history = fit(stream, run=run, validation=images, epochs=2, temperature=2)
@@ -203,29 +239,14 @@ def test_a_run_writes_its_files(stream, images, store, tmp_path):
     assert history.run == str(run) and history.last["images_per_second"] > 0
 
 
-def stop_after_save(monkeypatch, number):
-    """The process ends, as it were, right after the checkpoint of some epoch."""
-    real, calls = Checkpoints.save, []
-
-    def save(self, *args, **options):
-        real(self, *args, **options)
-        calls.append(args)
-        if len(calls) == number:
-            raise KilledError
-
-    monkeypatch.setattr(Checkpoints, "save", save)
-
-
 @pytest.mark.parametrize(("own", "num_epochs"), [("tf_keras", 1), ("tf_keras", 3), ("keras", 2)])
-def test_a_run_stopped_after_some_epochs_ends_as_if_it_had_not_been(
-    stream, images, tmp_path, monkeypatch, own, num_epochs
+def test_a_run_killed_after_some_epochs_ends_as_if_it_had_not_been(
+    stream, images, tmp_path, own, num_epochs
 ):
     options = {"validation": images, "optimizer": "adam", "learning_rate": 0.05}
     whole, _ = fit(stream, dense_student(own), run=tmp_path / "whole", **options)
-    with monkeypatch.context() as patch:
-        stop_after_save(patch, num_epochs)
-        with pytest.raises(KilledError):
-            fit(stream, dense_student(own), run=tmp_path / "cut", **options)
+    with killed(Checkpoints, "save", call=num_epochs, after=True):
+        fit(stream, dense_student(own), run=tmp_path / "cut", **options)
     (tmp_path / "cut" / "checkpoints" / "step-0000000099.tmp").mkdir()
     # Another first state on purpose: everything has to come from the checkpoint.
     resumed, history = fit(stream, dense_student(own, seed=5), run=tmp_path / "cut", **options)
@@ -236,33 +257,19 @@ def test_a_run_stopped_after_some_epochs_ends_as_if_it_had_not_been(
     assert not list((tmp_path / "cut").rglob("*.tmp*"))
 
 
-def test_a_run_stopped_within_an_epoch_repeats_that_epoch(stream, tmp_path, monkeypatch):
-    whole, _ = fit(stream, run=tmp_path / "whole", steps_per_call=1)
-    real, calls = Loop._call, []
-
-    def stop(*args):
-        calls.append(args)
-        if len(calls) == 7:  # of 16
-            raise KilledError
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_call", stop)
-        with pytest.raises(KilledError):
-            fit(stream, run=tmp_path / "cut", steps_per_call=1)
+def test_a_run_killed_within_an_epoch_repeats_that_epoch(stream, whole, tmp_path):
+    with killed(StepCalls, "take", call=7):  # of 16
+        fit(stream, run=tmp_path / "cut", steps_per_call=1)
     resumed, _ = fit(stream, run=tmp_path / "cut", steps_per_call=1)
     assert same_weights(resumed.student, whole.student)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(stream, tmp_path, monkeypatch):
-    whole, _ = fit(stream, run=tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_after_save(patch, 3)
-        with pytest.raises(KilledError):
-            fit(stream, run=tmp_path / "cut")
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(stream, whole, tmp_path):
+    with killed(Checkpoints, "save", call=3, after=True):
+        fit(stream, run=tmp_path / "cut")
     newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
     truncate(next(newest.glob("tensors.data-*")))
-    with pytest.warns(UserWarning, match="A checkpoint of .*step-0000000012: .*goes on from"):
+    with pytest.warns(UserWarning, match="A checkpoint of .*step-0000000012: .*resumes from"):
         resumed, history = fit(stream, run=tmp_path / "cut")
     assert same_weights(resumed.student, whole.student) and len(history.epochs) == EPOCHS
 
@@ -284,10 +291,8 @@ def begun(tmp_path_factory):
     teacher = EncodingTeacher(num_classes=2)
     store = teach(images, teacher, root / "s.h5", image_size=(8, 8), progress=False)
     stream = join(images, store, batch_size=4, seed=3)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after_save(patch, 1)
-        with pytest.raises(KilledError):
-            fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
+    with killed(Checkpoints, "save", after=True):
+        fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
     return root, images, store
 
 
@@ -388,8 +393,10 @@ def test_a_schedule_that_does_not_describe_itself_is_refused(stream, family):
     with pytest.raises(OptionError) as info:
         fit(stream, dense_student(family), optimizer=family.optimizers.SGD(Halved()))
     said = str(info.value)
-    assert said.startswith("The optimizer SGD cannot say what its settings are, so that nothing")
-    assert said.endswith("\nGive its class, or that of its learning rate schedule, a `get_config`.")
+    assert said.startswith("The optimizer SGD has no get_config, so a resumed run could not be ")
+    assert said.endswith(
+        "\nAdd `get_config` to its class, or to the class of its learning rate schedule."
+    )
 
 
 def test_a_student_of_another_width_is_refused(stream):
@@ -513,7 +520,7 @@ def test_no_resume_that_fails_leaves_the_old_run(stream, changed, store, tmp_pat
     fit(stream, run=tmp_path / "run", epochs=1)
     before = snapshot(tmp_path / "run")
     other = join(changed, store, batch_size=BATCH_SIZE)
-    with pytest.raises(ChangedImageError):
+    with pytest.raises(ChangedImageError, match=r"'bee/00014\.png' is not the file that the"):
         fit(other, run=tmp_path / "run", epochs=2, resume=False)
     assert snapshot(tmp_path / "run") == before
 

@@ -12,18 +12,19 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import dense_student
-from test_cached_stream import slow
+from run_helpers import MAX_SECONDS, command, dense_student, running
 from worker_helpers import alone, finish, start, train
 
-from streamkd.errors import OptionError, RunBusyError, WorkerLostError
+from streamkd.errors import BadImageError, OptionError, RunBusyError, StreamkdError, WorkerLostError
 from streamkd.manifest.manifest import scan
+from streamkd.store.layout import DamagedStoreError
 from streamkd.stream.join import join
 from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.training.distiller import Distiller
 from streamkd.training.distribution import Workers
+from streamkd.training.saver import check_alike
 
-# What a worker measures by its own clock.
+# Columns of metrics.csv that a worker measures by its own clock.
 OWN = ("images_per_second", "input_wait")
 
 
@@ -59,7 +60,7 @@ def assert_same(result, expected):
 
 
 def assert_alike(results):
-    """Asserts that all workers have come to the same, and returns what the first has."""
+    """Asserts that all workers have the same result, and returns it."""
     for result in results[1:]:
         assert_same(result, results[0])
     return results[0]
@@ -86,7 +87,10 @@ CASES = {
 QUICK = "tf_keras"
 
 
-@pytest.mark.parametrize("case", [case if case == QUICK else slow(case) for case in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != QUICK)],
+)
 def test_two_devices_train_the_student_that_one_trains(folder, case):
     (result,) = train(folder, "mirrored", **CASES[case])
     assert_close(result, alone(folder, **CASES[case]))
@@ -102,7 +106,7 @@ def test_two_processes_train_the_student_that_one_trains(folder, case):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["tf_keras", "keras"])
 def test_statistics_of_batches_are_those_of_all_replicas(folder, family):
-    # The mean of what each finds out about its own pieces, so that all workers are alike; other
+    # The mean of the statistics of each replica's pieces, so that all workers are alike; other
     # numbers than one device finds, as in Keras.
     job = {"family": family, "student": "both", "validation": "images"}
     first = assert_alike(train(folder, "multi-worker", 2, **job))
@@ -150,7 +154,7 @@ def test_the_chief_alone_writes_and_the_others_need_not_see_what_it_wrote(folder
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
 
 
-# Going on.
+# Resuming.
 
 KILLED = {
     "epochs": 3,
@@ -163,7 +167,7 @@ KILLED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("family", ["tf_keras", "keras"])
-def test_a_run_goes_on_after_one_of_its_workers_was_killed(folder, family, victim):
+def test_a_run_resumes_after_one_of_its_workers_was_killed(folder, family, victim):
     job = {**KILLED, "family": family, "fit": {"save_every": 3}}
     expected = assert_alike(train(folder, "multi-worker", 2, run="whole", **job))
     killed = {"kill_at": {str(victim): 5}}
@@ -172,9 +176,9 @@ def test_a_run_goes_on_after_one_of_its_workers_was_killed(folder, family, victi
     name, message = results[1 - victim]["error"]
     assert name == "WorkerLostError"
     assert message == (
-        f"Another worker of this run is gone: this is worker {1 - victim} of 2, and it cannot go "
-        "on alone.\nLook at what the others say. Then start all of them again with the same "
-        "commands: the run goes on from its newest checkpoint."
+        f"Another worker of this run is gone: this is worker {1 - victim} of 2, and it cannot "
+        "continue alone.\nLook at the messages of the others. Then start all workers again with "
+        "the same commands: the run resumes from its newest checkpoint."
     )
     state = json.loads(
         (folder / "cut" / "checkpoints" / "step-0000000003" / "state.json").read_text()
@@ -193,7 +197,7 @@ def test_a_signal_to_one_worker_stops_and_saves_all(folder):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_replicas(folder):
+def test_a_run_resumes_with_another_number_of_replicas(folder):
     expected = alone(folder, **JOB, run="whole")
     train(folder, "multi-worker", 2, run="cut", stop_at={"0": 3}, **JOB)
     assert_close(alone(folder, **JOB, run="cut"), expected)
@@ -202,7 +206,7 @@ def test_a_run_goes_on_with_another_number_of_replicas(folder):
 
 
 @pytest.mark.slow
-def test_two_devices_go_on_to_the_bit(folder):
+def test_two_devices_resume_to_the_bit(folder):
     expected = train(folder, "mirrored", run="whole", **KILLED)
     train(folder, "mirrored", run="cut", stop_at={"0": 5}, **KILLED)
     assert_same(train(folder, "mirrored", run="cut", **KILLED)[0], expected[0])
@@ -230,11 +234,11 @@ def test_callbacks_hear_the_same_on_every_worker(folder, family):
     assert (folder / "best.keras").exists()
 
 
-# What does not fit, and what goes wrong.
+# Refusals and failures.
 
 
 def refusals(folder, **job):
-    """Returns what each of two workers says that it was refused with."""
+    """Returns the name and the message of each worker's refusal."""
     results = finish(folder, start(folder, "multi-worker", 2, **job))
     assert [result["code"] for result in results] == [0, 0], results[0]["errors"][-3000:]
     return [result["error"] for result in results]
@@ -245,7 +249,7 @@ def test_workers_that_were_started_with_different_things_are_refused(folder):
     told = refusals(folder, run="run", vary={"1": {"join": {"seed": 2}}})
     message = (
         "Worker 1 was started with another seed than worker 0.\n  worker 0: 1\n  worker 1: 2\n"
-        "Give all of them the same command."
+        "Give the same command on every worker."
     )
     assert told == [["OptionError", message]] * 2
     assert not (folder / "run").exists()
@@ -319,7 +323,7 @@ def entries(path):
 
 def test_one_worker_is_the_chief_and_alone_and_asks_nobody():
     workers = Workers(tf.distribute.get_strategy())
-    assert workers.share == WorkerSlice()
+    assert workers.worker_slice == WorkerSlice()
     assert workers.is_chief and workers.is_alone
     assert workers.any(True) and not workers.any(False)
     assert workers.everyones([1.5, 2]).tolist() == [[1.5, 2]]
@@ -339,6 +343,106 @@ def test_what_the_function_of_the_chief_raises_is_raised():
         Workers(tf.distribute.get_strategy()).from_chief(busy)
 
 
+def pair_of_workers(monkeypatch):
+    """The chief and another worker; the chief's bytes reach the other one."""
+    sent = []
+    strategy = tf.distribute.get_strategy()
+    chief, other = Workers(strategy), Workers(strategy)
+    for number, worker in enumerate((chief, other)):
+        worker.worker_slice = WorkerSlice(worker=number, num_workers=2)
+    monkeypatch.setattr(chief, "bytes_from_chief", lambda data: sent.append(data) or data)
+    monkeypatch.setattr(other, "bytes_from_chief", lambda data: sent[-1])
+    return chief, other
+
+
+REFUSALS = {
+    "with an image": BadImageError("'a.png' cannot be decoded.", key=b"bee/\xff.png"),
+    "without": RunBusyError("Another process is training."),
+    "defined elsewhere": DamagedStoreError("Row 3 is damaged.", key=b"ant/1.png"),
+    "of no kind": StreamkdError("No."),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_every_worker_raises_what_the_chief_was_refused_with(monkeypatch, refusal):
+    def refuse():
+        raise refusal
+
+    for worker in pair_of_workers(monkeypatch):
+        with pytest.raises(StreamkdError) as info:
+            worker.from_chief(refuse)
+        assert type(info.value) is type(refusal)
+        assert (str(info.value), info.value.key) == (str(refusal), refusal.key)
+
+
+def test_every_worker_gets_what_the_chief_returns(monkeypatch):
+    chief, other = pair_of_workers(monkeypatch)
+    assert chief.from_chief(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    assert other.from_chief(lambda: pytest.fail("called")) == {"a": [1, None]}
+
+
+def test_workers_with_different_configurations_are_refused():
+    check_alike([{"seed": 1, "platform": "here"}, {"seed": 1, "platform": "there"}])
+    with pytest.raises(OptionError) as info:
+        check_alike([{"seed": 1}, {"seed": 1}, {"seed": 2}])
+    assert str(info.value) == (
+        "Worker 2 was started with another seed than worker 0.\n  worker 0: 1\n  worker 2: 2\n"
+        "Give the same command on every worker."
+    )
+
+
+def test_a_strategy_whose_workers_do_not_step_together_is_refused():
+    strategy = object.__new__(tf.distribute.ParameterServerStrategy)
+    with pytest.raises(
+        OptionError, match=r"under ParameterServerStrategy, .*\.\nBuild the student"
+    ):
+        Workers(strategy)
+
+
+# On the command line.
+
+
+def train_words(out):
+    flags = f"--epochs 2 --batch-size 8 --jit off --optimizer sgd --out {out}"
+    return [
+        "train",
+        "images",
+        "--store",
+        "teacher.h5",
+        "--student",
+        "student.keras",
+        *flags.split(),
+    ]
+
+
+def test_train_on_several_devices_from_the_command_line(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    dense_student().save("student.keras")
+    for out, flags in (("alone", []), ("mirrored", ["--distribute", "mirrored"])):
+        code, answer, _ = command(capsys, *train_words(out), *flags)
+        assert (code, answer["epochs"], answer["steps"]) == (0, 2, 8)
+    rows = [csv_rows(folder / out / "metrics.csv") for out in ("alone", "mirrored")]
+    assert rows[0] == rows[1], "the machine of the tests has one device"
+
+
+def test_train_on_several_machines_from_the_command_line(folder):
+    """A cluster of one machine, with a strategy that is made before TensorFlow is used."""
+    dense_student().save(folder / "student.keras")
+    cluster = {"cluster": {"worker": ["127.0.0.1:0"]}, "task": {"type": "worker", "index": 0}}
+    line = [*train_words("run"), "--distribute", "multi-worker", "--json", "--quiet"]
+    options = {"variables": {"TF_CONFIG": json.dumps(cluster)}, "cwd": folder}
+    with running("-m", "streamkd", *line, **options) as child:
+        out, errors = child.communicate(timeout=MAX_SECONDS)
+    assert child.returncode == 0, errors
+    assert json.loads(out)["steps"] == 8
+
+
+def csv_rows(path):
+    """The lines of metrics.csv without the columns that a clock decides."""
+    with open(path, newline="") as file:
+        return [{**row, **dict.fromkeys(OWN)} for row in csv.DictReader(file)]
+
+
 def test_where_nobody_else_is_nobody_is_lost():
     workers = Workers(tf.distribute.get_strategy())
     with pytest.raises(tf.errors.UnavailableError), workers.named_losses():
@@ -347,7 +451,7 @@ def test_where_nobody_else_is_nobody_is_lost():
 
 def test_a_lost_worker_is_told_from_other_errors():
     workers = Workers(tf.distribute.get_strategy())
-    workers.share = WorkerSlice(worker=1, num_workers=2)
+    workers.worker_slice = WorkerSlice(worker=1, num_workers=2)
     with pytest.raises(WorkerLostError, match="worker 1 of 2"), workers.named_losses():
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: Socket closed")
     with pytest.raises(tf.errors.UnavailableError), workers.named_losses():
@@ -386,14 +490,14 @@ CHIEF = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "evaluator": ["d:1"]}
 )
 def test_the_place_in_the_cluster_is_that_of_the_input(strategy, share):
     workers = Workers(strategy)
-    assert workers.share == share
+    assert workers.worker_slice == share
     assert workers.is_chief == (share.worker == 0)
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused_before_anything_is_made(folder):
     stream = join(scan(folder / "images"), folder / "teacher.h5", batch_size=7, progress=False)
     distiller = Distiller(dense_student())
-    distiller.workers.share = WorkerSlice(num_workers=2)
+    distiller.workers.worker_slice = WorkerSlice(num_workers=2)
     with pytest.raises(OptionError, match=r"(?s)batch_size is 7, .* 2 replicas .*`--batch-size 8`"):
         distiller.fit(stream, epochs=1, run=folder / "run", progress=False)
     assert not (folder / "run").exists()

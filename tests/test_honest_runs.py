@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 
 import numpy as np
 import pytest
 import tf_keras
 from helpers import EncodingTeacher, draw_image
-from run_helpers import KilledError, dense_student, same_weights, snapshot
+from run_helpers import dense_student, fit, killed, same_weights, snapshot
 
 from streamkd.cli.main import main
 from streamkd.errors import (
@@ -32,17 +33,6 @@ from streamkd.runs import checkpoint
 from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
-from streamkd.training.distiller import Distiller
-
-
-def fit(stream, run, *, epochs=1, seed=0, **options):
-    resume = options.pop("resume", True)
-    validation = options.pop("validation", None)
-    distiller = Distiller(dense_student(seed=seed), **{"optimizer": "sgd", **options})
-    distiller.fit(
-        stream, epochs=epochs, run=run, resume=resume, validation=validation, progress=False
-    )
-    return distiller
 
 
 @pytest.fixture
@@ -50,56 +40,60 @@ def stream(images, store):
     return join(images, store, batch_size=8, seed=3)
 
 
-def test_a_run_killed_after_its_last_checkpoint_hands_over_that_student(
-    stream, tmp_path, monkeypatch
-):
-    """The blow falls between the checkpoint of the last epoch and student.keras."""
-    run = tmp_path / "run"
-    fit(stream, tmp_path / "whole", epochs=2)
+@pytest.fixture(scope="module")
+def trained(shared, tmp_path_factory):
+    """A finished run of one epoch; its optimizer is the user's own."""
+    stream = join(scan(shared[0]), shared[1], batch_size=8, seed=3)
+    run = tmp_path_factory.mktemp("trained") / "run"
+    fit(stream, run=run, **trained_with())
+    return run
 
-    def killed(self, student):
-        if (self.path / "metrics.csv").exists():  # of the first epoch
-            raise KilledError
 
-    real = RunDirectory.save_student
-    monkeypatch.setattr(
-        RunDirectory, "save_student", lambda self, model: (killed(self, model), real(self, model))
+def trained_with():
+    """The options of `trained`."""
+    return {"optimizer": tf_keras.optimizers.SGD(0.25)}
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of `trained`."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_run_killed_after_its_last_checkpoint_hands_over_that_student(stream, tmp_path):
+    """The kill falls between the checkpoint of the last epoch and student.keras."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    fit(stream, run=whole, epochs=2)
+    with killed(RunDirectory, "save_student", call=2):
+        fit(stream, run=run, epochs=2)
+    fit(stream, dense_student(seed=9), run, epochs=2)
+    students = (
+        tf_keras.models.load_model(path / "student.keras", compile=False) for path in (run, whole)
     )
-    with pytest.raises(KilledError):
-        fit(stream, run, epochs=2)
-    monkeypatch.setattr(RunDirectory, "save_student", real)
-    fit(stream, run, epochs=2, seed=9)
-    saved, whole = (
-        tf_keras.models.load_model(path / "student.keras", compile=False)
-        for path in (run, tmp_path / "whole")
-    )
-    assert same_weights(saved, whole)
+    assert same_weights(*students)
 
 
-def test_a_full_disk_under_no_resume_leaves_the_old_run(stream, tmp_path, monkeypatch):
-    fit(stream, tmp_path / "run")
-    before = snapshot(tmp_path / "run")
+def test_a_full_disk_under_no_resume_leaves_the_old_run(stream, run, monkeypatch):
+    before = snapshot(run)
 
     def full(path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "sync", full)
-    with pytest.raises(DiskFullError, match="What was saved before is kept"):
-        fit(stream, tmp_path / "run", resume=False)
-    assert snapshot(tmp_path / "run") == before
+    with pytest.raises(DiskFullError, match="Earlier checkpoints are kept"):
+        fit(stream, run=run, resume=False, **trained_with())
+    assert snapshot(run) == before
 
 
 @pytest.mark.filterwarnings("ignore:The teacher .* is right on")  # it is wrong on purpose
-def test_a_run_does_not_go_on_with_other_logits_of_the_same_images(images, stream, tmp_path):
-    fit(stream, tmp_path / "run")
-
+def test_a_run_does_not_resume_with_other_logits_of_the_same_images(images, run, tmp_path):
     class Teacher(EncodingTeacher):
         def __call__(self, pixels):
             return -super().__call__(pixels)
 
     other = teach(images, Teacher(), tmp_path / "other.h5", image_size=(8, 8), progress=False)
     with pytest.raises(ResumeError, match="started with another store"):
-        fit(join(images, other, batch_size=8, seed=3), tmp_path / "run")
+        fit(join(images, other, batch_size=8, seed=3), run=run, **trained_with())
 
 
 @pytest.mark.parametrize(
@@ -110,23 +104,20 @@ def test_a_run_does_not_go_on_with_other_logits_of_the_same_images(images, strea
     ],
     ids=["optimizer", "validation"],
 )
-def test_a_run_does_not_go_on_otherwise_than_it_began(images, stream, tmp_path, changes, name):
-    fit(stream, tmp_path / "run", optimizer=tf_keras.optimizers.SGD(0.25))
+def test_a_run_does_not_resume_otherwise_than_it_began(images, stream, run, changes, name):
     if "validation" in changes:
         changes = {"validation": images.select(np.arange(5))}
-    options = {"optimizer": tf_keras.optimizers.SGD(0.25), **changes}
     with pytest.raises(ResumeError, match=f"started with another {name}"):
-        fit(stream, tmp_path / "run", **options)
+        fit(stream, run=run, **{**trained_with(), **changes})
 
 
-def test_a_run_that_lost_its_configuration_is_refused(stream, tmp_path):
-    fit(stream, tmp_path / "run")
-    (tmp_path / "run" / "config.json").unlink()
+def test_a_run_that_lost_its_configuration_is_refused(stream, run):
+    (run / "config.json").unlink()
     with pytest.raises(ResumeError, match=r"config\.json is missing"):
-        fit(stream, tmp_path / "run")
+        fit(stream, run=run, **trained_with())
 
 
-def test_the_same_code_twice_in_one_session_goes_on(stream, tmp_path):
+def test_the_same_code_twice_in_one_session_resumes(stream, tmp_path):
     """Keras numbers its automatic names: the second model is called sequential_1."""
 
     def student():
@@ -136,20 +127,18 @@ def test_the_same_code_twice_in_one_session_goes_on(stream, tmp_path):
         )
 
     for _ in range(2):
-        distiller = Distiller(student(), optimizer="sgd")
-        distiller.fit(stream, epochs=1, run=tmp_path / "run", progress=False)
+        fit(stream, student(), tmp_path / "run")
 
 
-def test_a_second_process_training_into_a_run_is_refused(stream, tmp_path):
-    fit(stream, tmp_path / "run")
-    before = snapshot(tmp_path / "run")
-    descriptor = os.open(tmp_path / "run", os.O_RDONLY)
+def test_a_second_process_training_into_a_run_is_refused(stream, run):
+    before = snapshot(run)
+    descriptor = os.open(run, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(RunBusyError, match=r"Another process is training into .*run"):
-        fit(stream, tmp_path / "run")
+        fit(stream, run=run, **trained_with())
     os.close(descriptor)
-    assert snapshot(tmp_path / "run") == before
-    fit(stream, tmp_path / "run")
+    assert snapshot(run) == before
+    fit(stream, run=run, **trained_with())
 
 
 def test_an_evaluation_refuses_an_image_that_changed(directory, store):
@@ -170,7 +159,7 @@ def test_what_cannot_be_a_probability_is_no_logit(wrong):
 def test_labels_alone_without_a_label_is_refused(directory, store):
     unlabelled = join(scan(directory, labels=None), store, batch_size=8)
     with pytest.raises(OptionError, match="none of the images has a label that counts"):
-        fit(unlabelled, None, label_weight=1.0)
+        fit(unlabelled, label_weight=1.0)
 
 
 @pytest.mark.filterwarnings("ignore:The teacher .* is right on")  # it has learnt nothing
@@ -179,8 +168,8 @@ def test_a_sigmoid_teacher_is_not_distilled_as_softmax(images, tmp_path):
     path = tmp_path / "sigmoid.h5"
     store = teach(images, teacher, path, color_mode="rgb", progress=False)
     with pytest.raises(OptionError, match=r"ends in sigmoid, and this loss"):
-        fit(join(images, store, batch_size=8), None)
-    fit(join(images, store, batch_size=8), None, label_weight=1.0)
+        fit(join(images, store, batch_size=8))
+    fit(join(images, store, batch_size=8), label_weight=1.0)
 
 
 def test_validation_needs_the_class_names_of_the_store(directory, images, tmp_path):
@@ -188,7 +177,7 @@ def test_validation_needs_the_class_names_of_the_store(directory, images, tmp_pa
     unlabelled = scan(directory, labels=None)
     store = teach(unlabelled, EncodingTeacher(), path, image_size=(8, 8), progress=False)
     with pytest.raises(OptionError, match="taught without class names"):
-        fit(join(unlabelled, store, batch_size=8), None, validation=images)
+        fit(join(unlabelled, store, batch_size=8), validation=images)
 
 
 def test_a_manifest_does_not_replace_another_file(images, tmp_path):

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from run_helpers import make_steps
 
 import streamkd as kd
 from streamkd.errors import OptionError
 from streamkd.stream.join import join
-from streamkd.training.state import TrainingState
-from streamkd.training.step import TrainingSteps
+from streamkd.teachers.teach import teach
+from streamkd.training.batch_loss import BatchLoss
+from streamkd.views.views import Views
 
 
 @pytest.fixture
@@ -38,12 +40,10 @@ def test_fit_takes_the_same_steps_as_the_loop(family, stream):
         metrics=[kd.packed_accuracy],
     )
     history = fitted.fit(stream.dataset(0, 6).map(kd.pack_targets), verbose=0).history
-    optimizer = family.optimizers.SGD(0.01)
-    optimizer.build(looped.trainable_variables)
-    state = TrainingState(looped, looped, optimizer)
-    steps = TrainingSteps(looped, state, temperature=2.0, label_weight=0.3)
+    loss = {"temperature": 2.0, "label_weight": 0.3}
+    steps = make_steps(looped, family.optimizers.SGD(0.01), **loss)
     steps.run(iter(stream.dataset(0, 6)), tf.constant(6))
-    sums = state.sums.numpy()
+    sums = steps.state.sums.numpy()
     for one, other in zip(fitted.get_weights(), looped.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert history["loss"][0] == pytest.approx(sums[0] / sums[1], rel=1e-5)
@@ -80,6 +80,48 @@ def test_labels_alone_are_packed_without_logits(images):
         images.labels[stream.indices(0)], logits
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def assert_packed_as_the_loop_has_it(stream, num_steps):
+    """Compares loss and accuracy of packed batches with the loop's, image by image."""
+    loop = BatchLoss(temperature=2.0, label_weight=0.3)
+    loss = kd.packed_loss(temperature=2.0, label_weight=0.3)
+    rng = np.random.default_rng(0)
+    for batch in stream.dataset(0, num_steps):
+        _, packed, weights = kd.pack_targets(*batch)
+        logits = tf.constant(rng.normal(size=(len(weights), 3)), tf.float32)
+        losses, _ = loop(logits, batch[1], weights)
+        np.testing.assert_allclose(weights * loss(packed, logits), losses, rtol=1e-6)
+        correct = tf.argmax(logits, axis=1) == tf.cast(batch[1]["labels"][:, 0], tf.int64)
+        np.testing.assert_array_equal(kd.packed_accuracy(packed, logits), np.float32(correct))
+        yield batch[1]
+
+
+def test_mixed_images_are_packed_with_both_labels_and_their_shares(images, teacher, tmp_path):
+    views = Views(2, flip=True, mixup=0.4)
+    options = {"image_size": (8, 8), "progress": False, "views": views}
+    store = teach(images, teacher, tmp_path / "mixed.h5", **options)
+    stream = join(images, store, batch_size=10, seed=3, progress=False)
+    batches = list(assert_packed_as_the_loop_has_it(stream, num_steps=6))
+    shares = np.concatenate([batch["label_shares"] for batch in batches])
+    labels = np.concatenate([batch["labels"] for batch in batches])
+    assert ((shares > 0) & (shares < 1)).any() and (labels[:, 0] != labels[:, 1]).any()
+
+
+@pytest.mark.filterwarnings("ignore:.*without logits")
+def test_images_without_logits_or_without_a_label_are_packed_without_that_term(
+    images, teacher, tmp_path
+):
+    options = {"image_size": (8, 8), "progress": False}
+    store = teach(images.select(np.arange(0, 30, 2)), teacher, tmp_path / "half.h5", **options)
+    images.labels[::6] = -1
+    with pytest.warns(UserWarning, match="learn from their labels alone"):
+        stream = join(images, store, batch_size=10, seed=3, missing="label", progress=False)
+    batches = list(assert_packed_as_the_loop_has_it(stream, num_steps=3))
+    rows = np.concatenate([batch["rows"] for batch in batches])
+    labels = np.concatenate([batch["labels"][:, 0] for batch in batches])
+    kinds = set(zip((rows >= 0).tolist(), (labels >= 0).tolist(), strict=True))
+    assert kinds >= {(True, True), (True, False), (False, True)}
 
 
 def test_what_cannot_be_is_refused():

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import dense_student, distillation
+from run_helpers import dense_student, distillation, make_steps
 
 from streamkd.models.precision import precision
-from streamkd.training.state import TrainingState
-from streamkd.training.step import TrainingSteps
 
 
 @pytest.mark.parametrize("confidence", [1.0, 300.0, 30_000.0], ids="teacher x{:g}".format)
@@ -29,18 +27,14 @@ def test_the_loss_is_that_of_float32(family, policy, tolerance, confidence):
         "teacher_logits": tf.constant(teacher_logits),
         "rows": tf.range(6, dtype=tf.int64),
     }
-    optimizer = family.optimizers.SGD(0.1)
-    optimizer.build(student.trainable_variables)
-    steps = TrainingSteps(
-        student, TrainingState(student, student, optimizer), temperature=4.0, label_weight=0.0
-    )
+    steps = make_steps(student, family.optimizers.SGD(0.1), temperature=4.0, label_weight=0.0)
     answers = student(pixels)
     assert answers.dtype in (tf.float16, tf.bfloat16)
-    losses, _ = steps.losses(tf.cast(answers, tf.float32), targets, tf.ones([6]))
+    losses, _ = steps.loss(tf.cast(answers, tf.float32), targets, tf.ones([6]))
     assert losses.dtype == tf.float32
     expected = distillation(teacher_logits, np.asarray(exact(pixels)), 4.0)
     np.testing.assert_allclose(losses, expected, rtol=tolerance, atol=10 * tolerance)
-    gradients = steps.gradients(
+    gradients = steps.batch_gradients(
         tf.constant(pixels), targets, tf.ones([6]), tf.constant(6.0), tf.constant(1.0)
-    )[0]
+    ).gradients
     assert all(np.isfinite(gradient).all() for gradient in gradients)

@@ -9,16 +9,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from helpers import encoded_logits, pixel_numbers
-from run_helpers import dense_student, weights_of
+from run_helpers import dense_student, fit, make_steps, weights_of
 
 from streamkd.errors import NonFiniteError
 from streamkd.store import writer
 from streamkd.stream.join import join
 from streamkd.teachers import teacher_pass
 from streamkd.teachers.teach import teach
-from streamkd.training.distiller import Distiller
-from streamkd.training.state import TrainingState
-from streamkd.training.step import TrainingSteps
 
 BATCH_SIZE = 6  # of 30 images: five steps an epoch, none of which straddles two
 BAD_IMAGE = b"bee/00014.png"
@@ -29,9 +26,9 @@ def spoilt_teacher(value):
     """A teacher with one bad answer, for the image of that number."""
 
     def answer(images):
-        found = pixel_numbers(images)
-        logits = encoded_logits(found[:, 0], found[:, 1], 3)
-        logits[found[:, 0] == BAD_NUMBER, 1] = value
+        numbers = pixel_numbers(images)
+        logits = encoded_logits(numbers[:, 0], numbers[:, 1], 3)
+        logits[numbers[:, 0] == BAD_NUMBER, 1] = value
         return logits
 
     return answer
@@ -55,8 +52,8 @@ def spoilt(images, tmp_path, monkeypatch):
 
 def step_of(stream, key):
     """The first step with an image."""
-    place = list(stream.images.keys).index(key)
-    return next(step for step in range(5) if place in stream.indices(step))
+    index = list(stream.images.keys).index(key)
+    return next(step for step in range(5) if index in stream.indices(step))
 
 
 @pytest.mark.parametrize("value", [70_000.0, np.nan, np.inf])
@@ -69,15 +66,14 @@ def test_no_such_row_gets_into_a_store(images, tmp_path, value):
 
 def test_an_image_whose_loss_is_not_finite_is_named(spoilt, tmp_path, family):
     student = dense_student(family)
-    distiller = Distiller(student, optimizer="sgd", jit="off")
     step = step_of(spoilt, BAD_IMAGE)
     with pytest.raises(NonFiniteError) as info:
-        distiller.fit(spoilt, epochs=2, run=tmp_path / "run", progress=False)
+        fit(spoilt, student, tmp_path / "run", epochs=2)
     assert str(info.value) == (
         f"The loss or the gradient of step {step} is not a finite number.\n"
         "  images whose loss is not finite: 'bee/00014.png'\n"
         "Look at these images and their logits, or leave such steps out: "
-        "`--on-nonfinite skip`. What was saved before is kept."
+        "`--on-nonfinite skip`. Earlier checkpoints are kept."
     )
     assert info.value.key == BAD_IMAGE
     assert all(np.isfinite(weight).all() for weight in weights_of(student))
@@ -93,10 +89,8 @@ def test_weights_are_those_of_before_the_step(spoilt, family):
         family.utils.set_random_seed(1)
         parts = [layers.Flatten(), layers.BatchNormalization(), layers.Dense(3)]
         student = family.Sequential([family.Input((8, 8, 3)), *parts])
-        optimizer = family.optimizers.Adam(0.01)
-        optimizer.build(student.trainable_variables)
-        state = TrainingState(student, student, optimizer)
-        steps = TrainingSteps(student, state, temperature=4.0, label_weight=0.1)
+        steps = make_steps(student, family.optimizers.Adam(0.01))
+        state = steps.state
         done, finite, _ = steps.run(
             iter(spoilt.dataset(0, 5)), tf.constant(5 if stop_at is None else stop_at)
         )
@@ -109,10 +103,8 @@ def test_weights_are_those_of_before_the_step(spoilt, family):
 
 def test_skip_leaves_the_step_out_and_says_so(spoilt, tmp_path, family):
     step, run = step_of(spoilt, BAD_IMAGE), tmp_path / "run"
-    distiller = Distiller(
-        dense_student(family), optimizer="sgd", jit="off", on_nonfinite="skip", learning_rate=0.01
-    )
-    history = distiller.fit(spoilt, epochs=2, run=run, progress=False)
+    options = {"on_nonfinite": "skip", "learning_rate": 0.01, "epochs": 2}
+    _, history = fit(spoilt, dense_student(family), run, **options)
     assert history.step == 10 and np.isfinite(history.last["loss"])
     lines = [json.loads(line) for line in (run / "nonfinite.jsonl").read_text().splitlines()]
     assert lines[0] == {"step": step, "whole_batch": False, "images": [{"key": BAD_IMAGE.decode()}]}
@@ -125,9 +117,8 @@ def test_an_eleventh_step_in_a_row_is_not_skipped(spoilt):
     stream = join(spoilt.images, spoilt.store, batch_size=2)
     student = dense_student()
     student.layers[-1].kernel.assign(tf.fill([192, 3], np.nan))
-    distiller = Distiller(student, optimizer="sgd", jit="off", on_nonfinite="skip")
     with pytest.raises(NonFiniteError, match=r"step 10 is not") as info:
-        distiller.fit(stream, epochs=1, progress=False)
+        fit(stream, student, on_nonfinite="skip")
     assert "It is the 11th step in a row.\nLower the learning rate" in str(info.value)
 
 
@@ -150,15 +141,14 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(images, shared
     before = weights_of(student)
     stream = join(images, shared[1], batch_size=BATCH_SIZE, seed=3)
     with pytest.raises(NonFiniteError, match=r"step 0 is not a finite .*\n  the images of its b"):
-        Distiller(student, optimizer="adamw", jit=jit).fit(stream, epochs=1, progress=False)
+        fit(stream, student, optimizer="adamw", jit=jit)
     for one, other in zip(before, weights_of(student), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_terminate_on_nan_ends_the_run_without_an_error(spoilt):
     student = dense_student()
-    history = Distiller(student, optimizer="sgd", jit="off").fit(
-        spoilt, epochs=2, progress=False, callbacks=[tf_keras.callbacks.TerminateOnNaN()]
-    )
+    callbacks = [tf_keras.callbacks.TerminateOnNaN()]
+    _, history = fit(spoilt, student, epochs=2, callbacks=callbacks)
     assert len(history.epochs) == 1 and history.step == step_of(spoilt, BAD_IMAGE)
     assert all(np.isfinite(weight).all() for weight in weights_of(student))

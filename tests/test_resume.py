@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and goes on ends as the run that was never stopped: to the bit."""
+"""A run that is stopped anywhere and resumed ends as the run that never stopped: to the bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from helpers import truncate
+from helpers import EncodingTeacher, draw_directory, truncate
 from resume_helpers import (
     after,
     checkpoints_of,
@@ -22,7 +22,7 @@ from resume_helpers import (
     tensors_of,
     what_remains,
 )
-from run_helpers import KilledError, dense_student, same_weights, snapshot
+from run_helpers import KilledError, dense_student, killed, same_weights, snapshot
 
 from streamkd.errors import NonFiniteError, OptionError, ResumeError
 from streamkd.manifest.manifest import scan
@@ -30,10 +30,12 @@ from streamkd.models.families import load_model
 from streamkd.models.precision import precision
 from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join
-from streamkd.training import loop
+from streamkd.teachers.teach import teach
+from streamkd.training import pacing
 from streamkd.training.distiller import Distiller
 from streamkd.training.recipe import Recipe
 from streamkd.training.validation import Validation
+from streamkd.views.views import Views
 
 STEPS_AN_EPOCH = 4  # of 8 of 30 images: batches straddle the epochs
 
@@ -53,6 +55,22 @@ def stream(images, store):
     return join(images, store, batch_size=8, seed=3)
 
 
+@pytest.fixture(scope="module")
+def whole(stream, tmp_path_factory):
+    """Returns the directory of a run of the dense student that nothing stopped, by its options;
+    each is trained once."""
+    root, names = tmp_path_factory.mktemp("whole"), {}
+
+    def run_of(**options):
+        key = json.dumps(options, sort_keys=True)
+        if key not in names:
+            names[key] = root / str(len(names))
+            fit(stream, dense_student(), names[key], **options)
+        return names[key]
+
+    return run_of
+
+
 def all_at_once(family, images):
     """Every setting of the loop that adds to its state."""
     return {
@@ -68,8 +86,8 @@ def all_at_once(family, images):
     }
 
 
-def assert_goes_on(stream, make_student, make_options, root, *, stops, epochs=3):
-    """Trains at once, and stopped after the steps in `stops`; what remains must be the same.
+def assert_resumes(stream, make_student, make_options, root, *, stops, epochs=3):
+    """Trains at once, and stopped after the steps in `stops`; both must leave the same.
 
     Lives after the first begin with other weights: all has to come from the checkpoint.
     """
@@ -94,7 +112,7 @@ def assert_goes_on(stream, make_student, make_options, root, *, stops, epochs=3)
 
 
 def test_with_averages_accumulation_metrics_and_class_weights(stream, images, family, tmp_path):
-    history = assert_goes_on(
+    history = assert_resumes(
         stream,
         lambda seed: restless_student(family, seed=seed, dropout_seed=4 + seed),
         lambda: all_at_once(family, images),
@@ -110,7 +128,7 @@ def test_with_averages_accumulation_metrics_and_class_weights(stream, images, fa
 
 
 def test_with_xla(stream, images, tmp_path):
-    assert_goes_on(
+    assert_resumes(
         stream,
         lambda seed: restless_student(tf_keras, seed=seed),
         lambda: {**all_at_once(tf_keras, images), "jit": "on"},
@@ -139,7 +157,7 @@ def spoiling_layer(family, number):
 
 
 def test_with_steps_that_are_left_out(stream, tmp_path):
-    history = assert_goes_on(
+    history = assert_resumes(
         stream,
         lambda seed: restless_student(
             tf_keras, seed=seed, first=(spoiling_layer(tf_keras, number=14),)
@@ -169,7 +187,7 @@ def test_too_many_in_a_row_are_counted_over_a_stop(stream, tmp_path):
 
 
 def test_with_a_loss_scale(stream, family, tmp_path):
-    """It doubles after every third step, so that count and scale must both be there."""
+    """It doubles after every third step, so that count and scale must both be saved."""
 
     def student(seed):
         with precision("mixed_float16"):
@@ -180,7 +198,7 @@ def test_with_a_loss_scale(stream, family, tmp_path):
         scaling = family.mixed_precision.LossScaleOptimizer
         return {"optimizer": scaling(inner, initial_scale=16.0, dynamic_growth_steps=3)}
 
-    assert_goes_on(stream, student, options, tmp_path, stops=(4, 1))
+    assert_resumes(stream, student, options, tmp_path, stops=(4, 1))
     tensors = tensors_of(checkpoints_of(tmp_path / "cut")[-1])
     assert any(array.size == 1 and float(array) == 16.0 * 2**4 for array in tensors.values())
 
@@ -233,12 +251,12 @@ def test_a_learning_rate_that_is_set_as_an_epoch_begins_is_set_once(stream, fami
     def student(seed):
         return dense_student(family, seed=seed)
 
-    assert_goes_on(stream, student, options, tmp_path, stops=(4, 2))
+    assert_resumes(stream, student, options, tmp_path, stops=(4, 2))
     rates = [float(row["learning_rate"]) for row in metrics_of(tmp_path / "cut")]
     assert rates == pytest.approx([0.2, 0.1, 0.05])
 
 
-def test_the_same_distiller_goes_on_after_its_learning_rate_was_set(stream, tmp_path):
+def test_the_same_distiller_resumes_after_its_learning_rate_was_set(stream, tmp_path):
     """As when a cell of a notebook is run again."""
 
     def distiller():
@@ -260,7 +278,7 @@ def test_the_same_distiller_goes_on_after_its_learning_rate_was_set(stream, tmp_
 
 
 def test_a_metric_that_waits_for_its_first_batch_is_saved_too(stream, family, tmp_path):
-    assert_goes_on(
+    assert_resumes(
         stream,
         lambda seed: dense_student(family, seed=seed),
         lambda: {"optimizer": "sgd", "metrics": [family.metrics.F1Score("macro", name="f1")]},
@@ -274,6 +292,21 @@ def test_a_metric_of_several_numbers_is_refused(stream, family):
     metric = family.metrics.F1Score(name="f1")
     with pytest.raises(OptionError, match=r"'f1' returns numbers of shape \[3\], "):
         fit(stream, dense_student(family), None, metrics=[metric])
+
+
+def test_a_run_that_a_callback_ended_stays_ended_and_says_so(stream, tmp_path, capsys):
+    class Ending(tf_keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    fit(stream, dense_student(), tmp_path / "run", callbacks=[Ending()])
+    before = snapshot(tmp_path / "run")
+    _, history = fit(stream, dense_student(seed=9), tmp_path / "run", progress=True)
+    assert (len(history.epochs), history.step) == (1, 4) and not history.stopped
+    assert capsys.readouterr().err == (
+        "a callback ended this run after epoch 1; start again with `--no-resume`\n"
+    )
+    assert snapshot(tmp_path / "run") == before
 
 
 def test_an_image_that_was_skipped_before_a_stop_is_listed_at_the_end(shared, tmp_path):
@@ -295,7 +328,69 @@ def test_an_image_that_was_skipped_before_a_stop_is_listed_at_the_end(shared, tm
     assert lists[0] == lists[1] and '"bee/00014.png"' in lists[0]
 
 
-# When a run is saved, and what of it counts.
+# Other streams, and what may change between two lives.
+
+
+STREAMS = {
+    "balance": {"balance": True},
+    "views per decode": {"views_per_decode": 2},
+    "independent views": {"augment": "independent", "views": Views(1, flip=True)},
+    "missing logits": {"missing": "label"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of images without logits, of other views
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_run_resumes_in_every_kind_of_stream(kind, tmp_path):
+    """Classes are uneven; every life has a stream of its own, as a process has."""
+    images = scan(draw_directory(tmp_path / "images", {"ant": 13, "bee": 7, "cat": 10}))
+    taught = images.select(np.arange(0, 30, 2)) if kind == "missing logits" else images
+    views = {"views": Views(2, flip=True)} if kind == "views per decode" else {}
+    options = {"image_size": (8, 8), "progress": False, **views}
+    store = teach(taught, EncodingTeacher(), tmp_path / "teacher.h5", **options)
+
+    def stream():
+        return join(images, store, batch_size=8, seed=3, progress=False, **STREAMS[kind])
+
+    options = {"epochs": 2, "label_weight": 0.5}
+    fit(stream(), dense_student(), tmp_path / "whole", **options)
+    _, history = fit(stream(), dense_student(), tmp_path / "cut", stop=after(5), **options)
+    assert history.stopped and history.step == 5
+    fit(stream(), dense_student(seed=9), tmp_path / "cut", **options)
+    assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["deleted", "grown"])
+def test_a_run_resumes_with_a_disk_cache_that_changed_meanwhile(images, store, change, tmp_path):
+    folder = tmp_path / "cache"
+
+    def stream():
+        options = {"cache": "disk", "cache_directory": folder, "progress": False}
+        return join(images, store, batch_size=8, seed=3, **options)
+
+    fit(stream(), dense_student(), tmp_path / "whole")
+    shutil.rmtree(folder)
+    fit(stream(), dense_student(), tmp_path / "cut", stop=after(2))
+    if change == "deleted":
+        shutil.rmtree(folder)
+    else:
+        for _ in stream().batches(0, 4):
+            pass
+    fit(stream(), dense_student(seed=9), tmp_path / "cut")
+    assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
+
+
+def test_a_run_resumes_with_another_number_of_steps_between_checkpoints(stream, whole, tmp_path):
+    options = {"optimizer": "sgd", "epochs": 2}
+    run = tmp_path / "run"
+    fit(stream, dense_student(), run, save_every=3, stop=after(4), **options)
+    fit(stream, dense_student(seed=9), run, save_every=5, stop=after(2), **options)
+    assert [path.name for path in checkpoints_of(run)] == ["step-0000000005", "step-0000000006"]
+    fit(stream, dense_student(seed=8), run, **options)
+    assert what_remains(run) == what_remains(whole(**options))
+
+
+# When a run is saved, and which of its files count.
 
 
 def test_a_run_is_saved_every_so_many_steps(stream, tmp_path, monkeypatch):
@@ -319,8 +414,8 @@ def test_a_run_is_saved_every_so_many_steps(stream, tmp_path, monkeypatch):
     assert steps == [3, 4, 6, 8]
 
 
-def test_a_run_is_saved_after_so_many_seconds(stream, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_SECS", -1.0)
+def test_a_run_is_saved_after_so_many_seconds(stream, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(pacing, "SAVE_SECS", -1.0)
     options = {"optimizer": "sgd", "epochs": 2}
     with pytest.raises(KilledError):
         fit(stream, dense_student(), tmp_path / "run", stop=raising(KilledError, 3), **options)
@@ -328,10 +423,9 @@ def test_a_run_is_saved_after_so_many_seconds(stream, tmp_path, monkeypatch):
         "step-0000000001",
         "step-0000000002",
     ]
-    monkeypatch.setattr(loop, "SAVE_SECS", 600.0)
+    monkeypatch.setattr(pacing, "SAVE_SECS", 600.0)
     fit(stream, dense_student(seed=3), tmp_path / "run", **options)
-    fit(stream, dense_student(), tmp_path / "whole", **options)
-    assert what_remains(tmp_path / "run") == what_remains(tmp_path / "whole")
+    assert what_remains(tmp_path / "run") == what_remains(whole(**options))
 
 
 def raising(error, num_calls):
@@ -347,10 +441,9 @@ def raising(error, num_calls):
 
 
 def test_an_interrupt_saves_and_is_raised_in_a_script_and_returns_in_a_notebook(
-    stream, tmp_path, monkeypatch
+    stream, whole, tmp_path, monkeypatch
 ):
-    options = {"optimizer": "adam"}
-    fit(stream, dense_student(), tmp_path / "whole", **options)
+    options = {"optimizer": "sgd", "epochs": 2}
     with pytest.raises(KeyboardInterrupt):
         fit(
             stream, dense_student(), tmp_path / "cut", stop=raising(KeyboardInterrupt, 2), **options
@@ -364,13 +457,13 @@ def test_an_interrupt_saves_and_is_raised_in_a_script_and_returns_in_a_notebook(
     assert checkpoints_of(tmp_path / "cut")[-1].name == "step-0000000005"
     _, history = fit(stream, dense_student(), tmp_path / "cut", **options)
     assert not history.stopped
-    assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
+    assert what_remains(tmp_path / "cut") == what_remains(whole(**options))
 
 
-def test_an_interrupt_between_two_epochs_goes_on_from_the_checkpoint_before(
+def test_an_interrupt_between_two_epochs_resumes_from_the_checkpoint_before(
     stream, images, tmp_path, monkeypatch
 ):
-    """What belongs to the end of an epoch is done once, or not at all."""
+    """The end of an epoch is done once, or not at all."""
 
     def options():
         return {"optimizer": "sgd", "validation": images, "save_every": 3}
@@ -392,29 +485,19 @@ def test_an_interrupt_between_two_epochs_goes_on_from_the_checkpoint_before(
     assert what_remains(cut) == what_remains(whole)
 
 
-@pytest.mark.parametrize("place", ["save_student", "write_metrics"])
+@pytest.mark.parametrize("method", ["save_student", "write_metrics"])
 def test_a_kill_after_the_last_checkpoint_hands_over_that_student_also_from_a_copy(
-    stream, tmp_path, monkeypatch, place
+    stream, whole, tmp_path, method
 ):
     """In a copy all files are equally new."""
     options = {"optimizer": "sgd", "epochs": 2, "ema": 0.5}
-    fit(stream, dense_student(), tmp_path / "whole", **options)
-    real = getattr(RunDirectory, place)
-
-    def killed(self, what):
-        if (self.path / "metrics.csv").exists():
-            raise KilledError
-        real(self, what)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, place, killed)
-        with pytest.raises(KilledError):
-            fit(stream, dense_student(), tmp_path / "killed", **options)
+    with killed(RunDirectory, method, call=2):
+        fit(stream, dense_student(), tmp_path / "killed", **options)
     shutil.copytree(tmp_path / "killed", tmp_path / "copy", copy_function=shutil.copyfile)
     fit(stream, dense_student(seed=9), tmp_path / "copy", **options)
-    assert what_remains(tmp_path / "copy") == what_remains(tmp_path / "whole")
-    students = [load_model(tmp_path / run / "student.keras") for run in ("copy", "whole")]
-    assert same_weights(*students)
+    assert what_remains(tmp_path / "copy") == what_remains(whole(**options))
+    runs = tmp_path / "copy", whole(**options)
+    assert same_weights(*(load_model(run / "student.keras") for run in runs))
 
 
 def test_a_finished_run_hands_back_its_averages(stream, tmp_path):
@@ -441,30 +524,20 @@ def test_a_stop_at_the_end_of_an_epoch_and_its_end_are_two_checkpoints(stream, t
     assert len(metrics_of(tmp_path / "run")) == 1
 
 
-def test_epochs_without_a_step_of_their_own_go_on_too(images, store, tmp_path, monkeypatch):
+def test_epochs_without_a_step_of_their_own_resume_too(images, store, tmp_path):
     """One batch is an epoch, and three are a step: the second and third epoch take none."""
     stream = join(images, store, batch_size=30)
     options = {"optimizer": "sgd", "accumulate": 3, "epochs": 4}
     fit(stream, dense_student(), tmp_path / "whole", **options)
-    real, saves = RunDirectory.save_student, []
-
-    def killed(self, student):
-        saves.append(student)
-        if len(saves) == 3:
-            raise KilledError
-        real(self, student)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "save_student", killed)
-        with pytest.raises(KilledError):
-            fit(stream, dense_student(), tmp_path / "cut", **options)
+    with killed(RunDirectory, "save_student", call=3):
+        fit(stream, dense_student(), tmp_path / "cut", **options)
     assert [path.name for path in checkpoints_of(tmp_path / "cut")] == ["step-0000000001-3"]
     _, history = fit(stream, dense_student(), tmp_path / "cut", **options)
     assert [epoch["step"] for epoch in history.epochs] == [1, 1, 1, 2]
     assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
 
 
-# Damage, and what a run that goes on is held against.
+# Damage, and what a resumed run is compared with.
 
 
 @pytest.fixture(scope="module")
@@ -490,8 +563,8 @@ def run(begun, tmp_path):
 
 def change_a_digit(path):
     text = path.read_text()
-    place = next(i for i, c in enumerate(text) if c.isdigit() and i > text.index("loss"))
-    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    index = next(i for i, c in enumerate(text) if c.isdigit() and i > text.index("loss"))
+    path.write_text(text[:index] + str((int(text[index]) + 1) % 10) + text[index + 1 :])
     json.loads(path.read_text())
 
 
@@ -508,7 +581,7 @@ def change_a_digit(path):
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(stream, begun, run, name, damage):
     damage(run / "checkpoints" / "step-0000000006" / name)
     with pytest.warns(
-        UserWarning, match=r"is damaged \(step-0000000006: .*goes on from .*, step-0000000004\."
+        UserWarning, match=r"is damaged \(step-0000000006: .*resumes from .*, step-0000000004\."
     ):
         fit(stream, dense_student(seed=5), run, **begun_with())
     assert what_remains(run) == what_remains(begun / "whole")
@@ -577,12 +650,12 @@ OTHERWISE = [
     ("class_weights", {"class_weight": {"ant": 2.0}}),
     ("metrics", {"metrics": ["sparse_categorical_crossentropy"]}),
 ]
-# What a run does not have to repeat: the last bits are the same with any of it.
+# Settings that a resumed run need not repeat: the last bits are the same with any of them.
 FREE = {"steps_per_call"}
 
 
 @pytest.mark.parametrize(("name", "options"), OTHERWISE, ids=lambda value: str(value)[:40])
-def test_a_run_does_not_go_on_with_another_option(stream, run, name, options):
+def test_a_run_does_not_resume_with_another_option(stream, run, name, options):
     before = snapshot(run)
     with pytest.raises(ResumeError, match=rf"{run} was started with another {name}\.\n") as info:
         fit(stream, dense_student(), run, **{**begun_with(), **options})
@@ -598,12 +671,12 @@ def test_every_option_is_held_against_the_run():
     } - FREE
 
 
-def test_a_run_does_not_go_on_with_other_validation_images(stream, images, run):
+def test_a_run_does_not_resume_with_other_validation_images(stream, images, run):
     with pytest.raises(ResumeError, match="started with another validation"):
         fit(stream, dense_student(), run, validation=images, **begun_with())
 
 
-def test_a_run_does_not_go_on_in_another_precision(stream, run):
+def test_a_run_does_not_resume_in_another_precision(stream, run):
     with precision("mixed_bfloat16"):
         student = dense_student()
     with pytest.raises(ResumeError, match="started with another student") as info:
@@ -613,7 +686,7 @@ def test_a_run_does_not_go_on_in_another_precision(stream, run):
     )
 
 
-def test_a_run_does_not_go_on_with_layers_that_do_something_else(stream, run):
+def test_a_run_does_not_resume_with_layers_that_do_something_else(stream, run):
     with pytest.raises(ResumeError, match="started with another student") as info:
         fit(stream, dense_student(activation=None), run, **begun_with())
     _, was, now, _ = str(info.value).splitlines()
@@ -621,7 +694,7 @@ def test_a_run_does_not_go_on_with_layers_that_do_something_else(stream, run):
     assert [list(side["layers"]) for side in sides] == [["3 Dense"], ["3 Dense"]]
 
 
-def test_a_run_that_says_nothing_of_its_layers_goes_on(stream, begun, run):
+def test_a_run_without_a_record_of_its_layers_resumes(stream, begun, run):
     config = json.loads((run / "config.json").read_text())
     del config["student"]["layers"]
     (run / "config.json").write_text(json.dumps(config))
@@ -630,7 +703,7 @@ def test_a_run_that_says_nothing_of_its_layers_goes_on(stream, begun, run):
 
 
 def test_a_start_over_that_is_killed_is_no_mixture(stream, run, monkeypatch):
-    """The blow falls right after config.json says that the run has another temperature."""
+    """The kill falls right after config.json says that the run has another temperature."""
     options = {**begun_with(), "temperature": 2.0}
 
     def student():

@@ -1,4 +1,4 @@
-"""The run directory: its files, and what a resumed run is held against."""
+"""The run directory: its files, and the comparison of a resumed run with its first start."""
 
 from __future__ import annotations
 
@@ -69,9 +69,11 @@ def test_withdraw_leaves_a_run_with_a_saved_epoch(run):
     assert run.checkpoints.is_dir()
 
 
-def test_the_same_configuration_goes_on(run):
+def test_the_same_configuration_resumes(run):
     run.write_config(CONFIG)
-    run.check_config({**CONFIG, "versions": {"tensorflow": "9"}, "class_names": None})
+    run.check_config(
+        run.read_config(), {**CONFIG, "versions": {"tensorflow": "9"}, "class_names": None}
+    )
     assert json.loads((run.path / "config.json").read_text()) == CONFIG
 
 
@@ -90,15 +92,21 @@ def test_another_configuration_is_refused_by_name(run, name, value, old, new):
     with pytest.raises(
         ResumeError, match=rf"started with another {name}\.\n  run: {old}\n"
     ) as info:
-        run.check_config({**CONFIG, name: value})
+        run.check_config(run.read_config(), {**CONFIG, name: value})
     assert f"  now: {new}\n" in str(info.value)
-    assert "start again with `--no-resume`" in str(info.value)
+    assert str(info.value).endswith(
+        f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
+    )
 
 
 def test_a_damaged_configuration_is_refused(run):
     (run.path / "config.json").write_text('{"images": ')
-    with pytest.raises(ResumeError, match=r"config\.json is missing or damaged.*\n.*`--no-resume`"):
-        run.check_config(CONFIG)
+    with pytest.raises(
+        ResumeError,
+        match=r"config\.json is missing or damaged, so this start cannot be compared with the "
+        r"first one: .*\n.*`--no-resume`",
+    ):
+        run.read_config()
 
 
 def test_metrics_have_a_line_an_epoch_and_stay_empty_where_unknown(run):

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 from run_helpers import (
     cross_entropy,
     dense_student,
     distillation,
+    make_steps,
     same_weights,
     softmax,
     weights_of,
 )
 
-from streamkd.training.epoch_sums import SUMS, metrics_of
-from streamkd.training.state import TrainingState
-from streamkd.training.step import TrainingSteps
+from streamkd.training.epoch_sums import SUMS, EpochTimes, metrics_of
 
 TEMPERATURE, LABEL_WEIGHT = 3.0, 0.25
 BATCH_SIZE, NUM_CLASSES = 6, 3
 
 
-def make_steps(model, *, jit=False, label_weight=LABEL_WEIGHT, optimizer=None):
-    optimizer = optimizer or tf_keras.optimizers.SGD(0.1)
-    optimizer.build(model.trainable_variables)
-    state = TrainingState(model, model, optimizer)
-    return TrainingSteps(model, state, temperature=TEMPERATURE, label_weight=label_weight, jit=jit)
+def steps_of(model, optimizer=None, **options):
+    """The compiled steps with the loss of this module, unless `options` says otherwise."""
+    options = {"temperature": TEMPERATURE, "label_weight": LABEL_WEIGHT, **options}
+    return make_steps(model, optimizer, **options)
 
 
 def gradients_of(steps, batch, scale=1.0):
     """The gradients of one batch, as the step takes them."""
     total = tf.reduce_sum(batch[2])
-    return steps._gradients(*batch, total, tf.constant(scale))[0]
+    return steps.compiled_gradients(*batch, total, tf.constant(scale)).gradients
 
 
 def one_by_one(*batches):
@@ -73,16 +72,16 @@ def model():
 def test_the_loss_is_the_weighted_sum_of_both_terms(model):
     batch = make_batch()
     on_labels, on_teacher = terms_of(model, batch)
-    losses, sums = make_steps(model).losses(model(batch[0]), batch[1], batch[2])
+    losses, sums = steps_of(model).loss(model(batch[0]), batch[1], batch[2])
     np.testing.assert_allclose(losses, 0.25 * on_labels + 0.75 * on_teacher, rtol=1e-4)
-    found = dict(zip(SUMS, sums.numpy(), strict=True))
-    assert found["weight"] == found["labelled"] == found["taught"] == BATCH_SIZE
-    assert found["label_loss"] == pytest.approx(on_labels.sum(), rel=1e-5)
-    assert found["distillation_loss"] == pytest.approx(on_teacher.sum(), rel=1e-5)
+    totals = dict(zip(SUMS, sums.numpy(), strict=True))
+    assert totals["weight"] == totals["labelled"] == totals["taught"] == BATCH_SIZE
+    assert totals["label_loss"] == pytest.approx(on_labels.sum(), rel=1e-5)
+    assert totals["distillation_loss"] == pytest.approx(on_teacher.sum(), rel=1e-5)
     answers = model(batch[0]).numpy().argmax(axis=1)
-    assert found["correct"] == np.sum(answers == [0, 1, 2, 0, 1, 2])
+    assert totals["correct"] == np.sum(answers == [0, 1, 2, 0, 1, 2])
     choices = batch[1]["teacher_logits"].numpy().argmax(axis=1)
-    assert found["agreeing"] == np.sum(answers == choices)
+    assert totals["agreeing"] == np.sum(answers == choices)
 
 
 def test_an_image_without_logits_or_label_loses_that_term_and_the_other_is_not_scaled(model):
@@ -90,42 +89,42 @@ def test_an_image_without_logits_or_label_loses_that_term_and_the_other_is_not_s
     on_labels, on_teacher = terms_of(model, batch)
     on_labels[[1, 5]] = 0
     on_teacher[[2, 4, 5]] = 0
-    losses, sums = make_steps(model).losses(model(batch[0]), batch[1], batch[2])
+    losses, sums = steps_of(model).loss(model(batch[0]), batch[1], batch[2])
     np.testing.assert_allclose(losses, 0.25 * on_labels + 0.75 * on_teacher, rtol=1e-4)
     assert losses[5] == 0
-    found = metrics_of(sums.numpy())
-    assert found["label_loss"] == pytest.approx(on_labels.sum() / 4, rel=1e-5)
-    assert found["distillation_loss"] == pytest.approx(on_teacher.sum() / 3, rel=1e-5)
-    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    metrics = metrics_of(sums.numpy())
+    assert metrics["label_loss"] == pytest.approx(on_labels.sum() / 4, rel=1e-5)
+    assert metrics["distillation_loss"] == pytest.approx(on_teacher.sum() / 3, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_sample_weights_weigh_loss_and_metrics(model):
     weights = np.array([1, 0, 2, 0.5, 1, 0])
     batch = make_batch(weights=weights)
     on_labels, on_teacher = terms_of(model, batch)
-    losses, sums = make_steps(model).losses(model(batch[0]), batch[1], batch[2])
+    losses, sums = steps_of(model).loss(model(batch[0]), batch[1], batch[2])
     expected = weights * (0.25 * on_labels + 0.75 * on_teacher)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    found = metrics_of(sums.numpy())
-    assert found["loss"] == pytest.approx(expected.sum() / weights.sum(), rel=1e-5)
+    metrics = metrics_of(sums.numpy())
+    assert metrics["loss"] == pytest.approx(expected.sum() / weights.sum(), rel=1e-5)
     correct = model(batch[0]).numpy().argmax(axis=1) == [0, 1, 2, 0, 1, 2]
-    assert found["accuracy"] == pytest.approx((weights * correct).sum() / weights.sum())
+    assert metrics["accuracy"] == pytest.approx((weights * correct).sum() / weights.sum())
 
 
 def test_a_stream_without_logits_has_the_label_term_alone(model):
     batch = make_batch(rows=[-1] * 6)
     del batch[1]["teacher_logits"]
-    losses, sums = make_steps(model, label_weight=1.0).losses(model(batch[0]), *batch[1:])
+    losses, sums = steps_of(model, label_weight=1.0).loss(model(batch[0]), *batch[1:])
     logits = model(batch[0])
     np.testing.assert_allclose(losses, cross_entropy((0, 1, 2, 0, 1, 2), logits), rtol=1e-5)
-    found = metrics_of(sums.numpy())
-    assert found["distillation_loss"] is None and found["agreement"] is None
+    metrics = metrics_of(sums.numpy())
+    assert metrics["distillation_loss"] is None and metrics["agreement"] is None
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["jit off", "jit on"])
 def test_the_gradient_is_that_of_the_mean_loss(model, jit):
     batch = make_batch(weights=(1, 2, 1, 0, 1, 1))
-    gradients = gradients_of(make_steps(model, jit=jit), batch)
+    gradients = gradients_of(steps_of(model, jit=jit), batch)
     pixels = batch[0].numpy().reshape(BATCH_SIZE, -1).astype(np.float64) / 255
     logits = model(batch[0]).numpy().astype(np.float64)
     teacher_logits = batch[1]["teacher_logits"].numpy()
@@ -147,18 +146,25 @@ def test_regularisers_of_the_student_are_counted(family):
     model.set_weights(plain.get_weights())
     batch = make_batch()
     optimizer = family.optimizers.SGD(0.1)
-    with_penalty = gradients_of(make_steps(model, optimizer=optimizer), batch)
-    without = gradients_of(make_steps(plain, optimizer=family.optimizers.SGD(0.1)), batch)
+    with_penalty = gradients_of(steps_of(model, optimizer), batch)
+    without = gradients_of(steps_of(plain, family.optimizers.SGD(0.1)), batch)
     difference = with_penalty[0].numpy() - without[0].numpy()
     np.testing.assert_allclose(difference, 2 * penalty * plain.get_weights()[0], atol=1e-6)
     np.testing.assert_allclose(with_penalty[1], without[1])
 
 
-def test_several_steps_in_one_call_are_the_steps_one_by_one():
+def test_several_steps_in_one_call_are_the_steps_one_by_one(monkeypatch):
+    ticks = itertools.count(1.0)
+
+    def next_tick():
+        return tf.ensure_shape(tf.numpy_function(lambda: next(ticks), [], tf.float64), ())
+
+    monkeypatch.setattr(tf, "timestamp", next_tick)
     batches = [make_batch(seed) for seed in range(5)]
-    together, apart = (make_steps(dense_student(activation=None)) for _ in range(2))
+    together, apart = (steps_of(dense_student(activation=None)) for _ in range(2))
     done, finite, waited = together.run(one_by_one(*batches), tf.constant(5))
-    assert (int(done), bool(finite)) == (5, True) and 0 < float(waited) < 5
+    assert (int(done), bool(finite)) == (5, True)
+    assert float(waited) == 5, "the clock was asked before and after each batch"
     source = one_by_one(*batches)
     for _ in range(5):
         apart.run(source, tf.constant(1))
@@ -169,7 +175,7 @@ def test_several_steps_in_one_call_are_the_steps_one_by_one():
 
 def test_a_step_is_the_optimizers_update(model):
     before, batch = weights_of(model), make_batch()
-    steps = make_steps(model)
+    steps = steps_of(model)
     gradients = gradients_of(steps, batch)
     steps.run(one_by_one(batch), tf.constant(1))
     for old, gradient, new in zip(before, gradients, weights_of(model), strict=True):
@@ -204,3 +210,11 @@ def test_metrics_divide_each_sum_by_its_own_count():
         "accuracy": 0.25,
         "agreement": 0.4,
     }
+
+
+def test_the_pace_of_an_epoch_is_that_of_all_its_calls():
+    times = EpochTimes()
+    assert times.metrics(16) == {"images_per_second": None, "input_wait": None}
+    times.add(3, 1.5, 0.5)
+    times.add(1, 0.5, 0.1)
+    assert times.metrics(16) == {"images_per_second": 32.0, "input_wait": 0.3}

@@ -26,7 +26,7 @@ from resume_helpers import (
     restless_student,
     what_remains,
 )
-from run_helpers import process, same_weights
+from run_helpers import MAX_SECONDS, process, running, same_weights
 
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
@@ -101,23 +101,23 @@ def newest(run: Path) -> int:
     return max(steps, default=0)
 
 
-def wait_for(place: str, life: Life, run: Path, chance: random.Random) -> None:
-    """Waits for a random moment of `place`."""
-    before, deadline = newest(run), time.monotonic() + 120
+def wait_for(part: str, life: Life, run: Path, chance: random.Random) -> None:
+    """Waits for a random moment of a part of a life."""
+    before, deadline = newest(run), time.monotonic() + MAX_SECONDS
 
     def is_there() -> bool:
-        if place == "saving":
+        if part == "saving":
             return any((run / "checkpoints").glob("*.tmp"))
-        if place == "student":
+        if part == "student":
             return (run / ".student.tmp.keras").exists()
         return newest(run) > before
 
-    if place == "start-up":
+    if part == "start-up":
         time.sleep(chance.uniform(0.0, 4.0))
         return
     while not is_there() and not life.is_over() and time.monotonic() < deadline:
         time.sleep(0.0005)
-    time.sleep(chance.uniform(0.0, {"saving": 0.02, "student": 0.05, "steps": 0.3}[place]))
+    time.sleep(chance.uniform(0.0, {"saving": 0.02, "student": 0.05, "steps": 0.3}[part]))
 
 
 def test_a_run_killed_50_times_ends_as_if_it_had_not_been(work, tmp_path):
@@ -126,23 +126,24 @@ def test_a_run_killed_50_times_ends_as_if_it_had_not_been(work, tmp_path):
         folder.mkdir()
     finish(words(work, whole))
     chance = random.Random(6)
-    places = ["start-up"] * NUM_START_UP + ["saving"] * NUM_SAVING
-    places += ["student"] * NUM_STUDENT + ["steps"] * NUM_STEPS
-    chance.shuffle(places)
+    parts = ["start-up"] * NUM_START_UP + ["saving"] * NUM_SAVING
+    parts += ["student"] * NUM_STUDENT + ["steps"] * NUM_STEPS
+    chance.shuffle(parts)
     half_written, without_progress = 0, 0
-    for number, place in enumerate(places, 1):
+    for number, part in enumerate(parts, 1):
         before = newest(killed)
         life = Life(words(work, killed), tmp_path, is_whole=number % 10 == 0)
-        wait_for(place, life, killed, chance)
-        assert not life.is_over(), f"the run was over before kill {number}"
-        assert life.kill() == -9
+        wait_for(part, life, killed, chance)
+        is_over, code = life.is_over(), life.kill()
+        assert not is_over, f"the run was over before kill {number}"
+        assert code == -9
         after, leftovers = newest(killed), len(list(killed.rglob("*.tmp*")))
         assert after >= before
         half_written += bool(leftovers)
         without_progress += after == before
-        print(f"kill {number}: {place}, step {before} to {after}, {leftovers} left behind")
+        print(f"kill {number}: {part}, step {before} to {after}, {leftovers} left behind")
     print(
-        f"{len(places)} kills: {half_written} with something half written, {without_progress} "
+        f"{len(parts)} kills: {half_written} with something half written, {without_progress} "
         f"without a new checkpoint; the last at step {newest(killed)} of {NUM_EPOCHS * 15}"
     )
     assert half_written >= 10
@@ -155,8 +156,8 @@ def test_a_run_killed_50_times_ends_as_if_it_had_not_been(work, tmp_path):
 
 
 def finish(command: list[str]) -> None:
-    training = process("-m", "streamkd", *command)
-    _, errors = training.communicate(timeout=300)
+    with running("-m", "streamkd", *command) as training:
+        _, errors = training.communicate(timeout=MAX_SECONDS)
     assert training.returncode == 0, errors
 
 
@@ -245,7 +246,7 @@ def copy_every_checkpoint(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def spoil(state: TrainingState) -> None:
-    """Sets every variable of a run to what it never is."""
+    """Sets every variable of a run to a value that it never has."""
     for variable in [*state.changed_by_a_step(), *state.counted_by_a_step()]:
         variable.assign(np.full(variable.shape, 77, variable.dtype.as_numpy_dtype))
 
@@ -254,7 +255,7 @@ def test_a_save_killed_100_times_leaves_what_was_acknowledged_or_what_came_after
     directory = tmp_path / "checkpoints"
     counted = Counted(NUM_WEIGHTS)
     chance = random.Random(7)
-    reached, found = 0, Counter()
+    reached, kinds = 0, Counter()
     for number in range(1, NUM_SAVES + 1):
         receiver, sender = multiprocessing.Pipe(duplex=False)
         saving = start(save_for_ever, directory, NUM_WEIGHTS, sender)
@@ -272,15 +273,15 @@ def test_a_save_killed_100_times_leaves_what_was_acknowledged_or_what_came_after
                 continue
             break
         receiver.close()
-        found.update(left_behind(directory))
+        kinds.update(left_behind(directory))
         reached = check_restored(directory, counted, reached)
         assert not [name for name in left_behind(directory) if name != "checkpoint"]
-    print(f"{NUM_SAVES} kills, at step {reached}: {dict(found)}")
-    assert found["being written"] >= NUM_SAVES / 4
+    print(f"{NUM_SAVES} kills, at step {reached}: {dict(kinds)}")
+    assert kinds["being written"] >= NUM_SAVES / 4
 
 
 def left_behind(directory: Path) -> list[str]:
-    """Returns what each folder among the checkpoints is."""
+    """Returns the kind of each folder among the checkpoints."""
     kinds = {".old.tmp": "being removed", ".tmp": "being written"}
     names = [path.name for path in directory.iterdir()] if directory.exists() else []
     return [
@@ -290,7 +291,7 @@ def left_behind(directory: Path) -> list[str]:
 
 
 def check_restored(directory: Path, counted: Counted, acknowledged: int) -> int:
-    """Restores what a kill left; returns its step, which all of it must be of."""
+    """Restores the checkpoint that a kill left; returns its step, the same in every part of it."""
     checkpoints = counted.checkpoints(directory)
     checkpoints.remove_leftovers()
     counted.become(-1)

@@ -1,15 +1,17 @@
-"""SIGINT and SIGTERM on a real `streamkd train`: it is saved, and the same command goes on."""
+"""SIGINT, SIGTERM and SIGKILL on a real `streamkd train`: the same command resumes the run."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from helpers import EncodingTeacher, draw_directory
-from run_helpers import command, dense_student, process, same_weights
+from resume_helpers import what_remains
+from run_helpers import MAX_SECONDS, command, dense_student, running, same_weights
 
 from streamkd.cli.main import main
 from streamkd.manifest.manifest import scan
@@ -17,6 +19,23 @@ from streamkd.models.families import load_model
 from streamkd.teachers.teach import teach
 
 NUM_EPOCHS = 24
+# Runs the command line; at a call of a method it writes to a pipe and waits until its standard
+# input is closed.
+PAUSING = """
+import os, sys
+from streamkd.cli.main import main
+from streamkd.runs.run_directory import RunDirectory
+method, call, pipe = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+real, calls = getattr(RunDirectory, method), []
+def pausing(self, *arguments):
+    real(self, *arguments)
+    calls.append(method)
+    if len(calls) == call:
+        os.write(pipe, b".")
+        sys.stdin.read()
+setattr(RunDirectory, method, pausing)
+sys.exit(main(sys.argv[4:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +56,20 @@ def words(out):
     return ["train", "images", "--store", "teacher.h5", *flags.split()]
 
 
+@contextlib.contextmanager
+def paused(method, call, *flags):
+    """A `streamkd train` that waits right after that call of a method of `RunDirectory`."""
+    reader, writer = os.pipe()
+    options = {"pass_fds": [writer], "stdin": -1}
+    line = [*words("run"), *flags]
+    with running("-c", PAUSING, method, call, writer, *line, **options) as training:
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            if not pipe.read(1):  # the process is gone without a pause
+                pytest.fail(training.communicate()[1])
+        yield training
+
+
 def num_epochs(run):
     metrics = Path(run, "metrics.csv")
     return len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
@@ -50,12 +83,9 @@ def num_epochs(run):
     ],
 )
 def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, number, code, word):
-    training = process("-m", "streamkd", *words("run"), "--json", "--quiet")
-    deadline = time.monotonic() + 60
-    while num_epochs("run") < 2 and training.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    training.send_signal(number)
-    out, errors = training.communicate(timeout=60)
+    with paused("write_metrics", 2, "--json", "--quiet") as training:
+        training.send_signal(number)
+        out, errors = training.communicate(timeout=MAX_SECONDS)
     assert training.returncode == code, errors
     assert errors.count("streamkd: ") == 1 and "Traceback" not in errors
     assert errors.endswith("streamkd: finishing the step, then saving; once more to end at once\n")
@@ -65,7 +95,7 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, numbe
     assert error["code"] == "interrupted" and error["message"] == (
         f"{word}. The run is saved at step {steps[-1]} in run; the same command goes on from there."
     )
-    assert 2 <= num_epochs("run") < NUM_EPOCHS
+    assert num_epochs("run") == 2
     recorded = json.loads(Path("run/config.json").read_text())["arguments"]
     assert (recorded["epochs"], recorded["jit"], recorded["store"]) == (
         NUM_EPOCHS,
@@ -74,5 +104,21 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, numbe
     )
     status, answer, _ = command(capsys, *words("run"))
     assert status == 0 and (answer["epochs"], answer["steps"]) == (NUM_EPOCHS, 30 * NUM_EPOCHS)
+    students = [load_model(Path(run, "student.keras")) for run in ("run", "whole")]
+    assert same_weights(*students)
+
+
+def test_a_run_that_is_killed_within_an_epoch_resumes_to_the_bit(here, capsys):
+    """SIGKILL in the second, while a checkpoint is complete but does not have its name yet."""
+    with paused("write_config", 6, "--save-every", "7", "--quiet") as training:
+        training.kill()
+        training.communicate(timeout=MAX_SECONDS)
+    assert training.returncode == -signal.SIGKILL
+    names = sorted(path.name for path in Path("run/checkpoints").iterdir())
+    assert names == ["step-0000000028", "step-0000000030", "step-0000000035.tmp"]
+    assert num_epochs("run") == 1
+    status, answer, _ = command(capsys, *words("run"))
+    assert status == 0 and (answer["epochs"], answer["steps"]) == (NUM_EPOCHS, 30 * NUM_EPOCHS)
+    assert what_remains(Path("run")) == what_remains(Path("whole"))
     students = [load_model(Path(run, "student.keras")) for run in ("run", "whole")]
     assert same_weights(*students)

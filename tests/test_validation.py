@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import draw_directory
-from run_helpers import dense_student
+from run_helpers import dense_student, fit
 
 from streamkd.errors import BadImageError, ClassNamesError, OptionError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
+from streamkd.stream.join import join
 from streamkd.training.validation import Validation
 
 OPTIONS = ImageOptions(image_size=(8, 8))
@@ -40,9 +41,9 @@ def keras_numbers(directory, family, model, class_names=None):
 def test_the_numbers_are_those_of_keras(directory, images, family, batch_size, capsys):
     model = dense_student(family, activation=None)
     loss, accuracy = keras_numbers(directory, family, model)
-    found = validate(images, batch_size=batch_size, model=model)
-    assert found["val_loss"] == pytest.approx(loss, rel=1e-5)
-    assert found["val_accuracy"] == pytest.approx(accuracy, rel=1e-6)
+    metrics = validate(images, batch_size=batch_size, model=model)
+    assert metrics["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["val_accuracy"] == pytest.approx(accuracy, rel=1e-6)
 
 
 def test_classes_are_matched_by_name(directory, images, capsys):
@@ -50,9 +51,9 @@ def test_classes_are_matched_by_name(directory, images, capsys):
 
     names, model = ["cat", "ant", "bee"], dense_student(activation=None)
     loss, accuracy = keras_numbers(directory, tf_keras, model, names)
-    found = validate(images, class_names=names, model=model)
-    assert found["val_loss"] == pytest.approx(loss, rel=1e-5)
-    assert found["val_accuracy"] == pytest.approx(accuracy, rel=1e-6)
+    metrics = validate(images, class_names=names, model=model)
+    assert metrics["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["val_accuracy"] == pytest.approx(accuracy, rel=1e-6)
 
 
 def test_an_unknown_class_is_refused(images):
@@ -80,3 +81,15 @@ def test_a_bad_image_is_named(directory, images):
     with pytest.raises(BadImageError, match=r"'bee/00014\.png' cannot be decoded") as info:
         validate(images)
     assert info.value.key == b"bee/00014.png"
+
+
+def test_a_bad_validation_image_is_named_also_where_bad_images_are_skipped(
+    shared, directory, images, tmp_path
+):
+    """Numbers of fewer images would not be those that were asked for."""
+    (directory / "bee" / "00014.png").write_bytes(b"no image")
+    stream = join(scan(shared[0]), shared[1], batch_size=8, on_bad="skip")
+    with pytest.raises(BadImageError, match=r"'bee/00014\.png' cannot be decoded") as info:
+        fit(stream, run=tmp_path / "run", validation=images)
+    assert info.value.key == b"bee/00014.png"
+    assert not (tmp_path / "run").exists()

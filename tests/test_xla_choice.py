@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from run_helpers import dense_student, same_weights, weights_of
+from run_helpers import dense_student, fit, make_steps, same_weights, weights_of
 
 from streamkd.errors import ResumeError
 from streamkd.models.families import family_of
 from streamkd.stream.join import join
 from streamkd.training import xla_choice
-from streamkd.training.distiller import Distiller
 from streamkd.training.keras_metrics import UserMetrics
-from streamkd.training.state import TrainingState
-from streamkd.training.step import TrainingSteps
-from streamkd.training.xla_choice import faster_steps, random_batch
+from streamkd.training.xla_choice import XlaPolicy, faster_steps, random_batch
 
 
 @pytest.fixture
@@ -47,6 +44,19 @@ def pretend(monkeypatch, *, gradients, update):
     monkeypatch.setattr(xla_choice, "_fastest", lambda one, other: next(calls))
 
 
+def test_the_shortest_of_several_measurements_in_turns_counts(monkeypatch):
+    order = []
+
+    def measuring(name, *seconds):
+        times = iter(seconds)
+        return lambda: order.append(name) or next(times)
+
+    monkeypatch.setattr(xla_choice, "NUM_ROUNDS", 3)
+    one, other = measuring("one", 0.1, 5.0, 3.0, 4.0), measuring("other", 0.2, 2.0, 9.0, 1.0)
+    assert xla_choice._fastest(one, other) == (3.0, 1.0), "not the first call, which compiles"
+    assert order == ["one", "other"] * 4
+
+
 @pytest.mark.parametrize(
     ("gradients", "update", "chosen"),
     [
@@ -62,7 +72,7 @@ def test_each_part_is_compiled_where_that_saves_a_twentieth_of_the_step(
     stream, monkeypatch, gradients, update, chosen
 ):
     pretend(monkeypatch, gradients=gradients, update=update)
-    history = Distiller(dense_student(), optimizer="sgd").fit(stream, epochs=1, progress=False)
+    _, history = fit(stream, jit="auto")
     assert (history.jit, history.jit_update) == chosen
 
 
@@ -72,10 +82,7 @@ def test_what_is_measured_on_is_like_a_batch_and_lets_a_step_update(stream):
     pairs = zip(tf.nest.flatten(batch), tf.nest.flatten(spec), strict=True)
     assert all(like.is_compatible_with(part) for part, like in pairs)
     model = dense_student()
-    optimizer = tf_keras.optimizers.SGD(0.1)
-    optimizer.build(model.trainable_variables)
-    state = TrainingState(model, model, optimizer)
-    steps = TrainingSteps(model, state, temperature=4.0, label_weight=0.1)
+    steps = make_steps(model)
     done, finite, _ = steps.run(iter(tf.data.Dataset.from_tensors(batch)), tf.constant(1))
     assert (int(done), bool(finite)) == (1, True)
     assert not same_weights(model, dense_student())
@@ -84,41 +91,48 @@ def test_what_is_measured_on_is_like_a_batch_and_lets_a_step_update(stream):
 def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
     monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
     model = batch_norm_student(family)
-    optimizer = family.optimizers.Adam(0.1)
-    optimizer.build(model.trainable_variables)
     metrics = UserMetrics(
         ["sparse_categorical_crossentropy"], family_of(model), probabilities=False, num_classes=3
     )
-    state = TrainingState(model, model, optimizer, metrics.metrics)
-
-    def make(jit, jit_update):
-        return TrainingSteps(
-            model,
-            state,
-            temperature=2.0,
-            label_weight=0.5,
-            jit=jit,
-            jit_update=jit_update,
-            update_metrics=metrics.update,
-        )
-
+    plain = make_steps(model, family.optimizers.Adam(0.1), metrics=metrics)
+    state = plain.state
     before = [np.array(variable) for variable in state.changed_by_a_step()]
     assert len(before) > 10, "weights, statistics of batches, slots of Adam, its iterations"
-    steps, seconds = faster_steps(make, next(iter(stream.batches(0, 1))), 10**6)
+    steps, seconds = faster_steps(plain, next(iter(stream.batches(0, 1))), 10**6)
     for old, variable in zip(before, state.changed_by_a_step(), strict=True):
         np.testing.assert_array_equal(old, variable)
     assert not any(np.any(variable) for variable in state.counted_by_a_step())
     assert len(state.counted_by_a_step()) > 2, "step, sums, those of the metric"
     names = ("step", "gradients", "gradients_xla", "update", "update_xla")
     assert sorted(seconds) == sorted(names) and all(seconds[name] > 0 for name in names)
-    whole = seconds["gradients"] + seconds["update"]
-    for part, chosen in (("gradients", steps.jit), ("update", steps.jit_update)):
-        assert chosen == (seconds[part] - seconds[f"{part}_xla"] > 0.05 * whole)
+    assert (steps is plain) == (not steps.jit and not steps.jit_update)
+
+
+@pytest.mark.parametrize(
+    ("jit", "begun", "chosen"),
+    [
+        ("on", None, (True, True)),
+        ("off", None, (False, False)),
+        ("off", {"jit": True, "jit_update": True}, (False, False)),
+        ("auto", {"jit": True, "jit_update": False}, (True, False)),
+        ("auto", {}, (False, False)),
+    ],
+    ids=str,
+)
+def test_nothing_is_measured_where_xla_was_asked_for_or_the_run_has_chosen(
+    monkeypatch, jit, begun, chosen
+):
+    monkeypatch.setattr(xla_choice, "faster_steps", lambda *_: pytest.fail("measured"))
+    plain = make_steps(dense_student(activation=None))
+    steps = XlaPolicy(jit=jit, num_steps=10**9).choose(plain, begun, None)
+    assert (steps.jit, steps.jit_update) == chosen
+    assert steps.state is plain.state and steps.loss is plain.loss
+    assert (steps is plain) == (chosen == (False, False))
 
 
 def test_a_short_run_is_not_compiled_for(stream, monkeypatch):
     monkeypatch.setattr(xla_choice, "_fastest", lambda *_: pytest.fail("compiled"))
-    history = Distiller(dense_student(), optimizer="sgd").fit(stream, epochs=1, progress=False)
+    _, history = fit(stream, jit="auto")
     assert (history.jit, history.jit_update) == (False, False)
 
 
@@ -131,29 +145,26 @@ def test_an_update_that_xla_cannot_compile_is_left_as_it_is(stream, monkeypatch)
             super().update_step(tf.ensure_shape(seen, gradient.shape), variable)
 
     monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
-    history = Distiller(dense_student(), optimizer=Printing(0.1)).fit(
-        stream, epochs=1, progress=False
-    )
+    _, history = fit(stream, optimizer=Printing(0.1), jit="auto")
     assert not history.jit_update and history.last["loss"] > 0
 
 
 def test_the_choice_is_kept_with_the_run_and_another_is_refused(stream, monkeypatch, tmp_path):
-    def fit(epochs, jit="auto"):
+    def train(epochs, jit="auto"):
         # With the user's own optimizer more epochs are fine.
-        distiller = Distiller(dense_student(), optimizer=tf_keras.optimizers.SGD(0.1), jit=jit)
-        history = distiller.fit(stream, epochs=epochs, run=tmp_path / "run", progress=False)
-        return distiller, history
+        optimizer = tf_keras.optimizers.SGD(0.1)
+        return fit(stream, run=tmp_path / "run", epochs=epochs, optimizer=optimizer, jit=jit)
 
     with monkeypatch.context() as patch:
         pretend(patch, gradients=2.0, update=0.5)
-        fit(1)
+        train(1)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["jit"], config["jit_update"]) == (False, True)
     monkeypatch.setattr(xla_choice, "faster_steps", lambda *_: pytest.fail("measured again"))
-    _, history = fit(2)
+    _, history = train(2)
     assert (history.jit, history.jit_update) == (False, True)
     with pytest.raises(ResumeError, match=r"started with another jit\.\n  run: false\n  now: true"):
-        fit(2, jit="on")
+        train(2, jit="on")
 
 
 def test_with_and_without_xla_the_weights_are_the_same_but_for_rounding(stream, family):
@@ -161,9 +172,7 @@ def test_with_and_without_xla_the_weights_are_the_same_but_for_rounding(stream, 
     for jit in ("off", "on"):
         student = dense_student(family)
         options = {"optimizer": "adamw", "weight_decay": 0.1, "clip_norm": 0.5, "ema": 0.9}
-        Distiller(student, jit=jit, learning_rate=0.01, **options).fit(
-            stream, epochs=2, progress=False
-        )
+        fit(stream, student, jit=jit, learning_rate=0.01, epochs=2, **options)
         students.append(student)
     assert not same_weights(*students)
     for one, other in zip(*map(weights_of, students), strict=True):

@@ -6,7 +6,7 @@
 
     python tests/worker_helpers.py JOB.json        # what `train` starts, once a worker
 
-Every process is told the same in JOB.json, and writes what came of it beside that file.
+Every process reads the same JOB.json, and writes its result into the same folder.
 """
 
 from __future__ import annotations
@@ -65,20 +65,27 @@ def start(folder: Path, strategy: str | None, num_workers: int = 1, **job: Any) 
     return processes
 
 
-def finish(folder: Path, processes: list[Any], seconds: float = 120) -> list[dict[str, Any]]:
-    """Waits for the workers of a run and returns what each left behind.
+def finish(folder: Path, processes: list[Any]) -> list[dict[str, Any]]:
+    """Waits for the workers of a run, kills those that hang, and returns their results.
 
     Returns:
       'code', which the process ended with; 'errors', its standard error; and, where it came to
       its end, 'weights', 'opened' (paths of the files it read), 'error' and all of `History`.
     """
-    results = []
-    for number, process in enumerate(processes):
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
+    from run_helpers import MAX_SECONDS
+
+    codes: list[int | None] = []
+    try:
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(MAX_SECONDS)
+            codes.append(process.poll())
+    finally:
+        for process in processes:
             process.kill()
-            code = None
+            process.wait()
+    results = []
+    for number, code in enumerate(codes):
         errors = (folder / f"errors-{number}.txt").read_text()
         result: dict[str, Any] = {"code": code, "errors": errors}
         with contextlib.suppress(FileNotFoundError):
@@ -97,7 +104,7 @@ def train(folder: Path, strategy: str | None, num_workers: int = 1, **job: Any) 
       folder: with the images and the store; the workers' working directory.
       strategy: None, 'mirrored' on two logical devices, or 'multi-worker'.
       num_workers: of 'multi-worker'.
-      job: what differs from `DEFAULTS`.
+      job: entries that differ from `DEFAULTS`.
     """
     results = finish(folder, start(folder, strategy, num_workers, **job))
     for result in results:
@@ -150,7 +157,7 @@ def student_of(kind: str, family: Any) -> Any:
 
 
 def run(job: dict[str, Any], number: int, student: Any) -> dict[str, Any]:
-    """Trains in this process; returns `History`, what was refused, and the files that were read."""
+    """Trains in this process; returns `History`, the refusal, and the files that were read."""
     from streamkd.errors import StreamkdError
     from streamkd.manifest.manifest import scan
     from streamkd.pixels import file_batch
@@ -196,7 +203,7 @@ def run(job: dict[str, Any], number: int, student: Any) -> dict[str, Any]:
 
 
 def alone(folder: Path, **job: Any) -> dict[str, Any]:
-    """Trains in this process, on one device, with no strategy; returns what a worker leaves."""
+    """Trains in this process, on one device, with no strategy; returns a worker's result."""
     job = {**DEFAULTS, **job}
     student = student_of(job["student"], importlib.import_module(job["family"]))
     with contextlib.chdir(folder):

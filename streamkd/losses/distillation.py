@@ -1,10 +1,10 @@
-"""The losses of distillation, per example, in log space and float32.
+"""The two losses of distillation, one number per example, in log space and float32.
 
     distillation_loss(teacher_logits, student_logits, temperature=4.0)     # [batch]
     label_loss(labels, label_shares, student_logits)                       # [batch]
 
-Log space matters: a probability that was clipped to 1e-7 has no gradient, so that a student that
-is confidently wrong would never hear of it.
+Log space matters: a probability that was clipped to 1e-7 has no gradient, and a student that is
+confidently wrong would not learn from it.
 """
 
 from __future__ import annotations
@@ -66,24 +66,29 @@ def label_loss(
 
     Args:
       labels: int32 `[batch, 2]`, the image's label and its mixing partner's; -1 is no label.
-      label_shares: float32 `[batch, 2]`, the share of each of them.
+      label_shares: float32 `[batch, 2]`, the share of each label in the image.
       student_logits: `[batch, num_classes]`, before softmax.
-      smoothing: share of a label's weight that all classes get alike, at least 0 and below 1:
+      smoothing: fraction of a label's weight that all classes get alike, at least 0 and below 1:
         the label becomes (1 − smoothing) · one-hot + smoothing / num_classes (Szegedy et al. 2016,
         arXiv:1512.00567, section 7; as `label_smoothing` in Keras).
 
     Returns:
       float32 `[batch]`, in nats; a label of -1 adds nothing.
+
+    Example:
+      >>> labels, shares = tf.constant([[0, 1]]), tf.constant([[0.75, 0.25]])
+      >>> print(round(float(label_loss(labels, shares, tf.constant([[2., 1., 0.]]))[0]), 3))
+      0.658
     """
     student_log = tf.nn.log_softmax(tf.cast(student_logits, tf.float32))
     known = labels >= 0
     # The gradient of a gather with batch_dims is a dozen operations more.
     num_examples, num_classes = tf.unstack(tf.shape(student_log))
     labels = tf.cast(labels, tf.int32)
-    places = num_classes * tf.range(num_examples)[:, None] + tf.where(known, labels, 0)
+    positions = num_classes * tf.range(num_examples)[:, None] + tf.where(known, labels, 0)
     # A label that no class has is an error, and not a class of the next example.
-    places = tf.where(labels < num_classes, places, -1)
-    picked = tf.gather(tf.reshape(student_log, [-1]), places)
+    positions = tf.where(labels < num_classes, positions, -1)
+    picked = tf.gather(tf.reshape(student_log, [-1]), positions)
     if smoothing:
         spread = tf.reduce_mean(student_log, axis=1, keepdims=True)
         picked = (1 - smoothing) * picked + smoothing * spread

@@ -5,14 +5,14 @@
     model.fit(stream.dataset(0, stream.end_of_epoch(30)).map(kd.pack_targets))
 
 Keras compares a model's one output with one tensor; a `train_step` of one's own gets the stream's
-batches as they are. The model must end in logits. `fit` neither checks the student nor resumes: the
-`Distiller` does.
+batches as they are. The model must end in logits. `fit` neither checks the student nor resumes a
+run; the `Distiller` does both.
 
-| columns of a packed target | what                                       |
+| columns of a packed target | content                                    |
 |----------------------------|--------------------------------------------|
 | 0, 1                       | labels, the image's and its partner's      |
-| 2, 3                       | their shares                               |
-| 4                          | 1 where there are teacher logits, else 0   |
+| 2, 3                       | shares of the two labels                   |
+| 4                          | 1 for an image with teacher logits, else 0 |
 | 5 and on                   | teacher logits; absent without a store     |
 """
 
@@ -26,6 +26,7 @@ from streamkd.checks import check_fraction, check_positive
 from streamkd.losses.distillation import distillation_loss, label_loss
 from streamkd.public import public
 
+# Column of the first teacher logit.
 _FIRST_LOGIT = 5
 
 
@@ -46,14 +47,14 @@ def pack_targets(
 
 @public
 def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.Tensor]:
-    """Returns a loss for `compile`, of packed targets and the student's logits: float32 `[batch]`.
+    """Returns a loss for `compile`: takes packed targets and logits, returns float32 `[batch]`.
 
     Args:
       temperature: positive, of the distillation loss.
-      label_weight: share of the label loss, 0 to 1.
+      label_weight: weight of the label loss, 0 to 1.
 
     Raises:
-      OptionError: a value that cannot be.
+      OptionError: a number out of range.
 
     Source:
       Hinton, Vinyals and Dean, arXiv:1503.02531; the same as the `Distiller`'s.
@@ -76,7 +77,7 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
 
 @public
 def packed_accuracy(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-    """Returns whether the student finds each image's own label, float32 `[batch]`: a metric.
+    """Returns 1 where the student finds an image's own label, else 0, float32 `[batch]`: a metric.
 
     An image without a label counts as wrong.
     """

@@ -2,15 +2,16 @@
 
     checkpoints = Checkpoints(run / "checkpoints", model=student, optimizer=optimizer)
     checkpoints.save(step, {"epoch": 3, "history": [...]})
-    state, arrays = checkpoints.restore()  # the dict, or None where there is nothing
+    state, arrays = checkpoints.restore()  # None without any checkpoint
 
 TensorFlow's own manager renames but never calls fsync, and a kill leaves its temporary folder
-behind for ever. Here a checkpoint is a folder written under a temporary name, synced, and renamed;
-leftovers are removed at the next start; the newest that can be read is taken.
+behind for ever. Here a checkpoint is a folder written under a temporary name, synced, and renamed.
+The next start removes leftovers and restores the newest checkpoint that can be read.
 
-    step-0000000040       of step 40
-    step-0000000040-2     of step 40 too, and later: at the end of the epoch, for example
-    step-0000000048.tmp   being written; step-0000000032.old.tmp is being removed
+    step-0000000040           after step 40
+    step-0000000040-2         after step 40 too, but later: at the end of the epoch, for example
+    step-0000000048.tmp       being written
+    step-0000000032.old.tmp   being removed
 
 A folder with a name of the first two kinds is whole: it gets its name last, and loses it first.
 """
@@ -36,33 +37,41 @@ import tensorflow as tf
 from streamkd.disk import TEMPORARY, make_directory, sync_directory, sync_file
 from streamkd.errors import ResumeError
 
-NUM_KEPT = 2  # one to fall back to where the newest turns out damaged
+# Checkpoints kept: the newest, and one to fall back to if that turns out damaged.
+NUM_KEPT = 2
+# Name of a checkpoint: its step, and its number among the checkpoints of that step.
 NAME = re.compile(r"step-(\d+)(?:-(\d+))?")
 STATE = "state.json"
 TENSORS = "tensors"
 ARRAYS = "arrays.npz"
-DIGEST = (
-    "digest"  # of what else is in state.json, and of arrays.npz; TensorFlow's files have theirs
-)
-# What reading a damaged checkpoint raises; a tensors file that was cut is an IndexError.
+# Entry of state.json: digest of its other entries and of arrays.npz; TensorFlow's files have their
+# own.
+DIGEST = "digest"
+# Errors of reading a damaged checkpoint; a tensors file that was cut is an IndexError.
 UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, AssertionError, tf.errors.OpError)
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
+
+    Attributes:
+      directory: of the checkpoints.
+      arrays: of the checkpoint that was restored.
+    """
 
     def __init__(self, directory: Path, **parts: Any) -> None:
-        """Args: `parts`, what is saved: models, optimizers, variables, lists of variables."""
+        """Args: `parts`, models, optimizers, variables and lists of variables to save, by name."""
         self.directory = directory
+        self.arrays: dict[str, np.ndarray] = {}
         self._checkpoint = tf.train.Checkpoint(**parts)
         self._restored: Path | None = None
 
     def exist(self) -> bool:
-        """Returns whether there is any, readable or not."""
+        """Returns whether there is any checkpoint, readable or not."""
         return bool(self._all())
 
     def remove_leftovers(self) -> None:
-        """Removes what a killed run left behind."""
+        """Removes checkpoints that a killed run left half written or half removed."""
         for leftover in self.directory.glob("*" + TEMPORARY):
             shutil.rmtree(leftover)
 
@@ -79,10 +88,10 @@ class Checkpoints:
 
         Args:
           step: of the run.
-          state: what `restore` returns; JSON.
-          arrays: the same for arrays, by name.
-          before: called when all of the checkpoint is on the disk and before it counts.
-          alone: this one takes the place of all others: a run that starts over.
+          state: JSON, returned by `restore`.
+          arrays: by name, returned by `restore`.
+          before: called when all of the checkpoint is on the disk, before it counts.
+          alone: whether the checkpoint replaces all others: a run that starts over.
         """
         taken = self._all() if alone else []
         final = self._free_name(step, [] if alone else self._all())
@@ -92,13 +101,13 @@ class Checkpoints:
         try:
             temporary.mkdir()
             self._write(temporary, {**state, "step": step}, _packed(arrays or {}))
-            # None of another run may be there once `before` has said what this one is.
+            # Checkpoints of another run must be gone before `before` writes this run's config.json.
             for other in taken:
                 other.rename(_discarded(other))
             before()
             temporary.rename(final)
         except BaseException as error:
-            if temporary.exists():  # it does not count yet
+            if temporary.exists():  # the checkpoint does not count yet
                 shutil.rmtree(temporary)
                 for other in taken:
                     if not other.exists():
@@ -109,16 +118,16 @@ class Checkpoints:
         sync_directory(self.directory)
         for other in taken:
             shutil.rmtree(_discarded(other))
-        # Those that are not older are of this very step, or turned out damaged.
+        # Any that are not older are of this very step, or turned out damaged.
         self._keep_few(final, [folder for folder in self._all() if folder != final])
 
-    def _free_name(self, step: int, taken: list[Path]) -> Path:
-        """Returns a name after all `taken` ones of that step: none is written over."""
-        number = 1 + max((_order(p)[1] for p in taken if _order(p)[0] == step), default=0)
+    def _free_name(self, step: int, existing: list[Path]) -> Path:
+        """Returns a name after all `existing` ones of that step: none is written over."""
+        number = 1 + max((_order(p)[1] for p in existing if _order(p)[0] == step), default=0)
         return self.directory / (f"step-{step:010d}" + (f"-{number}" if number > 1 else ""))
 
     def _write(self, folder: Path, whole: dict[str, Any], packed: bytes) -> None:
-        """Writes all that belongs to a checkpoint into a folder, to the disk."""
+        """Writes a checkpoint into a folder, and syncs it."""
         self._checkpoint.write(str(folder / TENSORS))
         if packed:
             (folder / ARRAYS).write_bytes(packed)
@@ -128,19 +137,15 @@ class Checkpoints:
         sync_directory(folder)
 
     def _keep_few(self, newest: Path, others: list[Path]) -> None:
-        """Removes all `others` but the newest of earlier steps.
-
-        Args: `others`, the newest first.
-        """
+        """Removes the `others`, which come newest first, except the newest of an earlier step."""
         earlier = [folder for folder in others if _order(folder)[0] < _order(newest)[0]]
         for old in others:
             if old not in earlier[: NUM_KEPT - 1]:
-                # Without its name first: a kill must not leave a part of it under that name.
+                # Renamed first: a kill must not leave half a checkpoint under a name that counts.
                 shutil.rmtree(old.rename(_discarded(old)))
 
     def packed(self) -> bytes:
-        """Returns the checkpoint that was restored, in one piece, for a process that cannot read
-        the folder."""
+        """Returns the restored checkpoint as bytes, for a process that cannot read the folder."""
         assert self._restored is not None
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as parts:
@@ -148,17 +153,17 @@ class Checkpoints:
         return data.getvalue()
 
     def unpack(self, data: bytes) -> None:
-        """Puts a checkpoint that `packed` returned among these."""
+        """Adds a checkpoint that `packed` returned."""
         with tarfile.open(fileobj=io.BytesIO(data)) as parts:
             parts.extractall(self.directory, filter="data")
 
     def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Restores the newest checkpoint that can be read; returns its state and arrays.
 
-        Warns where it is not the newest.
+        Returns None without any checkpoint. Warns about newer checkpoints that are damaged.
 
         Raises:
-          ResumeError: there are checkpoints, and none of them can be read.
+          ResumeError: no checkpoint can be read.
         """
         reasons = []
         for folder in self._all():
@@ -171,13 +176,13 @@ class Checkpoints:
                 continue
             if reasons:
                 warnings.warn(
-                    f"A checkpoint of {self.directory} is damaged ({'; '.join(reasons)}); the run "
-                    f"goes on from the one before, {folder.name}.",
+                    f"A checkpoint of {self.directory} is damaged ({'; '.join(reasons)}). The run "
+                    f"resumes from the one before, {folder.name}.",
                     stacklevel=2,
                 )
-            # Those after it stay until the next is written: the disk may only have failed to read.
+            # Newer ones stay until the next is written: the disk may only have failed to read.
             self._keep_few(folder, [p for p in self._all() if _order(p) < _order(folder)])
-            self._restored = folder
+            self._restored, self.arrays = folder, arrays
             return state, arrays
         if reasons:
             raise ResumeError(
@@ -188,7 +193,7 @@ class Checkpoints:
         return None
 
     def read_again(self) -> None:
-        """Sets the tensors to what `restore` found, whatever changed them since."""
+        """Sets the tensors back to the restored checkpoint, if any."""
         if self._restored is not None:
             self._read(self._restored)
 
@@ -200,35 +205,39 @@ class Checkpoints:
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
-    """Returns the checkpoints in a directory that were written to their end, the newest first."""
+    """Returns the whole checkpoints in a directory, the newest first."""
     if not directory.is_dir():
         return []
-    found = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
-    return sorted(found, key=_order, reverse=True)
+    finished = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    return sorted(finished, key=_order, reverse=True)
 
 
 def _order(folder: Path) -> tuple[int, int]:
-    """Returns the step of a checkpoint, and its number among those of that step, from 1."""
+    """Returns the step of a checkpoint, and its number, from 1, among those of that step."""
     step, number = NAME.fullmatch(folder.name).groups()  # type: ignore[union-attr]
     return int(step), int(number or 1)
 
 
 def _discarded(folder: Path) -> Path:
-    """Returns the name that a checkpoint has while it is being removed."""
+    """Returns the name of a checkpoint while it is being removed."""
     return folder.with_name(folder.name + ".old" + TEMPORARY)
 
 
 def _read_state(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns what is in a checkpoint beside the tensors; a ValueError where it is damaged."""
+    """Returns the state and the arrays of a checkpoint.
+
+    Raises:
+      ValueError, LookupError, OSError: it is damaged.
+    """
     state = json.loads((folder / STATE).read_text())
     path = folder / ARRAYS
     packed = path.read_bytes() if path.exists() else b""
     if state.pop(DIGEST) != _digest(state, packed):
-        raise ValueError(f"{STATE} or {ARRAYS} is not what was written")
+        raise ValueError(f"{STATE} or {ARRAYS} was changed since it was written")
     if not packed:
         return state, {}
-    with np.load(io.BytesIO(packed), allow_pickle=False) as found:
-        return state, dict(found)
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return state, dict(arrays)
 
 
 def _packed(arrays: dict[str, np.ndarray]) -> bytes:

@@ -1,4 +1,4 @@
-"""Where two configurations of a run differ, and how a refusal shows both sides.
+"""The first difference between two configurations of a run, and both sides of it for a refusal.
 
 name = first_difference(old, new)                        # 'batch_size', or None
 both_sides(old, new, name, ("run", "now"))               # "  run: 32\\n  now: 64\\n"
@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# Kept for the reader, and allowed to differ when a run goes on.
+# Entries for the reader, which may differ when a run resumes.
 INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
-# Of several things that differ these are named first: others are there only because of them.
+# Entries named first if several differ: the others may follow from them.
 NAMED_FIRST = ("optimizer", "schedule")
 # What of a value is shown in a refusal.
 SHOWN_CHARACTERS = 300
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the first name that two configurations disagree about; None where they are alike.
+    """Returns the name of the first entry that differs; None where two configurations agree.
 
-    Layers are held against each other as one Keras describes them: another release may say
-    something else of the same ones.
+    Layers are compared only as one Keras describes them: another release may describe the same
+    layers differently.
     """
-    if not (_has_layers(old) and _has_layers(new) and _kerases(old) == _kerases(new)):
+    same_keras = _keras_versions(old) == _keras_versions(new)
+    if not (_has_layers(old) and _has_layers(new) and same_keras):
         old, new = _without_layers(old), _without_layers(new)
     names = sorted({*old, *new} - set(INFORMATIVE), key=lambda n: (n not in NAMED_FIRST, n))
     for name in names:
@@ -42,7 +43,7 @@ def _has_layers(config: dict[str, Any]) -> bool:
     return "layers" in config.get("student", {})
 
 
-def _kerases(config: dict[str, Any]) -> list[Any]:
+def _keras_versions(config: dict[str, Any]) -> list[Any]:
     return [config.get("versions", {}).get(name) for name in ("keras", "tf-keras")]
 
 

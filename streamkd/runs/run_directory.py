@@ -1,8 +1,12 @@
 """The run directory: student.keras, metrics.csv, config.json and checkpoints/.
 
-config.json says what the run was made of; a resumed run is held against it. skipped.jsonl is there
-where images had to be skipped: one line an image, with its key and the reason. nonfinite.jsonl is
-there where steps were left out: one line a step, with the keys of its images.
+runs/first/
+  student.keras     the trained student, as of the last epoch
+  metrics.csv       one line an epoch
+  config.json       data and settings of the run; a resumed run is compared with it
+  checkpoints/      for resuming
+  skipped.jsonl     only if images were skipped: one line an image, with key and reason
+  nonfinite.jsonl   only if steps were left out: one line a step, with the keys of its images
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from streamkd.manifest.manifest import key_fields, key_of_fields
 from streamkd.runs.checkpoint import finished_checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
 
+# Columns of metrics.csv; the user's metrics follow.
 COLUMNS = (
     "epoch",
     "step",
@@ -37,9 +42,10 @@ COLUMNS = (
     "images_per_second",
     "input_wait",
 )
-# The small files of a run, and what is there while others are written.
+# The small files of a run.
 TEXTS = ("config.json", "metrics.csv", "skipped.jsonl", "nonfinite.jsonl")
 CONFIG, METRICS, SKIPPED, LEFT_OUT = TEXTS
+# Names that exist only while the directory is tried and the student is written.
 PROBE, STUDENT_TEMPORARY = ".writable", ".student.tmp.keras"
 
 
@@ -67,7 +73,7 @@ class RunDirectory:
             probe.unlink()
             if self._descriptor < 0:
                 self._descriptor = os.open(self.path, os.O_RDONLY)
-            # On the directory itself, so that no file is left behind; the system lets go of it.
+            # On the directory itself, so that no file is left behind; the system releases the lock.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunBusyError(
@@ -81,14 +87,15 @@ class RunDirectory:
             ) from error
 
     def remove_leftovers(self) -> None:
-        """Removes what a killed run left half written; for the process that trains here."""
+        """Removes files that a killed run left half written; for the process that trains here."""
         for name in (PROBE, STUDENT_TEMPORARY):
             (self.path / name).unlink(missing_ok=True)
         for name in TEXTS:
             (self.path / (name + TEMPORARY)).unlink(missing_ok=True)
 
     def remove_published(self) -> None:
-        """Removes what another run left for its user: it is not of the checkpoints any more."""
+        """Removes student.keras and metrics.csv of the run before, which no longer match the
+        checkpoints."""
         for path in (self.student, self.path / METRICS, self.path / LEFT_OUT):
             path.unlink(missing_ok=True)
 
@@ -99,7 +106,7 @@ class RunDirectory:
             self._descriptor = -1
 
     def withdraw(self) -> None:
-        """Removes the directory if `prepare` made it and no epoch was saved in it."""
+        """Removes the directory if `prepare` made it and it holds no checkpoint."""
         if not self._made or finished_checkpoints(self.checkpoints):
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -108,60 +115,58 @@ class RunDirectory:
                 parent.rmdir()
 
     def read_config(self) -> dict[str, Any]:
-        """Returns what the run was started with.
+        """Returns the configuration that the run was started with.
 
         Raises:
-          ResumeError: nothing readable says so.
+          ResumeError: config.json is missing or damaged.
         """
         path = self.path / CONFIG
         try:
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ResumeError(
-                f"{path} is missing or damaged, so that nothing says what the run was started "
-                f"with: {error}.\n"
+                f"{path} is missing or damaged, so this start cannot be compared with the first "
+                f"one: {error}.\n"
                 "Start again with `--no-resume`, or give another `--out`."
             ) from error
 
-    def check_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Refuses to go on with a run that was started with something else.
+    def check_config(self, begun: dict[str, Any], config: dict[str, Any]) -> None:
+        """Refuses to resume a run with another configuration.
 
-        Returns:
-          What it was started with.
+        Args:
+          begun: configuration that the run was started with.
+          config: configuration of this start.
 
         Raises:
-          ResumeError: names the first thing that differs, and both sides.
+          ResumeError: names the first entry that differs, and both sides.
         """
-        old = self.read_config()
-        new = json.loads(json.dumps(config))
-        name = first_difference(old, new)
+        now = json.loads(json.dumps(config))
+        name = first_difference(begun, now)
         if name is not None:
             raise ResumeError(
                 f"The run {self.path} was started with another {name}.\n"
-                + both_sides(old, new, name, ("run", "now"))
-                + "Give what it was started with, start again with `--no-resume`, or give "
-                "another `--out`."
+                + both_sides(begun, now, name, ("run", "now"))
+                + f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
             )
-        return old
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_atomically(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
-        """Writes metrics.csv, one line an epoch; numbers that are not known stay empty.
+        """Writes metrics.csv, one line an epoch; unknown numbers stay empty.
 
-        The user's metrics, and what callbacks added, follow streamkd's own columns.
+        The user's metrics, and numbers that callbacks added, follow streamkd's own columns.
         """
         write_atomically(self.path / METRICS, _as_table(epochs))
 
     def has_metrics(self, epochs: list[dict[str, Any]]) -> bool:
-        """Returns whether metrics.csv is of these epochs, and a student.keras is there."""
+        """Returns whether metrics.csv holds these epochs, and student.keras exists."""
         path = self.path / METRICS
-        found = path.read_text() if path.exists() and self.student.exists() else None
-        return found == _as_table(epochs)
+        text = path.read_text() if path.exists() and self.student.exists() else None
+        return text == _as_table(epochs)
 
     def write_skipped(self, skipped: dict[bytes, str]) -> None:
-        """Writes skipped.jsonl, sorted by key; without any there is none."""
+        """Writes skipped.jsonl, sorted by key; removes it where no image was skipped."""
         path = self.path / SKIPPED
         if not skipped:
             path.unlink(missing_ok=True)
@@ -170,7 +175,7 @@ class RunDirectory:
         write_atomically(path, "".join(lines))
 
     def write_left_out(self, steps: list[dict[str, Any]]) -> None:
-        """Writes nonfinite.jsonl, one line a step that was left out; without any there is none."""
+        """Writes nonfinite.jsonl, one line a step left out; removes it where none was."""
         path = self.path / LEFT_OUT
         if not steps:
             path.unlink(missing_ok=True)
@@ -178,14 +183,14 @@ class RunDirectory:
         write_atomically(path, "".join(json.dumps(step) + "\n" for step in steps))
 
     def read_skipped(self) -> dict[bytes, str]:
-        """Returns what `write_skipped` wrote."""
+        """Returns the keys of skipped images and why, as `write_skipped` was given them."""
         path = self.path / SKIPPED
         if not path.exists():
             return {}
         return skipped_of([json.loads(line) for line in path.read_text().splitlines()])
 
     def save_student(self, student: Any) -> None:
-        """Writes student.keras whole, the user's own model with the weights of now."""
+        """Replaces student.keras whole: the user's own model with its present weights."""
         temporary = self.path / STUDENT_TEMPORARY
         with replacing(self.student, temporary):
             student.save(temporary)
@@ -202,16 +207,19 @@ def _as_table(epochs: list[dict[str, Any]]) -> str:
 
 
 def skipped_entries(skipped: dict[bytes, str]) -> list[dict[str, Any]]:
-    """Returns skipped images and why as skipped.jsonl has them, sorted by key."""
+    """Returns the entries of skipped.jsonl, sorted by key.
+
+    Args: `skipped`, the reason by key.
+    """
     return [{**key_fields(key), "reason": why} for key, why in sorted(skipped.items())]
 
 
 def skipped_of(entries: list[dict[str, Any]]) -> dict[bytes, str]:
-    """Returns what `skipped_entries` was given."""
+    """Returns the reason by key, from the entries of skipped.jsonl."""
     return {key_of_fields(entry): entry["reason"] for entry in entries}
 
 
 def read_config(model: str | os.PathLike) -> dict[str, Any]:
-    """Returns what a run directory's config.json says; nothing for a bare model file."""
+    """Returns the configuration in a run directory; an empty dict for a bare model file."""
     path = Path(model) / CONFIG
     return json.loads(path.read_text()) if path.exists() else {}

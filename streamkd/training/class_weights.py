@@ -1,4 +1,4 @@
-"""What an image counts by its class.
+"""The weight of an image by its class.
 
 weights = class_weights({"cat": 3.0}, class_names=["ant", "cat"], labels=labels, num_classes=2)
 """
@@ -21,11 +21,11 @@ def class_weights(
     labels: np.ndarray,
     num_classes: int,
 ) -> np.ndarray | None:
-    """Returns float32 `[num_classes]`, or None where every class counts alike.
+    """Returns the weight of each class, float32 `[num_classes]`; None where none was given.
 
     Args:
-      given: weights by class name or number, as `class_weight` of Keras' `fit`; a class that is
-        not named has weight 1. 'balanced' gives num_images / (num_classes_with_images ·
+      given: weights by class name or number, as `class_weight` of Keras' `fit`; other classes
+        have weight 1. 'balanced' gives num_images / (num_classes_with_images ·
         num_images_of_the_class), so that every class counts alike (King and Zeng 2001, as
         scikit-learn's `class_weight="balanced"`).
       class_names: in the order of the logits.
@@ -33,7 +33,8 @@ def class_weights(
       num_classes: number of logits.
 
     Raises:
-      OptionError: no such class, one that is named twice, or a weight that is no number from 0 on.
+      OptionError: an unknown class, a class with two weights, or a weight that is not a number
+        from 0 on.
     """
     if given is None:
         return None
@@ -51,7 +52,7 @@ def class_weights(
         if number in named:
             raise OptionError(
                 f"class_weight has two weights for one class, as {named[number]!r} and as "
-                f"{name!r}.\nGive one of them."
+                f"{name!r}.\nGive one of the two."
             )
         named[number] = name
         if isinstance(weight, bool) or not isinstance(weight, int | float | np.number):
@@ -66,9 +67,9 @@ def class_weights(
 
 def _balanced(labels: np.ndarray, num_classes: int) -> np.ndarray:
     counts = np.bincount(labels[labels >= 0], minlength=num_classes)
-    there = counts > 0
-    balanced = counts.sum() / (max(1, there.sum()) * np.maximum(counts, 1))
-    return np.where(there, balanced, 1).astype(np.float32)
+    present = counts > 0
+    balanced = counts.sum() / (max(1, present.sum()) * np.maximum(counts, 1))
+    return np.where(present, balanced, 1).astype(np.float32)
 
 
 def _number_of(name: Any, class_names: list[str] | None, num_classes: int) -> int:
@@ -81,6 +82,6 @@ def _number_of(name: Any, class_names: list[str] | None, num_classes: int) -> in
     shown = ", ".join(map(repr, names[:5])) or f"0 to {num_classes - 1}"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     raise OptionError(
-        f"class_weight names the class {name!r}, which there is not.\n  classes: {shown}{more}\n"
-        "Give names or numbers of these."
+        f"class_weight has an unknown class {name!r}.\n  classes: {shown}{more}\n"
+        "Give names or numbers of these classes."
     )

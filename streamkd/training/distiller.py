@@ -1,16 +1,20 @@
-"""The loop: trains a student on a stream, epoch after epoch, and hands back an ordinary model.
+"""The `Distiller`, which a user calls: settings and student in, a trained student out.
 
 distiller = Distiller(student, optimizer="adamw", temperature=4.0, label_weight=0.1)
 history = distiller.fit(stream, epochs=30, validation=scan("photos/val"), run="runs/first")
 distiller.student.save("student.keras")     # the user's own model, at temperature 1
+
+`fit` checks its arguments, builds optimizer, state and steps, and leaves the training to `Loop`.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count
@@ -22,6 +26,7 @@ from streamkd.models.logits_head import logits_model
 from streamkd.models.precision import precision_of
 from streamkd.public import public
 from streamkd.stream.stream import Stream
+from streamkd.training.batch_loss import BatchLoss
 from streamkd.training.callback_checks import (
     check_callbacks,
     check_learning_rate,
@@ -29,24 +34,27 @@ from streamkd.training.callback_checks import (
 )
 from streamkd.training.class_weights import class_weights
 from streamkd.training.distribution import Workers
+from streamkd.training.history import History
 from streamkd.training.keras_callbacks import KerasCallbacks
 from streamkd.training.keras_metrics import UserMetrics
-from streamkd.training.loop import History, Loop
+from streamkd.training.loop import Loop
 from streamkd.training.optimizers import build_optimizer
+from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
 from streamkd.training.run_config import (
+    describe_fit,
     describe_for_the_reader,
     describe_optimizer,
     describe_stream,
     describe_training,
-    digest_of,
 )
 from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
+from streamkd.training.step_calls import StepCalls
 from streamkd.training.student_checks import check_fits, check_loss
 from streamkd.training.validation import Validation
-from streamkd.training.xla_choice import faster_steps, random_batch
+from streamkd.training.xla_choice import XlaPolicy
 
 __all__ = ["Distiller", "History"]
 
@@ -56,35 +64,36 @@ class Distiller:
     """Trains a student from stored logits and labels.
 
     Args:
-      student: a Keras model with one output, of tf_keras or of Keras 3; a final softmax is read
-        as logits and kept. Built under `strategy.scope()` it is trained by that strategy. It need
-        not be compiled; where it is, its own optimizer, loss and metrics take no part and stay as
-        they are.
+      student: a Keras model with one output, of tf_keras or of Keras 3. A final softmax is kept;
+        the loss is computed from the logits before it. A student built under `strategy.scope()` is
+        trained by that strategy. The student need not be compiled; the optimizer, loss and metrics
+        of a compiled one are not used and not changed.
       optimizer: name of a Keras optimizer, or an optimizer of the student's own family, which is
         used as it is.
       learning_rate: the highest, of an optimizer given by name.
-      schedule: of an optimizer given by name: 'cosine' rises over a share `warm_up` of the steps
-        and falls to zero along a cosine; 'constant' stays. None is 'cosine', unless a callback
-        sets the learning rate.
-      warm_up: share of the steps, 0 to 1.
+      schedule: of an optimizer given by name: 'cosine' rises over the fraction `warm_up` of the
+        steps and falls to zero along a cosine; 'constant' stays. None is 'cosine', unless a
+        callback sets the learning rate.
+      warm_up: fraction of the steps, 0 to 1.
       weight_decay: of an optimizer given by name; None for its own default. Biases, and the scales
         and offsets of norms, have none.
       clip_norm: the largest norm of all gradients together.
       accumulate: batches in one step; their gradients are averaged.
-      ema: momentum of a moving average of the weights, such as 0.999, or None. Validation and the
-        student that comes out have the averages.
-      temperature: positive; of teacher and student alike in the distillation loss.
-      label_weight: share of the label loss, 0 to 1; 1 learns from labels alone.
-      label_smoothing: share of a label's weight that all classes get alike, at least 0, below 1.
-      student_preprocess: what the student expects to have been done to pixels; becomes its first
-        layers, so that `distiller.student` takes pixels from 0 to 255.
+      ema: momentum of a moving average of the weights, such as 0.999, or None. Validation sees the
+        averages, and the trained student has them.
+      temperature: positive; divides the logits of teacher and student in the distillation loss.
+      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone.
+      label_smoothing: fraction of a label's weight that all classes get alike, at least 0, below 1.
+      student_preprocess: the preprocessing that the student expects; becomes its first layers, so
+        that `distiller.student` takes pixels from 0 to 255.
       jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
         'auto' measures both, where a run takes more than a minute.
-      steps_per_call: steps in one call of the compiled loop, at most; fewer where they are long.
-      metrics: Keras metrics, their names, or functions of labels and answers, beside those that
-        are always there; see `UserMetrics` for what they are given.
-      on_nonfinite: what becomes of a step whose loss or gradient is not a finite number: 'raise',
-        naming the images, or 'skip', leaving the weights as they are, up to ten in a row. A step
+      steps_per_call: largest number of steps in one call of the compiled loop; long steps are
+        called fewer at a time.
+      metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in
+        ones; see `UserMetrics` for their arguments.
+      on_nonfinite: how to treat a step whose loss or gradient is not a finite number: 'raise'
+        names the images; 'skip' leaves the weights as they are, up to ten times in a row. A step
         that only overflows a loss scale is left out by Keras, which lowers the scale.
 
     Attributes:
@@ -141,7 +150,7 @@ class Distiller:
             self._logits = logits_model(self.student)
         self.student_preprocess = student_preprocess
         self.metrics = metrics
-        # As it was given: a callback may have set its learning rate by the time of another `fit`.
+        # Described before `fit`, which may set its learning rate by a callback.
         self._optimizer = describe_optimizer(self.recipe, self.family)
         if self._logits.removed == "sigmoid":
             raise StudentError(
@@ -164,29 +173,29 @@ class Distiller:
         stop: Callable[[], bool] | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> History:
-        """Trains for `epochs` epochs, or goes on where a run was stopped.
+        """Trains for `epochs` epochs, or resumes a run that was stopped.
 
         Args:
-          stream: what `join` returned.
+          stream: returned by `join`.
           epochs: how often every image is seen, counted from the beginning of the run.
-          validation: labelled images that the student is tried on after every epoch.
+          validation: labelled images on which the student is evaluated after every epoch.
           run: directory for student.keras, metrics.csv, config.json and checkpoints.
-          resume: go on from the newest checkpoint in `run`; False starts over.
-          progress: show images per second, the share of the time that is spent waiting for input,
-            and the time left, on standard error.
-          callbacks: Keras callbacks of the student's family. They hear what Keras' own `fit` would
-            tell them: batches are steps, and come several at a time unless one of them wants each.
-            Numbers that they add to the logs of an epoch are in metrics.csv.
-          class_weight: what images count by their class, by class name or number, or 'balanced'.
-            The loss of a batch is the weighted mean, by sum of weights; Keras divides by images.
-          save_every: steps between two checkpoints, beside those at the end of every epoch and
+          resume: resume from the newest checkpoint in `run`; False starts over.
+          progress: show images per second, the fraction of the time spent waiting for input, and
+            the time left, on standard error.
+          callbacks: Keras callbacks of the student's family. They are called as Keras' own `fit`
+            would call them: batches are steps, and come several at a time unless one of the
+            callbacks wants each. Numbers that they add to the logs of an epoch are in metrics.csv.
+          class_weight: weights by class name or number, or 'balanced'. The loss of a batch is the
+            weighted mean, by sum of weights; Keras divides by images.
+          save_every: steps between two checkpoints, besides those at the end of every epoch and
             after ten minutes without one.
-          stop: asked after every call of the compiled loop; once it says True, the run is saved,
-            and what came of it so far is returned.
-          arguments: kept in config.json for the reader, such as what was typed.
+          stop: asked after every call of the compiled loop; once it returns True, the run is
+            saved, and `fit` returns the history so far.
+          arguments: kept in config.json for the reader, such as the flags of a command.
 
         A KeyboardInterrupt saves too; in a notebook it then returns, in a script it is raised. The
-        same call goes on.
+        same call resumes the run.
 
         Raises:
           StudentError: the student does not fit the stream.
@@ -194,68 +203,72 @@ class Distiller:
           NonFiniteError: a loss, a gradient or the weights are no longer finite numbers.
           OutputError, DiskFullError: the run cannot be written.
 
-        Before anything is saved, `run` is left as it was found.
+        A refusal before the first checkpoint leaves `run` as it was.
         """
         check_count("epochs", epochs)
         if save_every is not None:
             check_count("save_every", save_every)
         callbacks = check_callbacks(callbacks, self.family)
-        stream.check_divides_batch(self.workers.share)
-        check_loss(self.recipe.label_weight, stream)
-        check_fits(self._logits, self.student, stream)
-        weights = class_weights(
-            class_weight,
-            class_names=stream.class_names,
-            labels=stream.labels,
-            num_classes=stream.num_classes,
-        )
+        self._check_stream(stream)
+        weights = self._class_weights(class_weight, stream)
         with restorable_random_layers(self._logits.model, self.strategy):
             schedule = self._schedule(callbacks)
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
             state, metrics = self._state(stream.num_classes, num_steps, schedule)
             check_learning_rate(callbacks, state.optimizer)
+            called = self._keras_callbacks(callbacks, state, epochs)
             config = {
                 **describe_stream(stream),
                 **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
                 **self._optimizer,
                 **describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
-                "student_preprocess": self.student_preprocess,
-                "class_weights": digest_of([weights]),
-                "metrics": [metric.name for metric in metrics.metrics] or None,
-                "validation": None if validation is None else validation.fingerprint,
+                **describe_fit(self.student_preprocess, weights, metrics, validation),
             }
-
-            def choose_steps(begun: dict[str, Any] | None, spec: Any) -> tuple[TrainingSteps, dict]:
-                def make(jit: bool, jit_update: bool) -> TrainingSteps:
-                    return self._steps(state, metrics, weights, jit, jit_update)
-
-                steps = self._choose_steps(make, num_steps, begun, spec)
-                return steps, {**config, "jit": steps.jit, "jit_update": steps.jit_update}
-
             loop = Loop(
                 stream=stream,
                 epochs=epochs,
-                recipe=self.recipe,
-                state=state,
-                metrics=metrics,
-                callbacks=KerasCallbacks(
-                    callbacks,
-                    self.student,
-                    state.optimizer,
-                    self.family,
-                    epochs=epochs,
-                    is_chief=self.workers.is_chief,
-                ),
-                saver=Saver(run, state, self.workers, newly_skipped=stream.skipped_keys),
-                workers=self.workers,
                 validation=self._validation(validation, stream, metrics),
-                choose_steps=choose_steps,
-                save_every=save_every,
+                recipe=self.recipe,
+                config=config,
+                state=state,
+                calls=StepCalls(
+                    self._steps(state, metrics, weights),
+                    stream,
+                    self.workers,
+                    xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
+                    clock=time.monotonic,
+                ),
+                metrics=metrics,
+                callbacks=called,
+                saver=Saver(run, state, self.workers, newly_skipped=stream.skipped_keys),
+                save_schedule=SaveSchedule(save_every, time.monotonic),
+                call_sizer=CallSizer(1 if called.wants_batches else self.recipe.steps_per_call),
+                workers=self.workers,
                 stop=stop or (lambda: False),
-                shows_progress=progress,
+                shows_progress=progress and self.workers.is_chief,
             )
             return loop.train(resume)
+
+    def _check_stream(self, stream: Stream) -> None:
+        """Refuses a stream that this student cannot learn from."""
+        stream.check_divides_batch(self.workers.worker_slice)
+        check_loss(self.recipe.label_weight, stream)
+        check_fits(self._logits, self.student, stream)
+
+    def _class_weights(self, given: Any, stream: Stream) -> np.ndarray | None:
+        return class_weights(
+            given,
+            class_names=stream.class_names,
+            labels=stream.labels,
+            num_classes=stream.num_classes,
+        )
+
+    def _schedule(self, callbacks: list[Any]) -> str:
+        """Returns the schedule of an optimizer given by name."""
+        if self.recipe.schedule is not None:
+            return self.recipe.schedule
+        return "cosine" if learning_rate_callback(callbacks) is None else "constant"
 
     def _state(
         self, num_classes: int, num_steps: int, schedule: str
@@ -279,54 +292,36 @@ class Distiller:
             state = TrainingState(self.student, self._logits.model, optimizer, metrics.metrics)
         return state, metrics
 
+    def _keras_callbacks(
+        self, callbacks: list[Any], state: TrainingState, epochs: int
+    ) -> KerasCallbacks:
+        return KerasCallbacks(
+            callbacks,
+            self.student,
+            state.optimizer,
+            self.family,
+            epochs=epochs,
+            is_chief=self.workers.is_chief,
+        )
+
     def _steps(
-        self,
-        state: TrainingState,
-        metrics: UserMetrics,
-        weights: Any,
-        jit: bool,
-        jit_update: bool,
+        self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None
     ) -> TrainingSteps:
-        """Returns the compiled steps; `weights` are those of classes."""
+        """Returns the compiled steps, without XLA; `weights` by class."""
+        loss = BatchLoss(
+            temperature=float(self.recipe.temperature),
+            label_weight=float(self.recipe.label_weight),
+            label_smoothing=self.recipe.label_smoothing,
+            class_weights=weights,
+        )
         with self.strategy.scope():
             return TrainingSteps(
                 self._logits.model,
                 state,
-                temperature=float(self.recipe.temperature),
-                label_weight=float(self.recipe.label_weight),
-                label_smoothing=self.recipe.label_smoothing,
-                class_weights=weights,
+                loss,
                 accumulate=self.recipe.accumulate,
-                jit=jit,
-                jit_update=jit_update,
                 update_metrics=metrics.update if len(metrics) else None,
             )
-
-    def _schedule(self, callbacks: list[Any]) -> str:
-        """Returns the schedule of an optimizer given by name."""
-        asked, callback = self.recipe.schedule, learning_rate_callback(callbacks)
-        if asked is not None:
-            return asked
-        return "cosine" if callback is None else "constant"
-
-    def _choose_steps(
-        self,
-        make_steps: Callable[[bool, bool], TrainingSteps],
-        num_steps: int,
-        begun: dict[str, Any] | None,
-        spec: Any,
-    ) -> TrainingSteps:
-        """Returns the steps with or without XLA: as asked, as the run began, or as measured on a
-        batch of that specification."""
-        alone = self.strategy.num_replicas_in_sync == 1
-        if self.recipe.jit != "auto":
-            asked = self.recipe.jit == "on"
-            return make_steps(asked, asked and alone)
-        if begun is not None:
-            return make_steps(bool(begun.get("jit")), bool(begun.get("jit_update")))
-        if not alone:
-            return make_steps(False, False)
-        return faster_steps(make_steps, random_batch(spec), num_steps)[0]
 
     def _validation(
         self, images: Manifest | None, stream: Stream, metrics: UserMetrics

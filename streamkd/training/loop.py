@@ -1,10 +1,10 @@
-"""One call of `fit`: epochs of compiled steps, with what has to happen between them.
+"""The loop of one run: calls of the compiled steps, and the end of every epoch.
 
     call → call → … → end of the epoch: validation, callbacks, checkpoint, student.keras
 
-A call of the compiled loop takes several steps. Between two calls the run may be saved, and
-stopped: by a signal, a Ctrl-C, a callback. All that the next step depends on is in the state, so
-that it makes no difference where a run was stopped.
+`Distiller.fit` puts a `Loop` together and calls `train`. A call of the compiled loop takes several
+steps. Between two calls the run may be saved, and stopped: by a signal, a Ctrl-C, a callback. The
+next step depends on nothing but the state, so that a run may be stopped after any step.
 """
 
 from __future__ import annotations
@@ -13,122 +13,77 @@ import dataclasses
 import itertools
 import math
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
-
-import tensorflow as tf
 
 from streamkd.errors import NonFiniteError, OptionError, RunBusyError
 from streamkd.progress import image_progress
 from streamkd.stream.stream import Stream
 from streamkd.training.distribution import Workers
-from streamkd.training.epoch_sums import metrics_of
+from streamkd.training.epoch_sums import EpochTimes, metrics_of
+from streamkd.training.history import History, as_line
 from streamkd.training.keras_callbacks import KerasCallbacks
 from streamkd.training.keras_metrics import UserMetrics
-from streamkd.training.non_finite import MAX_CONSECUTIVE_NONFINITE, examine
+from streamkd.training.non_finite import MAX_CONSECUTIVE_NONFINITE, NonFiniteStep
 from streamkd.training.optimizers import learning_rate_of
+from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
 from streamkd.training.saver import Progress, Saver
 from streamkd.training.state import TrainingState, averaged_weights, exchange_averages
-from streamkd.training.step import TrainingSteps
+from streamkd.training.step_calls import StepCalls
 from streamkd.training.validation import Validation
 
-# The longest that a run goes without a checkpoint.
-SAVE_SECS = 600.0
-# A call of the compiled loop takes about so long at the most: a signal is heard after it.
-CALL_SECS = 1.0
 
-
-@dataclasses.dataclass
-class History:
-    """What came of `fit`.
-
-    Attributes:
-      epochs: one dict an epoch, with the columns of metrics.csv.
-      run: the run directory, or None.
-      num_skipped: images that could not be decoded, or were changed, in the whole run; they are
-        listed in its skipped.jsonl.
-      stopped: whether training was interrupted before its last epoch; the same call goes on.
-      step: steps that were done.
-      jit: whether XLA compiled forward and gradient.
-      jit_update: whether it compiled the optimizer's update.
-    """
-
-    epochs: list[dict[str, Any]]
-    run: str | None = None
-    num_skipped: int = 0
-    stopped: bool = False
-    step: int = 0
-    jit: bool = False
-    jit_update: bool = False
-
-    @property
-    def history(self) -> dict[str, list]:
-        """The same by metric, as Keras' `History.history`; None where an epoch has no such."""
-        names = dict.fromkeys(name for epoch in self.epochs for name in epoch)
-        return {name: [epoch.get(name) for epoch in self.epochs] for name in names}
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """The metrics of the last epoch."""
-        return self.epochs[-1] if self.epochs else {}
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Loop:
-    """What one call of `fit` is made of.
+    """One call of `fit`.
 
     Attributes:
       stream, epochs, validation: as given to `fit`.
       recipe: of the distiller.
+      config: of the run, except for the choice about XLA.
       state: of the run.
-      metrics: the user's.
-      callbacks: the user's.
+      calls: of the compiled steps.
+      metrics, callbacks: the user's.
       saver: of the run directory.
+      save_schedule: when to save within an epoch.
+      call_sizer: how many steps the next call takes.
       workers: that train together.
-      choose_steps: called with the configuration of the run that goes on, or None, and with the
-        specification of a batch where it is None; returns the compiled steps, and the configuration
-        of now.
-      save_every: steps between two checkpoints beside the others; None for no such.
       stop: asked after every call whether to stop.
-      shows_progress: on standard error.
-      steps: compiled.
+      shows_progress: whether to print progress on standard error.
       progress: of the run.
     """
 
     stream: Stream
     epochs: int
+    validation: Validation | None
     recipe: Recipe
+    config: dict[str, Any]
     state: TrainingState
+    calls: StepCalls
     metrics: UserMetrics
     callbacks: KerasCallbacks
     saver: Saver
+    save_schedule: SaveSchedule
+    call_sizer: CallSizer
     workers: Workers
-    validation: Validation | None
-    choose_steps: Callable[[dict[str, Any] | None, Any], tuple[TrainingSteps, dict[str, Any]]]
-    save_every: int | None
     stop: Callable[[], bool]
     shows_progress: bool
-    steps: TrainingSteps = dataclasses.field(init=False)
-    progress: Progress = dataclasses.field(init=False)
+    progress: Progress = dataclasses.field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self.shows_progress = self.shows_progress and self.workers.is_chief
-        self._images_per_step = self.stream.batch_size * self.recipe.accumulate
-        self._steps_per_call = 1
-        self._saved_at = time.monotonic()
         self._is_stopped = False
-        self._is_between = False  # of one epoch no more, and not yet of the next
-        self._iterator: Any = None
-        self._refusal: NonFiniteError | None = None  # of a step, unless a callback ends the run
+        # True while an epoch ends: validation, callbacks, checkpoint.
+        self._is_between_epochs = False
+        # Refusal of a step, raised unless a callback ends the run.
+        self._refusal: NonFiniteError | None = None
 
     def train(self, resume: bool) -> History:
-        """Trains, or goes on; see `Distiller.fit`."""
+        """Trains the student, or resumes a run that was stopped; see `Distiller.fit`."""
         try:
             return self._train(resume)
         except RunBusyError:
-            raise  # what is there belongs to another process
+            raise  # the directory belongs to another process
         except BaseException:
             self.saver.withdraw()
             raise
@@ -137,14 +92,10 @@ class Loop:
             self.saver.release()
 
     def _train(self, resume: bool) -> History:
-        begun = self.saver.prepare(resume)
-        spec = None
-        if begun is None:
-            # The first batches are read while steps are compiled, which takes seconds.
-            self._iterator = self._iterate(0)
-            spec = self._iterator.element_spec
-        self.steps, config = self.choose_steps(begun, spec)
-        self.progress = self.saver.restore(config, resume)
+        self.calls.choose_xla(self.saver.prepare(resume))
+        steps = self.calls.steps
+        choice = {"jit": steps.jit, "jit_update": steps.jit_update}
+        self.progress = self.saver.restore({**self.config, **choice}, resume)
         self._check_epochs()
         if self.progress.ended_early:
             self._say(
@@ -160,24 +111,13 @@ class Loop:
             len(self.saver.skipped()),
             self._is_stopped,
             self.state.num_steps,
-            self.steps.jit,
-            self.steps.jit_update,
+            steps.jit,
+            steps.jit_update,
         )
 
-    def _train_or_stop(self) -> None:
-        """Trains; saves what was done so far where that is stopped."""
-        try:
-            self._train_epochs()
-        except KeyboardInterrupt:
-            if not self.workers.is_alone:
-                raise  # the others are in the middle of a step, and cannot save with this one
-            self._is_stopped = True
-            self._save_if_new()
-            if not hasattr(sys, "ps1"):
-                raise  # a script must not go on with a student that is half trained
-            return
-        if self._is_stopped:
-            self._save_if_new()
+    @property
+    def _images_per_step(self) -> int:
+        return self.stream.batch_size * self.recipe.accumulate
 
     def _say(self, words: str) -> None:
         if self.shows_progress:
@@ -191,10 +131,24 @@ class Loop:
                 f"{done}.\nGive at least as many, or start again with `--no-resume`."
             )
 
+    def _train_or_stop(self) -> None:
+        """Trains; saves the steps done so far where the run is stopped."""
+        try:
+            self._train_epochs()
+        except KeyboardInterrupt:
+            if not self.workers.is_alone:
+                raise  # the others are in the middle of a step, and cannot save with this one
+            self._is_stopped = True
+            self._save_if_new()
+            if not hasattr(sys, "ps1"):
+                raise  # a script must not continue with a student that is half trained
+            return
+        if self._is_stopped:
+            self._save_if_new()
+
     def _train_epochs(self) -> None:
         first = self.state.num_steps
-        if self._iterator is None:
-            self._iterator = self._iterate(first)
+        self.calls.open(first)
         self.callbacks.train_begin(
             self.progress.callbacks,
             self.progress.arrays,
@@ -202,119 +156,87 @@ class Loop:
             steps_per_epoch=self._steps_per_epoch(),
             directions=self.metrics.directions,
         )
-        self._undo()
+        self._undo_callbacks()
         total, done = (n * self._images_per_step for n in (self._end_of_epoch(self.epochs), first))
         with image_progress(total, done, "training", self.shows_progress) as bar:
             for epoch in range(len(self.progress.history) + 1, self.epochs + 1):
                 bar.set_description(f"epoch {epoch}/{self.epochs}")
                 self._begin_epoch(epoch)
-                took = self._steps_of_epoch(epoch, bar)
+                times = self._steps_of_epoch(epoch, bar)
                 if self._is_stopped:
                     return
-                metrics = self._end_epoch(epoch, took)
+                metrics = self._end_epoch(epoch, times)
                 if self.shows_progress:
-                    bar.write(_as_line(metrics), file=sys.stderr)
+                    bar.write(as_line(metrics), file=sys.stderr)
                 if self.callbacks.stops:
                     break
 
     def _begin_epoch(self, epoch: int) -> None:
-        """Calls the callbacks, without effect in an epoch that goes on: it began before."""
+        """Calls the callbacks; in an epoch that resumes, which began before, without effect."""
         self.callbacks.epoch_begin(epoch - 1)
         if self.state.num_steps > self.progress.last_step:
             self.callbacks.restore(self.progress.callbacks, self.progress.arrays)
-            self._undo()
+            self._undo_callbacks()
 
-    def _undo(self) -> None:
-        """Sets back what callbacks changed at the start of a run that goes on: they may, for
-        example, set the learning rate, which has its value from the checkpoint."""
+    def _undo_callbacks(self) -> None:
+        """Sets the tensors of a run that resumes back to its checkpoint.
+
+        At the start callbacks may have changed them: a learning rate, for example.
+        """
         if len(self.callbacks):
             self.saver.restore_tensors()
-
-    def _iterate(self, step: int) -> Any:
-        first = step * self.recipe.accumulate
-        return self.workers.iterate(lambda share: self.stream.dataset(first, share=share))
 
     def _end_of_epoch(self, epoch: int) -> int:
         """Returns the steps after which every image was seen `epoch` times."""
         return self.recipe.num_steps(self.stream.end_of_epoch(epoch))
 
     def _steps_per_epoch(self) -> int | None:
-        """Returns the steps of each epoch; None where some have more than others."""
+        """Returns the steps of each epoch; None where epochs differ."""
         ends = [self._end_of_epoch(epoch) for epoch in range(self.epochs + 1)]
         lengths = {last - first for first, last in itertools.pairwise(ends)}
         return lengths.pop() if len(lengths) == 1 else None
 
-    def _steps_of_epoch(self, epoch: int, bar: Any) -> dict[str, float]:
-        """Takes the steps of an epoch that are still to be done; returns what they took.
-
-        Returns:
-          'steps', 'seconds' and, of these, 'waited' for input.
-        """
+    def _steps_of_epoch(self, epoch: int, bar: Any) -> EpochTimes:
+        """Takes the steps of an epoch that are still to be done; returns their times."""
         begins, ends = self._end_of_epoch(epoch - 1), self._end_of_epoch(epoch)
-        took = {"steps": 0, "seconds": 0.0, "waited": 0.0}
+        times = EpochTimes()
         while (step := self.state.num_steps) < ends:
             # As under `fit`, a callback that stops between two epochs is asked after one step more.
-            most = 1 if self.callbacks.stops else self._steps_per_call
-            number = min(most, ends - step)
-            if self.save_every is not None:
-                number = min(number, self.save_every - step % self.save_every)
+            size = 1 if self.callbacks.stops else self.call_sizer.num_steps
+            size = min(size, ends - step, self.save_schedule.steps_to_go(step))
             self.callbacks.batch_begin(step - begins)
-            done, seconds, waited = self._call(step, number)
-            for name, amount in zip(took, (done, seconds, waited), strict=True):
-                took[name] += amount
-            bar.update(done * self._images_per_step)
-            bar.set_postfix_str(f"input {waited / seconds:.0%}", refresh=False)
-            self.callbacks.batch_end(step + done - 1 - begins, self.state.num_steps, self._metrics)
+            call = self.calls.take(step, size)
+            if call.nonfinite is not None:
+                self._leave_out(call.nonfinite)
+            times.add(call.num_steps, call.seconds, call.waited)
+            bar.update(call.num_steps * self._images_per_step)
+            bar.set_postfix_str(f"input {call.waited / call.seconds:.0%}", refresh=False)
+            last = step + call.num_steps - 1
+            self.callbacks.batch_end(last - begins, self.state.num_steps, self._metrics)
             if self.callbacks.stops:
                 break
             if self._refusal is not None:
                 raise self._refusal
-            # What each worker would decide by its own clock, or was told by a signal.
-            own = (seconds / done, bool(self.stop()), self._is_save_due(ends))
+            # Each worker has its own clock, and its own signals: all act on the largest answers.
+            own = (call.seconds / call.num_steps, bool(self.stop()), self._is_save_due(ends))
             slowest, stops, is_save_due = self.workers.everyones(own).max(axis=0)
-            self._adapt(slowest)
+            self.call_sizer.adapt(slowest)
             if stops:
                 self._is_stopped = True
                 break
             if is_save_due:
                 self._save()
-        return took
+        return times
 
-    def _call(self, step: int, number: int) -> tuple[int, float, float]:
-        """Takes some steps; returns how many, the seconds, and those spent waiting for input."""
-        began = time.perf_counter()
-        try:
-            with self.workers.named_losses():
-                done, finite, waited = self.steps.run(self._iterator, tf.constant(number))
-                num_done = int(done)
-        except tf.errors.OpError as error:
-            # The input runs ahead of the steps, but its errors come in the order of the batches.
-            self.stream.refuse(error, self._batches_of(step, number), self.workers.share)
-            raise
-        seconds = time.perf_counter() - began
-        if not finite:
-            self._leave_out(step + num_done)
-            num_done += 1
-        return num_done, seconds, float(waited)
-
-    def _batches_of(self, step: int, number: int) -> range:
-        return range(step * self.recipe.accumulate, (step + number) * self.recipe.accumulate)
-
-    def _adapt(self, seconds: float) -> None:
-        """Takes more steps in a call as long as it stays short, and one where that is wanted."""
-        most = 1 if self.callbacks.wants_batches else self.recipe.steps_per_call
-        twice = 2 * self._steps_per_call  # the first call took its time to compile
-        self._steps_per_call = max(1, min(most, twice, int(CALL_SECS / seconds)))
-
-    def _leave_out(self, step: int) -> None:
-        """Goes on without a step that was not finite, or refuses to."""
-        found = examine(self.stream, self.steps, step)
+    def _leave_out(self, nonfinite: NonFiniteStep) -> None:
+        """Continues without a step that is not finite, or refuses to."""
         if self.recipe.on_nonfinite == "raise":
-            self._refusal = found.refusal()  # after TerminateOnNaN has heard of it
+            self._refusal = nonfinite.refusal()  # after TerminateOnNaN has heard of it
             return
-        if self.progress.num_in_a_row(step) >= MAX_CONSECUTIVE_NONFINITE:
-            raise found.refusal(f"  It is the {MAX_CONSECUTIVE_NONFINITE + 1}th step in a row.\n")
-        self.progress.left_out.append(found.to_json())
+        if self.progress.num_in_a_row(nonfinite.step) >= MAX_CONSECUTIVE_NONFINITE:
+            count = MAX_CONSECUTIVE_NONFINITE + 1
+            raise nonfinite.refusal(f"  It is the {count}th step in a row.\n")
+        self.progress.left_out.append(nonfinite.to_json())
         self.state.step.assign_add(1)
 
     def _metrics(self) -> dict[str, Any]:
@@ -324,15 +246,15 @@ class Loop:
             own["loss"] = math.nan
         return {**own, **self.metrics.results(counted=own["accuracy"] is not None)}
 
-    def _end_epoch(self, epoch: int, took: dict[str, float]) -> dict[str, Any]:
-        """Does all that belongs to the end of an epoch; returns its metrics."""
+    def _end_epoch(self, epoch: int, times: EpochTimes) -> dict[str, Any]:
+        """Validates, calls the callbacks, saves; returns the metrics of the epoch."""
         self._check_weights()
-        self._is_between = True
+        self._is_between_epochs = True
         metrics: dict[str, Any] = {"epoch": epoch, "step": self.state.num_steps, **self._metrics()}
         with averaged_weights(self.state.student, self.state.optimizer):
             metrics |= self._validate()
             metrics["learning_rate"] = learning_rate_of(self.state.optimizer)
-            metrics |= _pace(took, self._images_per_step)
+            metrics |= times.metrics(self._images_per_step)
             metrics |= self.callbacks.epoch_end(epoch - 1, metrics)
             if epoch == self.epochs or self.callbacks.stops:
                 self.callbacks.train_end()  # which may set back the best weights
@@ -340,7 +262,7 @@ class Loop:
         self.progress.ended_early = self.callbacks.stops
         self.state.end_epoch()
         self._save()
-        self._is_between = False
+        self._is_between_epochs = False
         self.saver.publish(self.progress)
         return metrics
 
@@ -348,9 +270,11 @@ class Loop:
         if self.validation is None:
             return {"val_loss": None, "val_accuracy": None}
         self.callbacks.test_begin()
-        found = self.validation.run(self.callbacks.test_batch_begin, self.callbacks.test_batch_end)
-        self.callbacks.test_end(found)
-        return found
+        metrics = self.validation.run(
+            self.callbacks.test_batch_begin, self.callbacks.test_batch_end
+        )
+        self.callbacks.test_end(metrics)
+        return metrics
 
     def _check_weights(self) -> None:
         """Refuses to save a student that the last step has spoilt."""
@@ -358,43 +282,25 @@ class Loop:
             raise NonFiniteError(
                 "The student's weights are no longer finite numbers after step "
                 f"{self.state.num_steps}.\n"
-                "Lower the learning rate: `--learning-rate`. What was saved before is kept."
+                "Lower the learning rate: `--learning-rate`. Earlier checkpoints are kept."
             )
 
     def _is_save_due(self, end: int) -> bool:
-        """Returns whether to save within an epoch; at its end it is saved anyway."""
+        """Returns whether to save within an epoch, which ends after step `end` and saves then."""
         step = self.state.num_steps
         if step == end or self.saver.run is None:
             return False
-        due = self.save_every is not None and step % self.save_every == 0
-        return due or time.monotonic() - self._saved_at > SAVE_SECS
+        return self.save_schedule.is_due(step)
 
     def _save_if_new(self) -> None:
-        """Saves a run that was stopped, unless that was between two epochs: then the checkpoint
-        from before is the one to go on from."""
-        if self.state.num_steps not in (0, self.saver.saved_step) and not self._is_between:
+        """Saves a run that was stopped, unless an epoch was ending: the checkpoint before it is
+        then the one to resume from."""
+        is_new = self.state.num_steps not in (0, self.saver.saved_step)
+        if is_new and not self._is_between_epochs:
             self._save()
 
     def _save(self) -> None:
         self._check_weights()
         self.progress.callbacks, self.progress.arrays = self.callbacks.state()
         self.saver.save(self.progress)
-        self._saved_at = time.monotonic()
-
-
-def _pace(took: dict[str, float], images_per_step: int) -> dict[str, Any]:
-    """Returns images per second and the share of the time that was spent waiting for input."""
-    seconds = took["seconds"]
-    if not seconds:  # an epoch that was stopped right before its end
-        return {"images_per_second": None, "input_wait": None}
-    return {
-        "images_per_second": round(took["steps"] * images_per_step / seconds, 1),
-        "input_wait": round(took["waited"] / seconds, 3),
-    }
-
-
-def _as_line(metrics: dict[str, Any]) -> str:
-    """Returns the metrics of an epoch as one line for a person."""
-    shown = ("loss", "accuracy", "agreement", "val_loss", "val_accuracy")
-    parts = [f"{name} {metrics[name]:.4f}" for name in shown if metrics.get(name) is not None]
-    return f"epoch {metrics['epoch']}: {', '.join(parts)}"
+        self.save_schedule.restart()

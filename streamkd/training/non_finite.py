@@ -1,6 +1,9 @@
-"""A step that is not finite: which images it was, and what is said of it.
+"""A step that is not finite: its images, and the message about them.
 
-A batch is a function of the step alone, so that it is read once more to find the images whose own
+    nonfinite = examine(stream, steps, step)
+    raise nonfinite.refusal()
+
+A batch depends on the step alone, so `examine` reads it once more and finds the images whose own
 loss is not a finite number.
 """
 
@@ -16,9 +19,9 @@ from streamkd.errors import NonFiniteError, readable_key
 from streamkd.manifest.manifest import key_fields
 from streamkd.stream.stream import Stream
 
-# So many steps in a row are left out where it is asked for; then something else is wrong.
+# Steps in a row that `on_nonfinite="skip"` leaves out; with more, something else is wrong.
 MAX_CONSECUTIVE_NONFINITE = 10
-# So many keys are shown in a message; the others are counted.
+# Keys shown in a message; the others are counted.
 NUM_SHOWN = 3
 
 
@@ -28,8 +31,8 @@ class NonFiniteStep:
 
     Attributes:
       step: its number, from 0.
-      keys: of the images whose loss is not finite; of all of the batch where that of none is.
-      whole_batch: whether these are all.
+      keys: of the images with a non-finite loss, or of the whole batch if no single image has one.
+      whole_batch: whether they are the keys of the whole batch.
     """
 
     step: int
@@ -37,54 +40,54 @@ class NonFiniteStep:
     whole_batch: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the step as nonfinite.jsonl has it."""
+        """Returns the step as a line of nonfinite.jsonl."""
         return {
             "step": self.step,
             "whole_batch": self.whole_batch,
             "images": [key_fields(key) for key in self.keys],
         }
 
-    def refusal(self, what: str = "") -> NonFiniteError:
-        """Returns the error; `what` is said before the advice."""
+    def refusal(self, remark: str = "") -> NonFiniteError:
+        """Returns the error; `remark` is a line before the advice."""
         shown = ", ".join(repr(readable_key(key)) for key in self.keys[:NUM_SHOWN])
         more = len(self.keys) - NUM_SHOWN
         rest = f" and {more} more" if more > 0 else ""
         if self.whole_batch:
-            found = f"  the images of its batch: {shown}{rest}\n"
+            images = f"  the images of its batch: {shown}{rest}\n"
             advice = (
                 "Lower the learning rate, `--learning-rate`, or clip the gradient, `--clip-norm 1`."
             )
         else:
-            found = f"  images whose loss is not finite: {shown}{rest}\n"
+            images = f"  images whose loss is not finite: {shown}{rest}\n"
             advice = (
                 "Look at these images and their logits, or leave such steps out: "
                 "`--on-nonfinite skip`."
             )
         return NonFiniteError(
-            f"The loss or the gradient of step {self.step} is not a finite number.\n{found}{what}"
-            f"{advice} What was saved before is kept.",
+            f"The loss or the gradient of step {self.step} is not a finite number.\n{images}"
+            f"{remark}{advice} Earlier checkpoints are kept.",
             key=self.keys[0],
         )
 
 
 def examine(stream: Stream, steps: Any, step: int) -> NonFiniteStep:
-    """Returns which images of a step are not finite.
+    """Returns a step that is not finite, with the keys of its images.
 
     Args:
       stream: of the run.
-      steps: the `TrainingSteps`, with the weights of before that step.
+      steps: the `TrainingSteps`, with the weights from before that step.
       step: its number.
     """
     numbers = range(step * steps.accumulate, (step + 1) * steps.accumulate)
     bad: list[int] = []
-    everything: list[int] = []
+    whole: list[int] = []
     for number in numbers:
         images, targets, weights = next(iter(stream.batches(number, number + 1)))
         logits = tf.cast(steps.model(images, training=False), tf.float32)
-        losses = steps.losses(logits, targets, weights)[0].numpy()
+        losses = steps.loss(logits, targets, weights)[0].numpy()
         indices = stream.indices(number)
-        everything += indices.tolist()
+        whole += indices.tolist()
         bad += indices[~np.isfinite(losses)].tolist()
-    some = bool(bad) and len(bad) < len(everything)
-    places = dict.fromkeys(bad if some else everything)
-    return NonFiniteStep(step, [stream.images.keys[i] for i in places], not some)
+    is_part = bool(bad) and len(bad) < len(whole)
+    named = dict.fromkeys(bad if is_part else whole)
+    return NonFiniteStep(step, [stream.images.keys[index] for index in named], not is_part)

@@ -1,7 +1,7 @@
-"""How a student is trained: every number of the loss, the optimizer and the loop, checked once.
+"""The settings of a run: every number of the loss, the optimizer and the loop, checked once.
 
 recipe = Recipe(temperature=4.0, label_weight=0.1, accumulate=2)
-recipe.described()        # what a resumed run must repeat
+recipe.described()        # the settings that a resumed run must repeat
 """
 
 from __future__ import annotations
@@ -65,25 +65,26 @@ class Recipe:
         self._check_own_optimizer()
 
     def _check_own_optimizer(self) -> None:
-        """Refuses settings of the optimizer beside an optimizer that has its own."""
+        """Refuses settings of an optimizer by name together with the user's own optimizer."""
         if isinstance(self.optimizer, str):
             return
         for name in ("schedule", "weight_decay", "clip_norm", "ema"):
             if getattr(self, name) is not None:
                 raise OptionError(
-                    f"{name} is {getattr(self, name)!r}, and the optimizer is one of your own, "
+                    f"{name} is {getattr(self, name)!r}, and the optimizer is your own "
                     f"{type(self.optimizer).__name__}, which is used as it is.\n"
-                    f"Give the optimizer by name, or set this in the optimizer and leave {name} "
-                    "out."
+                    f"Give the optimizer by name, or leave {name} out and set it in the optimizer."
                 )
 
     def num_steps(self, num_batches: int) -> int:
-        """Returns the steps that take so many batches; the last one may take more."""
+        """Returns the steps for `num_batches` batches; the last step may take more of them."""
         return -(-num_batches // self.accumulate)
 
     def described(self) -> dict[str, Any]:
-        """Returns what a resumed run must repeat, except the optimizer; settings that were left
-        at their defaults are not mentioned, unless they were there in the first release."""
+        """Returns the settings that a resumed run must repeat, except the user's own optimizer.
+
+        Those that keep their defaults are left out, unless the first release recorded them.
+        """
         described: dict[str, Any] = {
             "temperature": float(self.temperature),
             "label_weight": float(self.label_weight),

@@ -1,7 +1,14 @@
-"""What a run is made of: config.json, which a resumed run is held against.
+"""The entries of config.json, with which a resumed run is compared.
 
-Two kinds of things are in it: what a resumed run must repeat, since another value would train
-another student; and what is there for the reader (`config_difference.INFORMATIVE`).
+    config = {
+        **describe_stream(stream),
+        **describe_training(recipe, student, schedule="cosine", epochs=30),
+        **describe_optimizer(recipe, family),
+        **describe_for_the_reader(student, arguments),
+    }
+
+A resumed run must repeat an entry if another value would train another student. The others are for
+the reader (`config_difference.INFORMATIVE`).
 """
 
 from __future__ import annotations
@@ -17,19 +24,22 @@ import numpy as np
 
 import streamkd
 from streamkd.errors import OptionError
+from streamkd.manifest.manifest import Manifest
 from streamkd.models.families import family_name
 from streamkd.models.family import Family
 from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.models.precision import precision_of
 from streamkd.stream.stream import Stream
+from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
+# Packages whose versions are recorded.
 LIBRARIES = ("tensorflow", "tf-keras", "keras", "numpy", "h5py", "pillow")
 
 
 def describe_stream(stream: Stream) -> dict[str, Any]:
-    """Returns what the batches of a stream are made of."""
+    """Returns the entries about the stream: images, store, order, pixels."""
     described: dict[str, Any] = {
         "images": stream.images.fingerprint,
         "store": None,
@@ -57,7 +67,11 @@ def describe_stream(stream: Stream) -> dict[str, Any]:
 
 
 def describe_optimizer(recipe: Recipe, family: Family) -> dict[str, Any]:
-    """Returns the settings of an optimizer of the user's own; of one by name the recipe tells."""
+    """Returns the settings of the user's own optimizer; the recipe describes one by name.
+
+    Raises:
+      OptionError: the optimizer is of another family, or has no settings to compare.
+    """
     if isinstance(recipe.optimizer, str):
         return {}
     check_family(recipe.optimizer, family)
@@ -65,10 +79,10 @@ def describe_optimizer(recipe: Recipe, family: Family) -> dict[str, Any]:
         settings = family.keras.optimizers.serialize(recipe.optimizer)
     except NotImplementedError as error:  # as Keras' own base classes have it
         raise OptionError(
-            f"The optimizer {type(recipe.optimizer).__name__} cannot say what its settings are, "
-            "so that nothing would tell a run that goes on from another one: "
+            f"The optimizer {type(recipe.optimizer).__name__} has no get_config, so a resumed run "
+            "could not be checked against this one: "
             f"{' '.join(str(error).split()) or 'get_config is missing'}\n"
-            "Give its class, or that of its learning rate schedule, a `get_config`."
+            "Add `get_config` to its class, or to the class of its learning rate schedule."
         ) from error
     return {"optimizer": _without_names(json.loads(settings_text(settings)))}
 
@@ -83,13 +97,13 @@ def _without_names(settings: Any) -> Any:
 def describe_training(
     recipe: Recipe, student: Any, *, schedule: str, epochs: int
 ) -> dict[str, Any]:
-    """Returns what is done with the batches.
+    """Returns the entries about recipe and student.
 
     Args:
       recipe: of the run.
       student: the user's model.
-      schedule: that an optimizer given by name has.
-      epochs: that the run is to have.
+      schedule: of an optimizer given by name.
+      epochs: of the whole run.
     """
     described = recipe.described()
     described["student"] = {
@@ -103,15 +117,30 @@ def describe_training(
     if not isinstance(recipe.optimizer, str):
         return described
     if schedule == "cosine":
-        # It is built for a number of epochs; another number is another run.
+        # A cosine is built for a number of epochs; another number is another run.
         described["epochs"] = epochs
     else:
         described["schedule"] = schedule
     return described
 
 
+def describe_fit(
+    student_preprocess: str,
+    weights: np.ndarray | None,
+    metrics: UserMetrics,
+    validation: Manifest | None,
+) -> dict[str, Any]:
+    """Returns the entries about preprocessing, class weights, metrics and validation images."""
+    return {
+        "student_preprocess": student_preprocess,
+        "class_weights": digest_of([weights]),
+        "metrics": [metric.name for metric in metrics.metrics] or None,
+        "validation": None if validation is None else validation.fingerprint,
+    }
+
+
 def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns what else is needed to repeat a run: versions, first weights, what was typed."""
+    """Returns the entries that are not compared: versions, first weights, arguments."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     versions |= {"streamkd": streamkd.__version__, "python": platform.python_version()}
     return {
@@ -123,11 +152,11 @@ def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> d
 
 
 def digest_of(arrays: Iterable[np.ndarray | None]) -> str | None:
-    """Returns a digest of some arrays; None where there is none of them."""
-    there = [array for array in arrays if array is not None]
-    if not there:
+    """Returns a digest of the arrays that are not None; None without any."""
+    present = [array for array in arrays if array is not None]
+    if not present:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for array in there:
+    for array in present:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -1,13 +1,13 @@
-"""What of a run is on the disk, and when: checkpoints first, then what is made of them.
+"""Saves and restores a run: the checkpoint first, then student.keras and metrics.csv.
 
 saver = Saver(run, state, workers, newly_skipped=stream.skipped_keys)
-begun = saver.prepare(resume=True)               # the configuration of the run that goes on
+begun = saver.prepare(resume=True)               # configuration of the run that resumes, or None
 progress = saver.restore(config, resume=True)    # where the run was stopped, or its beginning
 saver.save(progress)                             # a checkpoint
 saver.publish(progress)                          # student.keras, metrics.csv
 
-Of several workers the chief alone has the run on its disk. All of them call every function here, at
-the same time; what the chief reads it tells the others, and so it does where it is refused.
+Only the chief touches the disk. All workers call each method together; the chief broadcasts its
+result, or its error.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from streamkd.runs.run_directory import RunDirectory, skipped_entries, skipped_o
 from streamkd.training.distribution import Workers
 from streamkd.training.state import TrainingState, averaged_weights
 
-# What a run that goes on says of its beginning.
+# Configuration entries that a resumed run keeps from its first start.
 KEPT_FROM_FIRST_START = ("initial_weights",)
-ENDING = "What was saved before is kept. Make room, and give the same command again."
+# End of the message about a full disk.
+ENDING = "Earlier checkpoints are kept. Make room, and give the same command again."
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come, beside its tensors; JSON, except for the arrays.
+    """How far a run has come, besides its tensors; JSON, except for the arrays.
 
     Attributes:
       history: one dict an epoch.
       left_out: steps that were not finite and were left out, with the keys of their images.
       ended_early: whether a callback ended the run.
-      callbacks, arrays: what the callbacks found out.
+      callbacks, arrays: state of the callbacks.
     """
 
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -54,26 +55,27 @@ class Progress:
 
     @property
     def last_step(self) -> int:
-        """The step at the end of the last epoch; an epoch is under way where there are more."""
+        """The step at which the last epoch ended; a run with more steps is within an epoch."""
         return self.history[-1]["step"] if self.history else 0
 
     def num_in_a_row(self, step: int) -> int:
-        """Returns how many steps were left out right before this one."""
-        steps = {found["step"] for found in self.left_out}
+        """Returns how many steps were left out right before step `step`."""
+        steps = {nonfinite["step"] for nonfinite in self.left_out}
         return next(number for number in itertools.count() if step - 1 - number not in steps)
 
     def to_json(self) -> dict[str, Any]:
+        """Returns all but the arrays."""
         values = dataclasses.asdict(dataclasses.replace(self, arrays={}))
         del values["arrays"]
         return values
 
 
 class Saver:
-    """Keeps a run in its directory; does nothing where there is none.
+    """Keeps a run in its directory; does nothing without a directory.
 
     Attributes:
       run: path of the directory, or None.
-      saved_step: of the newest checkpoint; -1 before there is one.
+      saved_step: step of the newest checkpoint; -1 before the first.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Saver:
         *,
         newly_skipped: Callable[[], dict[bytes, str]],
     ) -> None:
-        """Args: `newly_skipped`, returns the images that this process skipped, and why."""
+        """Args: `newly_skipped`, returns the keys of images that this process skipped, and why."""
         self.run = None if run is None else str(Path(run))
         self.saved_step = -1
         self._directory = RunDirectory(run) if run is not None and workers.is_chief else None
@@ -93,16 +95,17 @@ class Saver:
         self._newly_skipped = newly_skipped
         self._skipped: dict[bytes, str] = {}
         self._checkpoints: Checkpoints | None = None
+        self._begun: dict[str, Any] | None = None
         self._config: dict[str, Any] = {}
         self._starts_over = False
-        self._copy: Any = None  # of the chief's checkpoint, at the others
+        self._copy: Any = None  # of the chief's checkpoint, on the other workers
 
     def prepare(self, resume: bool) -> dict[str, Any] | None:
-        """Makes the directory; returns the configuration of the run that is to go on, if any."""
+        """Makes the directory; returns the configuration of the run that resumes, or None."""
         self._starts_over = not resume
-        if self.run is None:
-            return None
-        return self._workers.from_chief(lambda: self._prepare(resume))
+        if self.run is not None:
+            self._begun = self._workers.from_chief(lambda: self._prepare(resume))
+        return self._begun
 
     def _prepare(self, resume: bool) -> dict[str, Any] | None:
         directory = self._directory
@@ -116,58 +119,68 @@ class Saver:
         return directory.read_config()
 
     def restore(self, config: dict[str, Any], resume: bool) -> Progress:
-        """Returns how far the run has come, with the tensors of then.
+        """Restores the tensors of the newest checkpoint; returns how far the run has come.
 
         Args:
-          config: of now; held against that of the run.
-          resume: go on; False starts over.
+          config: of this start; compared with the configuration of the run.
+          resume: False starts over.
+
+        Raises:
+          ResumeError: the run was started with another configuration.
+          OptionError: the workers were started with different configurations.
         """
         self._config = config
         check_alike(self._workers.from_all(config))
         if self.run is None or not resume:
             return Progress()
-        found: list[Any] = []
-        told = self._workers.from_chief(lambda: self._restore(found))
-        if told is None:
+        restored = self._workers.from_chief(self._restore)
+        if restored is None:
             return Progress()
-        values, arrays = found[0] if self._workers.is_alone else self._hand_on(found)
-        self._skipped = skipped_of(told["skipped"])
+        values = restored["state"]
+        self._skipped = skipped_of(restored["skipped"])
         self.saved_step = values.pop("step")
-        progress = Progress(**values, arrays=arrays)
-        if told["is_behind"]:
-            self.publish(progress)  # a kill came between the checkpoint and these
+        progress = Progress(**values, arrays=self._restored_arrays())
+        if restored["is_behind"]:
+            self.publish(progress)  # a kill came between the checkpoint and student.keras
         return progress
 
-    def _restore(self, found: list[Any]) -> dict[str, Any] | None:
-        """Restores the tensors at the chief; puts state and arrays into `found`."""
-        directory, checkpoints = self._at_chief()
-        if checkpoints.exist():
-            begun = directory.check_config(self._config)
-            first = {name: begun.get(name) for name in KEPT_FROM_FIRST_START}
-            self._config = {**self._config, **first}
-        restored = checkpoints.restore()
-        if restored is None:
+    def _restore(self) -> dict[str, Any] | None:
+        """Restores the tensors on the chief; returns the rest as JSON, without the arrays."""
+        if self._begun is None:
             return None
-        found.append(restored)
-        values, _ = restored
-        history = values["history"]
-        is_whole = values["step"] == Progress(history=history).last_step
-        is_behind = is_whole and not directory.has_metrics(history)
-        return {"is_behind": is_behind, "skipped": skipped_entries(directory.read_skipped())}
+        directory, checkpoints = self._at_chief()
+        directory.check_config(self._begun, self._config)
+        first = {name: self._begun.get(name) for name in KEPT_FROM_FIRST_START}
+        self._config = {**self._config, **first}
+        restored = checkpoints.restore()
+        assert restored is not None  # `_prepare` saw a checkpoint, and the directory is locked
+        state, _ = restored
+        history = state["history"]
+        is_whole = state["step"] == Progress(history=history).last_step
+        return {
+            "state": state,
+            "skipped": skipped_entries(directory.read_skipped()),
+            "is_behind": is_whole and not directory.has_metrics(history),
+        }
 
-    def _hand_on(self, found: list[Any]) -> Any:
-        """Returns what the chief restored, at the others from a copy of its checkpoint."""
+    def _restored_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of the checkpoint that the chief restored.
+
+        The other workers get a copy of that checkpoint, and restore their tensors from it.
+        """
         if self._workers.is_chief:
             _, checkpoints = self._at_chief()
-            self._workers.bytes_from_chief(checkpoints.packed())
-            return found[0]
-        self._copy = tempfile.TemporaryDirectory()  # which is gone with this object
+            if not self._workers.is_alone:
+                self._workers.bytes_from_chief(checkpoints.packed())
+            return checkpoints.arrays
+        self._copy = tempfile.TemporaryDirectory()  # removed together with this object
         self._checkpoints = Checkpoints(Path(self._copy.name), **self._state.trackables())
         self._checkpoints.unpack(self._workers.bytes_from_chief(b""))
-        return self._checkpoints.restore()
+        self._checkpoints.restore()
+        return self._checkpoints.arrays
 
     def restore_tensors(self) -> None:
-        """Sets back what callbacks did at the start to a run that went on."""
+        """Sets the tensors back to the checkpoint that was restored, if any."""
         if self._checkpoints is not None:
             self._checkpoints.read_again()
 
@@ -185,7 +198,7 @@ class Saver:
         directory, checkpoints = self._at_chief()
 
         def write_before() -> None:
-            """Writes what a checkpoint says nothing about, and what goes on with it needs."""
+            """Writes the files that a resumed run reads besides the checkpoint."""
             directory.write_config(self._config)
             directory.write_skipped(skipped)
             if self._starts_over:
@@ -201,14 +214,14 @@ class Saver:
             )
 
     def publish(self, progress: Progress) -> None:
-        """Writes what an epoch leaves behind for the user, as the newest checkpoint has it."""
+        """Writes student.keras and metrics.csv, as of the newest checkpoint."""
         if self.run is None:
             return
         with self._workers.reading(self._state.spread_variables()):
             self._workers.from_chief(lambda: self._publish(progress))
 
     def _publish(self, progress: Progress) -> None:
-        """Writes it at the chief; metrics.csv comes last: with it, all is there."""
+        """Writes the files on the chief; metrics.csv comes last and tells that all are written."""
         directory, _ = self._at_chief()
         with disk.refusals(str(directory.path), ending=ENDING):
             directory.write_left_out(progress.left_out)
@@ -217,18 +230,19 @@ class Saver:
             directory.write_metrics(progress.history)
 
     def skipped(self) -> dict[bytes, str]:
-        """Returns the keys of the images that were skipped, before a resume and since, and why."""
+        """Returns the keys of all images skipped in this run, also before a resume, and why."""
         skipped = dict(self._skipped)
         for entries in self._workers.from_all(skipped_entries(self._newly_skipped())):
             skipped |= skipped_of(entries)
         return skipped
 
     def withdraw(self) -> None:
-        """Leaves the place as it was found, if nothing was saved in it."""
+        """Removes the directory if this run made it and saved nothing in it."""
         if self._directory is not None:
             self._directory.withdraw()
 
     def release(self) -> None:
+        """Lets another process train into the directory."""
         if self._directory is not None:
             self._directory.release()
 
@@ -239,10 +253,10 @@ class Saver:
 
 
 def check_alike(configs: list[dict[str, Any]]) -> None:
-    """Refuses workers that were started with different things.
+    """Refuses workers that were started with different configurations.
 
     Raises:
-      OptionError: names the first thing that differs, and both sides.
+      OptionError: names the first entry that differs, and both sides.
     """
     for number, config in enumerate(configs):
         name = first_difference(configs[0], config)
@@ -250,5 +264,5 @@ def check_alike(configs: list[dict[str, Any]]) -> None:
             raise OptionError(
                 f"Worker {number} was started with another {name} than worker 0.\n"
                 + both_sides(configs[0], config, name, ("worker 0", f"worker {number}"))
-                + "Give all of them the same command."
+                + "Give the same command on every worker."
             )

@@ -1,4 +1,8 @@
-"""The student's accuracy and label loss on a validation directory, epoch after epoch."""
+"""The student's accuracy and label loss on validation images, after every epoch.
+
+validation = Validation(logits_model, images, class_names=stream.class_names, ...)
+validation.run()        # {"val_loss": 0.41, "val_accuracy": 0.93}
+"""
 
 from __future__ import annotations
 
@@ -25,16 +29,19 @@ def _nothing(*_: Any) -> None:
 
 
 class Validation:
-    """Labelled images that the student is tried on after every epoch.
+    """Labelled images on which the student is evaluated after every epoch.
 
     Args:
       model: answers images with logits.
-      images: labelled images; their classes are matched by name.
+      images: labelled; their classes are matched by name.
       class_names: the classes in the order of the logits.
       options, batch_size: of the stream.
-      metrics: of the user's, that count every batch; they are those of training, and start anew
-        before and after.
+      metrics: the user's, the same objects as in training; reset before and after a validation.
       workers: that train together; each takes a part of the images.
+
+    Raises:
+      OptionError: the images have no labels, or the store has no class names.
+      ClassNamesError: the student does not know a class of the images.
     """
 
     def __init__(
@@ -55,15 +62,15 @@ class Validation:
             )
         if class_names is None:
             raise OptionError(
-                "The store was taught without class names, so that the labels of the validation "
-                "images cannot be matched with the student's outputs.\nLeave validation out, or "
-                "teach a store with `--class-names`."
+                "The store was taught without class names, so the labels of the validation images "
+                "cannot be matched with the student's outputs.\nLeave validation out, or teach a "
+                "store with `--class-names`."
             )
         labels = renumber(images.labels, images.class_names, class_names, "the student")
         self.images = images
         self.options = options
         self._workers = workers or Workers(tf.distribute.get_strategy())
-        share = self._workers.share
+        share = self._workers.worker_slice
         self.batch_size = -(-min(batch_size, len(images)) // share.num_pieces)
         self.labels = tf.constant(labels)
         self.batches = evaluation_batches(images, options, self.batch_size, share)
@@ -76,48 +83,51 @@ class Validation:
         before: Callable[[int], None] = _nothing,
         after: Callable[[int, Callable[[], dict[str, Any]]], None] = _nothing,
     ) -> dict[str, float | None]:
-        """Returns `val_loss` (cross-entropy at temperature 1, in nats), `val_accuracy`, and the
-        user's metrics with `val_`.
+        """Returns `val_loss`, `val_accuracy`, and the user's metrics with `val_`.
 
-        Images without a label do not count; all are None where none has one.
+        The loss is the cross-entropy at temperature 1, in nats. Images without a label do not
+        count; without any labelled image all metrics are None.
 
         Args:
-          before: called with the number of a batch, from 0.
-          after: called with the number of a batch and a function that returns the numbers so far.
+          before: called before each batch with its number, from 0.
+          after: called after it with its number and a function that returns the metrics so far.
         """
         total = np.zeros(3)
         if self._metrics is not None:
             self._metrics.reset()
-        share = self._workers.share
+        share = self._workers.worker_slice
         pieces = each_once(self.batches, self.images, self.options, self.batch_size, share)
         for number, first in enumerate(pieces):
             before(number)
-            some = [first, *(next(pieces) for _ in range(share.num_replicas - 1))]
-            total += self._sums(self._workers.on_replicas(some)).numpy()
+            own = [first, *(next(pieces) for _ in range(share.num_replicas - 1))]
+            total += self._sums(self._workers.on_replicas(own)).numpy()
             after(number, functools.partial(self._numbers, total))
-        found = self._numbers(self._workers.everyones(total.tolist()).sum(axis=0))
+        results = self._numbers(self._workers.everyones(total.tolist()).sum(axis=0))
         if self._metrics is not None:
             self._metrics.reset()
-        return found
+        return results
 
     def _numbers(self, total: np.ndarray) -> dict[str, float | None]:
-        """Returns what the sums of loss, right answers and images stand for."""
-        found: dict[str, float | None] = {"val_loss": None, "val_accuracy": None}
+        """Returns the metrics from the sums of loss, right answers and images."""
+        results: dict[str, float | None] = {"val_loss": None, "val_accuracy": None}
         if total[2]:
             loss, accuracy = (total[:2] / total[2]).tolist()
-            found = {"val_loss": loss, "val_accuracy": accuracy}
+            results = {"val_loss": loss, "val_accuracy": accuracy}
         if self._metrics is not None:
-            found |= self._metrics.results("val_", counted=bool(total[2]))
-        return found
+            results |= self._metrics.results("val_", counted=bool(total[2]))
+        return results
 
     def _sums_of_all(self, pieces: Any) -> tf.Tensor:
-        """Returns the sums of this worker's replicas, each of which has a piece."""
+        """Returns the sums over this worker's replicas, each of which has one of the pieces."""
         strategy = self._workers.strategy
         sums = strategy.run(self._sums_of, args=(pieces,))
         return tf.add_n(strategy.experimental_local_results(sums))
 
     def _sums_of(self, piece: Any) -> tf.Tensor:
-        """Returns loss, right answers and images of a piece; counts it in the user's metrics."""
+        """Returns the sums of loss, right answers and images of a piece.
+
+        The user's metrics count the piece too.
+        """
         images, _, indices, weights = piece
         logits = tf.cast(self._answer(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)

@@ -1,15 +1,18 @@
-"""What XLA is worth to a student: measured on batches like its own, before the first step.
+"""Which parts of a step XLA compiles: as asked, as the run began, or as measured.
 
-    batch = random_batch(iterator.element_spec)
-    steps, seconds = faster_steps(make_steps, batch, num_steps=10_000)
+    policy = XlaPolicy(jit="auto", num_steps=10_000)
+    steps = policy.choose(steps, begun=None, batch_spec=iterator.element_spec)
+    steps.jit, steps.jit_update
 
 XLA makes some students faster and others slower, in forward and gradient and, apart from that, in
-the optimizer's update; compiling takes from a second to minutes. So both are measured. The choice
-is kept with the run: it changes the last bits of the weights.
+the optimizer's update; compiling takes from a second to minutes. So both parts are measured, on a
+batch like the student's own and before the first step. The choice is kept with the run: it changes
+the last bits of the weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,22 +22,56 @@ import tensorflow as tf
 from streamkd.training.optimizers import loss_scale_of
 from streamkd.training.step import TrainingSteps
 
-# A run that is this short without XLA is not worth compiling for.
+# Length of a run without XLA, in seconds, below which compiling does not pay.
 SHORT_RUN_SECS = 60.0
-# XLA has to save this share of a step, or else the noise of the measurement would decide.
+# Fraction of a step that XLA has to save: less than this is the noise of the measurement.
 MIN_GAIN = 0.05
-ROUNDS = 7
-# While the first batches of a run are being read, a step may take so many times as long.
-SLOWED_DOWN = 4.0
+# Measurements of each part, of which the shortest counts.
+NUM_ROUNDS = 7
+# Times as long that a step may take while the first batches of a run are being read.
+MAX_SLOWDOWN = 4.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class XlaPolicy:
+    """How one run decides what XLA compiles.
+
+    Attributes:
+      jit: 'on', 'off' or 'auto', as in `Recipe`.
+      num_steps: of the whole run.
+    """
+
+    jit: str
+    num_steps: int
+
+    def choose(
+        self, steps: TrainingSteps, begun: dict[str, Any] | None, batch_spec: Any
+    ) -> TrainingSteps:
+        """Returns the steps with the parts compiled that this run compiles.
+
+        Args:
+          steps: without XLA.
+          begun: configuration of the run that resumes, or None for a new run.
+          batch_spec: specification of a batch; not looked at where a run resumes.
+        """
+        one_replica = steps.strategy.num_replicas_in_sync == 1
+        if self.jit != "auto":
+            asked = self.jit == "on"
+            return steps.with_xla(asked, asked and one_replica)
+        if begun is not None:
+            return steps.with_xla(bool(begun.get("jit")), bool(begun.get("jit_update")))
+        if not one_replica:
+            return steps
+        return faster_steps(steps, random_batch(batch_spec), self.num_steps)[0]
 
 
 def faster_steps(
-    make_steps: Callable[[bool, bool], TrainingSteps], batch: Any, num_steps: int
+    plain: TrainingSteps, batch: Any, num_steps: int
 ) -> tuple[TrainingSteps, dict[str, float]]:
-    """Returns the steps with XLA where it makes them faster, and what was measured.
+    """Returns the steps with XLA where it makes them faster, and the measurements.
 
     Args:
-      make_steps: called with whether XLA compiles forward and gradient, and whether the update.
+      plain: without XLA.
       batch: in the stream's form. Nothing is learned from it.
       num_steps: that are still to be done.
 
@@ -42,14 +79,13 @@ def faster_steps(
       The steps; and seconds: 'step', and where XLA was tried 'gradients' and 'update',
       'gradients_xla' and 'update_xla'.
     """
-    plain = make_steps(False, False)
     changed = [*plain.state.changed_by_a_step(), *plain.state.counted_by_a_step()]
     before = [tf.identity(variable) for variable in changed]
     try:
         seconds = {"step": _step(plain, batch, num_steps)}
         if seconds["step"] * num_steps < SHORT_RUN_SECS:
             return plain, seconds
-        compiled = make_steps(True, True)
+        compiled = plain.with_xla(True, True)
         gradients = _gradients(plain, batch)[1]
         seconds["gradients"], seconds["gradients_xla"] = _fastest(
             lambda: _gradients(plain, batch)[0], lambda: _gradients(compiled, batch)[0]
@@ -64,20 +100,20 @@ def faster_steps(
         }
         if chosen["gradients"] == chosen["update"]:
             return (compiled if chosen["update"] else plain), seconds
-        return make_steps(chosen["gradients"], chosen["update"]), seconds
+        return plain.with_xla(chosen["gradients"], chosen["update"]), seconds
     finally:
         for variable, value in zip(changed, before, strict=True):
             variable.assign(value)
 
 
 def random_batch(spec: Any) -> Any:
-    """Returns a batch in the stream's form, so that none has to be waited for.
+    """Returns a batch in the stream's form, without waiting for one of the stream.
 
     Args:
       spec: of images, targets and weights.
 
     Returns:
-      Pixels from 0 to 255, all labels and rows 0, all else between 0 and 1.
+      Pixels from 0 to 255; labels and rows are 0, all other numbers between 0 and 1.
     """
     images, targets, weights = tf.nest.map_structure(_random, spec)
     return 255 * images, targets, weights
@@ -90,19 +126,26 @@ def _random(spec: tf.TensorSpec) -> tf.Tensor:
 
 
 def _fastest(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
-    """Returns the shortest time of each, taken in turns; infinite where XLA cannot compile."""
+    """Returns the shortest time of each of two functions, called in turns.
+
+    Args:
+      one: returns the seconds that it took.
+      other: the same with XLA; its time is infinite where XLA cannot compile it.
+    """
     one()
     try:
         other()
     except (tf.errors.OpError, ValueError, NotImplementedError, TypeError):
         return min(one() for _ in range(2)), float("inf")
-    rounds = [(one(), other()) for _ in range(ROUNDS)]
+    rounds = [(one(), other()) for _ in range(NUM_ROUNDS)]
     return min(first for first, _ in rounds), min(second for _, second in rounds)
 
 
 def _step(steps: TrainingSteps, batch: Any, num_steps: int) -> float:
-    """Returns how long a step takes in the compiled loop, which is the one that training calls: a
-    run that stays with it has nothing to compile again."""
+    """Returns the seconds of a step in the compiled loop.
+
+    It is the loop that training calls: a run that stays with it has nothing to compile again.
+    """
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
 
     def seconds() -> float:
@@ -112,27 +155,27 @@ def _step(steps: TrainingSteps, batch: Any, num_steps: int) -> float:
 
     seconds()
     shortest = min(seconds() for _ in range(2))
-    for _ in range(ROUNDS):
-        if not SHORT_RUN_SECS <= shortest * num_steps < SLOWED_DOWN * SHORT_RUN_SECS:
+    for _ in range(NUM_ROUNDS):
+        if not SHORT_RUN_SECS <= shortest * num_steps < MAX_SLOWDOWN * SHORT_RUN_SECS:
             break
         shortest = min(shortest, seconds())
     return shortest
 
 
 def _gradients(steps: TrainingSteps, batch: Any) -> tuple[float, Any]:
-    """Returns how long forward and gradient of a batch take, and the gradients."""
+    """Returns the seconds of forward and gradient for a batch, and the gradients."""
     images, targets, weights = batch
     scale = loss_scale_of(steps.state.optimizer)
     total = tf.reduce_sum(weights)
     began = time.perf_counter()
-    gradients, *rest = steps._gradients(images, targets, weights, total, scale)
-    rest[0].numpy()
-    return time.perf_counter() - began, gradients
+    result = steps.compiled_gradients(images, targets, weights, total, scale)
+    result.num_bad.numpy()
+    return time.perf_counter() - began, result.gradients
 
 
 def _update(steps: TrainingSteps, gradients: Any) -> Callable[[], float]:
-    """Returns what updates the weights, and tells how long that takes."""
-    update = tf.function(steps._apply, autograph=False)
+    """Returns a function that updates the weights and returns the seconds of that."""
+    update = tf.function(steps.compiled_update, autograph=False)
     first = steps.model.trainable_variables[0]
 
     def seconds() -> float:

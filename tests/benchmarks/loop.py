@@ -43,6 +43,7 @@ from training_peers import GRADIENTS, OFF, STEP, STUDENTS, UPDATE, Student
 
 import streamkd as kd
 from streamkd.models.logits_head import logits_model
+from streamkd.training.batch_loss import BatchLoss
 from streamkd.training.epoch_sums import metrics_of
 from streamkd.training.state import TrainingState
 from streamkd.training.step import TrainingSteps
@@ -103,8 +104,7 @@ def streamkd_loop(model: Any, optimizer: Any, jit: str) -> TrainingSteps:
     return TrainingSteps(
         logits,
         TrainingState(model, logits, optimizer),
-        temperature=peers.TEMPERATURE,
-        label_weight=peers.LABEL_WEIGHT,
+        BatchLoss(temperature=peers.TEMPERATURE, label_weight=peers.LABEL_WEIGHT),
         jit=jit == GRADIENTS,
         jit_update=jit == UPDATE,
     )

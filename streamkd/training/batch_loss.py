@@ -1,0 +1,78 @@
+"""The loss of a batch, image by image, and the sums that an epoch's metrics follow from.
+
+    loss = BatchLoss(temperature=4.0, label_weight=0.1)
+    weights = loss.class_weighted(targets, weights)
+    losses, sums = loss(student_logits, targets, weights)    # float32 [batch], float32 [len(SUMS)]
+
+An image's loss is its weight times
+label_weight · CE(labels, student at temperature 1)
++ (1 − label_weight) · temperature² · KL(teacher ‖ student, both at the temperature).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from streamkd.losses.distillation import distillation_loss, label_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchLoss:
+    """The loss of one run.
+
+    Attributes:
+      temperature: positive.
+      label_weight: weight of the label loss, 0 to 1.
+      label_smoothing: fraction of a label's weight that all classes get alike.
+      class_weights: float32 `[num_classes]`, the weight of an image by its class; None for 1.
+    """
+
+    temperature: float
+    label_weight: float
+    label_smoothing: float = 0.0
+    class_weights: Any = None
+
+    def __call__(
+        self, student_logits: tf.Tensor, targets: dict, weights: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the weighted loss of each image, float32 `[batch]`, and the sums over the batch.
+
+        An image without label or without logits loses that term; the other is not scaled up.
+
+        Args:
+          student_logits: float32 `[batch, num_classes]`.
+          targets, weights: of a batch of the stream.
+        """
+        labels, rows = targets["labels"], targets["rows"]
+        labelled = weights * tf.cast(labels[:, 0] >= 0, tf.float32)
+        taught = weights * tf.cast(rows >= 0, tf.float32)
+        on_labels = weights * label_loss(
+            labels, targets["label_shares"], student_logits, smoothing=self.label_smoothing
+        )
+        answers = tf.argmax(student_logits, axis=1, output_type=tf.int32)
+        correct = tf.cast(answers == labels[:, 0], tf.float32)
+        losses = self.label_weight * on_labels
+        on_teacher = agreeing = tf.zeros_like(weights)
+        if "teacher_logits" in targets:
+            teacher_logits = targets["teacher_logits"]
+            on_teacher = taught * distillation_loss(
+                teacher_logits, student_logits, temperature=self.temperature
+            )
+            choices = tf.argmax(teacher_logits, axis=1, output_type=tf.int32)
+            agreeing = tf.cast(answers == choices, tf.float32)
+            losses += (1 - self.label_weight) * on_teacher
+        counts = (labelled * correct, taught * agreeing)
+        parts = (losses, weights, on_labels, labelled, on_teacher, taught, *counts)
+        return losses, tf.reduce_sum(tf.stack(parts), axis=1)
+
+    def class_weighted(self, targets: dict, weights: tf.Tensor) -> tf.Tensor:
+        """Returns the weights of a batch times the weights of its images' classes."""
+        if self.class_weights is None:
+            return weights
+        labels, shares = targets["labels"], targets["label_shares"]
+        known = labels >= 0
+        by_label = tf.gather(tf.constant(self.class_weights), tf.where(known, labels, 0))
+        return weights * tf.reduce_sum(shares * tf.where(known, by_label, 1.0), axis=1)

@@ -1,0 +1,51 @@
+"""Settings that cannot be, and settings that exclude each other."""
+
+from __future__ import annotations
+
+import pytest
+import tf_keras
+
+from streamkd.errors import OptionError
+from streamkd.training.recipe import Recipe
+
+NOT_BELOW_ONE = r"; it must be at least 0 and below 1\."
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ema": 1}, "ema is 1" + NOT_BELOW_ONE),
+        ({"ema": -0.1}, r"ema is -0\.1" + NOT_BELOW_ONE),
+        ({"ema": float("nan")}, "ema is nan" + NOT_BELOW_ONE),
+        ({"label_smoothing": 1.0}, r"label_smoothing is 1\.0" + NOT_BELOW_ONE),
+        ({"weight_decay": -0.1}, r"weight_decay is -0\.1; it must be zero or a positive number\."),
+        ({"weight_decay": float("inf")}, "weight_decay is inf; it must be zero or a positive"),
+        ({"clip_norm": 0}, r"clip_norm is 0; it must be a positive number\."),
+        ({"clip_norm": -1.0}, r"clip_norm is -1\.0; it must be a positive number\."),
+        ({"accumulate": 0}, r"accumulate is 0; it must be a positive whole number\."),
+        ({"accumulate": 1.5}, r"accumulate is 1\.5; it must be a positive whole number\."),
+        ({"warm_up": 2}, r"warm_up is 2; it must lie between 0 and 1\."),
+        ({"schedule": "linear"}, r"schedule is 'linear'; choose one of cosine, constant\."),
+        ({"jit": "maybe"}, r"jit is 'maybe'; choose one of auto, on, off\."),
+        ({"on_nonfinite": "ignore"}, r"on_nonfinite is 'ignore'; choose one of raise, skip\."),
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_is_refused(options, words):
+    with pytest.raises(OptionError, match=words):
+        Recipe(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schedule", "cosine"), ("weight_decay", 0.1), ("clip_norm", 1.0), ("ema", 0.9)],
+)
+def test_a_setting_of_an_optimizer_by_name_is_refused_with_ones_own_optimizer(name, value):
+    optimizer = tf_keras.optimizers.SGD(0.1)
+    with pytest.raises(OptionError) as info:
+        Recipe(optimizer=optimizer, **{name: value})
+    assert str(info.value) == (
+        f"{name} is {value!r}, and the optimizer is your own SGD, which is used as it is.\n"
+        f"Give the optimizer by name, or leave {name} out and set it in the optimizer."
+    )
+    assert Recipe(**{name: value}) and Recipe(optimizer=optimizer)
