@@ -13,7 +13,8 @@ import streamkd
 PACKAGE = Path(streamkd.__file__).parent
 # In the order in which data flows; `version` and the names of `streamkd` itself are for everyone.
 ROOMS = (
-    *("public", "errors", "checks", "reports", "image_options", "keys", "disk", "progress"),
+    *("public", "errors", "checks", "differences", "reports"),
+    *("image_options", "keys", "disk", "progress"),
     *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
     *("stream", "losses", "runs", "training", "results", "cli"),
 )

@@ -272,7 +272,7 @@ def test_pixels(tmp_path, shape, interpolation):
             {"labels": [0, 0, 1, 1]},
             "Expected the lengths of `labels` to match",
             OptionError,
-            "one label an image",
+            "one label for each image",
         ),
         (
             {"class_names": ["class_0", "wrong_class"]},

@@ -65,10 +65,10 @@ def test_text_is_a_number_where_all_of_it_is(texts, expected, names):
     ("labels", "words"),
     [
         ([0, "cat"], r"numbers and names are mixed: 0 and 'cat'"),
-        ([0, -2], "a label -2; -1 stands for no label"),
-        ([0.5], "a label 0.5, which is neither a number nor a name"),
-        ([True], "a label True"),
-        ([[1]], r"a label \[1\]"),
+        ([0, -2], "the label -2; labels start at 0, and -1 is no label"),
+        ([0.5], "the label 0.5, which is neither a number nor a name"),
+        ([True], "the label True"),
+        ([[1]], r"the label \[1\]"),
     ],
     ids=["mixed", "negative", "fraction", "bool", "list"],
 )
@@ -106,7 +106,7 @@ def test_labels_are_read_from_a_file(tmp_path, text, expected):
 
 def test_labels_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "labels.json").write_text("[0, 1")
-    with pytest.raises(OptionError, match="no list in JSON"):
+    with pytest.raises(OptionError, match="are no JSON list"):
         read_labels(tmp_path / "labels.json")
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         read_labels(tmp_path / "nowhere")

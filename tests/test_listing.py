@@ -352,7 +352,7 @@ def test_class_names_that_do_not_fit_the_folders_are_refused(tmp_path, names, wo
         ({"validation_split": 1, "subset": "training", "seed": 1}, "validation_split is 1;"),
         (
             {"validation_split": 0.1, "subset": "validation", "seed": 1},
-            "there are 3 images, so that validation gets none",
+            "there are 3 images: validation gets none",
         ),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),

@@ -56,5 +56,5 @@ def test_images_without_a_label_are_a_group_of_their_own():
 
 def test_a_subset_without_images_is_refused():
     labels = np.arange(4, dtype=np.int32)
-    with pytest.raises(OptionError, match="there are 4 images, so that validation gets none"):
+    with pytest.raises(OptionError, match="there are 4 images: validation gets none"):
         both(labels, 0.5)

@@ -102,10 +102,13 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ({"teacher": "u"}, r"another teacher\.\n  now:   name = u\n  store: name = t\n"),
-            ({"codec": "float32"}, r"another codec\.\n  now:   float32\n  store: float16"),
+            (
+                {"teacher": "u"},
+                r'other teacher\.\n  now:   {"name": "u"}\n  store: {"name": "t"}\n',
+            ),
+            ({"codec": "float32"}, r'another codec\.\n  now:   "float32"\n  store: "float16"'),
             ({"batch_size": 5}, r"another batch_size\.\n  now:   5\n  store: 7"),
-            ({"image_size": (9, 8)}, r"another images\.\n  now:   image_size = \[9, 8\]"),
+            ({"image_size": (9, 8)}, r'another images\.\n  now:   {"image_size": \[9, 8\]}'),
         ],
     )
     def test_a_store_begun_with_something_else_is_refused(self, images, path, arguments, words):
@@ -119,7 +122,7 @@ class TestWriting:
             (lambda n: np.zeros((n, 3, 1), np.float32), r"float32\[7, 3, 1\], and must be"),
             (lambda n: np.zeros((n - 1, 3), np.float32), r"float32\[6, 3\]"),
             (lambda n: np.zeros((n, 3), np.int64), r"int64\[7, 3\]"),
-            (lambda n: np.zeros((n, 4), np.float32), "4 logits an image, and 3 classes"),
+            (lambda n: np.zeros((n, 4), np.float32), "image has 4 logits, and there are 3 classes"),
         ],
     )
     def test_answers_of_another_shape_are_refused(self, images, path, given, words):
@@ -181,12 +184,12 @@ def write_csv(path, images, header):
 
 REFUSALS = {
     "rows": (r"29 rows of logits and 30 keys", {"logits": np.zeros((29, 3), np.float32)}),
-    "columns": (r"4 logits an image, and 3 classes", {"logits": -np.ones((30, 4), np.float32)}),
+    "columns": (r"4 logits, and there are 3 classes", {"logits": -np.ones((30, 4), np.float32)}),
     "kind": (r"int64\[30, 3\], and must hold floating", {"logits": np.zeros((30, 3), int)}),
     "axes": (r"float32\[90\], and must hold", {"logits": np.zeros(90, np.float32)}),
     "sigmoid": (r"may be sigmoid outputs", {"logits": np.full((30, 3), 0.9)}),
     "output": (r"--teacher-output is 'p'; choose", {"output": "p"}),
-    "no keys": (r"which image each row .*\n.*--keys KEYS\.jsonl", {"keys": None}),
+    "no keys": (r"rows of logits have no keys.*\n.*--keys KEYS\.jsonl", {"keys": None}),
     "ending": (r"ends in '\.txt'; give one of \.npy", {"logits": "x.txt"}),
     "no file": (r"x\.npy cannot be read: No such file", {"logits": "x.npy"}),
     "no keys file": (r"--keys k cannot be read: No such file", {"keys": "k"}),

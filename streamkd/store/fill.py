@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-from streamkd.errors import StoreError
-from streamkd.manifest.class_names import shown
 from streamkd.progress import image_progress
 from streamkd.store.background_writer import BackgroundWriter
 from streamkd.store.reader import LogitStore
@@ -70,32 +67,3 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))
     return LogitStore(path)
-
-
-def check_same(path: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Refuses to go on with a store that was begun with something else.
-
-    Args:
-      path: of the store.
-      mine, theirs: what the rows depend on, by the names that a user knows.
-
-    Raises:
-      StoreError: names the first difference, with both sides.
-    """
-    for what, value in mine.items():
-        if value != theirs[what]:
-            raise StoreError(
-                f"The store {path} was begun with another {what}.\n"
-                f"{_both_sides(value, theirs[what])}"
-                "Give what it was begun with, or another path with `--out`."
-            )
-
-
-def _both_sides(mine: Any, theirs: Any) -> str:
-    """Returns two lines that show where two values differ."""
-    if isinstance(mine, list):
-        mine, theirs = shown(mine), shown(theirs)
-    if isinstance(mine, dict):
-        name = next(n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n))
-        mine, theirs = f"{name} = {mine.get(name)}", f"{name} = {theirs.get(name)}"
-    return f"  now:   {mine}\n  store: {theirs}\n"
