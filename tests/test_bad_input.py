@@ -209,8 +209,10 @@ def test_training_on_a_class_that_the_store_does_not_know(here, capsys):
         here,
         capsys,
         TRAIN,
-        r"^The class names of the images and of the store disagree\.\n  images: 'ant', 'cat', 'wasp'\n"
-        r"  the store: 'ant', 'bee', 'cat'\n  first of 1 unknown to the store: 'wasp'\nName the folders",
+        r"^The class names of the images and of the store disagree\.\n"
+        r"  images: 'ant', 'cat', 'wasp'\n"
+        r"  the store: 'ant', 'bee', 'cat'\n"
+        r"  first of 1 unknown to the store: 'wasp'\nName the folders",
     )
 
 

@@ -155,6 +155,13 @@ def test_what_is_no_class_map_is_refused(tmp_path, text, words):
         read_class_map(path)
 
 
+def test_a_class_map_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(
+        OptionError, match=r"The class map '.*' cannot be read: No such file.*\.\nGi"
+    ):
+        read_class_map(tmp_path / "nowhere")
+
+
 def test_a_class_map_comes_back_from_its_file(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps(MAP))
     assert read_class_map(tmp_path / "classes.json") == MAP == check_class_map(MAP)

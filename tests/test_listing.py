@@ -309,6 +309,25 @@ def test_what_is_neither_directory_nor_file_is_refused(tmp_path):
         scan(tmp_path / "pipe")
 
 
+def test_a_directory_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    draw(tmp_path, ["a/1.png"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(ImagesNotFoundError, match=r"cannot be read\.\n.*: `chmod u\+rx .*`\."):
+            scan(tmp_path)
+
+    def refused(path):
+        if path.endswith(b"/a"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", refused)
+    words = r"The folder '.*/a' cannot be listed: Permission denied\.\nGive yourself the right"
+    with pytest.raises(ImagesNotFoundError, match=words):
+        scan(tmp_path)
+
+
 def test_a_directory_without_images_is_refused(tmp_path):
     draw(tmp_path, ["a/notes.txt"])
     with pytest.raises(ImagesNotFoundError, match=r"no images in .*\(2 folders looked into\)"):
@@ -329,7 +348,7 @@ def test_images_without_class_folders_are_refused_with_the_way_out(tmp_path):
     ("names", "words"),
     [
         (["a", "c", "d"], r"first of 2 without a folder: 'c'"),
-        (["a", "b", "a"], r"class_names holds 'a' twice"),
+        (["a", "b", "a"], r"class_names holds 'a' twice\.\nName every class once\."),
     ],
     ids=["unknown", "twice"],
 )

@@ -19,9 +19,12 @@ from streamkd.errors import (
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
+from streamkd.stream.join import join
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach, teacher_setup
 from streamkd.teachers.teacher_pass import TeacherPass
+from streamkd.views.operation import ViewOperation
+from streamkd.views.views import Views
 
 # 30 images of `directory` in blocks of 7.
 NUM_BLOCKS = 5
@@ -110,6 +113,41 @@ def test_images_in_any_order_make_the_same_store(images, teacher, path, tmp_path
     shuffled = images.select(np.random.default_rng(0).permutation(len(images)))
     run(shuffled, teacher, tmp_path / "other.h5")
     assert path.read_bytes() == (tmp_path / "other.h5").read_bytes()
+
+
+class Projection:
+    """A teacher whose three logits depend on every pixel, whatever the number of channels."""
+
+    def __call__(self, pixels):
+        flat = np.reshape(pixels, (len(pixels), -1))
+        weights = np.random.default_rng(0).normal(size=(flat.shape[1], 3))
+        return (flat @ weights / 2000).astype(np.float32)
+
+
+VIEWS = {"crop": (0.35, 1.0), "flip": True, "color": 0.5, "erase": 0.4, "mixup": 0.8}
+
+
+@pytest.mark.filterwarnings("ignore:The teacher 'Projection' is right on")
+@pytest.mark.parametrize("cache", [None, "memory"])
+@pytest.mark.parametrize(("color_mode", "mode"), [("grayscale", "L"), ("rgba", "RGBA")])
+def test_grey_and_transparent_views_are_answered_and_replayed(tmp_path, color_mode, mode, cache):
+    for number in range(9):
+        (tmp_path / "i" / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+        file = tmp_path / "i" / "abc"[number % 3] / f"{number}.png"
+        helpers.draw_noise(file, (12 + number, 15), number, mode)
+    canonical = None if cache is None else (11, 13)
+    operation = ViewOperation("fade", 1, helpers.fade_to_noise)
+    views = Views(2, **VIEWS, canonical_size=canonical, operation=operation)
+    images = scan(tmp_path / "i")
+    options = {"color_mode": color_mode, "codec": "float32", "views": views}
+    store = run(images, Projection(), tmp_path / "s.h5", **options)
+    stream = join(images, store, batch_size=4, operation=operation, cache=cache)
+    for pixels, targets, _ in stream.dataset(0, stream.end_of_epoch(2)):
+        assert pixels.shape[1:] == (8, 8, 1 if mode == "L" else 4)
+        answers = Projection()(pixels.numpy())
+        np.testing.assert_allclose(answers, targets["teacher_logits"], rtol=0, atol=2e-5)
+    plain, drawn = (store.gather(3 * np.arange(9) + view) for view in (0, 1))
+    assert np.abs(plain - drawn).max() > 0.01
 
 
 # Classes and labels.

@@ -131,11 +131,17 @@ def test_the_share_of_a_cutmix_is_the_area_that_is_left():
     ("arguments", "words"),
     [
         ({"count": -1}, "--views is -1"),
-        ({"count": 2, "crop": (0, 1)}, r"--crop is 0 1; give the smallest"),
+        (
+            {"count": 2, "crop": (0, 1)},
+            r"--crop is 0 1; give the smallest and the largest fraction",
+        ),
         ({"count": 2, "crop": (0.8, 0.3)}, r"--crop is 0\.8 0\.3"),
         ({"count": 2, "color": 1.5}, r"--color is 1\.5; it must lie in 0 to 1"),
+        ({"count": 2, "erase": -0.1}, r"--erase is -0\.1; it must lie in 0 to 1"),
         ({"count": 2, "mixup": -1}, "--mixup is -1"),
-        ({"count": 0, "flip": True}, r"no views to be .*\nAdd `--views 8`"),
+        ({"count": 2, "cutmix": 100}, "--cutmix is 100; it must lie in 0 to 100"),
+        ({"count": 2, "seed": -1}, "the seed of the views is -1; it must be 0 to 4294967295"),
+        ({"count": 0, "flip": True}, r"no views to crop, change or mix\.\nAdd `--views 8`"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, words):

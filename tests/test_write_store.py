@@ -189,6 +189,10 @@ REFUSALS = {
     "axes": (r"float32\[90\], and must hold", {"logits": np.zeros(90, np.float32)}),
     "sigmoid": (r"may be sigmoid outputs", {"logits": np.full((30, 3), 0.9)}),
     "output": (r"--teacher-output is 'p'; choose", {"output": "p"}),
+    "one class": (
+        r"float32\[30, 1\].*\n.*at least two classes",
+        {"logits": -np.ones((30, 1), "f4")},
+    ),
     "no keys": (r"rows of logits have no keys.*\n.*--keys KEYS\.jsonl", {"keys": None}),
     "ending": (r"ends in '\.txt'; give one of \.npy", {"logits": "x.txt"}),
     "no file": (r"x\.npy cannot be read: No such file", {"logits": "x.npy"}),
@@ -254,6 +258,28 @@ class TestImport:
         import_logits(logits, tmp_path / "k.jsonl", images, path, progress=False)
         assert open_store(path).keys == images.keys.take(images.keys.sort_order())
 
+    def test_the_teacher_has_the_name_that_is_given(self, images, path):
+        keys = images.keys.tolist()
+        store = import_logits(logits_of(images), keys, images, path, teacher="t", progress=False)
+        assert store.header.teacher == {"name": "t", "output": "logits"}
+
+    def test_of_several_arrays_one_must_be_named_logits(self, images, tmp_path, path):
+        np.savez(tmp_path / "l.npz", first=logits_of(images), second=logits_of(images))
+        words = r"l\.npz cannot be read: it has the arrays first, second, and none is named logits"
+        with pytest.raises(OptionError, match=words):
+            import_logits(tmp_path / "l.npz", images.keys.tolist(), images, path, progress=False)
+
+    def test_folders_that_the_teacher_does_not_know_can_be_left_out(self, images, path):
+        # The teacher knows no cats: they are dropped from the images and from its logits.
+        known = images.select(np.flatnonzero(images.labels != 2))
+        names = images.class_names[:2]
+        kept = scan(os.fsdecode(images.root), class_names=names)
+        options = {"class_names": names, "progress": False}
+        import_logits(logits_of(known)[:, :2], known.keys.tolist(), kept, path, **options)
+        store = open_store(path)
+        assert store.class_names == names and store.num_images == len(known) == 20
+        assert store.summary["teacher_accuracy"] == 1.0
+
     def test_images_without_logits_are_left_out(self, images, tmp_path, path):
         keys = write_keys(tmp_path / "k.jsonl", images.keys.take(range(20)))
         logits = logits_of(images)[:20]
@@ -314,7 +340,7 @@ class TestImport:
             progress=False,
         )
         assert open_store(path).summary["teacher_accuracy"] == 1.0
-        with pytest.raises(ClassNamesError):
+        with pytest.raises(ClassNamesError, match="first of 1 unknown to the teacher: 'cat'"):
             import_logits(
                 logits_of(images),
                 images.keys.tolist(),

@@ -173,14 +173,14 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     number, count = shard
     if not 1 <= number <= count:
         raise OptionError(
-            f"--shard is {number}/{count}; the parts of a pass are numbered from 1 to {count}.\n"
+            f"--shard is {number}/{count}; the parts of a pass are counted from 1 to {count}.\n"
             f"Give one of them, such as --shard 1/{max(count, 1)}."
         )
     num_blocks = -(-len(images) // images_per_block)
     if count > num_blocks:
         raise OptionError(
             f"--shard is {number}/{count}, and {len(images):,} images are {num_blocks:,} blocks of "
-            f"{images_per_block}: some parts would be empty.\n"
+            f"{images_per_block}, so that some parts would be empty.\n"
             f"Divide the pass into at most {num_blocks:,} parts, or give a smaller --batch-size."
         )
     first = (number - 1) * num_blocks // count * images_per_block
