@@ -1,4 +1,4 @@
-"""The zoo of bad and odd files under both policies, and images that go bad while they are used."""
+"""The zoo of bad and odd files under both policies, and images that go bad after teaching."""
 
 import json
 import os
@@ -48,7 +48,7 @@ SKIPPED = pytest.mark.filterwarnings("ignore:.*images cannot be decoded and have
 
 
 def corners(pixels):
-    """A teacher that says what is shown where: the colours of all four corners."""
+    """A teacher whose logits are the colours of all four corners."""
     pixels = np.asarray(pixels, np.float32)
     return pixels[:, [2, 2, -3, -3], [2, -3, 2, -3]].reshape(len(pixels), 12)
 
@@ -61,7 +61,7 @@ def answer(images, path, on_bad="skip", **arguments):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """The zoo without classes, what is expected of it, and its store."""
+    """The zoo without classes, the outcome of each key, and its store."""
     root = tmp_path_factory.mktemp("zoo")
     images, expected = zoo.draw(root / "images")
     images = type(images)(images.root, images.keys, np.full(len(images), -1, np.int32), None)
@@ -82,15 +82,15 @@ def test_the_zoo_is_large(drawn):
 def test_checking_finds_every_bad_file_and_its_reason_and_no_other(drawn):
     images, expected, _ = drawn
     report = check_images(images, progress=False)
-    found = {(e["key"], e.get("key_base64")): e["reason"] for e in report.bad}
+    reasons = {(e["key"], e.get("key_base64")): e["reason"] for e in report.bad}
     for key, outcome in expected.items():
         fields = key_fields(key)
-        reason = found.pop((fields["key"], fields.get("key_base64")), None)
+        reason = reasons.pop((fields["key"], fields.get("key_base64")), None)
         if isinstance(outcome, str):
             assert reason is not None and re.search(outcome, reason), (key, reason)
         else:
             assert reason is None, (key, reason)
-    assert not found
+    assert not reasons
     assert report.formats["tiff"] >= 8 and report.formats["avif"] >= 1
 
 
@@ -104,9 +104,9 @@ def test_the_teacher_is_shown_what_is_good_and_the_rest_is_refused(drawn):
         shown = corners(expected[key][None])[0]
         np.testing.assert_allclose(logits, shown, atol=6, err_msg=str(key))
     assert (store.done_of(np.arange(len(images))) == REFUSED).sum() == len(refused)
-    # What is stored is the digest of the file itself, also where Pillow decoded it.
-    contents, _ = digest_files([os.path.join(images.root, key) for key in good])
-    assert np.array_equal(store.content_of(rows), contents)
+    # The store keeps the digest of the file itself, also of a file that Pillow decoded.
+    digests, _ = digest_files([os.path.join(images.root, key) for key in good])
+    assert np.array_equal(store.content_of(rows), digests)
     assert kd.verify(store.path, progress=False).sound
 
 
@@ -168,7 +168,7 @@ def test_every_bad_file_ends_a_stream_by_its_name(drawn):
             )
 
 
-def test_a_stream_that_skips_goes_on_without_the_bad_ones(drawn):
+def test_a_stream_that_skips_gives_bad_images_no_weight(drawn):
     images, expected, _ = drawn
     arguments = {"image_size": SIZE, "batch_size": 15, "seed": 3, "on_bad": "skip"}
     stream = join(labelled(images), None, **arguments)
@@ -284,7 +284,7 @@ VIEWS = {"plain": Views(0), "mixed": Views(2, crop=(0.4, 1.0), mixup=1.0)}
 
 
 @pytest.mark.parametrize("kind", list(VIEWS))
-def test_what_went_bad_since_has_no_weight_and_the_rest_is_as_before(tmp_path, kind):
+def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_path, kind):
     images = draw_noisy(tmp_path / "i", one_size=True)
     store = answers(images, tmp_path / "s.h5", VIEWS[kind])
     sound = list(join(images, store, batch_size=4, seed=1).dataset(0, 24))
@@ -336,7 +336,7 @@ def test_the_partner_of_a_refused_image_is_answered_unmixed_and_replayed(tmp_pat
 @SKIPPED
 @pytest.mark.slow
 @pytest.mark.parametrize("views", [Views(0), Views(1, mixup=1.0)], ids=["plain", "mixed"])
-def test_a_pass_that_skips_and_was_cut_goes_on_to_the_same_bytes(tmp_path, views):
+def test_a_pass_that_skips_and_was_cut_resumes_to_the_same_bytes(tmp_path, views):
     images = draw_noisy(tmp_path / "i", one_size=False)
     spoil(tmp_path / "i", "03", "truncated")
     spoil(tmp_path / "i", "17", "truncated")

@@ -58,7 +58,7 @@ def test_an_image_size_that_is_no_pair_of_pixels_is_refused(size):
     ],
     ids=["colour", "interpolation", "both"],
 )
-def test_options_that_cannot_be_are_refused(arguments, words):
+def test_values_that_are_no_options_are_refused(arguments, words):
     with pytest.raises(OptionError, match=words):
         ImageOptions(image_size=(4, 4), **arguments)
 
@@ -86,7 +86,7 @@ def test_a_fraction_outside_0_to_1_is_refused(value):
         check_fraction("label_weight", value)
 
 
-def test_what_fits_passes():
+def test_values_that_fit_pass():
     check_positive("temperature", 0.1)
     check_fraction("label_weight", 0)
     check_fraction("label_weight", 1)

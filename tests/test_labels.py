@@ -72,7 +72,7 @@ def test_text_is_a_number_where_all_of_it_is(texts, expected, names):
     ],
     ids=["mixed", "negative", "fraction", "bool", "list"],
 )
-def test_what_is_no_label_is_refused(labels, words):
+def test_values_that_are_no_labels_are_refused(labels, words):
     with pytest.raises(ValueError, match=words):
         number_labels(labels)
 
@@ -130,7 +130,7 @@ def test_class_names_order_and_select_the_classes_of_a_map():
         map_folders(["n1"], MAP, ["dog", "dog"])
 
 
-def test_a_folder_without_a_class_is_refused_with_what_to_add():
+def test_a_folder_without_a_class_is_refused_with_the_entry_to_add():
     with pytest.raises(ClassNamesError, match="first of 2 without a class: 'n5'") as refusal:
         map_folders(["n1", "n5", "n6"], MAP, None)
     assert '{"n5": null}' in str(refusal.value)
@@ -148,7 +148,7 @@ def test_a_folder_without_a_class_is_refused_with_what_to_add():
     ],
     ids=["number", "no name", "empty", "list", "twice", "cut"],
 )
-def test_what_is_no_class_map_is_refused(tmp_path, text, words):
+def test_a_file_without_a_class_map_is_refused(tmp_path, text, words):
     path = tmp_path / "classes.json"
     path.write_text(text)
     with pytest.raises(OptionError, match=words):

@@ -322,7 +322,7 @@ def test_quoted_cells_may_hold_commas_and_lines(tmp_path):
         *["mixed", "cut", "surrogate"],
     ],
 )
-def test_a_table_that_cannot_be_is_refused(tmp_path, text, words):
+def test_a_faulty_table_is_refused(tmp_path, text, words):
     path = table(tmp_path, text, "metadata.jsonl" if text.startswith("{") else "metadata.csv")
     with pytest.raises(ImagesNotFoundError, match=words) as refusal:
         scan(path)
@@ -337,6 +337,6 @@ def test_a_table_that_cannot_be_is_refused(tmp_path, text, words):
     ],
     ids=["labels", "class map"],
 )
-def test_what_is_about_folders_is_refused_beside_a_table(tmp_path, arguments, words):
+def test_arguments_about_folders_are_refused_for_a_table(tmp_path, arguments, words):
     with pytest.raises(OptionError, match=words):
         scan(table(tmp_path, CSV), **arguments)

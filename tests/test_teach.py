@@ -1,4 +1,4 @@
-"""The teacher pass: what the store holds afterwards, what is refused, and going on after a stop."""
+"""The teacher pass: the rows of its store, refusals, and resuming after a stop."""
 
 import os
 from unittest import mock
@@ -155,9 +155,9 @@ def test_grey_and_transparent_views_are_answered_and_replayed(tmp_path, color_mo
 
 def test_the_teachers_accuracy_is_that_on_the_labelled_images(images, path):
     def half_wrong(pixels):
-        found = helpers.pixel_numbers(pixels)
-        classes = np.where(found[:, 0] < 12, (found[:, 1] + 1) % 3, found[:, 1])
-        return helpers.encoded_logits(found[:, 0], classes, 3)
+        numbers, classes = helpers.pixel_numbers(pixels).T
+        answers = np.where(numbers < 12, (classes + 1) % 3, classes)
+        return helpers.encoded_logits(numbers, answers, 3)
 
     store = run(images, half_wrong, path)
     assert store.summary["teacher_accuracy"] == 18 / 30
@@ -170,9 +170,9 @@ def test_a_teacher_at_chance_is_warned_of(tmp_path, path, num_wrong, warns, num_
     counts = {"a": 20, "b": 20} if num_classes == 2 else {"a": 10, "b": 10, "c": 10}
 
     def answer(pixels):
-        found = helpers.pixel_numbers(pixels)
-        classes = np.where(found[:, 0] < num_wrong, (found[:, 1] + 1) % num_classes, found[:, 1])
-        return helpers.encoded_logits(found[:, 0], classes, num_classes)
+        numbers, classes = helpers.pixel_numbers(pixels).T
+        answers = np.where(numbers < num_wrong, (classes + 1) % num_classes, classes)
+        return helpers.encoded_logits(numbers, answers, num_classes)
 
     run(scan(helpers.draw_directory(tmp_path / "images", counts)), answer, path)
     messages = [str(warning.message) for warning in recwarn]
@@ -192,9 +192,9 @@ def test_the_accuracy_over_images_without_labels_is_unknown(directory, teacher, 
 )
 def test_class_names_say_in_which_order_the_teacher_answers(images, path, classes):
     def answer(pixels):
-        found = helpers.pixel_numbers(pixels)
-        numbers = np.array([classes.index(name) for name in images.class_names])
-        return helpers.encoded_logits(found[:, 0], numbers[found[:, 1]], len(classes))
+        numbers, labels = helpers.pixel_numbers(pixels).T
+        outputs = np.array([classes.index(name) for name in images.class_names])
+        return helpers.encoded_logits(numbers, outputs[labels], len(classes))
 
     store = run(images, answer, path, class_names=classes)
     assert store.class_names == classes
@@ -232,13 +232,13 @@ def test_probabilities_are_kept_as_their_logarithms(images, path):
         return logits / logits.sum(axis=1, keepdims=True)
 
     store = run(images, softmax, path, codec="float32")
-    found = np.exp(all_rows(store))
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    probabilities = np.exp(all_rows(store))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert store.header.teacher["output"] == "probabilities"
-    assert found.argmax(axis=1).tolist() == images.labels.tolist()
+    assert probabilities.argmax(axis=1).tolist() == images.labels.tolist()
 
 
-# What is asked for.
+# Arguments.
 
 
 @pytest.mark.parametrize(
@@ -268,11 +268,11 @@ def test_a_model_is_shown_the_size_it_needs(images, path):
         run(images, model, path, image_size=None, color_mode="grayscale")
 
 
-# Going on.
+# Resuming.
 
 
 @pytest.mark.parametrize("num_done", [0, 1, NUM_BLOCKS - 1])
-def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, num_done):
+def test_a_pass_that_was_cut_resumes_to_the_same_bytes(images, path, tmp_path, num_done):
     run(images, helpers.EncodingTeacher(), tmp_path / "uncut.h5")
     if num_done:
         with pytest.raises(helpers.TeacherFailedError):
@@ -284,12 +284,12 @@ def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, n
     assert not store.finished and store.rows_done == min(7 * num_done, 30)
     teacher = helpers.EncodingTeacher()
     assert run(images, teacher, path).finished
-    # Where a block is done, its images are asked for again, to see that the teacher is the same.
+    # One block that is done is asked for again, to see that the teacher is the same.
     assert teacher.num_calls == NUM_BLOCKS - num_done + (num_done > 0)
     assert path.read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
-def test_where_others_have_answered_the_first_block_the_rest_is_asked_for(images, path):
+def test_a_block_that_another_process_has_written_is_not_asked_for(images, path):
     answered = []
 
     def of_the_second_block(_, answers, **__):
@@ -321,7 +321,7 @@ def test_a_finished_store_is_returned_after_one_block_and_without_writing(images
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_teacher_of_the_same_name_that_answers_otherwise_is_refused(images, path, finished):
+def test_a_teacher_of_the_same_name_with_other_answers_is_refused(images, path, finished):
     def answer(pixels):
         return helpers.EncodingTeacher()(pixels)
 
@@ -359,9 +359,9 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("what", list(OTHER))
-def test_a_store_begun_with_something_else_is_refused(images, store, path, what):
-    changes, words = OTHER[what]
+@pytest.mark.parametrize("setting", list(OTHER))
+def test_a_store_begun_with_another_setting_is_refused(images, store, path, setting):
+    changes, words = OTHER[setting]
     changes = dict(changes)
     before = path.read_bytes()
     options = {
@@ -374,6 +374,7 @@ def test_a_store_begun_with_something_else_is_refused(images, store, path, what)
         run(images, teacher, path, **changes)
     assert "another path with `--out`" in str(refusal.value)
     assert path.read_bytes() == before
+    assert teacher.output_kind == options["output"], "a refusal changes no teacher"
 
 
 def test_an_unfinished_store_of_another_teacher_is_refused(images, path):
@@ -408,12 +409,12 @@ def test_an_unfinished_store_of_other_images_is_refused_with_both_sides(
         (directory / "ant" / "00000.png").unlink()
     elif kind == "renamed":
         (directory / "ant" / "00000.png").rename(directory / "ant" / "x.png")
-    found = scan(directory)
+    changed = scan(directory)
     with pytest.raises(OtherImagesError, match="was written for other images") as refusal:
-        run(found, helpers.EncodingTeacher(fail_at=1), path)
+        run(changed, helpers.EncodingTeacher(fail_at=1), path)
     text = str(refusal.value)
     assert words[kind] in text
-    assert f"({len(found)} images, fingerprint {found.fingerprint[:8]})" in text
+    assert f"({len(changed)} images, fingerprint {changed.fingerprint[:8]})" in text
     assert f"(30 images, fingerprint {images.fingerprint[:8]})" in text
 
 
@@ -448,7 +449,7 @@ def test_a_bad_image_in_the_first_block_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("kind", ["empty", "gone"])
-def test_a_bad_image_later_on_is_named_and_what_was_done_is_kept(
+def test_a_bad_image_in_a_later_block_is_named_and_earlier_blocks_are_kept(
     images, teacher, directory, path, kind
 ):
     bad = directory / "cat" / "00022.png"
@@ -497,8 +498,8 @@ def test_names_that_are_no_utf8_are_taught(directory, teacher, path):
     for number, name in enumerate([b"\xff.png", "\U0001f600.png".encode()]):
         helpers.draw_image(os.path.join(os.fsencode(directory / "bee"), name), 100 + number, 1)
     store = run(scan(directory), teacher, path)
-    found = store.images_of_keys(scan(directory).keys)
-    numbers = helpers.encoded_numbers(store.gather(found))[:, 0].tolist()
+    rows = store.images_of_keys(scan(directory).keys)
+    numbers = helpers.encoded_numbers(store.gather(rows))[:, 0].tolist()
     assert sorted(numbers) == [*range(30), 100, 101]
     assert numbers[list(scan(directory).keys).index(b"bee/\xff.png")] == 100
 

@@ -1,4 +1,4 @@
-"""Stores written from outside: without TensorFlow, with logits from a file, and what is refused."""
+"""Stores written from outside: without TensorFlow, with logits from a file, and refusals."""
 
 import io
 import json
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_deltas import assert_joined
+from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
 from streamkd.errors import (
@@ -154,7 +155,7 @@ class TestWriting:
     def test_it_runs_without_tensorflow(self, directory, path):
         pytest.importorskip("farmhash")
         command = [sys.executable, "-c", WITHOUT_TENSORFLOW, EXAMPLE, directory, path]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
         assert run.returncode == 0, run.stderr
         assert "30 images, 3 classes" in run.stdout
         assert kd.verify(path, images=scan(directory), progress=False).sound
@@ -164,7 +165,7 @@ class TestWriting:
             "sys.argv =", 'sys.modules["farmhash"] = None; sys.argv ='
         )
         command = [sys.executable, "-c", code, EXAMPLE, directory, path]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
         assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in run.stderr
         assert "`pip install pyfarmhash`" in run.stderr and not path.exists()
 
@@ -288,7 +289,7 @@ class TestImport:
         assert_joined(images.select(slice(0, 20)), path)
 
     @pytest.mark.parametrize("case", list(REFUSALS))
-    def test_what_does_not_fit_is_refused(self, images, tmp_path, path, case):
+    def test_arguments_that_do_not_fit_are_refused(self, images, tmp_path, path, case):
         words, changes = REFUSALS[case]
         keys = images.keys.tolist()
         values = {"logits": logits_of(images), "keys": keys, **changes}

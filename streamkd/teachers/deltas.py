@@ -46,7 +46,7 @@ def teach_changes(
 
     Raises:
       OtherImagesError: the store has none of the images.
-      StreamkdError: what does not fit; nothing that was written is lost.
+      StreamkdError: setup, images and store do not fit; nothing that was written is lost.
     """
     store = open_store(path)
     base = flatten([store])[0]

@@ -33,7 +33,7 @@ def load_teacher(
       source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
         float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, or a
         `Teacher`, which is returned as it is.
-      preprocess: name of what is done to pixels (0 to 255) first; see
+      preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
         judge by the first of them.

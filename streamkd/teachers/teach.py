@@ -87,7 +87,7 @@ def teach(
       The finished store, with its deltas, open for reading.
 
     Raises:
-      StreamkdError: what does not fit; nothing that was written is lost.
+      StreamkdError: setup, images and store do not fit; nothing that was written is lost.
     """
     check_choice("on_bad", on_bad, ON_BAD)
     skip_bad = on_bad == "skip"

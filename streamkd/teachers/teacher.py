@@ -30,7 +30,7 @@ class Teacher:
     Attributes:
       name: its name in the store and in messages.
       output_kind: one of `models.output_kind.KINDS`, or 'auto' until the first answers are judged.
-      preprocess: name of what is done to pixels first; see `streamkd.models.preprocessing`.
+      preprocess: name of the pixels' preprocessing; see `streamkd.models.preprocessing`.
       removed: the activation that was taken off the model's end, or None.
       num_outputs: number of outputs; None where it is not known before the first answer.
       image_size: (height, width) that the model needs; None for any size.

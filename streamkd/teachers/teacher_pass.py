@@ -138,7 +138,7 @@ class TeacherPass:
         """Creates or resumes the store, fills it, finishes it, and returns it.
 
         Raises:
-          StreamkdError: what does not fit; nothing that was written is lost.
+          StreamkdError: setup, images and store do not fit; nothing that was written is lost.
         """
         answers = self.answers
         if not os.path.exists(self.path):
