@@ -8,7 +8,7 @@ for block in rendered_blocks(images, Blocks(len(images), 64), drawn, options):
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,21 +96,11 @@ def rendered_blocks(
     )
     dataset = read_pipeline(
         tf.data.Dataset.range(len(blocks)),
-        lambda number: python_call(reader.read, [number], reader.spec),
+        reader.fetch,
         functools.partial(_render, views=drawn.views, options=options),
-        rescue=_rescue(reader) if skip_bad else None,
+        rescue=reader.rescue if skip_bad else None,
     )
     return CollectableDataset(dataset)
-
-
-def _rescue(reader: _BlockReader) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    """Returns a graph function that leaves the undecodable files of a block out."""
-
-    def rescue(block: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        arrays = [block[name] for name in reader.spec]
-        return python_call(reader.leave_out_undecodable, arrays, reader.spec)
-
-    return rescue
 
 
 def _render(block: dict[str, tf.Tensor], views: Views, options: ImageOptions) -> Block:
@@ -137,7 +127,7 @@ def _render(block: dict[str, tf.Tensor], views: Views, options: ImageOptions) ->
 
 
 class _BlockReader:
-    """Reads the files of a block and draws its views, as arrays by name; in NumPy.
+    """Reads the files of a block and draws its views: in Python, called from the graph.
 
     Attributes:
       spec: dtype and shape of each array: the fields of `Files`, the parameters of the views, and
@@ -161,7 +151,16 @@ class _BlockReader:
             of_partners = {**FILES_SPEC, **_parameter_spec(drawn.views)}
             self.spec |= {PARTNER + name: tensor for name, tensor in of_partners.items()}
 
-    def read(self, number: int) -> dict[str, Any]:
+    def fetch(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the tensors of the block with this number, int64."""
+        return python_call(self._read, [number], self.spec)
+
+    def rescue(self, block: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the tensors of a block with black pixels for files that cannot be decoded."""
+        arrays = [block[name] for name in self.spec]
+        return python_call(self._leave_out_undecodable, arrays, self.spec)
+
+    def _read(self, number: int) -> dict[str, Any]:
         """Returns the arrays of one block."""
         images = self._blocks[number]
         block = {**self._read_files(images)._asdict(), **self._drawn.of_images(images)}
@@ -171,11 +170,11 @@ class _BlockReader:
             block |= {PARTNER + name: array for name, array in partners.items()}
         return self._without_bad_partners(block)
 
-    def leave_out_undecodable(self, *arrays: np.ndarray) -> dict[str, Any]:
-        """Returns the arrays of a block with black pixels for files that cannot be decoded.
+    def _leave_out_undecodable(self, *arrays: np.ndarray) -> dict[str, Any]:
+        """Returns the arrays of a block without the files that TensorFlow cannot decode.
 
         Args:
-          arrays: those of `spec`, as `read` returned them.
+          arrays: the arrays that `_read` returned, in the order of `spec`.
         """
         block: dict[str, Any] = dict(zip(self.spec, arrays, strict=True))
         for prefix in ("", PARTNER) if self._drawn.views.mixes else ("",):
