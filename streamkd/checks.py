@@ -1,4 +1,8 @@
-"""Checks of single arguments: each refuses a value that it does not take, by its name."""
+"""Checks of single arguments: each refuses a value that does not fit, with the argument's name.
+
+check_count("--batch-size", batch_size)
+check_choice("on_bad", on_bad, ("raise", "skip"))
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that travel: checked once, saved in the store, the run and the export.
+"""How bytes become pixels, as options: checked once, saved in the store, the run and the export.
 
     options = ImageOptions(image_size=(160, 160), interpolation="bilinear")
     ImageOptions.from_dict(options.to_dict()) == options
@@ -16,6 +16,7 @@ from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError
 from streamkd.public import public
 
+# Channels of each colour mode.
 COLOR_CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
 INTERPOLATIONS = (
     "bilinear",
@@ -27,17 +28,17 @@ INTERPOLATIONS = (
     "gaussian",
     "mitchellcubic",
 )
-# As `tf.image.resize` says of its own antialiasing.
+# Interpolations for which `tf.image.resize` has no antialiasing.
 WITHOUT_ANTIALIASING = ("nearest", "area")
-# Another way to decode gets another name: a store keeps it, and the student repeats it.
+# Ways to decode. Another way needs another name: a store keeps it, and the student repeats it.
 DECODES = ("exact", "scaled")
-# What becomes of a file that cannot be decoded.
+# Ways to treat a file that cannot be decoded.
 ON_BAD = ("raise", "skip")
-# An image of more is never decoded, unless asked for. From here on Pillow warns of a decompression
-# bomb: a quarter of a gigabyte at 3 bytes a pixel.
+# Default of the largest image that is decoded, in pixels: a quarter of a gigabyte at 3 bytes a
+# pixel. Above that Pillow warns of a decompression bomb.
 MAX_PIXELS = 1024**3 // 4 // 3
-# The decoder is part of a store's view specification: another one gives other pixels
-# (TensorFlow's default and Pillow's differ by up to 5 levels in a JPEG).
+# Name of the decoder in a store's header. Another decoder gives other pixels: TensorFlow's default
+# and Pillow differ by up to 5 levels in a JPEG.
 DECODER = "tf.io.decode_image"
 
 
@@ -50,16 +51,16 @@ class ImageOptions:
       image_size: height and width in pixels.
       color_mode: 'grayscale' (1 channel), 'rgb' (3) or 'rgba' (4).
       interpolation: how pixels are resampled, as in `tf.image.resize`.
-      crop_to_aspect_ratio: take the largest central window of the target's shape.
+      crop_to_aspect_ratio: keep the largest central window of the target's shape.
       pad_to_aspect_ratio: add black borders to reach the target's shape.
-      max_pixels: a file of more pixels is refused by its header and counts as bad. It changes no
-        pixel, and is neither saved nor compared.
+      max_pixels: largest number of pixels of an image; a file with more is refused by its header
+        and counts as bad. The limit changes no pixel, and is neither saved nor compared.
       decode: 'exact' decodes every file at its full size and resizes as Keras does, without
         antialiasing. 'scaled' decodes large JPEG files at 1/2, 1/4 or 1/8 and resizes with
         antialiasing; see `pixels/scaled_decode.py`.
 
     Raises:
-      OptionError: a value that is none of these, or two that exclude each other.
+      OptionError: a value that is none of these, or two options that exclude each other.
     """
 
     image_size: tuple[int, int]
@@ -96,6 +97,7 @@ class ImageOptions:
 
     @property
     def num_channels(self) -> int:
+        """Channels of one image."""
         return COLOR_CHANNELS[self.color_mode]
 
     @property
@@ -106,7 +108,7 @@ class ImageOptions:
     def to_dict(self) -> dict[str, Any]:
         """Returns the image specification as a store keeps it.
 
-        Exact decoding is not mentioned: the stores from before there was a choice say the same.
+        Exact decoding is left out, as in stores from before there was a choice.
         """
         values = {**dataclasses.asdict(self), "image_size": list(self.image_size)}
         del values["max_pixels"]
@@ -116,14 +118,13 @@ class ImageOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImageOptions:
-        """Returns the options saved by `to_dict`; an unknown field is refused by name."""
+        """Returns the options of a specification; an unknown field is refused by name."""
         known = {field.name for field in dataclasses.fields(cls) if field.compare}
         unknown = sorted(set(values) - known)
         if unknown:
             raise OptionError(
-                f"The image specification has a field that this version does not know: "
-                f"{unknown[0]!r}. It was written by a newer streamkd; upgrade with "
-                "`pip install --upgrade streamkd`."
+                f"The image specification has an unknown field, {unknown[0]!r}, of a newer "
+                "streamkd.\nUpgrade with `pip install --upgrade streamkd`."
             )
         return cls(**{**values, "image_size": tuple(values["image_size"])})
 

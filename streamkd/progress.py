@@ -1,4 +1,8 @@
-"""Progress of long work on standard error: images done, images per second, time left."""
+"""Progress bars on standard error: images done, images per second, time left.
+
+with image_progress(len(images), 0, "checking") as bar:
+    bar.update(1)
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,21 @@ from typing import Any
 from tqdm import tqdm
 
 
-def image_progress(total: int | None, done: int, what: str, shown: bool = True) -> Any:
+def image_progress(total: int | None, done: int, activity: str, shown: bool = True) -> Any:
     """Returns a progress bar that counts images; `bar.update(num_images)` moves it.
 
     Args:
-      total: number of images in all, or None where it is not known yet.
-      done: number of images done by an earlier run.
-      what: one word that says what is going on.
+      total: number of images in all, or None while it is not known.
+      done: number of images that an earlier run has done.
+      activity: one word for the bar, such as 'teaching'.
       shown: False for a bar that shows nothing.
     """
-    # A log file gets a line every ten seconds, a terminal ten a second.
+    # Seconds between two lines: few in a log file, many on a terminal.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(
         total=total,
         initial=done,
-        desc=what,
+        desc=activity,
         unit=" images",
         unit_scale=True,
         mininterval=interval,

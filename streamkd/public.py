@@ -1,4 +1,8 @@
-"""What a user imports belongs to `streamkd`, wherever in the package it is defined."""
+"""Names that a user imports belong to `streamkd`, in whichever module they are defined.
+
+@public
+class Manifest: ...               # Manifest.__module__ == "streamkd"
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ Named = TypeVar("Named")
 def public(value: Named) -> Named:
     """Marks a class or function as one of `streamkd`'s own names.
 
-    Tracebacks, reprs and pickles then say `streamkd.Manifest`, which is what a user types, and
-    modules can be moved without breaking a pickle.
+    Tracebacks, reprs and pickles then say `streamkd.Manifest`, as a user types it, and a module can
+    be moved without breaking a pickle.
     """
     value.__module__ = "streamkd"
     return value

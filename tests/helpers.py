@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The class's own logit stands this far above all that the number can make of a logit.
+# Height of the class's own logit above every logit that a number alone can make.
 CLASS_MARGIN = 16.0
 
 
@@ -49,10 +49,10 @@ def draw_image(
 def draw_directory(
     root: Path, counts: dict[str, int], size: tuple[int, int] = (8, 8), first: int = 0
 ) -> Path:
-    """Writes one folder a class and returns `root`; the images are numbered through from `first`.
+    """Writes one folder a class and returns `root`; the images are numbered from `first`.
 
     Args:
-      root: made if it is not there.
+      root: the directory, which is made if it does not exist.
       counts: number of images of each class, in the order of the class numbers.
       size: height and width in pixels.
       first: number of the first image; file names hold the numbers.
@@ -129,17 +129,17 @@ class EncodingTeacher:
         self.num_calls += 1
         if self.num_calls == self.fail_at:
             raise TeacherFailedError(f"asked for the {self.num_calls}. time")
-        found = pixel_numbers(images)
-        return encoded_logits(found[:, 0], found[:, 1], self.num_classes)
+        numbers, classes = pixel_numbers(images).T
+        return encoded_logits(numbers, classes, self.num_classes)
 
 
 class TeacherFailedError(RuntimeError):
-    """What `EncodingTeacher` raises when it is told to fail."""
+    """The error of an `EncodingTeacher` that is told to fail."""
 
 
 @contextlib.contextmanager
 def stopped_once_created() -> Iterator[None]:
-    """Within it a pass ends by `TeacherFailedError` when its store is there, without an answer."""
+    """Within it, a pass ends by `TeacherFailedError` once its store exists, without an answer."""
     with (
         mock.patch("streamkd.teachers.teacher_pass.fill_store", side_effect=TeacherFailedError),
         pytest.raises(TeacherFailedError),

@@ -1,4 +1,4 @@
-"""Code of the user's that asks tensors is rewritten by AutoGraph, as under `fit`; ours is not."""
+"""AutoGraph rewrites the user's code whose `if` tests tensors, as under `fit`, and none of ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamkd.views import render
 
 
 class Doubled(tf_keras.layers.Layer):
-    """Asks a tensor: twice its input where that is positive on the whole."""
+    """Tests a tensor: returns twice its input if the sum of the input is positive."""
 
     def call(self, inputs):
         if tf.reduce_sum(inputs) > 0:
@@ -32,14 +32,15 @@ def brighter(pixels, seeds):
     return changed
 
 
-def asking_student():
+def branching_student():
+    """Returns a student with a layer whose `if` tests a tensor."""
     inputs = tf_keras.Input((8, 8, 3))
     flat = tf_keras.layers.Flatten()(tf_keras.layers.Rescaling(1 / 255)(inputs))
     return tf_keras.Model(inputs, tf_keras.layers.Dense(3)(Doubled()(flat)))
 
 
-def without_question(layer):
-    """What `asking_student` is made of, with a plain doubling in the place of its question."""
+def without_branch(layer):
+    """Returns a copy of a layer; of `Doubled`, a layer that always doubles."""
     if isinstance(layer, Doubled):
         return tf_keras.layers.Rescaling(2.0)
     return layer.__class__.from_config(layer.get_config())
@@ -47,7 +48,7 @@ def without_question(layer):
 
 @pytest.fixture
 def converted_modules(monkeypatch):
-    """The modules of the functions that AutoGraph has rewritten meanwhile."""
+    """The modules of the functions that AutoGraph rewrites during the test."""
     from tensorflow.python.autograph.impl import api
 
     modules = []
@@ -62,53 +63,53 @@ def converted_modules(monkeypatch):
 
 
 class TestBoth:
-    def test_what_is_called_in_a_graph_that_is_not_rewritten(self):
-        def asks(number):
+    def test_a_converted_function_is_rewritten_in_an_unconverted_graph(self):
+        def branches(number):
             result = tf.constant(0)
             if number > 0:
                 result = tf.constant(1)
             return result
 
-        graph = tf.function(lambda number: converted(asks)(number), autograph=False)
+        graph = tf.function(lambda number: converted(branches)(number), autograph=False)
         assert [int(graph(tf.constant(n))) for n in (-3, 3)] == [0, 1]
 
-    def test_what_is_called_in_a_graph_that_is(self):
-        def asks(number):
+    def test_an_unconverted_function_is_not_rewritten_in_a_converted_graph(self):
+        def branches(number):
             return tf.constant(1) if number > 0 else tf.constant(0)
 
-        graph = tf.function(lambda number: unconverted(asks)(number))
+        graph = tf.function(lambda number: unconverted(branches)(number))
         with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
             graph(tf.constant(3))
 
 
 class TestFit:
     @pytest.mark.parametrize("jit", [False, True])
-    def test_layers_may_ask_tensors(self, images, store, jit):
+    def test_layers_may_test_tensors(self, images, store, jit):
         stream = kd.join(images, store, batch_size=8, seed=1)
-        student = asking_student()
-        plain = tf_keras.models.clone_model(student, clone_function=without_question)
+        student = branching_student()
+        plain = tf_keras.models.clone_model(student, clone_function=without_branch)
         plain.set_weights(student.get_weights())
-        found = []
+        losses = []
         for model in (student, plain):
             history = kd.Distiller(model, optimizer="sgd", jit=jit).fit(
                 stream, epochs=2, validation=images, progress=False
             )
-            found.append([(epoch["loss"], epoch["val_loss"]) for epoch in history.epochs])
-        np.testing.assert_allclose(*found, rtol=1e-5)
+            losses.append([(epoch["loss"], epoch["val_loss"]) for epoch in history.epochs])
+        np.testing.assert_allclose(*losses, rtol=1e-5)
 
     def test_nothing_of_ours_is_rewritten(self, images, store, converted_modules):
         stream = kd.join(images, store, batch_size=8, seed=1)
-        student = asking_student()
+        student = branching_student()
         kd.Distiller(student).fit(stream, epochs=1, validation=images, progress=False)
         assert __name__ in converted_modules
         assert [name for name in converted_modules if name.startswith("streamkd")] == []
 
 
-def test_operations_may_ask_tensors():
+def test_operations_may_test_tensors():
     operation = kd.ViewOperation("brighter", 1, brighter)
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
     seeds = {"view_seed": tf.constant([5, 7], tf.uint64)}
     dataset = tf.data.Dataset.from_tensors(pixels).map(
-        unconverted(lambda some: render.change(some, seeds, operation))
+        unconverted(lambda images: render.change(images, seeds, operation))
     )
     assert np.array_equal(next(iter(dataset)), pixels + 1)

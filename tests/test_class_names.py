@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError
-from streamkd.manifest.class_names import class_numbers, renumber, shown
+from streamkd.manifest.class_names import class_numbers, renumber
+from streamkd.manifest.listing import shown
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from streamkd.manifest.class_names import class_numbers, renumber, shown
     ],
     ids=["same", "permuted", "subset", "none"],
 )
-def test_class_map_renumbers_by_name(names, expected):
+def test_class_numbers_renumber_by_name(names, expected):
     mapped = class_numbers(names, ["a", "b", "c"], "the store")
     assert mapped.tolist() == expected and mapped.dtype == np.int32
 
@@ -26,7 +27,7 @@ def test_an_unknown_class_is_refused_with_both_sides():
     with pytest.raises(ClassNamesError, match="images and of the store disagree") as refusal:
         class_numbers(["cat", "dgo", "emu"], ["cat", "dog"], "the store")
     text = str(refusal.value)
-    assert "images: cat, dgo, emu" in text and "the store: cat, dog" in text
+    assert "images: 'cat', 'dgo', 'emu'" in text and "the store: 'cat', 'dog'" in text
     assert "first of 2 unknown to the store: 'dgo'" in text
 
 
@@ -41,5 +42,6 @@ def test_labels_without_classes_on_both_sides_are_unlabelled(names, classes):
 
 
 def test_many_names_are_cut_with_their_number():
-    assert shown(["a", "b"]) == "a, b"
-    assert shown([str(n) for n in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … (12 in all)"
+    assert shown(["a", "b c"]) == "'a', 'b c'"
+    letters = list("abcdefghijkl")
+    assert shown(letters) == f"{', '.join(map(repr, letters[:10]))}, … (12 in all)"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from streamkd.pixels import content_digest
 from streamkd.pixels.decode import content_digests
 
-# Short ones, and one on each side of the lengths at which FarmHash changes its ways.
+# Contents of files: lengths on both sides of those at which FarmHash changes its algorithm.
 CONTENTS = [bytes(range(256)) * 4 + b"\xff" * 7][:1] + [
     np.random.default_rng(n).bytes(n) for n in (0, 1, 3, 4, 8, 16, 17, 32, 33, 64, 65, 300, 5000)
 ]

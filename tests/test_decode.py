@@ -122,32 +122,6 @@ def test_webp_is_decoded(tmp_path):
     assert (pixels == [10, 20, 30]).all()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"interpolation": "bilinear"},
-        {"interpolation": "lanczos5"},
-        {"interpolation": "nearest"},
-        {"crop_to_aspect_ratio": True},
-        {"pad_to_aspect_ratio": True},
-    ],
-    ids=lambda arguments: "-".join(map(str, arguments.values())) + "-" + next(iter(arguments)),
-)
-@pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_images_of_one_size_get_the_same_pixels_together_as_alone(tmp_path, arguments, ending):
-    (tmp_path / "a").mkdir()
-    for number in range(3):
-        helpers.draw_noise(tmp_path / "a" / f"{number}.{ending}", (9, 14), number)
-    contents, one_size, *_ = read_files(scan(tmp_path).paths(range(3)))
-    assert one_size
-    options = ImageOptions(image_size=(6, 8), **arguments)
-    together, alone = (
-        tf.function(lambda files, way=way: decode_batch(files, way, options)[0])(contents)
-        for way in (tf.constant(True), tf.constant(False))
-    )
-    np.testing.assert_array_equal(together, alone)
-
-
 def test_the_number_in_an_image_survives_any_resizing(tmp_path):
     helpers.draw_directory(tmp_path, {"a": 2, "b": 2}, size=(7, 9), first=1000)
     for interpolation in ("bilinear", "area", "lanczos5"):

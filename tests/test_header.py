@@ -1,4 +1,4 @@
-"""Sizes read from headers, and the two ways of decoding that they choose between."""
+"""Sizes read from headers, and the two ways of decoding between which they choose."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.decode import decode_batch
-from streamkd.pixels.header import dimensions, have_one_size, look_at, size_in_header
+from streamkd.pixels.header import dimensions, inspect_headers, size_in_header
 
 
 def image_file(width: int, height: int, kind: str, **options) -> bytes:
-    """Returns a file of random pixels, in which every size has bytes of its own."""
+    """Returns a file of random pixels; no two sizes share their pixels."""
     pixels = np.random.RandomState(width * 1000 + height).randint(0, 256, (height, width, 3))
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, kind, **options)
@@ -26,12 +26,12 @@ JPEG_OPTIONS = ({}, {"progressive": True}, {"quality": 100, "subsampling": 0}, {
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
-def test_the_size_is_that_which_pillow_reads(kind):
+def test_the_size_is_that_of_the_image(kind):
     for width, height in [(1, 1), (32, 32), (500, 375), (375, 500), (300, 65)]:
         size = size_in_header(image_file(width, height, kind))
         half = len(size) // 2
-        found = int.from_bytes(size[:half], "big"), int.from_bytes(size[half:], "big")
-        assert found == ((width, height) if kind == "png" else (height, width))
+        numbers = int.from_bytes(size[:half], "big"), int.from_bytes(size[half:], "big")
+        assert numbers == ((width, height) if kind == "png" else (height, width))
 
 
 @pytest.mark.parametrize("options", JPEG_OPTIONS, ids=["plain", "progressive", "4:4:4", "exif"])
@@ -44,22 +44,22 @@ NOT_FOLLOWED = (b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"text
 
 
 @pytest.mark.parametrize("data", NOT_FOLLOWED)
-def test_what_cannot_be_followed_has_no_size(data):
+def test_a_header_that_cannot_be_followed_has_no_size(data):
     assert size_in_header(data) is None
-    assert not have_one_size([data, data])
+    assert inspect_headers([data, data]) == (False, [0, 1])
 
 
-def test_a_jpeg_cut_anywhere_never_raises():
+def test_a_jpeg_cut_anywhere_has_its_size_or_none():
     data = image_file(40, 30, "jpeg")
-    for length in range(len(data)):
-        size_in_header(data[:length])
+    sizes = {size_in_header(data[:length]) for length in range(len(data))}
+    assert sizes == {None, size_in_header(data)}
 
 
 def test_files_have_one_size_only_if_all_of_them_do():
     small, large = image_file(8, 8, "png"), image_file(9, 8, "png")
-    assert have_one_size([small, small])
-    assert not have_one_size([small, large])
-    assert not have_one_size([small, image_file(8, 8, "webp")])
+    assert inspect_headers([small, small]) == (True, [])
+    assert inspect_headers([small, large]) == (False, [])
+    assert inspect_headers([small, image_file(8, 8, "webp")]) == (False, [1])
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "area", "lanczos3"])
@@ -72,8 +72,9 @@ def test_decoding_together_gives_the_pixels_of_decoding_each(interpolation, aspe
         pad_to_aspect_ratio=aspect == "padded",
     )
     files = tf.constant([image_file(33, 17, kind) for kind in ("png", "jpeg", "bmp")])
-    together, digests = decode_batch(files, tf.constant(True), options)
-    each, same_digests = decode_batch(files, tf.constant(False), options)
+    decode = tf.function(lambda one_size: decode_batch(files, one_size, options))
+    together, digests = decode(tf.constant(True))
+    each, same_digests = decode(tf.constant(False))
     np.testing.assert_array_equal(together, each)
     np.testing.assert_array_equal(digests, same_digests)
 
@@ -83,6 +84,12 @@ def test_a_batch_too_large_to_unroll_is_decoded_in_a_loop(monkeypatch):
     files = tf.constant([image_file(8, 8, "png"), image_file(16, 8, "png")])
     images, _ = decode_batch(files, tf.constant(True), ImageOptions(image_size=(8, 8)))
     assert images.shape == (2, 8, 8, 3)
+    # The files have two sizes: had they been decoded together, as `one_size` says, it would fail.
+    each, _ = decode_batch(files, tf.constant(False), ImageOptions(image_size=(8, 8)))
+    np.testing.assert_array_equal(images, each)
+    monkeypatch.undo()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Shapes of all inputs must match"):
+        decode_batch(files, tf.constant(True), ImageOptions(image_size=(8, 8)))
 
 
 SIZED = [
@@ -100,18 +107,30 @@ def test_dimensions_are_those_that_pillow_reads(kind, options):
             dimensions(data[:length])  # never raises
 
 
-def test_dimensions_are_found_behind_what_libjpeg_skips():
+@pytest.mark.parametrize(
+    "skipped",
+    [b"\xff", b"\xff\xff\xff", b"garbage", b"\xff\x00", b"\xff\x01", b"\xff\xd0"],
+    ids=["filling", "more filling", "garbage", "data", "TEM", "restart"],
+)
+@pytest.mark.parametrize("segment", [0, 1], ids=["at the start", "between segments"])
+def test_dimensions_are_found_behind_bytes_that_libjpeg_skips(skipped, segment):
     data = image_file(40, 30, "jpeg")
-    for between in (b"\xff\xff\xff", b"garbage", b"\xff\x01", b"\xff\xd0"):
-        assert dimensions(data[:2] + between + data[2:]) in ((40, 30), None)
-    assert dimensions(data[:2] + b"\xff\xff" + data[2:]) == (40, 30)
+    place = 2 + segment * (2 + int.from_bytes(data[4:6], "big"))
+    changed = data[:place] + skipped + data[place:]
+    # TensorFlow, too, takes a file for a JPEG only if it begins with ff d8 ff.
+    is_jpeg = changed.startswith(b"\xff\xd8\xff")
+    assert is_jpeg == (skipped != b"garbage" or segment == 1)
+    assert dimensions(changed) == ((40, 30) if is_jpeg else None)
+    # Such a header is not followed on the fast path: the file is odd, and looked at once more.
+    assert inspect_headers([changed]) == (False, [0])
 
 
-def test_files_out_of_the_ordinary_are_picked_out():
+def test_odd_files_are_picked_out():
     small, large = image_file(8, 8, "png"), image_file(20, 10, "jpeg")
-    assert look_at([small, small]) == (True, [])
-    assert look_at([small, large]) == (False, [])
-    assert look_at([small, b"text", large, image_file(8, 8, "gif")]) == (False, [1, 3])
-    assert look_at([small, large], 199) == (False, [1])
-    assert look_at([large, large], 199) == (False, [0, 1])
-    assert look_at([large, large], 200) == (True, [])
+    assert inspect_headers([small, small]) == (True, [])
+    assert inspect_headers([small, large]) == (False, [])
+    odd = [small, b"text", large, image_file(8, 8, "gif")]
+    assert inspect_headers(odd) == (False, [1, 3])
+    assert inspect_headers([small, large], 199) == (False, [1])
+    assert inspect_headers([large, large], 199) == (False, [0, 1])
+    assert inspect_headers([large, large], 200) == (True, [])

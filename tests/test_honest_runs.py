@@ -183,7 +183,7 @@ def test_validation_needs_the_class_names_of_the_store(directory, images, tmp_pa
 def test_a_manifest_does_not_replace_another_file(images, tmp_path):
     precious = tmp_path / "precious.h5"
     precious.write_bytes(b"precious")
-    with pytest.raises(OutputError, match="is there already, and is no manifest"):
+    with pytest.raises(OutputError, match="exists, and is no manifest"):
         images.write(precious)
     assert precious.read_bytes() == b"precious"
     images.write(tmp_path / "images.jsonl")

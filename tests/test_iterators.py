@@ -1,4 +1,4 @@
-"""Iterators are thrown away while their Python calls are under way, in whatever thread."""
+"""Iterators are deleted while their Python calls are running, on any thread."""
 
 import gc
 import subprocess
@@ -8,11 +8,12 @@ import threading
 import pytest
 import tensorflow as tf
 from run_helpers import ROOT
+from timeouts import TIMEOUT_SECS
 
-from streamkd.tf_support.iterators import CollectableDataset, _end_all
+from streamkd.tf_support.iterators import CollectableDataset
 
-# The collector runs in a call of an iterator that is garbage by then. Without our class this never
-# comes back: run in a process of its own, where that is no harm.
+# The collector runs in a call of an iterator that is garbage by then. Without `CollectableDataset`
+# the process never ends, and so it is a child.
 _COLLECTED_IN_ITS_OWN_CALL = """
 import gc, sys, threading, time
 import tensorflow as tf
@@ -38,11 +39,11 @@ cycle.append(cycle)
 next(iterator)
 del cycle, iterator
 is_garbage.set()
-print(collected.wait(30), [int(n) for n in numbers.take(3)])
+print(collected.wait(300), [int(n) for n in numbers.take(3)])
 """
 
 
-# Python ends while calls are under way. Without our class about two runs in five never come back.
+# Python ends while calls are running. Without `CollectableDataset` two runs in five never end.
 _OUTLIVES_PYTHON = """
 import numpy as np
 import tensorflow as tf
@@ -64,8 +65,33 @@ print("end")
 """
 
 
-def counting(calls=None, ahead=2):
-    """Returns a dataset of numbers that come from Python, and how many of them are read ahead."""
+# Ends all iterators of its process, with calls of them running.
+_ENDS_ALL_ITERATORS = """
+import threading
+import tensorflow as tf
+from streamkd.tf_support.iterators import CollectableDataset, end_all_iterators
+
+calls = []
+
+def call(number):
+    calls.append(int(number))
+    return number
+
+numbers = tf.data.Dataset.range(10**6)
+numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
+numbers = CollectableDataset(numbers.prefetch(10**6))
+iterators = [iter(numbers) for _ in range(2)]
+for iterator in iterators:
+    next(iterator)
+end_all_iterators()
+num_calls = len(calls)
+threading.Event().wait(0.2)
+print(num_calls > 0, len(calls) - num_calls)
+"""
+
+
+def counting(calls=None):
+    """Returns a dataset of numbers that Python returns; `calls` collects them."""
 
     def call(number):
         if calls is not None:
@@ -74,27 +100,27 @@ def counting(calls=None, ahead=2):
 
     numbers = tf.data.Dataset.range(10**6)
     numbers = numbers.map(lambda n: tf.numpy_function(call, [n], tf.int64), num_parallel_calls=2)
-    return CollectableDataset(numbers.prefetch(ahead))
+    return CollectableDataset(numbers.prefetch(2))
 
 
 def test_an_iterator_that_is_collected_in_its_own_call_does_not_wait_for_it():
     words = [sys.executable, "-c", _COLLECTED_IN_ITS_OWN_CALL]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
     assert run.stdout.split("\n")[0] == "True [0, 1, 2]", run.stderr[-2000:]
 
 
-def test_what_is_left_of_an_iterator_goes_in_a_thread_of_its_own():
+def test_the_resources_of_an_iterator_are_released_on_a_thread_of_their_own():
     iterator = iter(counting())
     next(iterator)
     kept = [iterator]
     del iterator
     thread = threading.Thread(target=kept.clear)
     thread.start()
-    thread.join(30)
+    thread.join(TIMEOUT_SECS)
     assert not thread.is_alive()
     for other in threading.enumerate():
         if other.daemon and "_release" in other.name:
-            other.join(30)
+            other.join(TIMEOUT_SECS)
             assert not other.is_alive()
 
 
@@ -139,20 +165,14 @@ def test_iterators_thrown_away_in_cycles_while_others_run():
 
 
 def test_when_python_ends_no_iterator_is_left():
-    calls = []
-    iterators = [iter(counting(calls, ahead=10**6)) for _ in range(2)]
-    for iterator in iterators:
-        next(iterator)
-    _end_all()
-    made = len(calls)
-    assert made and not threading.Event().wait(0.2)
-    assert len(calls) == made
-    del iterators
+    words = [sys.executable, "-c", _ENDS_ALL_ITERATORS]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
+    assert run.stdout == "True 0\n", run.stderr[-2000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_a_script_that_keeps_an_iterator_comes_to_its_end(number):
     words = [sys.executable, "-c", _OUTLIVES_PYTHON]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
     assert run.returncode == 0 and run.stdout == "end\n", run.stderr[-2000:]

@@ -52,10 +52,9 @@ def prepare(
     return root
 
 
-def keras_dataset(root, **arguments):
-    """Returns Keras' dataset, in the order of the directory unless told otherwise."""
+def keras_dataset(root, family=keras, **arguments):
+    """Returns Keras' dataset, by default that of Keras 3 in the order of the directory."""
     arguments = {"image_size": (18, 18), "shuffle": False, "verbose": False, **arguments}
-    family = keras
     if arguments.get("crop_to_aspect_ratio"):
         interpolation = arguments.get("interpolation", "bilinear")
         family = keras if interpolation in KERAS_3_CROPS else tf_keras
@@ -156,19 +155,21 @@ def test_color_modes(tmp_path, drawn, color_mode):
 
 
 @pytest.mark.parametrize("labels", ["inferred", [2, 0, 1, 1, 0, 2, 0, 0, 1, 2]], ids=["", "list"])
-@pytest.mark.parametrize("seed", [0, 1337])
-@pytest.mark.parametrize(("share", "sizes"), [(0.2, (8, 2)), (0.33, (7, 3))])
-def test_validation_split(tmp_path, share, sizes, seed, labels):
+@pytest.mark.parametrize(("seed", "family"), [(0, keras), (1337, tf_keras)], ids=["0", "1337"])
+@pytest.mark.parametrize(("fraction", "sizes"), [(0.2, (8, 2)), (0.33, (7, 3))])
+def test_validation_split(tmp_path, fraction, sizes, seed, family, labels):
     root = prepare(tmp_path, count=10)
-    split = {"validation_split": share, "seed": seed}
+    split = {"validation_split": fraction, "seed": seed}
     # A copy, since Keras shuffles the list that it is given.
     given = labels if labels == "inferred" else list(labels)
-    both = keras_dataset(root, labels=given, subset="both", shuffle=True, **split)
+    both = keras_dataset(root, family, labels=given, subset="both", shuffle=True, **split)
     for subset, dataset, size in zip(["training", "validation"], both, sizes, strict=True):
         images = scan(root, labels=labels, subset=subset, **split)
         assert len(images) == size
         assert set(images.keys) == set(keras_keys(dataset, root))
         assert images.class_names == dataset.class_names
+        whole = scan(root, labels=labels).keys.tolist()
+        assert images.keys.tolist() == [key for key in whole if key in set(images.keys)]
     # Keras shuffles the training side again while reading; its labels are no list in order.
     in_keras = zip(keras_keys(dataset, root), keras_pixels(dataset)[1], strict=True)
     assert dict(zip(images.keys, images.labels.tolist(), strict=True)) == dict(in_keras)
@@ -272,13 +273,13 @@ def test_pixels(tmp_path, shape, interpolation):
             {"labels": [0, 0, 1, 1]},
             "Expected the lengths of `labels` to match",
             OptionError,
-            "one label an image",
+            "one label for each image",
         ),
         (
-            {"class_names": ["class_0", "wrong_class"]},
+            {"class_names": ["class_0", "wrong_class", "another"]},
             "`class_names` passed did not match",
             ClassNamesError,
-            "without a folder: 'wrong_class'",
+            "first of 2 without a folder: 'wrong_class'",
         ),
         (
             {"validation_split": 2, "subset": "training", "seed": 1},
@@ -302,10 +303,10 @@ def test_pixels(tmp_path, shape, interpolation):
     ],
     ids=[
         *["labels", "class names beside a list", "class names without labels", "length"],
-        *["class names", "share", "subset", "no share", "no seed"],
+        *["class names", "fraction", "subset", "no fraction", "no seed"],
     ],
 )
-def test_what_keras_refuses_is_refused(tmp_path, arguments, keras_words, error, words):
+def test_arguments_that_keras_refuses_are_refused(tmp_path, arguments, keras_words, error, words):
     root = prepare(tmp_path, 3, count=5)
     assert_keras_refuses(root, keras_words, **arguments)
     arguments.pop("shuffle", None)
@@ -390,5 +391,6 @@ def test_train_and_test_folders_are_not_taken_for_classes(tmp_path):
 def test_a_class_named_twice_is_refused(tmp_path):
     root = prepare(tmp_path, count=4)
     assert len(keras_dataset(root, class_names=["class_0", "class_0"]).file_paths) == 4
-    with pytest.raises(ClassNamesError, match="holds 'class_0' twice"):
+    words = r"class_names holds 'class_0' twice\.\nName every class once\."
+    with pytest.raises(ClassNamesError, match=words):
         scan(root, class_names=["class_0", "class_0"])

@@ -65,14 +65,14 @@ def test_text_is_a_number_where_all_of_it_is(texts, expected, names):
     ("labels", "words"),
     [
         ([0, "cat"], r"numbers and names are mixed: 0 and 'cat'"),
-        ([0, -2], "a label -2; -1 stands for no label"),
-        ([0.5], "a label 0.5, which is neither a number nor a name"),
-        ([True], "a label True"),
-        ([[1]], r"a label \[1\]"),
+        ([0, -2], "the label -2; labels start at 0, and -1 is no label"),
+        ([0.5], "the label 0.5, which is neither a number nor a name"),
+        ([True], "the label True"),
+        ([[1]], r"the label \[1\]"),
     ],
     ids=["mixed", "negative", "fraction", "bool", "list"],
 )
-def test_what_is_no_label_is_refused(labels, words):
+def test_values_that_are_no_labels_are_refused(labels, words):
     with pytest.raises(ValueError, match=words):
         number_labels(labels)
 
@@ -106,7 +106,7 @@ def test_labels_are_read_from_a_file(tmp_path, text, expected):
 
 def test_labels_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "labels.json").write_text("[0, 1")
-    with pytest.raises(OptionError, match="no list in JSON"):
+    with pytest.raises(OptionError, match="are no JSON list"):
         read_labels(tmp_path / "labels.json")
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         read_labels(tmp_path / "nowhere")
@@ -130,7 +130,7 @@ def test_class_names_order_and_select_the_classes_of_a_map():
         map_folders(["n1"], MAP, ["dog", "dog"])
 
 
-def test_a_folder_without_a_class_is_refused_with_what_to_add():
+def test_a_folder_without_a_class_is_refused_with_the_entry_to_add():
     with pytest.raises(ClassNamesError, match="first of 2 without a class: 'n5'") as refusal:
         map_folders(["n1", "n5", "n6"], MAP, None)
     assert '{"n5": null}' in str(refusal.value)
@@ -148,11 +148,18 @@ def test_a_folder_without_a_class_is_refused_with_what_to_add():
     ],
     ids=["number", "no name", "empty", "list", "twice", "cut"],
 )
-def test_what_is_no_class_map_is_refused(tmp_path, text, words):
+def test_a_file_without_a_class_map_is_refused(tmp_path, text, words):
     path = tmp_path / "classes.json"
     path.write_text(text)
     with pytest.raises(OptionError, match=words):
         read_class_map(path)
+
+
+def test_a_class_map_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(
+        OptionError, match=r"The class map '.*' cannot be read: No such file.*\.\nGi"
+    ):
+        read_class_map(tmp_path / "nowhere")
 
 
 def test_a_class_map_comes_back_from_its_file(tmp_path):

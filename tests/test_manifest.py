@@ -135,7 +135,7 @@ ENTRY = {"file_name": "a/1.png", "label": 0}
         ([HEAD, {**ENTRY, "label": -2}], "a label -2, and 2 classes"),
         ([{**HEAD, "class_names": None}, ENTRY], "a label 0, and 0 classes"),
         ([{**HEAD, "num_images": 0}], "lists no images"),
-        ([HEAD, ENTRY, ENTRY], "2 of its 1 images are there"),
+        ([HEAD, ENTRY, ENTRY], "lists 2 of its 1 images"),
     ],
     ids=[
         *["image", "empty", "list", "format", "version", "root", "no name", "no label", "row"],
@@ -292,23 +292,23 @@ def test_quoted_cells_may_hold_commas_and_lines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name,label\na.png,1\n", "no column 'file_name'; there are 'name', 'label'"),
+        ("name,label\na.png,1\n", "no column 'file_name'; the columns are 'name', 'label'"),
         ("", "no column 'file_name'"),
         ("file_name,label\n", "lists no images"),
-        ("file_name,label\na.png,1\nb.png\n", "line 3: 1 cells, and 2 columns"),
+        ("file_name,label\na.png,1\nb.png\n", "line 3: 1 cells for 2 columns"),
         ("file_name,label\n/a.png,1\n", "line 2: '/a.png' is an absolute path"),
         ("file_name\na/../../b.png\n", "file_name of image 1 leads out of the directory"),
         ('file_name\n""\n', "line 2: a file_name ''"),
         ("file_name\na.png\nb.png\n./a.png\n", "'a.png' is listed twice, as image 1 and 3"),
-        ("file_name,label\na.png,-2\n", "a label -2"),
+        ("file_name,label\na.png,-2\n", "the label -2; labels start"),
         ("file_name,weight\na.png,-1\n", "line 2: a weight '-1'; it must be a number of at"),
         ("file_name,weight\na.png,nan\n", "a weight 'nan'"),
         ("file_name,weight\na.png,heavy\n", "line 2: could not convert string to float"),
         ('file_name\n"a.png', "unexpected end of data"),
-        ('{"file_name": "a.png"}\n[1]\n', "line 2: no object"),
+        ('{"file_name": "a.png"}\n[1]\n', "line 2: no JSON object"),
         ('{"file_name": "a.png"}\n{"file_name": 1}\n', "line 2: a file_name 1"),
         ('{"file_name": "a.png"}\n{"label": 1}\n', "line 2: no 'file_name'"),
-        ('{"file_name": "a.png", "label": 0.5}\n', "line 1: a label 0.5"),
+        ('{"file_name": "a.png", "label": 0.5}\n', "line 1: the label 0.5"),
         (
             '{"file_name": "a.png", "label": 1}\n{"file_name": "b.png", "label": "x"}',
             "numbers and names are mixed: 1 and 'x'",
@@ -322,7 +322,7 @@ def test_quoted_cells_may_hold_commas_and_lines(tmp_path):
         *["mixed", "cut", "surrogate"],
     ],
 )
-def test_a_table_that_cannot_be_is_refused(tmp_path, text, words):
+def test_a_faulty_table_is_refused(tmp_path, text, words):
     path = table(tmp_path, text, "metadata.jsonl" if text.startswith("{") else "metadata.csv")
     with pytest.raises(ImagesNotFoundError, match=words) as refusal:
         scan(path)
@@ -337,6 +337,6 @@ def test_a_table_that_cannot_be_is_refused(tmp_path, text, words):
     ],
     ids=["labels", "class map"],
 )
-def test_what_is_about_folders_is_refused_beside_a_table(tmp_path, arguments, words):
+def test_arguments_about_folders_are_refused_for_a_table(tmp_path, arguments, words):
     with pytest.raises(OptionError, match=words):
         scan(table(tmp_path, CSV), **arguments)

@@ -1,4 +1,4 @@
-"""The limit of pixels: one number, checked in the header, wherever files are decoded."""
+"""The limit of pixels: one number that every command and function checks in the header."""
 
 import warnings
 from pathlib import Path
@@ -59,7 +59,7 @@ class TestReading:
         assert "at most 89,478,485" in why_bad_bytes(huge)
         assert "at most" not in why_bad_bytes(huge, max_pixels=10**10)
 
-    def test_what_pillow_decodes_has_the_same_limit(self):
+    def test_files_for_pillow_have_the_same_limit(self):
         data = zoo.saved("TIFF")
         with pytest.raises(UndecodableError, match=r"48 x 32 pixels, and at most 1,535 are"):
             decodable(data, 1535)
@@ -84,11 +84,11 @@ class TestReading:
 class TestPython:
     def test_check_lists_it(self, images):
         assert check_images(images, progress=False).bad == []
-        (found,) = check_images(images, max_pixels=LIMIT, progress=False).bad
-        assert found["key"] == LARGE.decode() and found["reason"].startswith("it has 30 x 20")
+        (bad,) = check_images(images, max_pixels=LIMIT, progress=False).bad
+        assert bad["key"] == LARGE.decode() and bad["reason"].startswith("it has 30 x 20")
 
     @pytest.mark.parametrize("views", [None, Views(1, mixup=1.0)], ids=["plain", "mixed"])
-    def test_a_pass_ends_or_goes_on_without_it(self, images, views):
+    def test_a_pass_ends_or_skips_it(self, images, views):
         with pytest.raises(BadImageError, match=WORDS) as refusal:
             teach(images, "n.h5", max_pixels=LIMIT, views=views)
         assert refusal.value.key == LARGE
@@ -96,7 +96,7 @@ class TestPython:
             store = teach(images, "n.h5", max_pixels=LIMIT, on_bad="skip", views=views)
         assert images.keys.take(refused_images(images, store)).tolist() == [LARGE]
 
-    def test_a_stream_ends_or_goes_on_without_it(self, images):
+    def test_a_stream_ends_or_skips_it(self, images):
         stream = kd.join(images, "s.h5", batch_size=5, max_pixels=LIMIT)
         with pytest.raises(BadImageError, match=WORDS):
             list(stream.batches(0, 3))
@@ -108,7 +108,7 @@ class TestPython:
         with pytest.raises(BadImageError, match=WORDS):
             list(plain.batches(0, 3))
 
-    def test_a_pass_goes_on_with_another_limit(self, images):
+    def test_a_pass_resumes_with_another_limit(self, images):
         before = Path("s.h5").read_bytes()
         teach(images, "s.h5", max_pixels=601)
         assert Path("s.h5").read_bytes() == before
@@ -168,6 +168,6 @@ class TestCommands:
             ([*TRAIN, "--max-pixels", "1e8"], "'1e8'; give a whole number from 1"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, here, capsys, words, message):
+    def test_limits_that_do_not_fit_are_refused(self, here, capsys, words, message):
         code, answer, _ = command(capsys, *words)
         assert code == 2 and message in answer["error"]["message"]

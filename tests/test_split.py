@@ -1,4 +1,4 @@
-"""Stratified splits; those of Keras are in test_listing and test_keras_sources."""
+"""Stratified splits; Keras' own splits are in test_keras_sources."""
 
 import numpy as np
 import pytest
@@ -8,16 +8,18 @@ from streamkd.manifest.split import split_indices
 
 
 def counts(labels, indices):
+    """Returns the number of images of each class among `indices`."""
     return np.bincount(labels[indices], minlength=labels.max() + 1).tolist()
 
 
-def both(labels, share, seed=1):
-    split = {"validation_split": share, "seed": seed, "stratify": True}
+def both(labels, fraction, seed=1):
+    """Returns the indices of training and of validation, stratified."""
+    split = {"validation_split": fraction, "seed": seed, "stratify": True}
     return [split_indices(labels, subset=subset, **split) for subset in ("training", "validation")]
 
 
 @pytest.mark.parametrize(
-    ("sizes", "share", "validation"),
+    ("sizes", "fraction", "validation"),
     [
         ([10, 10], 0.2, [2, 2]),
         ([100, 50, 10], 0.1, [10, 5, 1]),
@@ -28,9 +30,9 @@ def both(labels, share, seed=1):
     ],
     ids=["even", "uneven", "remainders", "small class", "lone images", "one stays for training"],
 )
-def test_every_class_gives_its_share(sizes, share, validation):
+def test_every_class_gives_its_fraction(sizes, fraction, validation):
     labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
-    parts = both(labels, share)
+    parts = both(labels, fraction)
     assert counts(labels, parts[1]) == validation
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
 
@@ -56,5 +58,5 @@ def test_images_without_a_label_are_a_group_of_their_own():
 
 def test_a_subset_without_images_is_refused():
     labels = np.arange(4, dtype=np.int32)
-    with pytest.raises(OptionError, match="there are 4 images, so that validation gets none"):
+    with pytest.raises(OptionError, match="there are 4 images: validation gets none"):
         both(labels, 0.5)

@@ -1,4 +1,4 @@
-"""The teacher pass: what the store holds afterwards, what is refused, and going on after a stop."""
+"""The teacher pass: the rows of its store, refusals, and resuming after a stop."""
 
 import os
 from unittest import mock
@@ -19,9 +19,12 @@ from streamkd.errors import (
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
+from streamkd.stream.join import join
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach, teacher_setup
 from streamkd.teachers.teacher_pass import TeacherPass
+from streamkd.views.operation import ViewOperation
+from streamkd.views.views import Views
 
 # 30 images of `directory` in blocks of 7.
 NUM_BLOCKS = 5
@@ -112,14 +115,49 @@ def test_images_in_any_order_make_the_same_store(images, teacher, path, tmp_path
     assert path.read_bytes() == (tmp_path / "other.h5").read_bytes()
 
 
+class Projection:
+    """A teacher whose three logits depend on every pixel, whatever the number of channels."""
+
+    def __call__(self, pixels):
+        flat = np.reshape(pixels, (len(pixels), -1))
+        weights = np.random.default_rng(0).normal(size=(flat.shape[1], 3))
+        return (flat @ weights / 2000).astype(np.float32)
+
+
+VIEWS = {"crop": (0.35, 1.0), "flip": True, "color": 0.5, "erase": 0.4, "mixup": 0.8}
+
+
+@pytest.mark.filterwarnings("ignore:The teacher 'Projection' is right on")
+@pytest.mark.parametrize("cache", [None, "memory"])
+@pytest.mark.parametrize(("color_mode", "mode"), [("grayscale", "L"), ("rgba", "RGBA")])
+def test_grey_and_transparent_views_are_answered_and_replayed(tmp_path, color_mode, mode, cache):
+    for number in range(9):
+        (tmp_path / "i" / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+        file = tmp_path / "i" / "abc"[number % 3] / f"{number}.png"
+        helpers.draw_noise(file, (12 + number, 15), number, mode)
+    canonical = None if cache is None else (11, 13)
+    operation = ViewOperation("fade", 1, helpers.fade_to_noise)
+    views = Views(2, **VIEWS, canonical_size=canonical, operation=operation)
+    images = scan(tmp_path / "i")
+    options = {"color_mode": color_mode, "codec": "float32", "views": views}
+    store = run(images, Projection(), tmp_path / "s.h5", **options)
+    stream = join(images, store, batch_size=4, operation=operation, cache=cache)
+    for pixels, targets, _ in stream.dataset(0, stream.end_of_epoch(2)):
+        assert pixels.shape[1:] == (8, 8, 1 if mode == "L" else 4)
+        answers = Projection()(pixels.numpy())
+        np.testing.assert_allclose(answers, targets["teacher_logits"], rtol=0, atol=2e-5)
+    plain, drawn = (store.gather(3 * np.arange(9) + view) for view in (0, 1))
+    assert np.abs(plain - drawn).max() > 0.01
+
+
 # Classes and labels.
 
 
 def test_the_teachers_accuracy_is_that_on_the_labelled_images(images, path):
     def half_wrong(pixels):
-        found = helpers.pixel_numbers(pixels)
-        classes = np.where(found[:, 0] < 12, (found[:, 1] + 1) % 3, found[:, 1])
-        return helpers.encoded_logits(found[:, 0], classes, 3)
+        numbers, classes = helpers.pixel_numbers(pixels).T
+        answers = np.where(numbers < 12, (classes + 1) % 3, classes)
+        return helpers.encoded_logits(numbers, answers, 3)
 
     store = run(images, half_wrong, path)
     assert store.summary["teacher_accuracy"] == 18 / 30
@@ -132,9 +170,9 @@ def test_a_teacher_at_chance_is_warned_of(tmp_path, path, num_wrong, warns, num_
     counts = {"a": 20, "b": 20} if num_classes == 2 else {"a": 10, "b": 10, "c": 10}
 
     def answer(pixels):
-        found = helpers.pixel_numbers(pixels)
-        classes = np.where(found[:, 0] < num_wrong, (found[:, 1] + 1) % num_classes, found[:, 1])
-        return helpers.encoded_logits(found[:, 0], classes, num_classes)
+        numbers, classes = helpers.pixel_numbers(pixels).T
+        answers = np.where(numbers < num_wrong, (classes + 1) % num_classes, classes)
+        return helpers.encoded_logits(numbers, answers, num_classes)
 
     run(scan(helpers.draw_directory(tmp_path / "images", counts)), answer, path)
     messages = [str(warning.message) for warning in recwarn]
@@ -154,9 +192,9 @@ def test_the_accuracy_over_images_without_labels_is_unknown(directory, teacher, 
 )
 def test_class_names_say_in_which_order_the_teacher_answers(images, path, classes):
     def answer(pixels):
-        found = helpers.pixel_numbers(pixels)
-        numbers = np.array([classes.index(name) for name in images.class_names])
-        return helpers.encoded_logits(found[:, 0], numbers[found[:, 1]], len(classes))
+        numbers, labels = helpers.pixel_numbers(pixels).T
+        outputs = np.array([classes.index(name) for name in images.class_names])
+        return helpers.encoded_logits(numbers, outputs[labels], len(classes))
 
     store = run(images, answer, path, class_names=classes)
     assert store.class_names == classes
@@ -175,7 +213,7 @@ def test_a_class_that_the_teacher_does_not_know_is_refused(images, teacher, path
 def test_another_number_of_outputs_is_refused_and_leaves_nothing(images, path, tmp_path):
     with pytest.raises(TeacherError, match="has 4 outputs, and there are 3 classes") as refusal:
         run(images, helpers.EncodingTeacher(num_classes=4), path)
-    assert "--drop-output" in str(refusal.value) and "ant, bee, cat" in str(refusal.value)
+    assert "--drop-output" in str(refusal.value) and "'ant', 'bee', 'cat'" in str(refusal.value)
     assert os.listdir(tmp_path) == ["images"]
 
 
@@ -194,19 +232,19 @@ def test_probabilities_are_kept_as_their_logarithms(images, path):
         return logits / logits.sum(axis=1, keepdims=True)
 
     store = run(images, softmax, path, codec="float32")
-    found = np.exp(all_rows(store))
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    probabilities = np.exp(all_rows(store))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert store.header.teacher["output"] == "probabilities"
-    assert found.argmax(axis=1).tolist() == images.labels.tolist()
+    assert probabilities.argmax(axis=1).tolist() == images.labels.tolist()
 
 
-# What is asked for.
+# Arguments.
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"image_size": None}, r"takes images of any size\.\nSay which .*--image-size"),
+        ({"image_size": None}, r"takes images of any size\.\nGive the size .*--image-size"),
         ({"batch_size": 0}, "--batch-size is 0; it must be a positive whole number"),
         ({"codec": "float8"}, "codec '?float8"),
         ({"color_mode": "cmyk"}, "color_mode is 'cmyk'"),
@@ -230,11 +268,11 @@ def test_a_model_is_shown_the_size_it_needs(images, path):
         run(images, model, path, image_size=None, color_mode="grayscale")
 
 
-# Going on.
+# Resuming.
 
 
 @pytest.mark.parametrize("num_done", [0, 1, NUM_BLOCKS - 1])
-def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, num_done):
+def test_a_pass_that_was_cut_resumes_to_the_same_bytes(images, path, tmp_path, num_done):
     run(images, helpers.EncodingTeacher(), tmp_path / "uncut.h5")
     if num_done:
         with pytest.raises(helpers.TeacherFailedError):
@@ -246,12 +284,12 @@ def test_a_pass_that_was_cut_goes_on_to_the_same_bytes(images, path, tmp_path, n
     assert not store.finished and store.rows_done == min(7 * num_done, 30)
     teacher = helpers.EncodingTeacher()
     assert run(images, teacher, path).finished
-    # Where a block is done, its images are asked for again, to see that the teacher is the same.
+    # One block that is done is asked for again, to see that the teacher is the same.
     assert teacher.num_calls == NUM_BLOCKS - num_done + (num_done > 0)
     assert path.read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
-def test_where_others_have_answered_the_first_block_the_rest_is_asked_for(images, path):
+def test_a_block_that_another_process_has_written_is_not_asked_for(images, path):
     answered = []
 
     def of_the_second_block(_, answers, **__):
@@ -283,7 +321,7 @@ def test_a_finished_store_is_returned_after_one_block_and_without_writing(images
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_teacher_of_the_same_name_that_answers_otherwise_is_refused(images, path, finished):
+def test_a_teacher_of_the_same_name_with_other_answers_is_refused(images, path, finished):
     def answer(pixels):
         return helpers.EncodingTeacher()(pixels)
 
@@ -296,7 +334,7 @@ def test_a_teacher_of_the_same_name_that_answers_otherwise_is_refused(images, pa
             run(images, teacher, path)
     before = path.read_bytes()
     other = load_teacher(lambda pixels: 2 * answer(pixels), name=answer.__qualname__)
-    with pytest.raises(StoreError, match=r"answers otherwise than .*\n.*'ant/00000\.png'\n  now: "):
+    with pytest.raises(StoreError, match=r"answers differ from .*\n.*'ant/00000\.png'\n  now: "):
         run(images, other, path)
     assert path.read_bytes() == before
 
@@ -307,23 +345,23 @@ def test_an_image_that_changed_since_is_left_to_the_join(directory, images, stor
 
 
 OTHER = {
-    "teacher": ({"teacher": "other"}, r"another teacher\.\n  now:   name = other\n  store: name"),
-    "output": ({"output": "log-probabilities"}, "another teacher.*output = log-probabilities"),
-    "preprocess": ({"preprocess": "scale"}, "another teacher.*preprocess = scale"),
+    "teacher": ({"teacher": "other"}, r'another teacher\.\n  now:   {"name": "other"}\n  st'),
+    "output": ({"output": "log-probabilities"}, 'another teacher.*"output": "log-probabilities"'),
+    "preprocess": ({"preprocess": "scale"}, 'another teacher.*{"preprocess": "scale"}'),
     "batch size": ({"batch_size": 8}, r"another --batch-size\.\n  now:   8\n  store: 7"),
-    "codec": ({"codec": "float32"}, r"another --codec\.\n  now:   float32\n  store: float16"),
-    "image size": ({"image_size": (9, 8)}, r"another image spec.*image_size = \[9, 8\]\n"),
-    "interpolation": ({"interpolation": "area"}, "another image spec.*interpolation = area"),
+    "codec": ({"codec": "float32"}, r'another --codec\.\n  now:   "float32"\n  store: "float16"'),
+    "image size": ({"image_size": (9, 8)}, r'another image spec.*{"image_size": \[9, 8\]}\n'),
+    "interpolation": ({"interpolation": "area"}, 'another image spec.*{"interpolation": "area"}'),
     "class order": (
         {"class_names": ["cat", "bee", "ant"]},
-        r"another --class-names\.\n  now:   cat, bee, ant\n  store: ant, bee, cat",
+        r'another --class-names\.\n  now:   \["cat", "bee", "ant"\]\n  store: \["ant", "bee", "c',
     ),
 }
 
 
-@pytest.mark.parametrize("what", list(OTHER))
-def test_a_store_begun_with_something_else_is_refused(images, store, path, what):
-    changes, words = OTHER[what]
+@pytest.mark.parametrize("setting", list(OTHER))
+def test_a_store_begun_with_another_setting_is_refused(images, store, path, setting):
+    changes, words = OTHER[setting]
     changes = dict(changes)
     before = path.read_bytes()
     options = {
@@ -336,12 +374,13 @@ def test_a_store_begun_with_something_else_is_refused(images, store, path, what)
         run(images, teacher, path, **changes)
     assert "another path with `--out`" in str(refusal.value)
     assert path.read_bytes() == before
+    assert teacher.output_kind == options["output"], "a refusal changes no teacher"
 
 
 def test_an_unfinished_store_of_another_teacher_is_refused(images, path):
     with pytest.raises(helpers.TeacherFailedError):
         run(images, helpers.EncodingTeacher(fail_at=2), path)
-    with pytest.raises(StoreError, match=r"begun with another teacher\.\n  now:   name = other"):
+    with pytest.raises(StoreError, match=r'begun with another teacher\.\n  now:   {"name": "oth'):
         run(images, load_teacher(helpers.EncodingTeacher(fail_at=1), name="other"), path)
     assert open_store(path).rows_done == 7
 
@@ -349,7 +388,7 @@ def test_an_unfinished_store_of_another_teacher_is_refused(images, path):
 @AT_CHANCE
 def test_a_model_with_other_weights_is_another_teacher(images, path):
     run(images, helpers.small_model("tf_keras"), path)
-    with pytest.raises(StoreError, match=r"begun with another teacher\.\n  now:   weights = "):
+    with pytest.raises(StoreError, match=r'begun with another teacher\.\n  now:   {"weights": "'):
         run(images, helpers.small_model("tf_keras", seed=1), path)
 
 
@@ -370,12 +409,12 @@ def test_an_unfinished_store_of_other_images_is_refused_with_both_sides(
         (directory / "ant" / "00000.png").unlink()
     elif kind == "renamed":
         (directory / "ant" / "00000.png").rename(directory / "ant" / "x.png")
-    found = scan(directory)
+    changed = scan(directory)
     with pytest.raises(OtherImagesError, match="was written for other images") as refusal:
-        run(found, helpers.EncodingTeacher(fail_at=1), path)
+        run(changed, helpers.EncodingTeacher(fail_at=1), path)
     text = str(refusal.value)
     assert words[kind] in text
-    assert f"({len(found)} images, fingerprint {found.fingerprint[:8]})" in text
+    assert f"({len(changed)} images, fingerprint {changed.fingerprint[:8]})" in text
     assert f"(30 images, fingerprint {images.fingerprint[:8]})" in text
 
 
@@ -410,7 +449,7 @@ def test_a_bad_image_in_the_first_block_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("kind", ["empty", "gone"])
-def test_a_bad_image_later_on_is_named_and_what_was_done_is_kept(
+def test_a_bad_image_in_a_later_block_is_named_and_earlier_blocks_are_kept(
     images, teacher, directory, path, kind
 ):
     bad = directory / "cat" / "00022.png"
@@ -459,8 +498,8 @@ def test_names_that_are_no_utf8_are_taught(directory, teacher, path):
     for number, name in enumerate([b"\xff.png", "\U0001f600.png".encode()]):
         helpers.draw_image(os.path.join(os.fsencode(directory / "bee"), name), 100 + number, 1)
     store = run(scan(directory), teacher, path)
-    found = store.images_of_keys(scan(directory).keys)
-    numbers = helpers.encoded_numbers(store.gather(found))[:, 0].tolist()
+    rows = store.images_of_keys(scan(directory).keys)
+    numbers = helpers.encoded_numbers(store.gather(rows))[:, 0].tolist()
     assert sorted(numbers) == [*range(30), 100, 101]
     assert numbers[list(scan(directory).keys).index(b"bee/\xff.png")] == 100
 

@@ -1,4 +1,4 @@
-"""Teachers of every sort: what they answer, what they are called, what is refused."""
+"""Teachers of every kind: their answers, their names, and refusals."""
 
 import helpers
 import numpy as np
@@ -36,8 +36,8 @@ def test_a_model_that_ends_in_softmax_answers_with_its_logits(family):
 
 
 @pytest.mark.parametrize("output", ["auto", "logits", "probabilities"])
-def test_a_softmax_is_left_out_whatever_is_said_of_the_outputs(output):
-    # Said of the model as it is saved: the logarithm of its logits would be wrong.
+def test_a_softmax_is_left_out_whatever_kind_the_outputs_are_said_to_be(output):
+    # The user describes the saved model: the logarithm of its logits would be wrong.
     teacher = load_teacher(helpers.small_model(tf_keras), output=output)
     np.testing.assert_allclose(teacher(PIXELS), logits_of(tf_keras), atol=1e-4)
     assert teacher.identity()["output"] == "logits"
@@ -89,6 +89,17 @@ def test_a_callable_is_probed_unless_its_output_is_said(answers, kind, said):
     assert teacher.output_kind == teacher.identity()["output"] == kind
 
 
+def test_a_kind_that_is_settled_stays_as_it_is():
+    teacher = load_teacher(lambda images: PROBABILITIES)
+    assert teacher.identity()["output"] == "auto"
+    assert teacher.identity(default_output="probabilities")["output"] == "probabilities"
+    assert teacher.output_kind == "auto", "an identity is read, and not fixed"
+    teacher.settle_output("logits")
+    teacher.settle_output("probabilities")
+    assert teacher.output_kind == teacher.identity(default_output="x")["output"] == "logits"
+    np.testing.assert_array_equal(teacher(PIXELS), PROBABILITIES)
+
+
 def test_a_callable_gets_float32_arrays_and_may_answer_with_anything_like_an_array():
     seen = []
 
@@ -131,9 +142,11 @@ def test_an_output_that_is_no_class_is_left_out_of_the_logits(dropped, answers):
 
 
 @pytest.mark.parametrize("dropped", [3, -1])
-def test_an_output_that_is_not_there_cannot_be_left_out(dropped):
+def test_an_output_that_does_not_exist_cannot_be_left_out(dropped):
     teacher = load_teacher(lambda images: LOGITS, drop_output=dropped, name="code")
-    with pytest.raises(TeacherError, match=rf"--drop-output is {dropped}, .* outputs 0 to 2"):
+    with pytest.raises(
+        TeacherError, match=rf"--drop-output is {dropped}, .* outputs 0 to 2\.\nGive"
+    ):
         teacher(PIXELS)
 
 
@@ -144,12 +157,13 @@ def test_an_output_that_is_not_there_cannot_be_left_out(dropped):
 )
 def test_answers_that_are_not_one_row_an_image_are_refused(answers):
     teacher = load_teacher(lambda images: answers, name="mystery")
-    with pytest.raises(TeacherError, match=r"'mystery' answered 4 images with an array of shape"):
+    words = r"'mystery' answered 4 images with an array of shape \[.*\]\.\nIt must .* two classes\."
+    with pytest.raises(TeacherError, match=words):
         teacher(PIXELS)
 
 
 @pytest.mark.parametrize("source", [3, None, ["teacher.keras"]], ids=repr)
-def test_what_cannot_be_a_teacher_is_refused(source):
+def test_a_source_that_is_no_teacher_is_refused(source):
     with pytest.raises(TeacherError, match="A teacher cannot be made of"):
         load_teacher(source)
 

@@ -1,4 +1,4 @@
-"""Views: what is drawn, from what, and how it is spread."""
+"""Views: their parameters, what the parameters depend on, and their distributions."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ EVERYTHING = Views(3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.25, mixup=
 
 
 def mixing(views, hashes=HASHES):
-    """Returns partners and what `draw_mixing` gives for them."""
+    """Returns partners, and the parameters of their mixing."""
     partners = views.match(hashes)
     own = np.repeat(hashes[:, None], views.num_views, axis=1)
     return partners, views.draw_mixing(own, np.where(partners < 0, own, hashes[partners]))
@@ -48,9 +48,9 @@ def test_view_0_is_the_plain_image():
 
 def test_draws_depend_on_seed_key_and_view_and_on_nothing_else():
     drawn = EVERYTHING.draw(HASHES)
-    some = np.array([17, 3, 400])
-    for name, values in EVERYTHING.draw(HASHES[some]).items():
-        assert np.array_equal(values, drawn[name][some]), name
+    subset = np.array([17, 3, 400])
+    for name, values in EVERYTHING.draw(HASHES[subset]).items():
+        assert np.array_equal(values, drawn[name][subset]), name
     more = Views(7, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.25).draw(HASHES)
     other = Views(3, crop=(0.35, 1.0), seed=1).draw(HASHES)
     assert np.array_equal(more["view_crop"][:, :4], drawn["view_crop"])
@@ -58,7 +58,7 @@ def test_draws_depend_on_seed_key_and_view_and_on_nothing_else():
     assert not np.isclose(drawn["view_crop"][:, 1], drawn["view_crop"][:, 2]).all(axis=1).any()
 
 
-def test_crops_lie_inside_and_keep_the_share_of_the_area_that_was_asked_for():
+def test_crops_lie_inside_and_keep_the_asked_fraction_of_the_area():
     boxes = Views(4, crop=(0.2, 0.6)).draw(HASHES)["view_crop"][:, 1:].astype(np.float64)
     height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     assert boxes.min() >= 0 and boxes.max() <= 1 + 1e-6
@@ -95,12 +95,12 @@ def test_partners_are_each_others_and_one_of_an_odd_number_is_alone(num_images):
         assert not np.any(partners[mixed, view] == mixed)
     if num_images > 100:
         assert np.mean(partners[:, 0] == partners[:, 1]) < 0.01
-        # Nobody is matched with its neighbours in the directory more often than chance has it.
+        # Neighbours in the directory become partners as rarely as any other images.
         assert np.mean(np.abs(partners[:, 0] - np.arange(num_images)) < 50) < 0.05
 
 
 @pytest.mark.parametrize("parameter", [0.2, 0.8, 1.0, 4.0])
-def test_mixup_shares_follow_the_beta_distribution(parameter):
+def test_mixup_fractions_follow_the_beta_distribution(parameter):
     partners, mixed = mixing(Views(2, mixup=parameter))
     share = mixed["view_share"][:, 1:][partners[:, 1:] >= 0].astype(np.float64)
     expected = np.random.default_rng(0).beta(parameter, parameter, 100_000)
@@ -108,7 +108,7 @@ def test_mixup_shares_follow_the_beta_distribution(parameter):
         assert abs(np.mean(share < limit) - np.mean(expected < limit)) < 0.03
 
 
-def test_partners_draw_the_same_share_and_box():
+def test_partners_draw_the_same_fraction_and_box():
     partners, mixed = mixing(EVERYTHING)
     for view in (1, 2, 3):
         first = np.flatnonzero(partners[:, view] >= 0)
@@ -117,7 +117,7 @@ def test_partners_draw_the_same_share_and_box():
             assert np.array_equal(mixed[name][first, view], mixed[name][second, view])
 
 
-def test_the_share_of_a_cutmix_is_the_area_that_is_left():
+def test_the_fraction_of_a_cutmix_is_the_area_that_is_left():
     partners, mixed = mixing(EVERYTHING)
     boxes, share = mixed["view_paste"][:, 1:].astype(np.float64), mixed["view_share"][:, 1:]
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
@@ -131,13 +131,19 @@ def test_the_share_of_a_cutmix_is_the_area_that_is_left():
     ("arguments", "words"),
     [
         ({"count": -1}, "--views is -1"),
-        ({"count": 2, "crop": (0, 1)}, r"--crop is 0 1; give the smallest"),
+        (
+            {"count": 2, "crop": (0, 1)},
+            r"--crop is 0 1; give the smallest and the largest fraction",
+        ),
         ({"count": 2, "crop": (0.8, 0.3)}, r"--crop is 0\.8 0\.3"),
         ({"count": 2, "color": 1.5}, r"--color is 1\.5; it must lie in 0 to 1"),
+        ({"count": 2, "erase": -0.1}, r"--erase is -0\.1; it must lie in 0 to 1"),
         ({"count": 2, "mixup": -1}, "--mixup is -1"),
-        ({"count": 0, "flip": True}, r"no views to be .*\nAdd `--views 8`"),
+        ({"count": 2, "cutmix": 100}, "--cutmix is 100; it must lie in 0 to 100"),
+        ({"count": 2, "seed": -1}, "the seed of the views is -1; it must be 0 to 4294967295"),
+        ({"count": 0, "flip": True}, r"no views to crop, change or mix\.\nAdd `--views 8`"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, words):
+def test_values_out_of_range_are_refused(arguments, words):
     with pytest.raises(OptionError, match=words):
         Views(**arguments)

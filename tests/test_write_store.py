@@ -1,4 +1,4 @@
-"""Stores written from outside: without TensorFlow, with logits from a file, and what is refused."""
+"""Stores written from outside: without TensorFlow, with logits from a file, and refusals."""
 
 import io
 import json
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_deltas import assert_joined
+from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
 from streamkd.errors import (
@@ -102,10 +103,13 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ({"teacher": "u"}, r"another teacher\.\n  now:   name = u\n  store: name = t\n"),
-            ({"codec": "float32"}, r"another codec\.\n  now:   float32\n  store: float16"),
+            (
+                {"teacher": "u"},
+                r'other teacher\.\n  now:   {"name": "u"}\n  store: {"name": "t"}\n',
+            ),
+            ({"codec": "float32"}, r'another codec\.\n  now:   "float32"\n  store: "float16"'),
             ({"batch_size": 5}, r"another batch_size\.\n  now:   5\n  store: 7"),
-            ({"image_size": (9, 8)}, r"another images\.\n  now:   image_size = \[9, 8\]"),
+            ({"image_size": (9, 8)}, r'another images\.\n  now:   {"image_size": \[9, 8\]}'),
         ],
     )
     def test_a_store_begun_with_something_else_is_refused(self, images, path, arguments, words):
@@ -119,7 +123,7 @@ class TestWriting:
             (lambda n: np.zeros((n, 3, 1), np.float32), r"float32\[7, 3, 1\], and must be"),
             (lambda n: np.zeros((n - 1, 3), np.float32), r"float32\[6, 3\]"),
             (lambda n: np.zeros((n, 3), np.int64), r"int64\[7, 3\]"),
-            (lambda n: np.zeros((n, 4), np.float32), "4 logits an image, and 3 classes"),
+            (lambda n: np.zeros((n, 4), np.float32), "image has 4 logits, and there are 3 classes"),
         ],
     )
     def test_answers_of_another_shape_are_refused(self, images, path, given, words):
@@ -151,7 +155,7 @@ class TestWriting:
     def test_it_runs_without_tensorflow(self, directory, path):
         pytest.importorskip("farmhash")
         command = [sys.executable, "-c", WITHOUT_TENSORFLOW, EXAMPLE, directory, path]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
         assert run.returncode == 0, run.stderr
         assert "30 images, 3 classes" in run.stdout
         assert kd.verify(path, images=scan(directory), progress=False).sound
@@ -161,7 +165,7 @@ class TestWriting:
             "sys.argv =", 'sys.modules["farmhash"] = None; sys.argv ='
         )
         command = [sys.executable, "-c", code, EXAMPLE, directory, path]
-        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
         assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in run.stderr
         assert "`pip install pyfarmhash`" in run.stderr and not path.exists()
 
@@ -181,12 +185,16 @@ def write_csv(path, images, header):
 
 REFUSALS = {
     "rows": (r"29 rows of logits and 30 keys", {"logits": np.zeros((29, 3), np.float32)}),
-    "columns": (r"4 logits an image, and 3 classes", {"logits": -np.ones((30, 4), np.float32)}),
+    "columns": (r"4 logits, and there are 3 classes", {"logits": -np.ones((30, 4), np.float32)}),
     "kind": (r"int64\[30, 3\], and must hold floating", {"logits": np.zeros((30, 3), int)}),
     "axes": (r"float32\[90\], and must hold", {"logits": np.zeros(90, np.float32)}),
     "sigmoid": (r"may be sigmoid outputs", {"logits": np.full((30, 3), 0.9)}),
     "output": (r"--teacher-output is 'p'; choose", {"output": "p"}),
-    "no keys": (r"which image each row .*\n.*--keys KEYS\.jsonl", {"keys": None}),
+    "one class": (
+        r"float32\[30, 1\].*\n.*at least two classes",
+        {"logits": -np.ones((30, 1), "f4")},
+    ),
+    "no keys": (r"rows of logits have no keys.*\n.*--keys KEYS\.jsonl", {"keys": None}),
     "ending": (r"ends in '\.txt'; give one of \.npy", {"logits": "x.txt"}),
     "no file": (r"x\.npy cannot be read: No such file", {"logits": "x.npy"}),
     "no keys file": (r"--keys k cannot be read: No such file", {"keys": "k"}),
@@ -251,6 +259,28 @@ class TestImport:
         import_logits(logits, tmp_path / "k.jsonl", images, path, progress=False)
         assert open_store(path).keys == images.keys.take(images.keys.sort_order())
 
+    def test_the_teacher_has_the_name_that_is_given(self, images, path):
+        keys = images.keys.tolist()
+        store = import_logits(logits_of(images), keys, images, path, teacher="t", progress=False)
+        assert store.header.teacher == {"name": "t", "output": "logits"}
+
+    def test_of_several_arrays_one_must_be_named_logits(self, images, tmp_path, path):
+        np.savez(tmp_path / "l.npz", first=logits_of(images), second=logits_of(images))
+        words = r"l\.npz cannot be read: it has the arrays first, second, and none is named logits"
+        with pytest.raises(OptionError, match=words):
+            import_logits(tmp_path / "l.npz", images.keys.tolist(), images, path, progress=False)
+
+    def test_folders_that_the_teacher_does_not_know_can_be_left_out(self, images, path):
+        # The teacher knows no cats: they are dropped from the images and from its logits.
+        known = images.select(np.flatnonzero(images.labels != 2))
+        names = images.class_names[:2]
+        kept = scan(os.fsdecode(images.root), class_names=names)
+        options = {"class_names": names, "progress": False}
+        import_logits(logits_of(known)[:, :2], known.keys.tolist(), kept, path, **options)
+        store = open_store(path)
+        assert store.class_names == names and store.num_images == len(known) == 20
+        assert store.summary["teacher_accuracy"] == 1.0
+
     def test_images_without_logits_are_left_out(self, images, tmp_path, path):
         keys = write_keys(tmp_path / "k.jsonl", images.keys.take(range(20)))
         logits = logits_of(images)[:20]
@@ -259,7 +289,7 @@ class TestImport:
         assert_joined(images.select(slice(0, 20)), path)
 
     @pytest.mark.parametrize("case", list(REFUSALS))
-    def test_what_does_not_fit_is_refused(self, images, tmp_path, path, case):
+    def test_arguments_that_do_not_fit_are_refused(self, images, tmp_path, path, case):
         words, changes = REFUSALS[case]
         keys = images.keys.tolist()
         values = {"logits": logits_of(images), "keys": keys, **changes}
@@ -311,7 +341,7 @@ class TestImport:
             progress=False,
         )
         assert open_store(path).summary["teacher_accuracy"] == 1.0
-        with pytest.raises(ClassNamesError):
+        with pytest.raises(ClassNamesError, match="first of 1 unknown to the teacher: 'cat'"):
             import_logits(
                 logits_of(images),
                 images.keys.tolist(),

@@ -1,10 +1,10 @@
-"""A zoo: image files as they are found in real folders, with what each of them must lead to.
+"""A zoo: good, odd and bad image files of real folders, each with the outcome that it must have.
 
     manifest, expected = zoo.draw(tmp_path)
     expected[b"zoo/cmyk.jpg"]       # uint8 [32, 48, 3], the pixels that it must be decoded to
     expected[b"zoo/half.jpg"]       # a pattern: why it cannot be decoded
 
-All good ones show `PICTURE`, as far as their format can.
+All good files show `PICTURE`, as far as their format can.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def saved(kind: str, mode: str = "RGB", pixels: np.ndarray = PICTURE, **options:
 
 
 def shown(mode: str) -> np.ndarray:
-    """Returns `PICTURE` as far as a mode of Pillow's can hold it."""
+    """Returns `PICTURE` in a mode of Pillow's, and back in RGB."""
     return np.asarray(Image.fromarray(PICTURE).convert(mode).convert("RGB"))
 
 
@@ -49,7 +49,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of_zeros(width: int, height: int) -> bytes:
-    """Returns a valid black PNG of any size, without ever holding its pixels."""
+    """Returns a valid black PNG of any size, whose pixels are never in memory."""
     num_bytes = height * (1 + 3 * width)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     part = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -71,8 +71,9 @@ def deep_png(num_channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def edited(data: bytes, place: int, new: bytes) -> bytes:
-    return data[:place] + new + data[place + len(new) :]
+def edited(data: bytes, position: int, new: bytes) -> bytes:
+    """Returns bytes with others written over them from a position on."""
+    return data[:position] + new + data[position + len(new) :]
 
 
 def _frames() -> list[Image.Image]:
@@ -80,7 +81,7 @@ def _frames() -> list[Image.Image]:
 
 
 def good_files() -> dict[bytes, tuple[bytes, np.ndarray]]:
-    """Returns files that are decoded: their bytes, and what they show."""
+    """Returns good files by name: their bytes, and the pixels that they show."""
     jpeg, png, moving = saved("JPEG", quality=95), saved("PNG"), {"save_all": True}
     moving |= {"append_images": _frames()}
     exif = Image.Exif()
@@ -147,7 +148,7 @@ def good_files() -> dict[bytes, tuple[bytes, np.ndarray]]:
 
 
 def bad_files() -> dict[bytes, tuple[bytes, str]]:
-    """Returns files that cannot be decoded: their bytes, and a pattern of the reason."""
+    """Returns bad files by name: their bytes, and a pattern of the reason."""
     jpeg, png, gif = saved("JPEG", quality=95), saved("PNG"), saved("GIF")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     large = saved("JPEG", pixels=noise)
@@ -254,9 +255,9 @@ def _tiff_bomb() -> bytes:
 
 
 def draw(root: Path) -> tuple[Manifest, dict[bytes, Any]]:
-    """Writes the zoo into `root`/zoo; returns the manifest and what is expected of each key.
+    """Writes the zoo into `root`/zoo; returns the manifest and the outcome of each key.
 
-    The manifest has one class, and what a directory's listing would leave out as well.
+    The manifest has one class. It also lists files that a directory's listing would leave out.
     """
     folder = os.path.join(os.fsencode(root), b"zoo")
     os.makedirs(folder)

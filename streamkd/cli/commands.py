@@ -128,8 +128,8 @@ def plan(args: argparse.Namespace) -> Answer:
         **flags.pixels(args),
     )
     if not args.json:
-        report["text"] = plan_module.describe(report)
-    return report, 0
+        return {**report.to_dict(), "text": plan_module.describe(report)}, 0
+    return report.to_dict(), 0
 
 
 def import_(args: argparse.Namespace) -> Answer:

@@ -1,29 +1,33 @@
-"""Class names: two sides agree by name, whatever the order of each."""
+"""Class names: two sides agree by name, whatever the order of their classes.
+
+class_numbers(["dog", "cat"], ["cat", "dog", "emu"], "the store")      # [1, 0, -1]
+renumber(images.labels, images.class_names, store.class_names, "the store")
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from streamkd.errors import ClassNamesError
-from streamkd.manifest.manifest import UNLABELLED
+from streamkd.manifest.listing import UNLABELLED, shown
 
 
 def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarray:
-    """Returns the number of each of `names` among `classes`, so that `map[labels]` renumbers.
+    """Returns an array `numbers` so that `numbers[labels]` are labels among `classes`.
 
     Args:
       names: the classes of the images, in the order of their labels.
-      classes: the classes of the other side; more of them than `names` are fine.
-      owner: whose `classes` these are, for the message: 'the store', 'the teacher'.
+      classes: the classes of the other side, which may have more than `names`.
+      owner: the owner of `classes`, for the message: 'the store', 'the teacher'.
 
     Returns:
-      int32 `[len(names) + 1]`; the last entry is -1, which is what the label -1 picks.
+      int32 `[len(names) + 1]`; the last entry is -1, which the label -1 picks.
 
     Raises:
       ClassNamesError: a name that is not among `classes`.
     """
-    number = {name: position for position, name in enumerate(classes)}
-    unknown = [name for name in names if name not in number]
+    number_of = {name: number for number, name in enumerate(classes)}
+    unknown = [name for name in names if name not in number_of]
     if unknown:
         raise ClassNamesError(
             f"The class names of the images and of {owner} disagree.\n"
@@ -32,7 +36,7 @@ def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarra
             f"  first of {len(unknown)} unknown to {owner}: {unknown[0]!r}\n"
             f"Name the folders as {owner} names its classes, or move the unknown folder away."
         )
-    return np.array([*(number[name] for name in names), UNLABELLED], np.int32)
+    return np.array([*(number_of[name] for name in names), UNLABELLED], np.int32)
 
 
 def renumber(
@@ -40,14 +44,8 @@ def renumber(
 ) -> np.ndarray:
     """Returns labels, int32 `[num_images]`, in the numbering of `classes`.
 
-    Images without classes, or another side without, leave every label at -1.
+    All labels are -1 if the images, or the other side, have no classes.
     """
     if names is None or not classes:
         return np.full(len(labels), UNLABELLED, np.int32)
     return class_numbers(names, classes, owner)[labels]
-
-
-def shown(names: list[str], most: int = 10) -> str:
-    """Returns the first names for a message."""
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

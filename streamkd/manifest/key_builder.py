@@ -1,11 +1,11 @@
-"""Collects keys one folder or one line at a time, without a Python object for any of them.
+"""Collects keys one folder or one line at a time, without a Python object for each key.
 
     builder = KeyBuilder()
     builder.add_folder(b"cat/", b"1.png\\0" b"2.png")
     builder.add(b"dog/1.png")
     builder.keys()                       # Keys of three
 
-A list of bytes objects costs 60 to 80 bytes an image beside the key itself; this costs 12.
+A list of bytes objects costs 60 to 80 bytes an image besides the key itself; a builder costs 12.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from streamkd.keys import Keys
 
-SEPARATOR = b"\0"  # no file name holds it
+# The byte between two file names: no name contains it.
+SEPARATOR = b"\0"
 
 
 class KeyBuilder:
@@ -38,8 +39,8 @@ class KeyBuilder:
         """Adds the files of one folder.
 
         Args:
-          prefix: what stands before every name: the folder with a final '/', or b''.
-          names: the file names, joined by `SEPARATOR`; b'' for none.
+          prefix: the start of every key: the folder with a final '/', or b''.
+          names: the file names, joined by `SEPARATOR`; b'' for a folder without files.
         """
         if not names:
             return
@@ -49,7 +50,7 @@ class KeyBuilder:
         self._lengths.frombytes(lengths.astype(np.dtype(self._lengths.typecode)).tobytes())
 
     def keys(self) -> Keys:
-        """Returns the keys; nothing can be added afterwards, since they share the bytes."""
+        """Returns the keys. Nothing can be added afterwards, since the keys share the bytes."""
         offsets = np.zeros(len(self._lengths) + 1, np.uint64)
         lengths = np.frombuffer(self._lengths, self._lengths.typecode)
         np.cumsum(lengths, out=offsets[1:], dtype=np.uint64)

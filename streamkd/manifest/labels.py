@@ -1,4 +1,4 @@
-"""Labels that do not come from the names of folders alone: lists, columns, and maps of classes.
+"""Labels that folders alone do not give: lists, columns of tables, and maps of folders to classes.
 
 number_labels([0, 1, 0], None)           # int32 labels, and the class names ['0', '1']
 number_labels(["cat", "dog"], None)      # ['cat', 'dog']
@@ -24,15 +24,15 @@ from streamkd.errors import ClassNamesError, OptionError
 from streamkd.manifest import listing
 from streamkd.manifest.listing import UNLABELLED
 
-# A number as Python writes it: '7' is one, '007' and '+7' are names.
+# Text of a number as Python writes it: '7' is a number; '007' and '+7' are names.
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 
 
 class LabelColumn:
-    """Labels one after the other, numbers or names, four bytes each.
+    """The labels of images, numbers or names, collected one by one at four bytes each.
 
     Args:
-      texts: labels come as text, and are numbers where all of them look like numbers.
+      texts: labels come as text, and are numbers if all of them look like numbers.
     """
 
     def __init__(self, *, texts: bool = False) -> None:
@@ -41,11 +41,11 @@ class LabelColumn:
         self._values: dict[Any, int] = {}
 
     def add(self, value: Any) -> None:
-        """Adds the label of one image; None, -1 or an empty text where it has none."""
+        """Adds the label of one image; None, -1 or '' for an image without a label."""
         if value == "":
             value = None
         if value is not None and not _is_label(value):
-            raise ValueError(f"a label {value!r}, which is neither a number nor a name")
+            raise ValueError(f"the label {value!r}, which is neither a number nor a name")
         if value is None or (not isinstance(value, str) and value == UNLABELLED):
             self._codes.append(UNLABELLED)
             return
@@ -54,11 +54,11 @@ class LabelColumn:
     def numbered(self, class_names: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
         """Returns class numbers, int32 `[num_images]`, and the classes in order.
 
-        Without `class_names` the classes are the sorted labels, as text, as in Keras; None where
-        no image has a label. With them, a label is one of the names or a position among them.
+        Without `class_names` the classes are the sorted labels, as text, as in Keras; None if no
+        image has a label. With `class_names`, each label is one of the names or the number of one.
 
         Raises:
-          ValueError: some labels are numbers and some are names, or one is negative.
+          ValueError: the labels mix numbers and names, or a label is negative.
           ClassNamesError: a label that `class_names` does not have.
         """
         values = list(self._values)
@@ -70,16 +70,16 @@ class LabelColumn:
             raise ValueError(f"numbers and names are mixed: {number!r} and {name!r}")
         negative = [value for value in values if not isinstance(value, str) and value < -1]
         if negative:
-            raise ValueError(f"a label {negative[0]}; -1 stands for no label, others start at 0")
+            raise ValueError(f"the label {negative[0]}; labels start at 0, and -1 is no label")
         labels = [value for value in values if value != UNLABELLED]
         if class_names is not None:
-            number_of = _positions(labels, class_names)
+            number_of = _class_numbers(labels, class_names)
             names: list[str] | None = list(class_names)
         else:
             ranked = sorted(labels)
             number_of = {value: rank for rank, value in enumerate(ranked)}
             names = [str(value) for value in ranked] or None
-        # The last entry is what the code -1 picks.
+        # The code -1 picks the last entry.
         numbers_of_codes = [number_of.get(value, UNLABELLED) for value in values]
         table = np.array([*numbers_of_codes, UNLABELLED], np.int32)
         return table[np.frombuffer(self._codes, np.int32)], names
@@ -102,7 +102,7 @@ def read_labels(path: str | os.PathLike) -> list[Any]:
     """Returns the labels in a file: one a line, or a list in JSON.
 
     Raises:
-      OptionError: it cannot be read, or holds something else.
+      OptionError: the file cannot be read, or begins like JSON and is no list.
     """
     text = _read_text(path, "labels")
     if text.lstrip().startswith("["):
@@ -110,7 +110,7 @@ def read_labels(path: str | os.PathLike) -> list[Any]:
             labels = json.loads(text)
         except json.JSONDecodeError as error:
             raise OptionError(
-                f"The labels in {str(path)!r} are no list in JSON: {error}.\n"
+                f"The labels in {str(path)!r} are no JSON list: {error}.\n"
                 "Give a JSON list, or a text file with one label a line."
             ) from error
         return labels
@@ -124,7 +124,7 @@ def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
     """Returns the class of each folder, from a JSON object in a file.
 
     Raises:
-      OptionError: it cannot be read, or holds something else.
+      OptionError: the file cannot be read, or holds no class map.
     """
     text = _read_text(path, "class map")
     try:
@@ -138,10 +138,14 @@ def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
 
 
 def check_class_map(class_map: Any) -> dict[str, str | None]:
-    """Returns the class map if it is one: folder to class name, or to None to leave it out."""
+    """Returns a class map as a dict: from each folder to the name of its class, or to None.
+
+    Raises:
+      OptionError: `class_map` is no such mapping, or empty.
+    """
     if not isinstance(class_map, Mapping) or not class_map:
         raise OptionError(
-            f"A class map is {type(class_map).__name__} or empty; it must say the class of each "
+            f"The class map is {type(class_map).__name__} or empty; it must name the class of each "
             'folder.\nWrite it as {"n02085620": "dog", "n02123045": "cat"}.'
         )
     for folder, name in class_map.items():
@@ -156,13 +160,13 @@ def check_class_map(class_map: Any) -> dict[str, str | None]:
 def map_folders(
     folders: list[str], class_map: Mapping[str, str | None], class_names: list[str] | None
 ) -> tuple[list[tuple[str, int]], list[str]]:
-    """Returns the folders to list with the class number of each, and the classes in order.
+    """Returns the folders to list, each with its class number, and the classes in order.
 
-    The order of the classes is that of `class_names`, else that in which the map first names them.
-    A class whose folders are not there stays, without images.
+    The classes stand in the order of `class_names`, else in the order in which the map first names
+    them. A class without a folder stays, without images.
 
     Raises:
-      ClassNamesError: a folder that the map does not have, or a map that has none of them.
+      ClassNamesError: the map does not have one of the folders, or one of `class_names`.
     """
     unknown = [folder for folder in folders if folder not in class_map]
     if unknown:
@@ -171,7 +175,7 @@ def map_folders(
             f"  class map: {listing.shown(list(class_map))}\n"
             f"  folders: {listing.shown(folders)}\n"
             f"  first of {len(unknown)} without a class: {unknown[0]!r}\n"
-            'Add the folder to the map, with null to leave it out: {"' + unknown[0] + '": null}.'
+            f'Add the folder to the map, with null to leave it out: {{"{unknown[0]}": null}}.'
         )
     classes = list(dict.fromkeys(name for name in class_map.values() if name is not None))
     if class_names is not None:
@@ -186,30 +190,30 @@ def map_folders(
                 "Name only classes of the map."
             )
         classes = list(class_names)
-    number = {name: position for position, name in enumerate(classes)}
-    taken = [
-        (folder, number[str(class_map[folder])])
+    number_of = {name: number for number, name in enumerate(classes)}
+    chosen = [
+        (folder, number_of[str(class_map[folder])])
         for folder in folders
-        if class_map[folder] in number
+        if class_map[folder] in number_of
     ]
-    return taken, classes
+    return chosen, classes
 
 
-def _positions(values: list[Any], class_names: list[str]) -> dict[Any, int]:
-    """Returns the class number of each label, among classes that were given."""
+def _class_numbers(labels: list[Any], class_names: list[str]) -> dict[Any, int]:
+    """Returns the number of each label among `class_names`."""
     listing.check_each_once(class_names)
     number_of: dict[Any, int] = {name: number for number, name in enumerate(class_names)}
     number_of |= {number: number for number in range(len(class_names))}
-    unknown = [value for value in values if value not in number_of]
+    unknown = [label for label in labels if label not in number_of]
     if unknown:
         raise ClassNamesError(
             "class_names does not fit the labels.\n"
             f"  class_names: {listing.shown(class_names)}\n"
-            f"  labels: {listing.shown([str(value) for value in values])}\n"
+            f"  labels: {listing.shown([str(label) for label in labels])}\n"
             f"  first of {len(unknown)} that is no class: {unknown[0]!r}\n"
-            "Name every class, in the order of the numbers where labels are numbers."
+            "Name every class; numbers count the names from 0."
         )
-    return {value: number_of[value] for value in values}
+    return {label: number_of[label] for label in labels}
 
 
 def _is_label(value: Any) -> bool:
@@ -219,19 +223,24 @@ def _is_label(value: Any) -> bool:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON object; one that names a folder twice would silently keep the last."""
-    for (name, _), (after, _) in itertools.pairwise(sorted(pairs, key=lambda pair: pair[0])):
-        if name == after:
+    """Returns a JSON object as a dict; JSON itself would silently keep the last of two entries.
+
+    Raises:
+      ValueError: a name is there twice.
+    """
+    for (name, _), (next_name, _) in itertools.pairwise(sorted(pairs, key=lambda pair: pair[0])):
+        if name == next_name:
             raise ValueError(f"it names {name!r} twice")
     return dict(pairs)
 
 
-def _read_text(path: str | os.PathLike, what: str) -> str:
+def _read_text(path: str | os.PathLike, subject: str) -> str:
+    """Returns the text of a file; `subject` says in the refusal what the file holds."""
     try:
-        # As file names come: bytes that are not UTF-8 survive.
+        # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
         return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise OptionError(
-            f"The {what} {str(path)!r} cannot be read: {error.strerror}.\n"
-            "Give a file that is there."
+            f"The {subject} {str(path)!r} cannot be read: {error.strerror}.\n"
+            "Give a file that can be read."
         ) from error

@@ -1,4 +1,7 @@
-"""Lists the images of a directory, in Keras' order.
+"""Lists class folders and the images below them, in Keras' order.
+
+    folders = class_folders(b"photos/train")               # ['cat', 'dog']
+    add_images(builder, b"photos/train", b"cat", follow_links=False, count=bar.update)
 
 The order is that of `image_dataset_from_directory`: classes in order, and within a class the
 folders by path and the files by name. Names are bytes throughout, since a file name need not be
@@ -8,7 +11,7 @@ UTF-8. Only directory entries are read; a `stat` for each file would cost four t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +20,18 @@ from streamkd.errors import ClassNamesError, ImagesNotFoundError
 from streamkd.keys import Keys
 from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 
-# What `tf.io.decode_image` or Pillow decodes; by content, so that the ending only says what to
-# list. Keras leaves `.webp` out although TensorFlow decodes it, and all that needs Pillow.
+# Endings of files that are listed: formats that `tf.io.decode_image` or Pillow decodes. Files are
+# decoded by their content, whatever the ending. Keras lists neither `.webp`, although TensorFlow
+# decodes it, nor the formats that need Pillow.
 EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
+# Label of an image without a class.
 UNLABELLED = -1
+# Largest number of names in one line of a message.
+MAX_SHOWN_NAMES = 10
 
 
 class Listed(NamedTuple):
-    """Images as a source lists them; the fields of a `Manifest`."""
+    """The images of a source; the fields of a `Manifest`."""
 
     root: bytes
     keys: Keys
@@ -39,7 +46,7 @@ class Listed(NamedTuple):
 
 
 def check_directory(directory: bytes) -> None:
-    """Refuses what is not a readable directory."""
+    """Refuses a path that is no readable directory."""
     path = os.fsdecode(directory)
     if not os.path.exists(directory):
         raise ImagesNotFoundError(
@@ -52,16 +59,16 @@ def check_directory(directory: bytes) -> None:
         )
     if not os.access(directory, os.R_OK | os.X_OK):
         raise ImagesNotFoundError(
-            f"The directory {path!r} cannot be read.\nGive yourself the right to list it: "
-            f"`chmod u+rx {path}`."
+            f"The directory {path!r} cannot be read.\n"
+            f"Give yourself the right to list it: `chmod u+rx {path}`."
         )
 
 
 def class_folders(directory: bytes) -> list[str]:
     """Returns the names of the class folders, sorted.
 
-    A folder whose name starts with a dot is no class; an empty folder is one, and so is a link to
-    a folder.
+    Folders whose names start with a dot are left out. An empty folder is a class, and so is a link
+    to a folder.
     """
     with _entries_of(directory) as entries:
         return sorted(
@@ -71,23 +78,28 @@ def class_folders(directory: bytes) -> list[str]:
         )
 
 
-def choose_folders(found: list[str], class_names: list[str], directory: bytes) -> list[str]:
-    """Returns `class_names` as the folders to take, in that order.
+def choose_folders(folders: list[str], class_names: list[str], directory: bytes) -> list[str]:
+    """Returns the folders to list, which are `class_names` in their order.
+
+    Args:
+      folders: the folders of the directory.
+      class_names: as in `manifest.scan`.
+      directory: path of the directory, for the message.
 
     Raises:
-      ClassNamesError: a folder is named twice, or is not there.
+      ClassNamesError: a class is named twice, or has no folder.
     """
     names = list(class_names)
     check_each_once(names)
-    there = set(found)
-    missing = [name for name in names if name not in there]
+    present = set(folders)
+    missing = [name for name in names if name not in present]
     if missing:
         raise ClassNamesError(
             "class_names does not fit the directory.\n"
             f"  class_names: {shown(names)}\n"
-            f"  {os.fsdecode(directory)}: {shown(found)}\n"
+            f"  {os.fsdecode(directory)}: {shown(folders)}\n"
             f"  first of {len(missing)} without a folder: {missing[0]!r}\n"
-            "Name only folders that are there."
+            "Name only folders of the directory."
         )
     return names
 
@@ -97,7 +109,7 @@ def check_each_once(class_names: list[str]) -> None:
     seen: set[str] = set()
     for name in class_names:
         if name in seen:
-            raise ClassNamesError(f"class_names holds {name!r} twice; every class once.")
+            raise ClassNamesError(f"class_names holds {name!r} twice.\nName every class once.")
         seen.add(name)
 
 
@@ -107,7 +119,7 @@ def add_images(
     below: bytes,
     *,
     follow_links: bool,
-    found: Callable[[int], None],
+    count: Callable[[int], None],
     visited: Collection[tuple[int, int]] = (),
 ) -> int:
     """Adds the keys of the images in `directory/below` and in its folders; returns their number.
@@ -116,58 +128,58 @@ def add_images(
       builder: gets the keys, in Keras' order.
       directory: the root.
       below: the folder to list, relative to the root; b'' for the root itself.
-      follow_links: enter folders that are symbolic links. The starting folder always counts.
-      found: called with the number of images of each folder, for a progress bar.
-      visited: identities of folders that no link leads into.
+      follow_links: enter folders that are symbolic links. The starting folder is always listed.
+      count: called with the number of images of each folder, for a progress bar.
+      visited: identities of folders that links must not enter.
     """
-    before = len(builder)
-    folders = []
+    num_before = len(builder)
+    listed_folders = []
     entered = set(visited)
     pending = [below]
     while pending:
         folder = pending.pop()
         path = os.path.join(directory, folder)
         if follow_links:
-            here = identity(path)
-            if here in entered and folder != below:
+            folder_identity = identity(path)
+            if folder_identity in entered and folder != below:
                 continue
-            entered.add(here)
-        names, subfolders = _entries(path, follow_links)
-        found(len(names))
+            entered.add(folder_identity)
+        names, subfolders = _image_names_and_folders(path, follow_links)
+        count(len(names))
         names.sort()
-        folders.append((folder, SEPARATOR.join(names)))
+        listed_folders.append((folder, SEPARATOR.join(names)))
         pending.extend(os.path.join(folder, name) if folder else name for name in subfolders)
     # Keras sorts the walk by path, which is not the order of a walk: 'a-b' comes before 'a/b'.
-    for folder, packed in sorted(folders):
-        builder.add_folder(folder + b"/" if folder else b"", packed)
-    return len(builder) - before
+    for folder, joined_names in sorted(listed_folders):
+        builder.add_folder(folder + b"/" if folder else b"", joined_names)
+    return len(builder) - num_before
 
 
 def identity(path: bytes) -> tuple[int, int]:
-    """Returns what tells whether two paths lead to the same folder."""
+    """Returns (device, inode), which are equal for two paths to the same folder."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _entries_of(path: bytes) -> Any:
-    """Returns the entries of a folder, as `os.scandir`; one that cannot be read is named."""
+    """Returns the entries of a folder, as `os.scandir`; a folder that cannot be read is named."""
     try:
         return os.scandir(path)
     except OSError as error:
         raise ImagesNotFoundError(
             f"The folder {os.fsdecode(path)!r} cannot be listed: {error.strerror}.\n"
-            "Give yourself the right to read it, or move it away."
+            "Give yourself the right to read the folder, or move it away."
         ) from error
 
 
-def _entries(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]:
-    """Returns the names of images and of folders in one folder; hidden ones are left out."""
+def _image_names_and_folders(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]:
+    """Returns the names of images and of folders in one folder, without hidden ones."""
     names: list[bytes] = []
     folders: list[bytes] = []
     with _entries_of(path) as entries:
         for entry in entries:
             name = entry.name
-            # macOS writes '._name.jpg' beside every file on foreign disks; it is no image.
+            # macOS writes a '._name.jpg', which is no image, for every file on foreign disks.
             if name.startswith(b"."):
                 continue
             if entry.is_dir(follow_symlinks=follow_links):
@@ -177,7 +189,7 @@ def _entries(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]
     return names, folders
 
 
-def shown(names: list[str]) -> str:
-    """Returns up to five names for a message."""
-    more = f", … ({len(names)} in all)" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more
+def shown(names: Sequence[str]) -> str:
+    """Returns names as a message shows them: quoted, the first `MAX_SHOWN_NAMES` of them."""
+    more = f", … ({len(names)} in all)" if len(names) > MAX_SHOWN_NAMES else ""
+    return ", ".join(map(repr, names[:MAX_SHOWN_NAMES])) + more

@@ -1,4 +1,4 @@
-"""The manifest: which images there are, their keys, labels and classes.
+"""The manifest: a list of images with their keys, labels and classes.
 
     images = scan("photos/train")          # one folder a class
     images.num_images, images.class_names, images.fingerprint
@@ -31,6 +31,9 @@ from streamkd.public import public
 
 __all__ = ["UNLABELLED", "Manifest", "key_fields", "key_of_fields", "scan"]
 
+# Number of paths that are made at once.
+CHUNK_PATHS = 65_536
+
 
 @public
 class Manifest:
@@ -38,10 +41,10 @@ class Manifest:
 
     Attributes:
       root: the directory, as bytes.
-      keys: one key an image.
-      labels: int32 `[num_images]`, class numbers; -1 where an image has no label.
-      class_names: the classes in order, or None where there are none.
-      weights: float32 `[num_images]`, the share of each image in the loss, or None for 1 each.
+      keys: the key of each image.
+      labels: int32 `[num_images]`, class numbers; -1 for an image without a label.
+      class_names: the classes in order, or None for images without classes.
+      weights: float32 `[num_images]`, the weight of each image in the loss, or None for 1 each.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Manifest:
 
     @property
     def empty_classes(self) -> list[str] | None:
-        """The classes without an image here, which a student will not see; None without classes."""
+        """The classes without an image, which a student will not see; None without classes."""
         if self.class_names is None or self.class_counts is None:
             return None
         counted = zip(self.class_names, self.class_counts, strict=True)
@@ -107,12 +110,12 @@ class Manifest:
         return [prefix + data[start:end] for start, end in itertools.pairwise(ends)]
 
     def each_path(self) -> Iterator[bytes]:
-        """Yields the path of every image, without a list of all of them."""
-        for start in range(0, len(self), 65_536):
-            yield from self.paths(np.arange(start, min(start + 65_536, len(self))))
+        """Yields the path of every image, without a list of all paths."""
+        for start in range(0, len(self), CHUNK_PATHS):
+            yield from self.paths(np.arange(start, min(start + CHUNK_PATHS, len(self))))
 
     def select(self, indices: np.ndarray | slice) -> Manifest:
-        """Returns a manifest of some of the images, with the same classes."""
+        """Returns a manifest of the images with these indices, with the same classes."""
         weights = None if self.weights is None else self.weights[indices]
         keys, labels = self.keys.take(indices), self.labels[indices]
         return Manifest(self.root, keys, labels, self.class_names, weights)
@@ -121,7 +124,7 @@ class Manifest:
         """Writes the manifest as JSON lines, whole or not at all; `scan` reads it back.
 
         Raises:
-          OutputError: it cannot be written, or something else than a manifest is there.
+          OutputError: the manifest cannot be written, or `path` is a file of another kind.
         """
         tables.write(self, Path(path))
 
@@ -140,35 +143,47 @@ def scan(
     stratify: bool = False,
     progress: Any = None,
 ) -> Manifest:
-    """Returns the images of a directory, or of a manifest file.
+    """Returns the images of a directory, or of a manifest file, without opening an image.
 
-    The file is one written by `Manifest.write`, or a table (CSV or JSON lines) with the columns
-    `file_name`, `label` and `weight`, the last two optional; see `manifest/tables.py`. A flat
-    directory may hold such a table as `metadata.csv` or `metadata.jsonl`.
+    A directory has one folder a class:
+
+        photos/train/
+        ...cat/
+        ......001.jpg
+        ......002.jpg
+        ...dog/
+        ......001.jpg
+
+    `scan("photos/train")` then returns three images with the keys `cat/001.jpg`, `cat/002.jpg` and
+    `dog/001.jpg`, the labels 0, 0 and 1, and the class names `['cat', 'dog']`.
+
+    A file is a manifest that `Manifest.write` wrote, or a table (CSV or JSON lines) with a column
+    `file_name` and optional columns `label` and `weight`; see `manifest/tables.py`. A directory
+    without class folders may hold such a table as `metadata.csv` or `metadata.jsonl`.
 
     The other arguments are those of `image_dataset_from_directory`, with Keras' meaning. Hidden
-    files and folders are left out; a link to a folder of the same class, to another class or to
-    the whole directory is not entered.
+    files and folders are left out. A link to a folder of the same class, to another class or to the
+    whole directory is not entered.
 
     Args:
-      directory: one folder of images a class; or a manifest file.
+      directory: path of the directory, or of the file.
       labels: 'inferred' takes the folder as the class; None lists every image without a label. A
-        list has one label an image, numbers (-1 for none) or names, in the order of the paths; the
-        classes are then the sorted labels.
-      class_names: the folders to take, in the order of their class numbers; sorted by default.
+        list has one label for each image, numbers (-1 for no label) or names, in the order of the
+        paths; the classes are then the sorted labels.
+      class_names: the folders to list, in the order of their class numbers; sorted by default.
         For a table, the classes in the order of their numbers.
-      class_map: the class of each folder; several folders may share one, and None leaves a folder
-        out. The classes come in the order in which the map first names them, or that of
-        `class_names`. Or the path of a JSON file that holds it.
+      class_map: the class of each folder, as a mapping or as the path of a JSON file. Several
+        folders may share a class, and None leaves a folder out. The classes stand in the order of
+        `class_names`, or else in the order in which the map first names them.
       follow_links: enter folders that are symbolic links.
-      validation_split: share of the images, between 0 and 1, that validation gets.
+      validation_split: fraction of the images, between 0 and 1, that validation gets.
       subset: 'training' or 'validation'; with `validation_split`.
-      seed: of the shuffle before the split.
-      stratify: every class gives validation the same share, to within one image.
-      progress: called with the number of images found, as they are found.
+      seed: seed of the shuffle before the split.
+      stratify: take the same fraction of every class, to within one image.
+      progress: called with numbers of images as they are listed.
 
     Raises:
-      ImagesNotFoundError: no such directory, or no images in it.
+      ImagesNotFoundError: no such directory, or a directory without images.
       ClassNamesError: `class_names` or `class_map` does not fit the folders or the labels.
       OptionError: arguments that exclude each other.
     """
@@ -181,12 +196,12 @@ def scan(
         class_names=class_names,
         class_map=class_map,
         follow_links=follow_links,
-        found=progress or (lambda count: None),
+        count=progress or (lambda num_images: None),
     )
     images = Manifest(*listed)
     if validation_split is None or subset is None or seed is None:
         return images
     if stratify and images.class_names is None:
-        raise OptionError("stratify needs labels; these images have none. Leave stratify out.")
+        raise OptionError("stratify needs labels; these images have none.\nLeave stratify out.")
     indices = split.split_indices(images.labels, validation_split, subset, seed, stratify=stratify)
     return images.select(indices)

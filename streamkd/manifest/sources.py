@@ -1,12 +1,12 @@
-"""Finds the images of a source: a directory of any of the usual shapes, or a manifest file.
+"""Lists the images of a source: a directory of one of the usual shapes, or a manifest file.
 
-| source | what is listed |
+| source | images |
 |---|---|
-| one folder a class | every folder, in Keras' order; `class_map` gives several folders one class |
-| any folder, `labels=None` or a list | all images below it, whatever the folders |
-| a flat folder with `metadata.csv` or `metadata.jsonl` | what the table lists |
-| a table, or a manifest written by `Manifest.write` | what it lists |
-| `train`, `val` and `test` folders and nothing else | refused: one of them is meant |
+| one folder a class | those of every folder, in Keras' order; `class_map` names the classes |
+| any directory, with `labels=None` or a list | all images below the directory |
+| a flat directory with `metadata.csv` or `metadata.jsonl` | the entries of the table |
+| a table, or a manifest written by `Manifest.write` | its entries |
+| `train`, `val` and `test` folders and no other folder | refused: give one of the folders |
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import check_class_map, map_folders, number_labels
 from streamkd.manifest.listing import Listed
 
-# What people call the parts of a data set, in lower case; the names that Hugging Face knows.
+# Usual names of the parts of a data set, in lower case: those that Hugging Face knows.
 PARTS = frozenset(
     ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
 )
@@ -37,27 +37,32 @@ def list_images(
     class_names: list[str] | None,
     class_map: Mapping[str, str | None] | None,
     follow_links: bool,
-    found: Callable[[int], None],
+    count: Callable[[int], None],
 ) -> Listed:
-    """Returns the images of a directory or of a manifest file; see `manifest.scan`."""
+    """Returns the images of a directory or of a manifest file.
+
+    Args:
+      count: called with numbers of images as they are listed, for a progress bar.
+      source, labels, class_names, class_map, follow_links: as in `manifest.scan`.
+    """
     labels = _checked_labels(labels, class_names, class_map)
     root = os.path.abspath(os.fsencode(source))
     if os.path.isfile(root):
-        return _from_file(root, labels, class_names, class_map, found)
+        return _from_file(root, labels, class_names, class_map, count)
     listing.check_directory(root)
     if isinstance(labels, str):
         folders = listing.class_folders(root)
         if class_map is None and class_names is None:
             table = _table_of(root, folders)
             if table is not None:
-                return _from_file(table, labels, None, None, found)
+                return _from_file(table, labels, None, None, count)
             _refuse_parts(root, folders)
-        taken, names = _choose(root, folders, class_names, class_map)
-        return _list_classes(root, folders, taken, names, follow_links, found)
+        chosen, names = _choose(root, folders, class_names, class_map)
+        return _list_classes(root, folders, chosen, names, follow_links, count)
     if class_names is not None:
         raise OptionError("class_names needs labels; leave labels=None out, or class_names.")
     builder = KeyBuilder()
-    listing.add_images(builder, root, b"", follow_links=follow_links, found=found)
+    listing.add_images(builder, root, b"", follow_links=follow_links, count=count)
     if not len(builder):
         _refuse_empty(root, 0)
     keys = builder.keys()
@@ -72,67 +77,69 @@ def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
         if labels not in ("inferred", None):
             raise OptionError(
                 f"labels is {labels!r}; choose 'inferred' (the folders), None, or give a list with "
-                "one label an image."
+                "one label for each image."
             )
     elif isinstance(labels, Iterable):
         labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
         if class_names is not None:
             raise OptionError(
                 "class_names goes with labels='inferred'; the classes of a list are its sorted "
-                "labels. Leave class_names out, or give a list of names."
+                "labels.\nLeave class_names out, or give a list of names."
             )
     else:
         raise OptionError(f"labels is {labels!r}; choose 'inferred', None, or give a list.")
     if class_map is not None and labels != "inferred":
-        raise OptionError("A class map goes with labels='inferred'; leave labels out, or the map.")
+        raise OptionError("A class map goes with labels='inferred'; leave out labels or the map.")
     return labels
 
 
 def _from_file(
-    path: bytes, labels: Any, class_names: Any, class_map: Any, found: Callable[[int], None]
+    path: bytes, labels: Any, class_names: Any, class_map: Any, count: Callable[[int], None]
 ) -> Listed:
+    """Returns the images that a manifest file lists; arguments as in `list_images`."""
     if isinstance(labels, list):
         raise OptionError("A manifest has its own labels; leave the list of labels out.")
     if class_map is not None:
         raise OptionError("A class map is about folders; a manifest has its own classes.")
     listed = tables.read(Path(os.fsdecode(path)), class_names)
-    found(len(listed.keys))
+    count(len(listed.keys))
     return listed.without_labels() if labels is None else listed
 
 
 def _table_of(root: bytes, folders: list[str]) -> bytes | None:
-    """Returns the path of the metadata file of a directory, or None where there is none.
+    """Returns the path of the metadata file of a directory; None for a directory without one.
 
     Raises:
-      OptionError: there are two, or class folders beside one.
+      OptionError: the directory has two metadata files, or class folders besides one.
     """
-    shown = os.fsdecode(root)
-    there = [name for name in tables.METADATA_NAMES if os.path.isfile(f"{shown}/{name}")]
-    if not there:
+    path = os.fsdecode(root)
+    present = [name for name in tables.METADATA_NAMES if os.path.isfile(f"{path}/{name}")]
+    if not present:
         return None
-    if len(there) > 1:
+    name = present[0]
+    if len(present) > 1:
         raise OptionError(
-            f"{shown!r} has a {there[0]} and a {there[1]}.\nGive one of them: {shown}/{there[0]}."
+            f"{path!r} has a {name} and a {present[1]}.\nGive one of them: {path}/{name}."
         )
     if len(folders) > 1:
         raise OptionError(
-            f"{shown!r} has {len(folders)} folders ({listing.shown(folders)}) and a {there[0]}; "
-            "either could say the classes.\n"
-            f"Give the file, {shown}/{there[0]}, or name the folders: class_names=[...] "
+            f"{path!r} has {len(folders)} folders ({listing.shown(folders)}) and a {name}; "
+            "either could give the classes.\n"
+            f"Give the file, {path}/{name}, or name the folders: class_names=[...] "
             "(on the command line `scan --class-names FILE` or `--class-map FILE`)."
         )
-    return os.path.join(root, os.fsencode(there[0]))
+    return os.path.join(root, os.fsencode(name))
 
 
 def _refuse_parts(root: bytes, folders: list[str]) -> None:
-    """Refuses a directory of train, val and test folders: they would be taken for classes."""
+    """Refuses a directory of train, val and test folders, which are no classes."""
     if not folders or not all(name.lower() in PARTS for name in folders):
         return
-    shown = os.fsdecode(root)
+    path = os.fsdecode(root)
     raise ImagesNotFoundError(
-        f"The folders of {shown!r} are {listing.shown(folders)}: parts of a data set, not "
+        f"The folders of {path!r} are {listing.shown(folders)}: parts of a data set, not "
         "classes.\n"
-        f"Give one of them, such as {os.path.join(shown, folders[0])}; if they are classes, name "
+        f"Give one of them, such as {os.path.join(path, folders[0])}; if they are classes, name "
         "them: class_names=[...] (on the command line `--class-map FILE`)."
     )
 
@@ -153,11 +160,20 @@ def _choose(
 def _list_classes(
     root: bytes,
     folders: list[str],
-    taken: list[tuple[str, int]],
+    chosen: list[tuple[str, int]],
     names: list[str],
     follow_links: bool,
-    found: Callable[[int], None],
+    count: Callable[[int], None],
 ) -> Listed:
+    """Returns the images of class folders.
+
+    Args:
+      root: path of the directory.
+      folders: all class folders of the directory, which no link may enter a second time.
+      chosen: the folders to list, each with its class number.
+      names: the classes in order.
+      follow_links, count: as in `list_images`.
+    """
     visited = set()
     if follow_links:
         paths = [root, *(os.path.join(root, os.fsencode(folder)) for folder in folders)]
@@ -169,14 +185,14 @@ def _list_classes(
             root,
             os.fsencode(folder),
             follow_links=follow_links,
-            found=found,
+            count=count,
             visited=visited,
         )
-        for folder, _ in taken
+        for folder, _ in chosen
     ]
     if not len(builder):
-        _refuse_empty(root, len(taken))
-    labels = np.repeat(np.array([number for _, number in taken], np.int32), counts)
+        _refuse_empty(root, len(chosen))
+    labels = np.repeat(np.array([number for _, number in chosen], np.int32), counts)
     return Listed(root, builder.keys(), labels, names)
 
 
@@ -186,7 +202,7 @@ def _labels_of(
     """Returns class numbers and names for a list of labels in the order of the images."""
     if len(labels) != num_images:
         raise OptionError(
-            "labels does not fit the directory: one label an image, in the order of the paths.\n"
+            "labels does not fit the directory: it must have one label for each image.\n"
             f"  labels: {len(labels):,}\n"
             f"  {os.fsdecode(root)}: {num_images:,} images\n"
             "`streamkd scan --labels none --out images.jsonl` writes the images in that order."
@@ -195,20 +211,21 @@ def _labels_of(
         return number_labels(labels)
     except ValueError as error:
         raise OptionError(
-            f"labels holds {error}.\nGive one number or one name an image."
+            f"labels holds {error}.\nGive one number or one name for each image."
         ) from error
 
 
 def _refuse_empty(root: bytes, num_folders: int) -> None:
-    shown = os.fsdecode(root)
+    """Refuses a directory in whose class folders there are no images."""
+    path = os.fsdecode(root)
     endings = ", ".join(ending.decode() for ending in listing.EXTENSIONS)
-    loose = sum(1 for name in os.listdir(root) if name.lower().endswith(listing.EXTENSIONS))
-    if loose:
+    num_loose = sum(1 for name in os.listdir(root) if name.lower().endswith(listing.EXTENSIONS))
+    if num_loose:
         raise ImagesNotFoundError(
-            f"The directory {shown!r} has {loose:,} images but no folder a class.\n"
+            f"The directory {path!r} has {num_loose:,} images but no folder a class.\n"
             "Move them into one folder a class, or list them without labels: `--labels none`."
         )
     raise ImagesNotFoundError(
-        f"There are no images in {shown!r} ({num_folders} folders looked into).\n"
-        f"Give a directory with one folder of images a class; listed are {endings}."
+        f"There are no images in {path!r} ({num_folders} folders looked into).\n"
+        f"Give a directory with one folder of images a class; the endings are {endings}."
     )

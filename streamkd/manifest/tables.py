@@ -1,4 +1,4 @@
-"""Manifests in files: the one that streamkd writes, and tables of file names with labels.
+"""Manifests in files: those that streamkd writes, and tables of file names with labels.
 
     write(listed, Path("train.jsonl")); read(Path("train.jsonl"))
     read(Path("photos/metadata.csv"))       # columns file_name, label, weight
@@ -7,8 +7,8 @@ A table is CSV (or TSV) with a header, or JSON lines; its file names are relativ
 as in Hugging Face's `metadata.csv` and `metadata.jsonl`. Columns:
   file_name   a path below the folder of the table
   label       optional: the name of a class, or its number; empty or null for no label
-  weight      optional: the image's share in the loss; empty or null for 1
-Other columns are left alone. A file is read line by line, and no object is kept for a line.
+  weight      optional: the image's weight in the loss; empty or null for 1
+Other columns are ignored. A file is read line by line, and no object is kept for a line.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import LabelColumn
 from streamkd.manifest.listing import UNLABELLED, Listed, shown
 
+# Value of `format` in the first line of a manifest.
 FORMAT = "streamkd manifest"
+# Names of tables in a directory, as in Hugging Face.
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+# Delimiters of tables by the ending of the file.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -42,13 +45,13 @@ def read(path: Path, class_names: list[str] | None = None) -> Listed:
     """Returns the images that a manifest file lists.
 
     Args:
-      path: written by `write`, or a table.
+      path: a manifest that `write` wrote, or a table.
       class_names: the classes of a table in the order of their numbers.
 
     Raises:
-      ImagesNotFoundError: it is none of these, damaged, or lists nothing.
+      ImagesNotFoundError: the file is none of these, is damaged, or lists no images.
       ClassNamesError: a label that `class_names` does not have.
-      OptionError: `class_names` beside a manifest that has its own.
+      OptionError: `class_names` for a manifest, which has its own.
     """
     try:
         listed = _read(path, class_names)
@@ -68,7 +71,7 @@ def read(path: Path, class_names: list[str] | None = None) -> Listed:
         ) from error
     if not len(listed.keys):
         raise ImagesNotFoundError(
-            f"The manifest {str(path)!r} lists no images.\nGive one that does."
+            f"The manifest {str(path)!r} lists no images.\nGive a manifest with images."
         )
     return listed
 
@@ -90,21 +93,26 @@ def _read(path: Path, class_names: list[str] | None) -> Listed:
 
 
 def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
-    """Returns what `write` wrote, after its first line."""
+    """Returns the images of a manifest that `write` wrote.
+
+    Args:
+      head: its first line.
+      lines: the lines after that.
+    """
     if head["format"] != FORMAT or head["version"] != 1:
-        raise ValueError(f"format {head['format']!r}, version {head['version']!r}")
+        raise ValueError(f"it has format {head['format']!r}, version {head['version']!r}")
     root, class_names = os.fsencode(head["root"]), head["class_names"]
-    most = len(class_names or []) - 1
+    num_classes = len(class_names or [])
     builder, labels, weights = KeyBuilder(), array("i"), _Weights()
     for line in lines:
         entry = json.loads(line)
         builder.add(key_of_fields(entry, "file_name"))
         labels.append(int(entry["label"]))
         weights.add(entry.get("weight"))
-        if not UNLABELLED <= labels[-1] <= most:
-            raise ValueError(f"a label {labels[-1]}, and {most + 1} classes")
+        if not UNLABELLED <= labels[-1] < num_classes:
+            raise ValueError(f"it has a label {labels[-1]}, and {num_classes} classes")
     if len(builder) != head["num_images"]:
-        raise ValueError(f"{len(builder)} of its {head['num_images']} images are there")
+        raise ValueError(f"it lists {len(builder)} of its {head['num_images']} images")
     keys = builder.keys()
     _check_keys(keys)
     return Listed(root, keys, np.array(labels, np.int32), class_names, weights.array())
@@ -116,14 +124,22 @@ def _read_table(
     labels: LabelColumn,
     class_names: list[str] | None,
 ) -> Listed:
+    """Returns the images of a table.
+
+    Args:
+      path: of the table; its file names are relative to its folder.
+      entries: the number of each line, and its cells by column.
+      labels: an empty column that collects the labels.
+      class_names: as in `read`.
+    """
     builder, weights = KeyBuilder(), _Weights()
     for line, entry in entries:
         try:
             key = key_of_fields(entry, "file_name")
             if key.startswith(b"/"):
                 raise ValueError(
-                    f"{entry['file_name']!r} is an absolute path, and not relative to the folder "
-                    "of the file"
+                    f"{entry['file_name']!r} is an absolute path; it must be relative to the "
+                    "folder of the table"
                 )
             builder.add(posixpath.normpath(key))
             labels.add(entry.get("label"))
@@ -142,16 +158,17 @@ def _csv_entries(lines: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = next(rows, [])
     if "file_name" not in header:
-        raise ValueError(f"no column 'file_name'; there are {shown(header)}")
+        raise ValueError(f"no column 'file_name'; the columns are {shown(header)}")
     for row in rows:
         if not row:
             continue
         if len(row) != len(header):
-            raise ValueError(f"line {rows.line_num}: {len(row)} cells, and {len(header)} columns")
+            raise ValueError(f"line {rows.line_num}: {len(row)} cells for {len(header)} columns")
         yield rows.line_num, dict(zip(header, row, strict=True))
 
 
 def _json_entries(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the number of each line and its cells by column."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -159,12 +176,12 @@ def _json_entries(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number}: {error}") from error
             if not isinstance(entry, dict):
-                raise ValueError(f"line {number}: no object")
+                raise ValueError(f"line {number}: no JSON object")
             yield number, entry
 
 
 def _check_keys(keys: Keys) -> None:
-    """Refuses keys that lead out of the folder, and keys that are there twice."""
+    """Refuses keys that lead out of the folder, and keys that are listed twice."""
     invalid = keys.first_invalid()
     if invalid is not None:
         index, fault = invalid
@@ -180,14 +197,14 @@ def _check_keys(keys: Keys) -> None:
 
 
 class _Weights:
-    """The weights of images, four bytes each; none are kept until one is given."""
+    """The weights of images, four bytes each; nothing is kept until an image has a weight."""
 
     def __init__(self) -> None:
         self._values = array("f")
         self._num_images = 0
 
     def add(self, value: Any) -> None:
-        """Adds the weight of one image; None or '' where it has none."""
+        """Adds the weight of one image; None or '' for an image without a weight."""
         self._num_images += 1
         if value is None or value == "":
             if self._values:
@@ -201,6 +218,7 @@ class _Weights:
         self._values.append(weight)
 
     def array(self) -> np.ndarray | None:
+        """Returns the weights, float32 `[num_images]`; None if no image has a weight."""
         return np.array(self._values, np.float32) if self._values else None
 
 
@@ -209,14 +227,14 @@ def write(listed: Any, path: Path) -> None:
 
     Args:
       listed: a `Manifest`, or a `Listed`.
-      path: what to write; a manifest that is there is replaced.
+      path: of the manifest; an older manifest is replaced.
 
     Raises:
-      OutputError: it cannot be written, or something else than a manifest is there.
+      OutputError: the manifest cannot be written, or `path` is a file of another kind.
     """
     if path.exists() and not _is_manifest(path):
         raise OutputError(
-            f"{path} is there already, and is no manifest.\nMove it away, or give another path."
+            f"{path} exists, and is no manifest.\nMove it away, or give another path."
         )
     head = {"format": FORMAT, "version": 1, "root": os.fsdecode(listed.root)}
     head |= {"class_names": listed.class_names, "num_images": len(listed.keys)}
@@ -252,7 +270,7 @@ def _is_manifest(path: Path) -> bool:
 
 
 def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
-    """Returns `key` as JSON fields; one that is not UTF-8 comes with its bytes in base64."""
+    """Returns a key as JSON fields; a key that is not UTF-8 also has its bytes in base64."""
     text = key.decode("utf-8", "backslashreplace")
     if text.encode() == key:
         return {name: text}
@@ -260,10 +278,10 @@ def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
 
 
 def key_of_fields(entry: dict[str, Any], name: str = "key") -> bytes:
-    """Returns the key that `key_fields` made JSON fields of.
+    """Returns the key of which `key_fields` made JSON fields.
 
     Raises:
-      KeyError, TypeError, ValueError: the fields do not hold one.
+      KeyError, TypeError, ValueError: the fields hold no key.
     """
     encoded = entry.get(f"{name}_base64")
     if encoded:

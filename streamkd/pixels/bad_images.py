@@ -1,7 +1,7 @@
-"""Finds out which file cannot be decoded, and why: TensorFlow does not name it.
+"""Which file cannot be decoded, and why: TensorFlow's errors do not name the file.
 
-why_bad(path)                                   # a reason in words, or None
-refuse_bad_image(error, manifest, indices, options)     # names the file of a batch that failed
+why_bad(path)                                          # a reason in words, or None
+refuse_bad_image(error, manifest, indices, options)    # names the bad file of a batch
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 def find_bad_image(
     manifest: Manifest, indices: Iterable[int], options: ImageOptions
 ) -> tuple[int, str] | None:
-    """Returns the first image that cannot be read, as (index, reason); None where all can."""
+    """Returns (index, reason) of the first image that cannot be decoded, or None."""
     for index in indices:
         reason = why_bad(manifest.path(index), options)
         if reason is not None:
@@ -35,12 +35,12 @@ def find_bad_image(
 def why_bad(
     path: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> str | None:
-    """Returns why one file cannot be decoded, or None where it can.
+    """Returns why a file cannot be decoded, or None for a good file.
 
     Args:
       path: of the file.
-      options: how it is decoded; None for as it is.
-      max_pixels: an image of more is not; where there are options, theirs counts.
+      options: how the file is decoded; None to decode it with its own size and channels.
+      max_pixels: largest number of pixels of an image; `options` bring their own.
     """
     try:
         return why_bad_bytes(read_file(path), options, max_pixels=max_pixels)
@@ -51,10 +51,7 @@ def why_bad(
 def why_bad_bytes(
     data: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> str | None:
-    """Returns why the bytes of one file cannot be decoded, or None where they can.
-
-    Args: as in `why_bad`.
-    """
+    """Returns why the bytes of a file cannot be decoded, or None; arguments as in `why_bad`."""
     if options is not None:
         max_pixels = options.max_pixels
     try:
@@ -64,7 +61,7 @@ def why_bad_bytes(
 
 
 def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | None:
-    """Returns why TensorFlow cannot decode what `decodable` returned; None where it can."""
+    """Returns why TensorFlow cannot decode bytes from `decodable`, or None."""
     try:
         if options is None:
             tf.io.decode_image(tf.constant(data), expand_animations=False)
@@ -76,12 +73,16 @@ def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | N
 
 
 def leave_out_undecodable(files: Files, options: ImageOptions) -> tuple[Files, dict[int, str]]:
-    """Returns files without those that TensorFlow cannot decode, and why it cannot, by place."""
+    """Returns the files of a batch with black pixels for files that TensorFlow cannot decode.
+
+    Returns:
+      The files, and the reasons by the indices of the undecodable files.
+    """
     reasons = {}
-    for place in np.flatnonzero(~files.bad).tolist():
-        reason = why_undecodable(files.file_bytes[place], options)
+    for index in np.flatnonzero(~files.bad).tolist():
+        reason = why_undecodable(files.file_bytes[index], options)
         if reason is not None:
-            reasons[place] = reason
+            reasons[index] = reason
     return leave_out(files, list(reasons)), reasons
 
 
@@ -95,11 +96,13 @@ def _first_line(error: tf.errors.OpError) -> str:
 def refuse_bad_image(
     error: tf.errors.OpError, manifest: Manifest, indices: Iterable[int], options: ImageOptions
 ) -> None:
-    """Raises `BadImageError` naming the file that made a batch fail; else returns.
+    """Raises `BadImageError` with the name of the bad file of a batch; returns if all are good.
 
     Args:
-      error: what TensorFlow raised for the batch, kept as the cause.
-      indices: the images of the batch.
+      error: TensorFlow's error for the batch, kept as the cause.
+      manifest: the manifest that the images belong to.
+      indices: the indices of the images of the batch.
+      options: how files become pixels.
     """
     bad = find_bad_image(manifest, indices, options)
     if bad is None:

@@ -1,4 +1,8 @@
-"""Opens every image of a manifest: formats, sizes, and which files are bad."""
+"""`scan --check`: opens and decodes every image of a manifest, and lists the bad files.
+
+report = check_images(scan("photos/train"))
+report.formats, report.bad        # {"jpeg": 49_998, "png": 1}, [{"key": …, "reason": …}]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,9 @@ from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.progress import image_progress
 
+# Files that are decoded at once.
 NUM_READERS = 4
+# Formats by the first bytes of a file.
 MAGIC = {
     b"\xff\xd8\xff": "jpeg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -28,14 +34,14 @@ MAGIC = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What was found.
+    """The files of a manifest.
 
     Attributes:
-      num_bytes: of all files.
+      num_bytes: bytes of all files.
       formats: number of files of each format, by content and not by name.
-      bad: one dict a file that cannot be decoded, with key and reason.
+      bad: a dict with key and reason for each file that cannot be decoded.
     """
 
     num_bytes: int
@@ -46,7 +52,13 @@ class CheckReport:
 def check_images(
     images: Manifest, *, max_pixels: int = MAX_PIXELS, progress: bool = True
 ) -> CheckReport:
-    """Returns what opening and decoding every image found; one of more pixels is bad."""
+    """Returns formats, sizes and bad files, after decoding every image.
+
+    Args:
+      images: the manifest.
+      max_pixels: largest number of pixels of an image; one with more is bad.
+      progress: show the progress on standard error.
+    """
     check_count("--max-pixels", max_pixels)
     check = functools.partial(_check, max_pixels=max_pixels)
     num_bytes = 0
@@ -57,17 +69,17 @@ def check_images(
         image_progress(len(images), 0, "checking", progress) as bar,
     ):
         paths = (images.path(index) for index in range(len(images)))
-        for index, (size, kind, reason) in enumerate(pool.map(check, paths)):
-            num_bytes += size
-            formats[kind] += 1
+        for index, (file_size, file_format, reason) in enumerate(pool.map(check, paths)):
+            num_bytes += file_size
+            formats[file_format] += 1
             if reason is not None:
                 bad.append({**key_fields(images.keys[index]), "reason": reason})
             bar.update(1)
-    return CheckReport(num_bytes, dict(sorted(formats.items())), bad)
+    return CheckReport(num_bytes=num_bytes, formats=dict(sorted(formats.items())), bad=bad)
 
 
 def _check(path: bytes, max_pixels: int) -> tuple[int, str, str | None]:
-    """Returns size, format and what is wrong with one file."""
+    """Returns bytes and format of one file, and why it cannot be decoded, or None."""
     try:
         data = read_file(path)
     except OSError as error:
@@ -76,7 +88,8 @@ def _check(path: bytes, max_pixels: int) -> tuple[int, str, str | None]:
 
 
 def _format(data: bytes) -> str:
+    """Returns the format of a file by its first bytes."""
     if data[4:8] == b"ftyp":
         return "avif" if data[8:12] in (b"avif", b"avis") else "other"
-    kinds = (kind for magic, kind in MAGIC.items() if data.startswith(magic))
-    return next(kinds, "other")
+    formats = (name for magic, name in MAGIC.items() if data.startswith(magic))
+    return next(formats, "other")

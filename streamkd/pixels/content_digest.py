@@ -1,8 +1,11 @@
 """The content digest: FarmHash64 of a file's bytes.
 
-It is the digest that TensorFlow can take inside the graph (`tf.fingerprint`), so that every batch
-is checked for the price of about a microsecond an image. Outside the graph it comes from
-`pyfarmhash` where that is installed, and from TensorFlow where it is not.
+    digests, readable = digest_files(images.each_path())
+    digests = digest_each([b"the bytes of a file"])
+
+TensorFlow takes this digest inside the graph (`tf.fingerprint`), so that checking every batch costs
+about a microsecond an image. Outside the graph `pyfarmhash` takes it if it is installed, and
+TensorFlow if it is not.
 """
 
 from __future__ import annotations
@@ -16,21 +19,22 @@ from streamkd.errors import MissingExtraError
 from streamkd.pixels.files import read_file
 from streamkd.tf_support.quiet_import import import_tensorflow
 
+# Files that are read at once.
 NUM_READERS = 4
 
 
 def digest_files(
     paths: Iterable[bytes], *, progress: Callable[[int], None] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the content digests of some files and whether each could be read.
+    """Returns the content digests of files, and whether each file could be read.
 
     Args:
-      paths: one path a file.
-      progress: called with 1 for each file read.
+      paths: the paths of the files.
+      progress: called with 1 for each file.
 
     Returns:
-      digests, uint64 `[num_paths]`, and readable, bool `[num_paths]`; the digest of a file that
-      cannot be read is 0.
+      digests, uint64 `[num_paths]`, and readable, bool `[num_paths]`; a file that cannot be read
+      has the digest 0.
     """
     digest = _digest_function()
     digests, readable = [], []
@@ -44,7 +48,7 @@ def digest_files(
 
 
 def digest_each(file_bytes: Iterable[bytes]) -> np.ndarray:
-    """Returns the content digests of files that have been read, uint64 `[num_files]`.
+    """Returns the content digests of files by their bytes, uint64 `[num_files]`.
 
     Raises:
       MissingExtraError: neither `pyfarmhash` nor TensorFlow is installed.
@@ -54,6 +58,7 @@ def digest_each(file_bytes: Iterable[bytes]) -> np.ndarray:
 
 
 def _digest_function() -> Callable[[bytes], int]:
+    """Returns the function that takes the digest of bytes."""
     try:
         # Its `hash64` is another digest on some processors; fingerprints are the same everywhere.
         from farmhash import fingerprint64
@@ -77,17 +82,18 @@ def _digest_function() -> Callable[[bytes], int]:
 
 
 def _in_order(pool: ThreadPoolExecutor, paths: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Reads files a few ahead and yields their bytes in order; None where one cannot be read."""
-    waiting = []
+    """Yields the bytes of files in order, reading a few ahead; None for an unreadable file."""
+    pending = []
     for path in paths:
-        waiting.append(pool.submit(_read, path))
-        if len(waiting) >= 4 * NUM_READERS:
-            yield waiting.pop(0).result()
-    for read in waiting:
-        yield read.result()
+        pending.append(pool.submit(_read, path))
+        if len(pending) >= 4 * NUM_READERS:
+            yield pending.pop(0).result()
+    for future in pending:
+        yield future.result()
 
 
 def _read(path: bytes) -> bytes | None:
+    """Returns the bytes of a file, or None for an unreadable file."""
     try:
         return read_file(path)
     except OSError:

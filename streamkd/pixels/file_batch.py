@@ -1,10 +1,11 @@
-"""Fetches the files of a batch, and puts a black pixel in the place of those that are bad.
+"""Reads the files of a batch, and puts a black pixel in the place of each bad file.
 
-    files = read_files(paths)                     # raises where one cannot be read
-    files = read_files(paths, on_bad=report)      # reports it, and goes on
+    files = read_files(paths)                     # raises at the first bad file
+    files = read_files(paths, on_bad=report)      # report(3, "the file is gone"), and a black pixel
 
-What is handed over is what TensorFlow decodes. Where that is not the file's own bytes, the digest
-of those goes along, so that content known_digests are always those of the files.
+TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, or a black
+pixel, has other bytes than its file; the digest of the file then comes along, so that content
+digests are always those of files.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 from streamkd.image_options import MAX_PIXELS
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file, why_unreadable
-from streamkd.pixels.header import look_at
+from streamkd.pixels.header import inspect_headers
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 
-# One black pixel, as PNG: whatever the size and the channels asked for, it decodes to zeros.
+# A PNG of one black pixel: it decodes to zeros at any size and with any channels.
 BLACK_PIXEL = (
     b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~"
     b"\x9bU\x00\x00\x00\nIDATx\xdac`\x00\x00\x00\x02\x00\x01\xe5'\xde\xfc\x00\x00\x00\x00IEND\xaeB`"
@@ -32,11 +33,11 @@ class Files(NamedTuple):
     """The files of a batch.
 
     Attributes:
-      file_bytes: object `[files]`, bytes as TensorFlow takes strings.
-      one_size: bool, whether they hold images of one size, as `decode_batch` wants to know.
-      known_digests: uint64 `[files]`, the digest of the original file where a converted or black
-        image stands in; else 0.
-      bad: bool `[files]`, where `file_bytes` has a black pixel instead.
+      file_bytes: object `[files]`, bytes objects, which TensorFlow takes as strings.
+      one_size: bool, whether all images are known to have one size, as `decode_batch` asks.
+      known_digests: uint64 `[files]`, the digest of the original file for which a converted image
+        or a black pixel stands in; 0 for a file that stands for itself.
+      bad: bool `[files]`, files for which `file_bytes` has a black pixel.
     """
 
     file_bytes: np.ndarray
@@ -52,24 +53,24 @@ def read_files(
     known_bad: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Files:
-    """Returns the bytes of some files.
+    """Returns the bytes of the files of a batch.
 
     Args:
-      paths: of one file at the least.
-      on_bad: called with the place and the reason of each file that cannot be read or is refused
-        by its header; by default the first of them is an error. What the decoder will say of the
-        others is not known yet.
-      known_bad: bool `[files]`, files that are left out unread.
-      max_pixels: an image of more is bad.
+      paths: the paths of the files, at least one.
+      on_bad: called with the index and the reason of each file that cannot be read, or that its
+        header refuses; by default the first such file is an error. Files that only the decoder
+        refuses are not known yet.
+      known_bad: bool `[files]`, bad files that are not even read.
+      max_pixels: largest number of pixels of an image; one with more is bad.
 
     Raises:
-      OSError, UndecodableError: one of them is bad; the error names it.
+      OSError, UndecodableError: a file is bad; the error names it.
     """
     data: list[bytes] = []
     bad = np.zeros(len(paths), bool)
-    for place, path in enumerate(paths):
-        if known_bad is not None and known_bad[place]:
-            bad[place] = True
+    for index, path in enumerate(paths):
+        if known_bad is not None and known_bad[index]:
+            bad[index] = True
             data.append(b"")
             continue
         try:
@@ -77,41 +78,41 @@ def read_files(
         except OSError as error:
             if on_bad is None:
                 raise
-            on_bad(place, why_unreadable(error))
-            bad[place] = True
+            on_bad(index, why_unreadable(error))
+            bad[index] = True
             data.append(b"")
-    one_size, odd = look_at(data, max_pixels)
+    one_size, odd = inspect_headers(data, max_pixels)
     known_digests = np.zeros(len(paths), np.uint64)
-    for place in odd:
-        original = data[place]
+    for index in odd:
+        original = data[index]
         try:
-            data[place] = BLACK_PIXEL if bad[place] else decodable(original, max_pixels)
+            data[index] = BLACK_PIXEL if bad[index] else decodable(original, max_pixels)
         except UndecodableError as error:
             if on_bad is None:
-                raise UndecodableError(f"{paths[place]!r}: {error}") from error
-            on_bad(place, str(error))
-            bad[place] = True
-            data[place] = BLACK_PIXEL
-        if data[place] is not original:
-            # Of a file that could not be read it is the digest of nothing.
-            known_digests[place] = digest_each([original])[0]
-    file_bytes = np.empty(len(data), object)
-    file_bytes[:] = data
-    return Files(file_bytes, np.bool_(one_size), known_digests, bad)
+                raise UndecodableError(f"{paths[index]!r}: {error}") from error
+            on_bad(index, str(error))
+            bad[index] = True
+            data[index] = BLACK_PIXEL
+        if data[index] is not original:
+            # A file that could not be read has the digest of no bytes.
+            known_digests[index] = digest_each([original])[0]
+    return Files(np.array(data, object), np.bool_(one_size), known_digests, bad)
 
 
-def leave_out(files: Files, places: Sequence[int]) -> Files:
-    """Returns files with a black pixel instead of some that turned out to be bad."""
-    if not len(places):
+def leave_out(files: Files, indices: Sequence[int]) -> Files:
+    """Returns the files of a batch with black pixels for more bad files.
+
+    Args:
+      files: the files of a batch.
+      indices: the indices of the files that turned out to be bad.
+    """
+    if not len(indices):
         return files
-    file_bytes, known_digests, bad = (
-        files.file_bytes.copy(),
-        files.known_digests.copy(),
-        files.bad.copy(),
-    )
-    for place in places:
-        if not known_digests[place]:
-            known_digests[place] = digest_each([file_bytes[place]])[0]
-        file_bytes[place] = BLACK_PIXEL
-        bad[place] = True
+    file_bytes, known_digests = files.file_bytes.copy(), files.known_digests.copy()
+    bad = files.bad.copy()
+    for index in indices:
+        if not known_digests[index]:
+            known_digests[index] = digest_each([file_bytes[index]])[0]
+        file_bytes[index] = BLACK_PIXEL
+        bad[index] = True
     return Files(file_bytes, np.bool_(False), known_digests, bad)

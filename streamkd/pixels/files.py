@@ -1,4 +1,6 @@
-"""Reads files whole, for decoding inside the graph.
+"""Reads one file whole, for decoding inside the graph.
+
+    data = read_file(b"photos/train/cat/001.jpg")
 
 Measured on CIFAR-10's JPEG files: 5 µs of CPU a file here, 28 with `tf.io.read_file`, which goes
 through TensorFlow's layer of file systems. Python releases its lock while the system reads, so that
@@ -11,9 +13,11 @@ import errno
 import os
 import stat
 
-# Most small images come in one call; a larger buffer would be a mapping of its own for each file.
+# Size of the first read: most small images come in one call. For a larger buffer Python would map
+# memory anew for each file.
 _CHUNK_BYTES = 1 << 16
-# A pipe that is named like an image would keep its reader waiting; this makes it an empty file.
+# Flags of an opened file. With O_NONBLOCK a pipe named like an image is an empty file; without, its
+# reader would wait for ever.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -21,33 +25,33 @@ def read_file(path: bytes) -> bytes:
     """Returns the bytes of one file.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     descriptor = os.open(path, _FLAGS)
     try:
         data = os.read(descriptor, _CHUNK_BYTES)
-        # A file that is shorter than it was asked for is at its end. Should a network file system
-        # ever return less, no decoder takes the rest for whole, and the content digest tells.
+        # Fewer bytes than asked for are the whole file. Should a network file system ever return
+        # fewer, no decoder takes them for a whole image, and the content digest differs.
         if len(data) < _CHUNK_BYTES:
             return data
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):  # such as a link to /dev/zero
             raise OSError(errno.EINVAL, "Not a file", path)
-        # Once more as one piece: of 4 MB that takes 2 ms, and pieces that are joined 3.4.
+        # Read again in one piece: 2 ms for 4 MB, against 3.4 ms for joined pieces.
         data = os.pread(descriptor, status.st_size + 1, 0)
         if len(data) == status.st_size:
             return data
         os.lseek(descriptor, len(data), os.SEEK_SET)
-        parts = [data]
-        while part := os.read(descriptor, _CHUNK_BYTES * len(parts)):
-            parts.append(part)
-        return b"".join(parts)
+        pieces = [data]
+        while piece := os.read(descriptor, _CHUNK_BYTES * len(pieces)):
+            pieces.append(piece)
+        return b"".join(pieces)
     finally:
         os.close(descriptor)
 
 
 def why_unreadable(error: OSError) -> str:
-    """Returns the reason that `read_file` had, in words."""
+    """Returns in words why `read_file` failed."""
     if isinstance(error, FileNotFoundError):
         return "the file is gone"
     return f"the file cannot be read: {error.strerror}"

@@ -1,10 +1,10 @@
-"""What is done with a file before TensorFlow decodes it: mostly nothing.
+"""Formats that TensorFlow does not decode: Pillow decodes them, and a PNG keeps their pixels.
 
-    data = decodable(data)      # its own bytes, or a PNG with the pixels that Pillow found in it
+    data = decodable(data)      # the file's own bytes, or a PNG with the pixels that Pillow decoded
 
 TensorFlow decodes JPEG, PNG, GIF, BMP and still WebP. Pillow decodes TIFF, AVIF, JPEG 2000 and the
-first frame of an animated WebP; a PNG keeps its pixels exactly. Nothing else is given to Pillow: it
-clips grey PNGs of 16 bits to white, which TensorFlow scales, and its JPEG has other pixels.
+first frame of an animated WebP; a PNG keeps the pixels exactly. Pillow gets no other files: it
+clips grey PNGs of 16 bits to white, which TensorFlow scales, and it decodes JPEG to other pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from streamkd.image_options import MAX_PIXELS
 from streamkd.pixels import header
 
+# Formats that Pillow may open.
 FORMATS = ("AVIF", "JPEG2000", "TIFF", "WEBP")
+# First bytes of files for Pillow: TIFF, BigTIFF, JPEG 2000 (boxed and bare).
 _MAGIC = (
     b"II*\0",
     b"MM\0*",
@@ -28,27 +30,30 @@ _MAGIC = (
     b"\x00\x00\x00\x0cjP  \r\n\x87\n",
     b"\xff\x4f\xff\x51",
 )
-# What a PNG can hold without loss; of all other modes the one that keeps most of it.
-_KEPT = ("L", "LA", "RGB", "RGBA", "I;16")
+# Pillow's modes that a PNG holds without loss.
+_EXACT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+# For other modes, the mode that keeps most of them; RGB for modes that are not listed.
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
+# Modes of 32-bit numbers, of which no file says which number is white.
 _MODES_WITHOUT_RANGE = ("I", "F")
-_RAISING_PILLOWS_LIMIT = threading.Lock()
+# Held while Pillow's limit of pixels, which is one for the process, is raised.
+_RAISED_LIMIT_LOCK = threading.Lock()
 
 
 class UndecodableError(ValueError):
-    """The bytes of a file are no image that can be decoded; the text is the reason alone."""
+    """The bytes of a file cannot be decoded; the text is the reason alone."""
 
 
 def decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Returns bytes with the same pixels that TensorFlow decodes.
+    """Returns bytes that TensorFlow decodes to the pixels of a file: its own, or those of a PNG.
 
     Args:
       data: the bytes of one file.
-      max_pixels: an image of more is refused by its header.
+      max_pixels: largest number of pixels of an image; one with more is refused by its header.
 
     Raises:
-      UndecodableError: there are none, or too many pixels; or Pillow cannot decode them. Other
-        faults are left to TensorFlow, which decodes the whole.
+      UndecodableError: the file is empty, has too many pixels, or cannot be decoded by Pillow. The
+        other faults are found by TensorFlow, which decodes the whole file.
     """
     if not data:
         raise UndecodableError("the file is empty")
@@ -62,15 +67,17 @@ def decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise UndecodableError(_too_many(f"{width:,} x {height:,}", max_pixels))
+        raise _too_many_pixels(f"{width:,} x {height:,}", max_pixels)
 
 
-def _too_many(pixels: str, max_pixels: int) -> str:
-    return f"it has {pixels} pixels, and at most {max_pixels:,} are decoded (--max-pixels)"
+def _too_many_pixels(pixels: str, max_pixels: int) -> UndecodableError:
+    return UndecodableError(
+        f"it has {pixels} pixels, and at most {max_pixels:,} are decoded (--max-pixels)"
+    )
 
 
 def _as_png(data: bytes, max_pixels: int) -> bytes:
-    """Returns the first frame as a PNG."""
+    """Returns the first frame of an image as a PNG."""
     from PIL import Image
 
     png = io.BytesIO()
@@ -80,17 +87,17 @@ def _as_png(data: bytes, max_pixels: int) -> bytes:
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
         ):
             _check_size(*image.size, max_pixels)
-            _exact(image).save(png, "PNG", compress_level=1)
+            _in_exact_mode(image).save(png, "PNG", compress_level=1)
     except UndecodableError:
         raise
     except Image.UnidentifiedImageError as error:
         raise UndecodableError("neither TensorFlow nor Pillow knows its format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Pillow refuses to open it from twice the limit on; its message begins with the size.
+        # Pillow opens no image of twice its limit; the first number of its message is the size.
         number = re.search(r"\d+", str(error))
-        found = f"{int(number[0]):,}" if number else "more"
-        raise UndecodableError(_too_many(found, max_pixels)) from error
-    except Exception as error:  # damaged files make Pillow raise whatever there is
+        pixels = f"{int(number[0]):,}" if number else "more"
+        raise _too_many_pixels(pixels, max_pixels) from error
+    except Exception as error:  # a damaged file makes Pillow raise errors of any class
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise UndecodableError(f"Pillow cannot decode it: {reason}") from error
     return png.getvalue()
@@ -98,13 +105,13 @@ def _as_png(data: bytes, max_pixels: int) -> bytes:
 
 @contextlib.contextmanager
 def _raised_limit(max_pixels: int) -> Iterator[None]:
-    """Lets Pillow open images of more pixels than by default; its limit is one for the process."""
+    """Lets Pillow open images of `max_pixels`, if its own limit for the process is lower."""
     from PIL import Image
 
-    if max_pixels <= MAX_PIXELS:  # which is checked here, below Pillow's own limit
+    if max_pixels <= MAX_PIXELS:  # `_check_size` refuses below Pillow's own limit
         yield
         return
-    with _RAISING_PILLOWS_LIMIT:
+    with _RAISED_LIMIT_LOCK:
         own = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = max_pixels
         try:
@@ -113,14 +120,14 @@ def _raised_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = own
 
 
-def _exact(image: Any) -> Any:
-    """Returns an image in a mode that a PNG holds."""
+def _in_exact_mode(image: Any) -> Any:
+    """Returns an image in a mode that a PNG holds without loss."""
     mode = image.mode
     if mode in _MODES_WITHOUT_RANGE:
         raise UndecodableError(
-            "its pixels are numbers of 32 bits, and nothing says which is black or white"
+            "its pixels are numbers of 32 bits, and the file does not say which number is white"
         )
-    if mode in _KEPT:
+    if mode in _EXACT_MODES:
         return image
     if mode == "P":
         return image.convert("RGBA" if "transparency" in image.info else "RGB")

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamkd.store.codecs.fidelity import divergence as divergence_of_rows
+from streamkd.store.codecs.fidelity import log_softmax
+
 # Fifteen bins of equal width, as in Guo et al. 2017 (arXiv:1706.04599), where the number is from.
 NUM_CALIBRATION_BINS = 15
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns log-probabilities, float64 `[num_images, num_classes]`."""
-    logits = np.asarray(logits, np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -51,5 +47,4 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
 
 def divergence(teacher_logits: np.ndarray, logits: np.ndarray) -> float:
     """Returns the mean KL(teacher ‖ student) at temperature 1, in nats."""
-    teacher_log, student_log = log_softmax(teacher_logits), log_softmax(logits)
-    return float((np.exp(teacher_log) * (teacher_log - student_log)).sum(axis=1).mean())
+    return float(divergence_of_rows(teacher_logits, logits, 1).mean())

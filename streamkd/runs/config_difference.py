@@ -6,15 +6,14 @@ both_sides(old, new, name, ("run", "now"))               # "  run: 32\\n  now: 6
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from streamkd import differences
 
 # Entries for the reader, which may differ when a run resumes.
 INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
 # Entries named first if several differ: the others may follow from them.
 NAMED_FIRST = ("optimizer", "schedule")
-# What of a value is shown in a refusal.
-SHOWN_CHARACTERS = 300
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
@@ -35,8 +34,7 @@ def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 def both_sides(old: dict[str, Any], new: dict[str, Any], name: str, titles: tuple[str, str]) -> str:
     """Returns two lines with what two configurations have under a name, where they differ."""
-    sides = zip(titles, _what_differs(old.get(name), new.get(name)), strict=True)
-    return "".join(f"  {title}: {json.dumps(side)[:SHOWN_CHARACTERS]}\n" for title, side in sides)
+    return differences.both_sides(dict(zip(titles, (old.get(name), new.get(name)), strict=True)))
 
 
 def _has_layers(config: dict[str, Any]) -> bool:
@@ -50,12 +48,3 @@ def _keras_versions(config: dict[str, Any]) -> list[Any]:
 def _without_layers(config: dict[str, Any]) -> dict[str, Any]:
     student = {name: value for name, value in config.get("student", {}).items() if name != "layers"}
     return {**config, "student": student}
-
-
-def _what_differs(old: Any, new: Any) -> tuple[Any, Any]:
-    """Returns the parts of two values that differ: a long one is not shown whole."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return old, new
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    parts = {name: _what_differs(old.get(name), new.get(name)) for name in names}
-    return {n: was for n, (was, _) in parts.items()}, {n: now for n, (_, now) in parts.items()}

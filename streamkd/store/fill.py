@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-from streamkd.errors import StoreError
 from streamkd.progress import image_progress
 from streamkd.store.background_writer import BackgroundWriter
-from streamkd.store.both_sides import both_sides
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter
@@ -79,23 +76,3 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))
     return LogitStore(path)
-
-
-def check_same(path: str, now: dict[str, Any], begun: dict[str, Any]) -> None:
-    """Refuses to resume a store that was begun with other options.
-
-    Args:
-      path: of the store.
-      now: everything that the rows depend on, by the names that a user knows.
-      begun: the same, of the pass that began the store.
-
-    Raises:
-      StoreError: names the first difference, with both sides.
-    """
-    for name, value in now.items():
-        if value != begun[name]:
-            raise StoreError(
-                f"The store {path} was begun with another {name}.\n"
-                f"{both_sides(value, begun[name], ('now', 'store'))}"
-                f"Give the same {name}, or another path with `--out`."
-            )

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamkd.differences import both_sides
 from streamkd.errors import StoreError, UnfinishedStoreError
 from streamkd.keys import Keys
-from streamkd.store.both_sides import both_sides
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 
@@ -57,7 +57,7 @@ def _check_equal(
     if first_value != value:
         raise StoreError(
             f"Stores that differ in {name.replace('_', ' ')} cannot be read as one.\n"
-            f"{both_sides(first_value, value, (first.path, store.path))}"
+            f"{both_sides({first.path: first_value, store.path: value})}"
             "Give stores of one teacher with the same options."
         )
 

@@ -1,18 +1,18 @@
-"""Logits made elsewhere and kept in an array file become a store.
+"""`import_logits`: a store of logits that are kept in an array file.
 
     import_logits("logits.npy", "keys.jsonl", scan("photos/train"), "teacher.h5")
 
-Row i of the array belongs to the i-th key. Every image file is read once, for the digest that ties
-it to its logits.
+Row i of the array belongs to the i-th key. Every image file is read once, for the content digest
+that ties the file to its logits.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ from streamkd.store.reader import LogitStore
 from streamkd.teachers.write_store import ImageBatch, write_store
 
 ENDINGS = (".npy", ".npz", ".csv")
-# Rows by which it is judged whether an array holds logits or probabilities.
-_NUM_JUDGED = 1024
+# Number of rows that tell whether an array holds logits or probabilities.
+NUM_JUDGED_ROWS = 1024
 
 
 @public
@@ -40,46 +40,46 @@ def import_logits(
     teacher: str | None = None,
     **options: Any,
 ) -> LogitStore:
-    """Writes a store of logits that were made elsewhere, or goes on where it was stopped.
+    """Writes a store of logits that were computed before, or resumes an earlier call.
 
     Args:
-      logits: float `[rows, num_classes]`: an array, a `.npy` file (mapped, not loaded), a `.npz`
-        file with the array `logits` or with one array only, or a `.csv` file with one row an image
-        and, if it likes, a first line of names and a first column of keys.
-      keys: one key a row: a file of JSON lines, each a text or an object with `key` or
-        `file_name` (`key_base64` for bytes that are not UTF-8), such as `scan --out` writes; or
-        None where the CSV file has them.
-      images: the directory that the keys are of; images without logits are left out.
+      logits: float `[rows, num_classes]`: an array; a `.npy` file (mapped, not loaded); a `.npz`
+        file with the array `logits`, or with a single array; or a `.csv` file with one line for
+        each image, optionally a first line of names, and optionally a first column of keys.
+      keys: one key for each row: a file of JSON lines, each a text or an object with `key` or
+        `file_name` (`key_base64` for bytes that are not UTF-8), such as `scan --out` writes; None
+        for a CSV file that has the keys itself.
+      images: the manifest that has the keys; images without logits are left out of the store.
       out: path of the store.
-      output: what the numbers are: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
+      output: kind of the numbers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
         judge by the numbers.
-      teacher: a name for who made them; by default that of the file.
-      **options: as `write_store`.
+      teacher: the teacher's name; by default the name of the file.
+      **options: as in `write_store`.
 
     Raises:
-      OptionError: keys and rows do not fit together, or a key that is no image.
+      OptionError: keys and rows do not fit together, or a key is no image.
       TeacherError: numbers that cannot be logits.
-      StreamkdError: what else does not fit; nothing that was written is lost.
+      StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
     if output != "auto" and output not in output_kind.KINDS:
         raise OptionError(
             f"--teacher-output is {output!r}; choose one of auto, {', '.join(output_kind.KINDS)}."
         )
     array, own_keys = _read_array(logits)
-    named = own_keys if keys is None else _read_keys(keys)
-    if named is None:
+    row_keys = own_keys if keys is None else _read_keys(keys)
+    if row_keys is None:
         raise OptionError(
-            "It is not known which image each row of logits belongs to.\n"
-            "Give the keys, one a row: `--keys KEYS.jsonl`."
+            "The rows of logits have no keys, which say to which image each row belongs.\n"
+            "Give a file with one key for each row: `--keys KEYS.jsonl`."
         )
-    if len(named) != len(array):
+    if len(row_keys) != len(array):
         raise OptionError(
-            f"There are {len(array):,} rows of logits and {len(named):,} keys.\n"
-            "Give one key a row, in the same order."
+            f"There are {len(array):,} rows of logits and {len(row_keys):,} keys.\n"
+            "Give one key for each row, in the same order."
         )
-    chosen, rows = select_listed(images, named)
+    chosen, rows = select_listed(images, row_keys)
     if output == "auto":
-        judged = np.linspace(0, len(array) - 1, min(_NUM_JUDGED, len(array))).astype(np.int64)
+        judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
         output = output_kind.output_kind(np.asarray(array[judged]))
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
@@ -92,39 +92,39 @@ def import_logits(
 
 
 def select_listed(images: Manifest, keys: list[bytes]) -> tuple[Manifest, np.ndarray]:
-    """Returns the images that `keys` name, and for each its place in `keys`, int64.
+    """Returns the images with these keys, and for each of them its index in `keys`, int64.
 
     Raises:
-      OptionError: a key that is named twice, or that the images do not have.
+      OptionError: a key that is listed twice, or that the images do not have.
     """
-    places = {key: place for place, key in enumerate(keys)}
-    if len(places) != len(keys):
+    row_of = {key: row for row, key in enumerate(keys)}
+    if len(row_of) != len(keys):
         seen: set[bytes] = set()
         twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise OptionError(
-            f"The key '{readable_key(twice)}' is listed twice; every image once.", key=twice
+            f"The key '{readable_key(twice)}' is listed twice.\nList every image once.", key=twice
         )
-    chosen, order = [], []
+    chosen, rows = [], []
     for index, key in enumerate(images.keys):
-        if key in places:
+        if key in row_of:
             chosen.append(index)
-            order.append(places.pop(key))
-    if places:
-        first = next(iter(places))
+            rows.append(row_of.pop(key))
+    if row_of:
+        first = next(iter(row_of))
         raise OptionError(
-            f"{len(places):,} of {len(keys):,} keys are not among the images.\n"
+            f"{len(row_of):,} of {len(keys):,} keys are not among the images.\n"
             f"  images: {os.fsdecode(images.root)} ({len(images):,} images)\n"
             f"  first:  '{readable_key(first)}'\n"
             "A key is the path of an image below that directory, with '/' between its parts.",
             key=first,
         )
-    return images.select(np.array(chosen, np.int64)), np.array(order, np.int64)
+    return images.select(np.array(chosen, np.int64)), np.array(rows, np.int64)
 
 
 def _read_array(
     source: str | os.PathLike[str] | np.ndarray,
 ) -> tuple[np.ndarray, list[bytes] | None]:
-    """Returns the array of a file and, where a CSV file has them, its keys."""
+    """Returns an array, and the keys of a CSV file that has them; else None."""
     keys = None
     if isinstance(source, np.ndarray):
         path, array = "the array", source
@@ -147,7 +147,7 @@ def _read_array(
     if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] < 2 or not len(array):
         raise TeacherError(
             f"{path} holds {array.dtype}{list(array.shape)}, and must hold floating-point numbers "
-            "[rows, num_classes], at least two classes."
+            "[rows, num_classes].\nGive one row for each image, and at least two classes."
         )
     return array, keys
 
@@ -159,28 +159,30 @@ def _read_numpy(path: str) -> np.ndarray:
     with loaded:
         names = list(loaded)
         if "logits" not in names and len(names) != 1:
-            raise ValueError(f"it has the arrays {', '.join(names)}, and none is called logits")
+            raise ValueError(f"it has the arrays {', '.join(names)}, and none is named logits")
         return loaded["logits" if "logits" in names else names[0]]
 
 
 def _read_csv(path: str) -> tuple[np.ndarray, list[bytes] | None]:
-    """Returns the numbers of a CSV file, and its first column if that holds keys."""
+    """Returns the numbers of a CSV file, and the first column if that holds keys.
+
+    A first line whose cells after the first are no numbers holds names, and is passed over.
+    """
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = csv.reader(file)
         first = next(lines, None)
-        second = next(lines, None)
         if first is None:
             raise ValueError("it is empty")
-        has_header = not _are_numbers(first[1:])
-        example = second if has_header else first
-        if example is None:
+        has_names = not _are_numbers(first[1:])
+        if has_names:
+            first = next(lines, None)
+        if first is None:
             raise ValueError("it has a line of names and no numbers")
-        has_keys = not _are_numbers(example[:1])
+        has_keys = not _are_numbers(first[:1])
         rows, keys = [], []
-        head = [line for line in ([] if has_header else [first]) + [second] if line is not None]
-        for number, line in enumerate(_chain(head, lines), 1 + has_header):
-            if len(line) != len(example):
-                raise ValueError(f"line {number} has {len(line)} columns, not {len(example)}")
+        for number, line in enumerate(itertools.chain([first], lines), 1 + has_names):
+            if len(line) != len(first):
+                raise ValueError(f"line {number} has {len(line)} columns, not {len(first)}")
             if has_keys:
                 keys.append(os.fsencode(line[0]))
             try:
@@ -188,11 +190,6 @@ def _read_csv(path: str) -> tuple[np.ndarray, list[bytes] | None]:
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
     return np.stack(rows), keys if has_keys else None
-
-
-def _chain(head: list[list[str]], lines: Any) -> Iterator[list[str]]:
-    yield from head
-    yield from lines
 
 
 def _are_numbers(cells: list[str]) -> bool:
@@ -204,7 +201,7 @@ def _are_numbers(cells: list[str]) -> bool:
 
 
 def _read_keys(source: str | os.PathLike[str] | list[bytes]) -> list[bytes]:
-    """Returns the keys of a file of JSON lines; the head line of a manifest is passed over."""
+    """Returns the keys of a file of JSON lines; the first line of a manifest is passed over."""
     if isinstance(source, list):
         return source
     path, keys = os.fspath(source), []
@@ -222,7 +219,7 @@ def _read_keys(source: str | os.PathLike[str] | list[bytes]) -> list[bytes]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise OptionError(
             f"--keys {path} cannot be read: {reason}.\n"
-            'Give one JSON text a line, such as "cat/1.png", or what `streamkd scan --out` writes.'
+            'Give one JSON text a line, such as "cat/1.png", or a file of `streamkd scan --out`.'
         ) from error
     return keys
 

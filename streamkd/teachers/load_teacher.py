@@ -33,14 +33,16 @@ def load_teacher(
       source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
         float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, or a
         `Teacher`, which is returned as it is.
-      preprocess: what is done to pixels (0 to 255) first; see `streamkd.models.preprocessing`.
-      output: what it answers with: 'logits', 'probabilities', 'log-probabilities' or 'auto'.
-      drop_output: number of an output that is no class, such as background.
-      name: what to call it; by default the file's or the function's name.
-      trust: allow a file that runs code on loading.
+      preprocess: name of the preprocessing of pixels, 0 to 255; see
+        `streamkd.models.preprocessing`.
+      output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
+        judge by the first of them.
+      drop_output: index of an output that is no class, such as background.
+      name: the teacher's name in the store; by default that of the file or the function.
+      trust: allow a file that runs code when it is loaded.
 
     Raises:
-      TeacherError: it cannot be loaded or is nothing of the kind.
+      TeacherError: `source` cannot be loaded, or is none of these.
     """
     if isinstance(source, Teacher):
         return source

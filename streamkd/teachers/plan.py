@@ -1,14 +1,16 @@
-"""Planning: bytes, fidelity and hours for each codec, before anything is paid.
+"""`plan`: bytes, fidelity and hours for each codec, before the teacher pass is paid for.
 
     report = plan(images, store="pilot.h5", views=8)       # or teacher="teacher.keras"
-    report["recommended"]                                   # 'packed:3+28'
+    report.recommended                                      # 'packed:3+28'
+    print(describe(report))
 
-What a codec loses is measured on logits of the real teacher: those of a store, or its answers to a
+The loss of a codec is measured on logits of the real teacher: those of a store, or its answers to a
 sample of the images, which also tell how long the whole pass will take.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -22,12 +24,14 @@ from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest
 from streamkd.progress import image_progress
 from streamkd.public import public
-from streamkd.store import codecs
-from streamkd.store.codecs import fidelity
+from streamkd.reports import Report
+from streamkd.store.codecs import Codec, FloatCodec, fidelity
+from streamkd.store.codecs import get as get_codec
 from streamkd.store.layout import DONE, StoreHeader, dataset_specs
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.views.views import Views
 
+# Codecs that are compared by default.
 CODECS = (
     "float32",
     "float16",
@@ -39,8 +43,68 @@ CODECS = (
     "packed:3+8",
     "packed:0+100",
 )
+# Default number of images whose logits are looked at.
 SAMPLE = 1000
+# Default of `max_kl`, in nats.
 MAX_KL = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecPlan(Report):
+    """The size of a store with one codec, and the codec's loss.
+
+    Attributes:
+      codec: name of the codec.
+      row_bytes: bytes of a row's logits alone.
+      bytes_per_image: bytes of the whole store, divided by the number of images.
+      num_bytes: bytes of the whole store.
+      kl: mean KL(true ‖ rebuilt) in nats by temperature; None if logits of the sample are too
+        large for the codec.
+      agreement: fraction of rows whose largest logit stays that of the same class; None as `kl`.
+    """
+
+    codec: str
+    row_bytes: int
+    bytes_per_image: float
+    num_bytes: int
+    kl: dict[str, float] | None
+    agreement: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanReport(Report):
+    """The codecs that a store of some images could have, measured.
+
+    Attributes:
+      num_images: number of images.
+      num_views: rows of each image.
+      rows_total: rows of the store.
+      num_classes: number of logits in a row.
+      num_sampled: number of rows that the codecs were measured on.
+      teacher: name of the teacher.
+      seconds_per_row: time that the teacher takes on this machine; None with a store.
+      hours: time of the whole pass on this machine; None with a store.
+      max_kl: see `recommended`, in nats.
+      recommended: the codec of the fewest bytes whose KL is at most `max_kl` at each of the four
+        temperatures; float32 if no codec is that exact.
+      codecs: one `CodecPlan` for each codec, the smallest store first.
+    """
+
+    num_images: int
+    num_views: int
+    rows_total: int
+    num_classes: int
+    num_sampled: int
+    teacher: str
+    seconds_per_row: float | None
+    hours: float | None
+    max_kl: float
+    recommended: str
+    codecs: list[CodecPlan]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, in their order, as `--json` prints them."""
+        return {**super().to_dict(), "codecs": [entry.to_dict() for entry in self.codecs]}
 
 
 @public
@@ -59,39 +123,27 @@ def plan(
     progress: bool = True,
     clock: Callable[[], float] = time.perf_counter,
     **pixels: Any,
-) -> dict[str, Any]:
-    """Returns what a store of these images would take and lose with each codec.
+) -> PlanReport:
+    """Returns the size of a store of these images with each codec, and the codec's loss.
 
     Args:
       images: the transfer set.
       store: a store, or the path of one, that has some of these images in float16 or float32.
-      teacher: in its place, a `Teacher`, or whatever `load_teacher` takes.
-      views: the views, or how many there are beside the plain one; there are 1 + `views` rows an
-        image. A number stands for views with crop and flip, whose parameters take 17 bytes a row.
-      codecs: names of those to compare; by default `CODECS`, without those that would keep more
-        than half of the classes.
-      max_kl: see `recommended`, in nats.
-      sample: how many images are looked at, drawn by `seed`; fewer where there are fewer.
-      seed: of the sample.
+      teacher: instead of a store, a `Teacher`, or a source that `load_teacher` takes.
+      views: the views, or their number besides the plain one; each image has 1 + `views` rows. A
+        number stands for views with crop and flip, whose parameters take 17 bytes a row.
+      codecs: names of the codecs to compare; by default `CODECS`, without those that would keep
+        more than half of the classes.
+      max_kl: largest KL of a recommended codec, in nats.
+      sample: largest number of images to look at, drawn by `seed`.
+      seed: seed of the sample.
       batch_size, class_names, pixels: of the teacher, as in `teach`.
       progress: show the progress of the teacher on standard error.
-      clock: tells seconds.
-
-    Returns:
-      A dict of num_images, num_views (rows an image), rows_total, num_classes, num_sampled,
-      teacher, seconds_per_row and hours (of the whole pass on this machine; None where a store was
-      given), max_kl, recommended, and codecs, a list in the order of their bytes, of dicts:
-      `codec`, `row_bytes` (of the logits alone), `bytes_per_image`, `num_bytes` (of the whole
-      store), `kl` (temperature to mean KL(true ‖ rebuilt) in nats) and `agreement` (share of rows
-      whose largest logit stays that of the same class); the last two are None where logits of the
-      sample are too large for the codec.
-
-      `recommended` is the codec of the fewest bytes whose KL is at most `max_kl` at each of the
-      four temperatures; float32 where there is none.
+      clock: returns seconds.
 
     Raises:
       OptionError: not exactly one of `store` and `teacher`, or a value that cannot be.
-      StoreError: a packed store, which no longer holds what was lost.
+      StoreError: a packed store, which no longer has the exact logits.
       OtherImagesError: a store with none of the images.
     """
     check_source(store, teacher)
@@ -100,86 +152,86 @@ def plan(
     check_count("--sample", sample)
     check_positive("--max-kl", max_kl)
     drawn = np.random.default_rng(seed).permutation(len(images))[:sample]
-    part = images.select(np.sort(drawn))
+    sampled = images.select(np.sort(drawn))
+    seconds: float | None = None
     if store is not None:
-        name, logits = _from_store(part, store, seed)
-        seconds = None
+        name, logits = _from_store(sampled, store, seed)
     else:
         setup = _setup(images, teacher, batch_size, class_names, pixels)
-        name, (logits, seconds) = setup.teacher.name, _ask(part, setup, progress, clock)
-    rows = len(images) * views.num_views
+        name, (logits, seconds) = setup.teacher.name, _ask(sampled, setup, progress, clock)
+    num_rows = len(images) * views.num_views
     compared = [
         _compare(codec, logits, images, views) for codec in _fitting_codecs(codecs, logits.shape[1])
     ]
-    compared.sort(key=lambda entry: entry["num_bytes"])
-    return {
-        "num_images": len(images),
-        "num_views": views.num_views,
-        "rows_total": rows,
-        "num_classes": logits.shape[1],
-        "num_sampled": len(logits),
-        "teacher": name,
-        "seconds_per_row": seconds,
-        "hours": None if seconds is None else seconds * rows / 3600,
-        "max_kl": max_kl,
-        "recommended": _recommended(compared, max_kl),
-        "codecs": compared,
-    }
+    compared.sort(key=lambda entry: entry.num_bytes)
+    return PlanReport(
+        num_images=len(images),
+        num_views=views.num_views,
+        rows_total=num_rows,
+        num_classes=logits.shape[1],
+        num_sampled=len(logits),
+        teacher=name,
+        seconds_per_row=seconds,
+        hours=None if seconds is None else seconds * num_rows / 3600,
+        max_kl=max_kl,
+        recommended=_recommended(compared, max_kl),
+        codecs=compared,
+    )
 
 
 def check_source(store: Any, teacher: Any) -> None:
-    """Refuses to plan without logits, or with two sources of them."""
+    """Refuses a plan without a source of logits, or with two."""
     if (store is None) == (teacher is None):
         raise OptionError(
             "A plan needs logits of the teacher: give one of --store S.h5 and --teacher T."
         )
 
 
-def describe(report: dict[str, Any]) -> str:
+def describe(report: PlanReport) -> str:
     """Returns a plan as lines of text."""
     columns = " ".join(f"{f'T = {t}':>8}" for t in fidelity.TEMPERATURES)
     lines = [
-        f"{report['num_images']:,} images, {report['num_views']} rows an image, "
-        f"{report['num_classes']:,} classes; measured on {report['num_sampled']:,} answers of "
-        f"{report['teacher']}",
+        f"{report.num_images:,} images, {report.num_views} rows an image, "
+        f"{report.num_classes:,} classes; measured on {report.num_sampled:,} answers of "
+        f"{report.teacher}",
         f"{'codec':<14} {'bytes/image':>11} {'all':>9}  KL {columns}  top-1 kept",
     ]
-    for entry in report["codecs"]:
-        line = f"{entry['codec']:<14} {entry['bytes_per_image']:>11,.0f} "
-        line += f"{_readable_bytes(entry['num_bytes']):>9}     "
-        if entry["kl"] is None:
+    for entry in report.codecs:
+        line = f"{entry.codec:<14} {entry.bytes_per_image:>11,.0f} "
+        line += f"{_readable_bytes(entry.num_bytes):>9}     "
+        if entry.kl is None:
             line += "logits too large for it"
         else:
-            line += " ".join(f"{lost:>8.1e}" for lost in entry["kl"].values())
-            line += f"  {entry['agreement']:.2%}"
+            line += " ".join(f"{kl:>8.1e}" for kl in entry.kl.values())
+            line += f"  {entry.agreement:.2%}"
         lines.append(line)
-    if report["hours"] is not None:
+    if report.seconds_per_row is not None:
         lines.append(
-            f"asking the teacher takes {1000 * report['seconds_per_row']:.3g} ms a row, "
-            f"{report['hours']:.2g} hours in all, on this machine"
+            f"asking the teacher takes {1000 * report.seconds_per_row:.3g} ms a row, "
+            f"{report.hours:.2g} hours in all, on this machine"
         )
     lines.append(
-        f"recommended: {report['recommended']}, the smallest with KL at most "
-        f"{report['max_kl']:g} at every temperature"
+        f"recommended: {report.recommended}, the smallest with KL at most "
+        f"{report.max_kl:g} at every temperature"
     )
     return "\n".join(lines)
 
 
 def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarray]:
-    """Returns the teacher's name and one row of each image that a store has, of any view."""
+    """Returns the teacher's name, and logits of one view of each image that the store has."""
     from streamkd.store.collection import open_store
 
     store = open_store(store)
-    if not isinstance(codecs.get(store.header.codec), codecs.FloatCodec):
+    if not isinstance(get_codec(store.header.codec), FloatCodec):
         raise StoreError(
-            f"The store {store.path} holds logits as {store.header.codec}, and what that lost "
-            "cannot be measured any more.\n"
-            "Give a store with --codec float16 or float32, such as one of some thousand images, "
-            "or `--teacher T`."
+            f"The store {store.path} holds logits as {store.header.codec}, and the loss of a codec "
+            "is measured on exact logits.\n"
+            "Give a store with --codec float16 or float32, of some thousand images for example, or "
+            "`--teacher T`."
         )
-    found = store.images_of_keys(images.keys)
-    views = np.random.default_rng(seed).integers(0, store.num_views, len(found))
-    rows = (found * store.num_views + views)[found >= 0]
+    in_store = store.images_of_keys(images.keys)
+    views = np.random.default_rng(seed).integers(0, store.num_views, len(in_store))
+    rows = (in_store * store.num_views + views)[in_store >= 0]
     rows = rows[store.done_of(rows) == DONE]
     if not len(rows):
         raise OtherImagesError(
@@ -208,57 +260,55 @@ def _setup(
 def _ask(
     images: Manifest, setup: Any, progress: bool, clock: Callable[[], float]
 ) -> tuple[np.ndarray, float]:
-    """Returns the teacher's answers, and seconds an image.
+    """Returns the teacher's logits, and its seconds for one image.
 
-    The first batch, which compiles the model, is not counted where there are others.
+    The first batch, which compiles the model, is not timed if there are others.
     """
-    from streamkd.teachers.rendered_blocks import AllInBlocks
+    from streamkd.teachers.rendered_blocks import Blocks
     from streamkd.teachers.teacher_pass import TeacherPass
 
-    groups = list(AllInBlocks(len(images), setup.batch_size))
-    answers, times = [], [clock()]
-    asked = TeacherPass(setup, images, os.devnull)  # which writes nothing before `run`
+    blocks = list(Blocks(len(images), setup.batch_size))
+    logits, times = [], [clock()]
+    teacher_pass = TeacherPass(setup, images, os.devnull)  # writes nothing before `run`
     with image_progress(len(images), 0, "asking", progress) as bar:
-        for answer in asked.answers(groups):
-            logits = answer.logits
-            asked.check_num_classes(logits.shape[1])
-            answers.append(logits)
+        for answer in teacher_pass.answers(blocks):
+            teacher_pass.check_num_classes(answer.logits.shape[1])
+            logits.append(answer.logits)
             times.append(clock())
-            bar.update(len(logits))
-    first = 1 if len(groups) > 1 else 0
-    num_timed = sum(map(len, groups[first:]))
-    return np.concatenate(answers), (times[-1] - times[first]) / num_timed
+            bar.update(len(answer.logits))
+    first_timed = 1 if len(blocks) > 1 else 0
+    num_timed = sum(map(len, blocks[first_timed:]))
+    return np.concatenate(logits), (times[-1] - times[first_timed]) / num_timed
 
 
-def _fitting_codecs(names: Sequence[str] | None, num_classes: int) -> list[codecs.Codec]:
-    """Returns the codecs to compare; those that were asked for must fit."""
+def _fitting_codecs(names: Sequence[str] | None, num_classes: int) -> list[Codec]:
+    """Returns the codecs to compare; a codec that the user names must fit."""
     if names is None:
-        return [c for c in map(codecs.get, CODECS) if 2 * getattr(c, "num_kept", 0) <= num_classes]
-    found = [codecs.get(name) for name in names]
-    for codec in found:
+        default = map(get_codec, CODECS)
+        return [codec for codec in default if 2 * getattr(codec, "num_kept", 0) <= num_classes]
+    named = [get_codec(name) for name in names]
+    for codec in named:
         codec.check_num_classes(num_classes)
-    return found
+    return named
 
 
-def _compare(
-    codec: codecs.Codec, logits: np.ndarray, images: Manifest, views: Views
-) -> dict[str, Any]:
-    """Returns the entry of one codec."""
+def _compare(codec: Codec, logits: np.ndarray, images: Manifest, views: Views) -> CodecPlan:
+    """Returns the plan of one codec."""
     num_bytes = store_bytes(images, codec, logits.shape[1], views)
     fits = bool((np.abs(logits) <= codec.largest).all())
-    found = fidelity.measure(codec, logits) if fits else None
-    return {
-        "codec": codec.name,
-        "row_bytes": fidelity.row_bytes(codec, logits.shape[1]),
-        "bytes_per_image": num_bytes / len(images),
-        "num_bytes": num_bytes,
-        "kl": None if found is None else {str(t): kl for t, kl in found.divergences.items()},
-        "agreement": None if found is None else found.agreement,
-    }
+    measured = fidelity.measure(codec, logits) if fits else None
+    return CodecPlan(
+        codec=codec.name,
+        row_bytes=fidelity.row_bytes(codec, logits.shape[1]),
+        bytes_per_image=num_bytes / len(images),
+        num_bytes=num_bytes,
+        kl=None if measured is None else {str(t): kl for t, kl in measured.divergences.items()},
+        agreement=None if measured is None else measured.agreement,
+    )
 
 
-def store_bytes(images: Manifest, codec: codecs.Codec, num_classes: int, views: Views) -> int:
-    """Returns the bytes of a store of these images, but for up to 200 kB between its datasets."""
+def store_bytes(images: Manifest, codec: Codec, num_classes: int, views: Views) -> int:
+    """Returns the bytes of a store of these images, without up to 200 kB between its datasets."""
     names = images.class_names or []
     header = StoreHeader(
         num_images=len(images),
@@ -282,10 +332,10 @@ def store_bytes(images: Manifest, codec: codecs.Codec, num_classes: int, views: 
     return USERBLOCK_BYTES + sum(spec.num_bytes for spec in specs.values())
 
 
-def _recommended(compared: list[dict[str, Any]], max_kl: float) -> str:
+def _recommended(compared: list[CodecPlan], max_kl: float) -> str:
     for entry in compared:  # the smallest first
-        if entry["kl"] is not None and max(entry["kl"].values()) <= max_kl:
-            return entry["codec"]
+        if entry.kl is not None and max(entry.kl.values()) <= max_kl:
+            return entry.codec
     return "float32"
 
 

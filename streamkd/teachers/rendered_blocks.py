@@ -1,96 +1,48 @@
-"""Blocks as the teacher sees them: every view of some images, rendered from their files.
+"""Blocks of images as the teacher sees them: read, decoded, and rendered in every view.
 
 drawn = DrawnViews(views, images.keys)
-for block in rendered_blocks(images, groups, drawn, options): ...
+for block in rendered_blocks(images, Blocks(len(images), 64), drawn, options):
+    logits = teacher(block.pixels)
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
-from streamkd.keys import Keys, hash_keys
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.decode import content_digests, decode_batch
 from streamkd.pixels.file_batch import Files, read_files
+from streamkd.teachers.drawn_views import DrawnViews, unmixed
 from streamkd.tf_support.iterators import CollectableDataset
-from streamkd.tf_support.read_pipeline import read_pipeline
+from streamkd.tf_support.read_pipeline import python_call, read_pipeline
 from streamkd.views.render import render_block
-from streamkd.views.views import NEUTRAL, Views
+from streamkd.views.views import Views
+
+# The fields of `Files` as tensors.
+FILES_SPEC = {
+    "file_bytes": tf.TensorSpec([None], tf.string),
+    "one_size": tf.TensorSpec([], tf.bool),
+    "known_digests": tf.TensorSpec([None], tf.uint64),
+    "bad": tf.TensorSpec([None], tf.bool),
+}
+# Prefix of the arrays that belong to the partners with which a block is mixed.
+PARTNER = "partner_"
 
 
-class DrawnViews:
-    """The parameters of every view of some images, drawn where they are asked for.
+class Blocks(Sequence):
+    """All images of a pass, block by block: a sequence of int64 indices.
 
-    Attributes:
-      views: the specification.
-
-    With mixing the partners of all images are kept, 8 bytes for each view of each.
-    """
-
-    def __init__(self, views: Views, keys: Keys) -> None:
-        self.views = views
-        self._keys = keys
-        self._matched: tuple[np.ndarray, np.ndarray] | None = None
-        if views.mixes:
-            hashes = hash_keys(keys)
-            self._matched = hashes, views.match(hashes)
-
-    def of(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of all views of some images, each `[images, num_views, …]`."""
-        if not self.views.datasets():
-            return {}
-        if self._matched is None:
-            return self.views.draw(hash_keys(self._keys.take(images)))
-        all_hashes, all_partners = self._matched
-        hashes, partners = all_hashes[images], all_partners[images]
-        drawn = self.views.draw(hashes)
-        own = np.repeat(hashes[:, None], self.views.num_views, axis=1)
-        theirs = np.where(partners < 0, own, all_hashes[partners])
-        drawn |= {"view_partner": partners, **self.views.draw_mixing(own, theirs)}
-        return {name: drawn[name] for name in self.views.datasets()}
-
-    def as_rows(self, images: np.ndarray, alone: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the same, each `[images * num_views, …]`, in the order of the store's rows.
-
-        Args:
-          images: their numbers.
-          alone: as in `unmixed`.
-        """
-        parameters = unmixed(self.of(images), alone)
-        return {name: p.reshape(-1, *p.shape[2:]) for name, p in parameters.items()}
-
-    def partners_of(self, images: np.ndarray) -> np.ndarray:
-        """Returns int64 `[images * (num_views - 1)]`, who each drawn view is mixed with.
-
-        An image that is not mixed is its own partner; without mixing there are none.
-        """
-        if self._matched is None:
-            return np.empty(0, np.int64)
-        partners = self._matched[1][images, 1:]
-        return np.where(partners < 0, images[:, None], partners).reshape(-1)
-
-    def of_partners(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of the partners' own views, each `[images * (views - 1), …]`."""
-        count = self.views.count
-        partners = self.partners_of(images)
-        parameters = self.of(partners)
-        views = np.tile(np.arange(1, count + 1), len(images))
-        return {name: p[np.arange(len(partners)), views] for name, p in parameters.items()}
-
-
-class AllInBlocks(Sequence):
-    """All images of a pass, block by block; made when they are asked for, since there may be
-    millions of blocks.
+    An entry is made when it is asked for, since there may be millions of blocks.
 
     Args:
-      num_images: that there are.
+      num_images: number of images in all.
       images_per_block: the last block may have fewer.
     """
 
@@ -111,9 +63,9 @@ class Block(NamedTuple):
 
     Attributes:
       pixels: float32 `[images * num_views, height, width, channels]`.
-      content_digests: uint64 `[images]`, content digests.
+      content_digests: uint64 `[images]`.
       refused: bool `[images]`, images that cannot be decoded; their pixels are black.
-      alone: bool, as in `unmixed`.
+      alone: bool, as in `drawn_views.unmixed`.
     """
 
     pixels: tf.Tensor
@@ -122,101 +74,134 @@ class Block(NamedTuple):
     alone: tf.Tensor
 
 
-def unmixed(parameters: dict[str, np.ndarray], alone: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns parameters in which some views are not mixed, as that of an odd image is not.
-
-    Args:
-      parameters: each `[images, num_views, …]`.
-      alone: bool `[images * (num_views - 1)]`, drawn views whose partner cannot be decoded; of no
-        length where nothing is mixed.
-    """
-    if not alone.any():
-        return parameters
-    changed = dict(parameters)
-    for name in ("view_partner", "view_share", "view_paste"):
-        if name in parameters:
-            changed[name] = parameters[name].copy()
-            changed[name][:, 1:][alone.reshape(len(changed[name]), -1)] = NEUTRAL[name]
-    return changed
-
-
 def rendered_blocks(
     images: Manifest,
-    groups: Sequence[np.ndarray],
+    blocks: Sequence[np.ndarray],
     drawn: DrawnViews,
     options: ImageOptions,
     *,
     skip_bad: bool = False,
 ) -> tf.data.Dataset:
-    """Returns a dataset of one `Block` for each group of images.
+    """Returns a dataset of one `Block` for each entry of `blocks`.
 
     Args:
-      images: where the files are.
-      groups: numbers of images.
+      images: the manifest that the images belong to.
+      blocks: int64 arrays, the indices of the images of each block.
       drawn: the parameters of their views.
       options: how files become pixels.
       skip_bad: a file that cannot be decoded is refused in its block; by default it is an error.
     """
-    datasets, has_partners = drawn.views.datasets(), drawn.views.mixes
-    on_bad = (lambda place, reason: None) if skip_bad else None
-    parameters = [(tf.as_dtype(np.dtype(dtype)), shape) for dtype, shape in datasets.values()]
-    of_files: list[tuple[Any, tuple]] = [
-        *((tf.string, (None,)), (tf.bool, ())),
-        *((tf.uint64, (None,)), (tf.bool, (None,))),
-    ]
-    signature = [*of_files, *((t, (None, drawn.views.num_views, *s)) for t, s in parameters)]
-    num_own = len(signature)
-    if has_partners:
-        signature += [*of_files, *((t, (None, *s)) for t, s in parameters)]
-
-    def together(own: Files, drawn_own: Any, theirs: Files | None, drawn_theirs: Any) -> list[Any]:
-        """Returns what belongs to a block; a partner that is bad leaves its image alone."""
-        if theirs is None:
-            return [*own, *drawn_own]
-        mixed = unmixed(dict(zip(datasets, drawn_own, strict=True)), theirs.bad)
-        return [*own, *mixed.values(), *theirs, *drawn_theirs]
-
-    def gather(number: int) -> list[Any]:
-        group, theirs, drawn_theirs = groups[number], None, None
-        own = read_files(images.paths(group), on_bad=on_bad, max_pixels=options.max_pixels)
-        if has_partners:
-            partners = images.paths(drawn.partners_of(group))
-            theirs = read_files(partners, on_bad=on_bad, max_pixels=options.max_pixels)
-            drawn_theirs = drawn.of_partners(group).values()
-        return together(own, drawn.of(group).values(), theirs, drawn_theirs)
-
-    def gather_again(*found: Any) -> list[Any]:
-        theirs = None
-        own, _ = leave_out_undecodable(Files(*found[:4]), options)
-        if has_partners:
-            theirs, _ = leave_out_undecodable(Files(*found[num_own : num_own + 4]), options)
-        return together(own, found[4:num_own], theirs, found[num_own + 4 :])
-
-    def call(function: Any, *arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(function, arguments, [dtype for dtype, _ in signature])
-        return tuple(
-            tf.ensure_shape(part, shape) for part, (_, shape) in zip(found, signature, strict=True)
-        )
-
-    def decode(*found: tf.Tensor) -> Block:
-        file_bytes, one_size, known_digests, refused = found[:4]
-        alone = found[num_own + 3] if has_partners else tf.zeros([0], tf.bool)
-        if not drawn.views.count and drawn.views.canonical_size is None:
-            return Block(
-                *decode_batch(file_bytes, one_size, options, known_digests), refused, alone
-            )
-        own = dict(zip(datasets, found[4:num_own], strict=True))
-        partners = None
-        if has_partners:
-            rest = found[num_own:]
-            partners = (rest[0], rest[1], dict(zip(datasets, rest[4:], strict=True)))
-        pixels = render_block(file_bytes, one_size, own, partners, drawn.views, options)
-        return Block(pixels, content_digests(file_bytes, known_digests), refused, alone)
-
+    reader = _BlockReader(
+        images=images, blocks=blocks, drawn=drawn, options=options, skip_bad=skip_bad
+    )
     dataset = read_pipeline(
-        tf.data.Dataset.range(len(groups)),
-        functools.partial(call, gather),
-        decode,
-        functools.partial(call, gather_again) if skip_bad else None,
+        tf.data.Dataset.range(len(blocks)),
+        reader.fetch,
+        functools.partial(_render, views=drawn.views, options=options),
+        rescue=reader.rescue if skip_bad else None,
     )
     return CollectableDataset(dataset)
+
+
+def _render(block: dict[str, tf.Tensor], views: Views, options: ImageOptions) -> Block:
+    """Returns a block with its pixels; in the graph.
+
+    Args:
+      block: the tensors that `_BlockReader.spec` names.
+    """
+    file_bytes, one_size, known_digests, refused = (block[name] for name in FILES_SPEC)
+    alone = block[PARTNER + "bad"] if views.mixes else tf.zeros([0], tf.bool)
+    if not views.count and views.canonical_size is None:
+        pixels, digests = decode_batch(file_bytes, one_size, options, known_digests)
+        return Block(pixels, digests, refused, alone)
+    parameters = {name: block[name] for name in views.datasets()}
+    partners = None
+    if views.mixes:
+        partners = (
+            block[PARTNER + "file_bytes"],
+            block[PARTNER + "one_size"],
+            {name: block[PARTNER + name] for name in views.datasets()},
+        )
+    pixels = render_block(file_bytes, one_size, parameters, partners, views, options)
+    return Block(pixels, content_digests(file_bytes, known_digests), refused, alone)
+
+
+class _BlockReader:
+    """Reads the files of a block and draws its views: in Python, called from the graph.
+
+    Attributes:
+      spec: dtype and shape of each array: the fields of `Files`, the parameters of the views, and
+        with mixing the same of the partners, their names with the prefix `PARTNER`.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Manifest,
+        blocks: Sequence[np.ndarray],
+        drawn: DrawnViews,
+        options: ImageOptions,
+        skip_bad: bool,
+    ) -> None:
+        self._images, self._blocks = images, blocks
+        self._drawn, self._options = drawn, options
+        self._on_bad = _leave_to_the_store if skip_bad else None
+        self.spec = {**FILES_SPEC, **_parameter_spec(drawn.views, drawn.views.num_views)}
+        if drawn.views.mixes:
+            of_partners = {**FILES_SPEC, **_parameter_spec(drawn.views)}
+            self.spec |= {PARTNER + name: tensor for name, tensor in of_partners.items()}
+
+    def fetch(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the tensors of the block with this number, int64."""
+        return python_call(self._read, [number], self.spec)
+
+    def rescue(self, block: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the tensors of a block with black pixels for files that cannot be decoded."""
+        arrays = [block[name] for name in self.spec]
+        return python_call(self._leave_out_undecodable, arrays, self.spec)
+
+    def _read(self, number: int) -> dict[str, Any]:
+        """Returns the arrays of one block."""
+        images = self._blocks[number]
+        block = {**self._read_files(images)._asdict(), **self._drawn.of_images(images)}
+        if self._drawn.views.mixes:
+            partners = self._read_files(self._drawn.partners_of(images))._asdict()
+            partners |= self._drawn.of_partners(images)
+            block |= {PARTNER + name: array for name, array in partners.items()}
+        return self._without_bad_partners(block)
+
+    def _leave_out_undecodable(self, *arrays: np.ndarray) -> dict[str, Any]:
+        """Returns the arrays of a block without the files that TensorFlow cannot decode.
+
+        Args:
+          arrays: the arrays that `_read` returned, in the order of `spec`.
+        """
+        block: dict[str, Any] = dict(zip(self.spec, arrays, strict=True))
+        for prefix in ("", PARTNER) if self._drawn.views.mixes else ("",):
+            files = Files(**{name: block[prefix + name] for name in FILES_SPEC})
+            files, _ = leave_out_undecodable(files, self._options)
+            block |= {prefix + name: array for name, array in files._asdict().items()}
+        return self._without_bad_partners(block)
+
+    def _read_files(self, images: np.ndarray) -> Files:
+        paths = self._images.paths(images)
+        return read_files(paths, on_bad=self._on_bad, max_pixels=self._options.max_pixels)
+
+    def _without_bad_partners(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a block in which images whose partner cannot be decoded are not mixed."""
+        if not self._drawn.views.mixes:
+            return dict(block)
+        parameters = {name: block[name] for name in self._drawn.views.datasets()}
+        return {**block, **unmixed(parameters, block[PARTNER + "bad"])}
+
+
+def _leave_to_the_store(index: int, reason: str) -> None:
+    """Ignores why a file is bad: its block marks it, and the store keeps the mark."""
+
+
+def _parameter_spec(views: Views, *leading: int) -> dict[str, tf.TensorSpec]:
+    """Returns dtype and shape of the parameters of views, with more axes after the first."""
+    return {
+        name: tf.TensorSpec([None, *leading, *shape], tf.as_dtype(np.dtype(dtype)))
+        for name, (dtype, shape) in views.datasets().items()
+    }

@@ -1,9 +1,9 @@
-"""The teacher pass: every image is answered once, and the answers are kept in a store.
+"""`teach`: asks the teacher about every image once and keeps its answers in a store.
 
     store = teach(scan("photos/train"), load_teacher("teacher.keras"), "teacher.h5")
 
-Kill it at any moment, give the same command, and it goes on. On a finished store the same command
-looks for images that are new or were changed since, and teaches those as a delta.
+Kill the pass at any moment and give the same command again: it resumes. On a finished store the
+same command looks for images that are new or have changed since, and teaches them as a delta.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 from streamkd.views.operation_check import check_operation
 from streamkd.views.views import Views
 
-# 64 images keep both cores busy in the forward pass of the models this was measured with.
+# Default of `batch_size`, in rows: 64 keep both cores busy in the forward pass of the models that
+# were measured.
 BATCH_SIZE = 64
 
 
@@ -56,36 +57,37 @@ def teach(
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
 ) -> RowStore:
-    """Asks the teacher about every image, or goes on where an earlier pass stopped.
+    """Asks the teacher about every image, or resumes a pass that was stopped.
 
-    On a finished store every file is compared with what the teacher saw; images that are new or
-    were changed go into a delta beside it (`streamkd/teachers/deltas.py`).
+    On a finished store every file is compared with the one that the teacher saw. Images that are
+    new or have changed go into a delta beside the store (`streamkd/teachers/deltas.py`).
 
     Args:
       images: the transfer set.
-      teacher: a `Teacher`, or whatever `load_teacher` takes.
-      out: path of the store; an unfinished one is continued.
-      image_size: (height, width) in pixels; by default what the teacher asks for.
+      teacher: a `Teacher`, or a source that `load_teacher` takes.
+      out: path of the store; an unfinished store is resumed.
+      image_size: (height, width) in pixels; by default the size that the teacher needs.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
-      batch_size: images a block; kept in the store, since another size gives other last bits.
+      batch_size: rows that are answered and written at once. The store keeps it, since another
+        size gives other last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs/codec.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
-      views: which renditions of every image the teacher answers besides the plain one. An
-        operation of the user's own is first tried out on random pixels.
-      shard: (i, n), the i-th of n parts of the pass, counted from 1, into a store of its own; all
-        parts merged are the store of an undivided pass, to the byte.
-      on_bad: 'raise' ends the pass at the first file that cannot be decoded; 'skip' marks it in the
-        store, warns at the end, and does not ask again until the file changes. `refused_images`
-        lists them, and `join(..., missing="drop")` leaves them out.
-      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
+      views: the renditions of every image that the teacher answers besides the plain one. An
+        operation of the user's own is first tried on random pixels.
+      shard: (i, n), to teach the i-th of n parts of the images, counted from 1, into a store of its
+        own. All parts merged are the store of an undivided pass, to the byte.
+      on_bad: 'raise' ends the pass at the first file that cannot be decoded. 'skip' marks the image
+        in the store, warns at the end, and does not ask again until the file changes;
+        `refused_images` lists these images, and `join(..., missing="drop")` leaves them out.
+      max_pixels: largest number of pixels of an image; one with more cannot be decoded.
       progress: show images per second and the time left on standard error.
 
     Returns:
       The finished store, with its deltas, open for reading.
 
     Raises:
-      StreamkdError: what does not fit; nothing that was written is lost.
+      StreamkdError: setup, images and store do not fit; nothing that was written is lost.
     """
     check_choice("on_bad", on_bad, ON_BAD)
     skip_bad = on_bad == "skip"
@@ -108,9 +110,9 @@ def teach(
     if shard is not None:
         images = shard_of(images, shard, setup.images_per_block)
     elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
-        changed = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
-        _warn_of_refused(images, changed)
-        return changed
+        with_deltas = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
+        _warn_of_refused(images, with_deltas)
+        return with_deltas
     store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
     _warn_of_refused(images, store)
     _warn_of_chance(setup.teacher, store)
@@ -118,10 +120,10 @@ def teach(
 
 
 def refused_images(images: Manifest, store: RowStore) -> np.ndarray:
-    """Returns int64, which of the images could not be decoded when the teacher was asked."""
-    found = store.images_of_keys(images.keys)
-    known = np.flatnonzero(found >= 0)
-    return known[store.done_of(found[known] * store.num_views) == REFUSED]
+    """Returns int64, the indices of images that could not be decoded for the teacher."""
+    in_store = store.images_of_keys(images.keys)
+    known = np.flatnonzero(in_store >= 0)
+    return known[store.done_of(in_store[known] * store.num_views) == REFUSED]
 
 
 def teacher_setup(
@@ -135,9 +137,10 @@ def teacher_setup(
     image_size: tuple[int, int] | None = None,
     **pixels: Any,
 ) -> TeacherSetup:
-    """Returns what the answers depend on, checked; arguments and errors as in `teach`.
+    """Returns the checked setup of a pass; arguments and errors as in `teach`.
 
-    Args: `pixels` are the other fields of `ImageOptions`.
+    Args:
+      **pixels: the other fields of `ImageOptions`.
     """
     teacher = load_teacher(teacher)
     options = ImageOptions(image_size=_teaching_size(teacher, image_size), **pixels)
@@ -160,18 +163,18 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     """Returns the i-th of n parts of the images, cut between blocks.
 
     Args:
-      images: in key order.
+      images: the images, in key order.
       shard: (i, n), with i from 1 to n.
-      images_per_block: of which a block is made.
+      images_per_block: images of a block.
 
     Raises:
-      OptionError: no such part, or one without images.
+      OptionError: no such part, or a part without images.
     """
     number, count = shard
     if not 1 <= number <= count:
         raise OptionError(
-            f"--shard is {number}/{count}; the parts of a pass are counted from 1 to {count}, for "
-            f"example --shard 1/{max(count, 1)}."
+            f"--shard is {number}/{count}; the parts of a pass are counted from 1 to {count}.\n"
+            f"Give one of them, such as --shard 1/{max(count, 1)}."
         )
     num_blocks = -(-len(images) // images_per_block)
     if count > num_blocks:
@@ -191,16 +194,16 @@ def _warn_of_refused(images: Manifest, store: RowStore) -> None:
         warnings.warn(
             f"{len(refused):,} of {len(images):,} images cannot be decoded and have no logits in "
             f"{store.path}; the first is '{readable_key(images.keys[int(refused[0])])}'. "
-            "`streamkd scan --check` says what is wrong; `--missing drop` trains without them.",
+            "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",
             stacklevel=3,
         )
 
 
 def _warn_of_chance(teacher: Teacher, store: LogitStore) -> None:
-    """Warns where the teacher is hardly better than chance: mostly a wrong preprocessing."""
+    """Warns of a teacher hardly better than chance: mostly its preprocessing is wrong."""
     accuracy = (store.summary or {}).get("teacher_accuracy")
     chance = 1 / store.num_classes
-    # Of two classes, twice chance would be every image.
+    # With two classes, twice chance would be every image.
     if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
         warnings.warn(
             f"The teacher {teacher.name!r} is right on {accuracy:.1%} of the labelled "
@@ -214,7 +217,7 @@ def _teaching_size(teacher: Teacher, image_size: tuple[int, int] | None) -> tupl
     if image_size is None and teacher.image_size is None:
         raise OptionError(
             f"The teacher {teacher.name!r} takes images of any size.\n"
-            "Say which it is to be shown: `--image-size HEIGHTxWIDTH`."
+            "Give the size that it is to see: `--image-size HEIGHTxWIDTH`."
         )
     if image_size is None:
         return teacher.image_size  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The teacher: images in, logits out, and an identity that the store keeps.
+"""The teacher: pixels in, logits out, and an identity that the store keeps.
 
 teacher = Teacher.from_model(model, name="teacher.keras")
 teacher = Teacher.from_callable(answer, name="mystery")
@@ -28,13 +28,15 @@ class Teacher:
     """Anything that answers images with logits.
 
     Attributes:
-      name: what the store and the messages call it.
-      output_kind: one of `probing.KINDS`, or 'auto' until the first answers have been seen.
-      num_outputs: number of outputs, or None where only the first answer tells.
-      image_size: (height, width) that it needs, or None where any will do.
-      num_channels: channels it needs, or None.
-      weights_digest: digest of its weights, or None for a callable.
-      dropped_output: number of an output that is no class, or None.
+      name: its name in the store and in messages.
+      output_kind: one of `models.output_kind.KINDS`, or 'auto' until the first answers are judged.
+      preprocess: name of the pixels' preprocessing; see `streamkd.models.preprocessing`.
+      removed: the activation that was taken off the model's end, or None.
+      num_outputs: number of outputs; None where it is not known before the first answer.
+      image_size: (height, width) that the model needs; None for any size.
+      num_channels: channels that the model needs; None for any number.
+      weights_digest: digest of the weights; None for a callable.
+      dropped_output: index of an output that is no class, or None.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Teacher:
         """Returns a teacher that runs a Keras model without its last softmax or sigmoid."""
         logits = logits_head.logits_model(model)
         output = options.pop("output", "auto")
-        # What the user says of the outputs is said of the model with its softmax.
+        # The user describes the outputs of the whole model; without its softmax they are logits.
         if logits.removed is not None or (output == "auto" and logits.inspected):
             check_choice("--teacher-output", output, OUTPUTS)
             output = "logits"
@@ -101,7 +103,7 @@ class Teacher:
           images: float32 `[batch, height, width, channels]`.
 
         Raises:
-          TeacherError: the answers are not one row of numbers an image.
+          TeacherError: the answers are not one row of numbers for each image.
         """
         if self._preprocessing is None:
             self._preprocessing = preprocessing_module.parse(self.preprocess, images.shape[-1])
@@ -109,11 +111,11 @@ class Teacher:
         if answers.ndim != 2 or len(answers) != len(images) or answers.shape[1] < 2:
             raise TeacherError(
                 f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
-                f"{list(answers.shape)}.\nIt must answer with [batch, num_classes], one row an "
-                "image and at least two classes."
+                f"{list(answers.shape)}.\nIt must answer with [batch, num_classes]: one row for "
+                "each image, and at least two classes."
             )
         if self.output_kind == "auto":
-            self.output_kind = output_kind.output_kind(answers)
+            self.settle_output(output_kind.output_kind(answers))
         logits = output_kind.to_logits(answers, self.output_kind)
         if self.dropped_output is None:
             return logits
@@ -123,17 +125,31 @@ class Teacher:
         num_outputs = logits.shape[1]
         if not 0 <= dropped < num_outputs:
             raise TeacherError(
-                f"--drop-output is {dropped}, and the teacher {self.name!r} has the "
-                f"outputs 0 to {num_outputs - 1}."
+                f"--drop-output is {dropped}, and the teacher {self.name!r} has the outputs 0 to "
+                f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
             )
         return np.delete(logits, dropped, axis=1)
 
-    def identity(self) -> dict[str, Any]:
-        """Returns what the store keeps of the teacher; equal for equal teachers."""
+    def settle_output(self, kind: str) -> None:
+        """Fixes the kind of the outputs if it has been 'auto' so far.
+
+        Args:
+          kind: one of `models.output_kind.KINDS`.
+        """
+        if self.output_kind == "auto":
+            self.output_kind = kind
+
+    def identity(self, *, default_output: str | None = None) -> dict[str, Any]:
+        """Returns the teacher's settings as a store keeps them; equal for equal teachers.
+
+        Args:
+          default_output: kind of the outputs to assume while `output_kind` is 'auto'.
+        """
+        undecided = self.output_kind == "auto" and default_output is not None
         return {
             "name": self.name,
             "weights": self.weights_digest,
-            "output": self.output_kind,
+            "output": default_output if undecided else self.output_kind,
             "removed": self.removed,
             "preprocess": self.preprocess,
             "dropped_output": self.dropped_output,
@@ -151,14 +167,13 @@ def digest_of_weights(weights: Any) -> str:
 
 
 def _shape_of(model: Any, attribute: str) -> tuple | None:
-    """Returns a model's input or output shape; None where it has none yet, or several."""
+    """Returns a model's input or output shape; None for a model without one, or with several."""
     try:
         shape = getattr(model, attribute, None)
     except (AttributeError, RuntimeError, ValueError):
         return None
-    return (
-        shape if isinstance(shape, tuple) and all(not isinstance(n, tuple) for n in shape) else None
-    )
+    single = isinstance(shape, tuple) and not any(isinstance(size, tuple) for size in shape)
+    return shape if single else None
 
 
 def _image_size(shape: tuple | None) -> tuple[int, int] | None:

@@ -1,14 +1,15 @@
-"""One pass of a teacher over one store file: every block that is missing is answered and kept.
+"""One pass of a teacher over one store file: every missing block is answered and written.
 
+    setup = teacher_setup(images, "teacher.keras", batch_size=64, codec="float16")
     store = TeacherPass(setup, images, "teacher.h5").run()
 
-The pass goes through the store's blocks of rows, always grouped in the same way, since regrouping
-a batch changes the last bits of a float32 model's answers. A block that has been written is never
-asked for again: kill the pass at any moment, start it again, and it goes on. On the same machine
-the finished file is the same to the byte.
+The pass goes through the store's blocks of rows and always groups images in the same way, since
+another grouping changes the last bits of a float32 model's answers. A block that has been written
+is never asked for again: kill the pass at any moment and start it again, and it resumes. On the
+same machine the finished file is the same to the byte.
 
-The store is created when the first block has been answered, so that a teacher or an image that
-does not fit leaves nothing behind; the answers go on from there.
+The pass creates the store when the first block has been answered, so that a teacher or an image
+that does not fit leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,36 +26,42 @@ import tensorflow as tf
 
 from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
 from streamkd.image_options import DECODER, ImageOptions
-from streamkd.manifest.class_names import renumber, shown
+from streamkd.manifest.class_names import renumber
+from streamkd.manifest.listing import shown
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
 from streamkd.store.codecs.check_range import check_range
-from streamkd.store.fill import Answer, check_same, fill_store
+from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_list
 from streamkd.store.writer import create_store
-from streamkd.teachers.rendered_blocks import AllInBlocks, DrawnViews, rendered_blocks
+from streamkd.teachers.drawn_views import DrawnViews
+from streamkd.teachers.provenance import check_same, package_versions
+from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
 from streamkd.teachers.teacher import Teacher
 from streamkd.views.views import Views
 
-# Between two machines, or with float16 in the store, the last digits differ: up to 1e-3 of the
-# largest logit. Another preprocessing or another teacher differs by tenths of it and more.
+# Largest difference of two answers of one teacher, as a fraction of the largest logit. Between two
+# machines, or with float16 in the store, the last digits differ by up to 1e-3 of it; another
+# preprocessing or another teacher differs by tenths of it and more.
 ANSWER_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherSetup:
-    """What the answers depend on, apart from the images.
+    """All that the answers depend on, apart from the images.
 
     Attributes:
-      teacher: who is asked.
-      options: how files become the pixels that it sees.
-      class_names: its classes in the order of its outputs, or None where they have no names.
-      batch_size: rows that are answered and committed at once, or a few less: whole images.
-      codec: how its logits are kept.
-      views: which renditions of an image are answered.
+      teacher: the teacher that is asked.
+      options: how files become the pixels that the teacher sees.
+      class_names: the teacher's classes in the order of its outputs; None for classes without
+        names.
+      batch_size: largest number of rows that are answered and written at once. A block has whole
+        images, and so a few rows less.
+      codec: name of the codec that keeps the logits.
+      views: the renditions of an image that are answered.
     """
 
     teacher: Teacher
@@ -66,47 +73,38 @@ class TeacherSetup:
 
     @property
     def images_per_block(self) -> int:
+        """Images that are answered and written at once."""
         return max(1, self.batch_size // self.views.num_views)
 
     def check_same(self, store: LogitStore) -> None:
-        """Refuses a store that was begun with anything else.
+        """Refuses a store that was begun with another setup.
 
         Raises:
-          StoreError: names what differs, with both sides.
+          StoreError: names the first setting that differs, with both sides.
         """
         header = store.header
-        if self.teacher.output_kind == "auto":
-            self.teacher.output_kind = header.teacher.get("output", "auto")
-        mine = {
-            "teacher": self.teacher.identity(),
-            "image specification": self.options.to_dict(),
-            "--codec": self.codec,
-            "view specification": self.views.to_dict(),
-            "--batch-size": self.images_per_block * self.views.num_views,
-            "decoder": DECODER,
-            "--class-names": self.class_names or [],
+        identity = self.teacher.identity(default_output=header.teacher.get("output"))
+        settings = {
+            "teacher": (identity, header.teacher),
+            "image specification": (self.options.to_dict(), header.images),
+            "--codec": (self.codec, header.codec),
+            "view specification": (self.views.to_dict(), header.views),
+            "--batch-size": (self.images_per_block * self.views.num_views, header.block_rows),
+            "decoder": (DECODER, header.decoder),
+            "--class-names": (self.class_names or [], store.class_names),
         }
-        theirs = {
-            "teacher": header.teacher,
-            "image specification": header.images,
-            "--codec": header.codec,
-            "view specification": header.views,
-            "--batch-size": header.block_rows,
-            "decoder": header.decoder,
-            "--class-names": store.class_names,
-        }
-        check_same(store.path, mine, theirs)
+        check_same(store, settings)
 
 
 class TeacherPass:
     """The answers of one teacher to some images, in one store file.
 
     Attributes:
-      setup: what the answers depend on.
-      images: in key order.
+      setup: all that the answers depend on.
+      images: the images, in key order.
       path: of the store.
-      skip_bad: images that cannot be decoded are marked as refused in the store; by default the
-        first of them ends the pass.
+      skip_bad: mark images that cannot be decoded as refused in the store; by default the first
+        such image ends the pass.
 
     Raises:
       ClassNamesError: a class of the images is not one of the teacher's.
@@ -129,87 +127,101 @@ class TeacherPass:
 
     @functools.cached_property
     def _drawn(self) -> DrawnViews:
-        """What is answered; matching partners looks at every image, and not every pass asks."""
+        """Views of all images; made late, since matching partners looks at every image."""
         return DrawnViews(self.setup.views, self.images.keys)
 
+    @functools.cached_property
+    def _blocks(self) -> Blocks:
+        """Indices of the images of each block of the store."""
+        return Blocks(len(self.images), self.setup.images_per_block)
+
     def run(self, progress: bool = True) -> LogitStore:
-        """Creates or continues the store, fills it, finishes it, and returns it.
+        """Creates or resumes the store, fills it, finishes it, and returns it.
 
         Raises:
-          StreamkdError: what does not fit; nothing that was written is lost.
+          StreamkdError: setup, images and store do not fit; nothing that was written is lost.
         """
-        begun: Iterator[Answer] | None = None
+        answers = self.answers
         if not os.path.exists(self.path):
             refuse_stale_list(self.path)
-            begun = self._create()
+            answers = functools.partial(self._resumed, self._create())
         store = LogitStore(self.path)
         self.setup.check_same(store)
         self._check_images(store)
+        self.setup.teacher.settle_output(store.header.teacher["output"])
         self.check_answers(store)
-
-        def answers(groups: list[np.ndarray]) -> Iterator[Answer]:
-            # Fewer where another process has answered some since the store was created.
-            is_whole = sum(map(len, groups)) == len(self.images)
-            return begun if begun is not None and is_whole else self.answers(groups)
-
         return fill_store(self.path, answers, what="teaching", progress=progress)
 
     def check_answers(self, store: LogitStore) -> None:
-        """Refuses a teacher that answers otherwise than the one that filled `store`.
+        """Refuses a teacher whose answers differ from those in a store of the same setup.
 
-        Weights do not tell everything (a layer without weights may have been added), and a
-        callable has none: so the images of one block are answered again and compared. Images that
-        are gone or have changed since are left out.
+        The weights alone do not tell two teachers apart (a layer without weights may have been
+        added), and a callable has none. So the images of one block are answered again and
+        compared. Images that are gone or have changed since are left out.
         """
         block = store.first_done_block()
         if block is None:
             return
         first, count = block * store.header.images_per_block, store.header.images_per_block
-        theirs = np.arange(first, min(first + count, store.num_images))
-        mine = np.array([self._find(key) for key in store.keys.take(theirs)])
-        theirs, mine = theirs[mine >= 0], mine[mine >= 0]
-        if not len(mine):
+        in_store = np.arange(first, min(first + count, store.num_images))
+        in_images = np.array([self._index_of(key) for key in store.keys.take(in_store)])
+        in_store, in_images = in_store[in_images >= 0], in_images[in_images >= 0]
+        if not len(in_images):
             return
-        pixels, content_digests, refused, _ = next(self._read([mine], plain=True))
-        same = (content_digests == store.content_of(theirs)) & ~refused
+        plain = DrawnViews(
+            Views(0, canonical_size=self.setup.views.canonical_size), self.images.keys
+        )
+        pixels, content_digests, refused, _ = next(self._read([in_images], plain))
+        same = (content_digests == store.content_of(in_store)) & ~refused
         if not same.any():
             return
-        stored = store.gather(theirs[same] * store.num_views)
+        stored = store.gather(in_store[same] * store.num_views)
         now = self.setup.teacher(pixels)[same]
         codec = codecs.get(store.header.codec)
         if now.shape == stored.shape and _nearly_equal(now, stored, codec):
             return
         raise StoreError(
-            f"The teacher answers otherwise than when the store {store.path} was begun.\n"
-            f"  image '{readable_key(store.keys[int(theirs[same][0])])}'\n"
+            f"The teacher's answers differ from those in the store {store.path}.\n"
+            f"  image '{readable_key(store.keys[int(in_store[same][0])])}'\n"
             f"  now:   {_first_numbers(now[0])}\n"
             f"  store: {_first_numbers(stored[0])}\n"
-            "Give the teacher it was begun with, or another path with `--out`."
+            "Give the teacher that the store was begun with, or another path with `--out`."
         )
 
     def answers(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
-        """Yields the answer to each group of images, which are asked for now."""
-        for group, block in zip(groups, self._read(groups), strict=True):
+        """Yields the answer to each group of images; the teacher is asked as they are taken.
+
+        Args:
+          groups: int64 arrays, indices of images.
+        """
+        for group, block in zip(groups, self._read(groups, self._drawn), strict=True):
             pixels, content_digests, refused, alone = block
-            views = self._drawn.as_rows(group, alone)
+            views = self._drawn.of_rows(group, alone)
             yield Answer(self.setup.teacher(pixels), content_digests, views, refused)
+
+    def _resumed(self, begun: Iterator[Answer], groups: Sequence[np.ndarray]) -> Iterator[Answer]:
+        """Returns the answers that `_create` has begun, if every block is still to be written.
+
+        Another process may have written some blocks since the store was created; then the teacher
+        is asked about the other groups alone.
+        """
+        return begun if len(groups) == len(self._blocks) else self.answers(groups)
 
     def _create(self) -> Iterator[Answer]:
         """Creates the store once the teacher has answered the first block.
 
         Returns:
-          The answers to all blocks, of which the first is there.
+          The answers to all blocks, the first of which has been made.
         """
         setup, images = self.setup, self.images
         num_views = setup.views.num_views
-        blocks = AllInBlocks(len(images), setup.images_per_block)
-        answers = self.answers(blocks)
+        answers = self.answers(self._blocks)
         first = next(answers)
         logits = np.array(first.logits)
         self.check_num_classes(logits.shape[1])
         if first.refused is not None:
             logits[np.repeat(first.refused, num_views)] = 0
-        check_range(logits, images.keys.take(blocks[0]), setup.codec)
+        check_range(logits, images.keys.take(self._blocks[0]), setup.codec)
         header = StoreHeader(
             num_images=len(images),
             num_views=num_views,
@@ -221,34 +233,28 @@ class TeacherPass:
             views=setup.views.to_dict(),
             decoder=DECODER,
             teacher=setup.teacher.identity(),
-            versions=_versions(),
+            versions=package_versions("tensorflow", "numpy", "h5py"),
         )
         create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
         return itertools.chain([first], answers)
 
     def _read(
-        self, groups: Sequence[np.ndarray], *, plain: bool = False
+        self, groups: Sequence[np.ndarray], drawn: DrawnViews
     ) -> Iterator[tuple[tf.Tensor, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields the parts of the `Block` of each group.
+        """Yields the fields of the `Block` of each group.
 
         Args:
-          groups: images that are read together.
-          plain: the plain view alone.
+          groups: int64 arrays, indices of images that are read together.
+          drawn: the views that are rendered.
 
         Raises:
-          BadImageError: names the file.
+          BadImageError: names the file that cannot be decoded.
         """
         options = self.setup.options
-        if plain:
-            views = Views(0, canonical_size=self.setup.views.canonical_size)
-            drawn = DrawnViews(views, self.images.keys)
-        else:
-            drawn = self._drawn
-        blocks = rendered_blocks(self.images, groups, drawn, options, skip_bad=self.skip_bad)
-        batches = iter(blocks)
+        blocks = iter(rendered_blocks(self.images, groups, drawn, options, skip_bad=self.skip_bad))
         for group in groups:
             try:
-                pixels, *rest = next(batches)
+                pixels, *rest = next(blocks)
             except tf.errors.OpError as error:
                 involved = np.unique(np.concatenate([group, drawn.partners_of(group)]))
                 refuse_bad_image(error, self.images, involved.tolist(), options)
@@ -256,14 +262,13 @@ class TeacherPass:
             content_digests, refused, alone = (part.numpy() for part in rest)
             yield pixels, content_digests, refused, alone
 
-    def _find(self, key: bytes) -> int:
-        """Returns the number of the image with this key; -1 where there is none."""
-        place = bisect.bisect_left(self.images.keys, key)
-        found = place < len(self.images) and self.images.keys[place] == key
-        return place if found else -1
+    def _index_of(self, key: bytes) -> int:
+        """Returns the index of the image with this key; -1 for an unknown key."""
+        index = bisect.bisect_left(self.images.keys, key)
+        return index if index < len(self.images) and self.images.keys[index] == key else -1
 
     def check_num_classes(self, num_outputs: int) -> None:
-        """Refuses a teacher that has not one output a class."""
+        """Refuses a teacher whose number of outputs is not the number of classes."""
         classes = self.setup.class_names
         if classes is not None and num_outputs != len(classes):
             raise TeacherError(
@@ -294,7 +299,7 @@ def other_images(images: Manifest, store: LogitStore) -> OtherImagesError:
 
 
 def _first_difference(images: Manifest, store: LogitStore) -> str:
-    """Returns a line that names the first image that one side has and the other has not."""
+    """Returns a line that names the first image that only one side has."""
     missing = np.flatnonzero(store.images_of_keys(images.keys) < 0)
     if len(missing):
         key = readable_key(images.keys[missing[0]])
@@ -305,11 +310,11 @@ def _first_difference(images: Manifest, store: LogitStore) -> str:
 
 
 def _nearly_equal(now: np.ndarray, stored: np.ndarray, codec: codecs.Codec) -> bool:
-    """Returns whether two answers differ by no more than rounding, on this or another machine."""
+    """Returns whether two answers differ by rounding at most, on this or another machine."""
     if not (np.abs(now) <= codec.largest).all():
         return False
     apart = np.abs(codec.decode(codec.encode(now), now.shape[1]) - stored)
-    # Of packed logits a few may fall on the other side of a border between two levels.
+    # A few packed logits may round to the neighbouring level, so that their mean counts.
     typical = apart.max() if isinstance(codec, codecs.FloatCodec) else apart.mean()
     return bool(typical <= ANSWER_TOLERANCE * (np.abs(stored).max() + 1e-6))
 
@@ -317,16 +322,3 @@ def _nearly_equal(now: np.ndarray, stored: np.ndarray, codec: codecs.Codec) -> b
 def _first_numbers(logits: np.ndarray) -> str:
     more = ", …" if len(logits) > 5 else ""
     return ", ".join(f"{number:.4g}" for number in logits[:5]) + more
-
-
-def _versions() -> dict[str, str]:
-    import h5py
-
-    import streamkd
-
-    return {
-        "streamkd": streamkd.__version__,
-        "tensorflow": tf.__version__,
-        "numpy": np.__version__,
-        "h5py": h5py.__version__,
-    }

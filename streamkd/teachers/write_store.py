@@ -1,4 +1,4 @@
-"""Stores written without streamkd asking the teacher: from PyTorch, JAX, or anything else.
+"""`write_store`: a store of answers that PyTorch, JAX, or any other code computes.
 
     images = kd.scan("photos/train")
 
@@ -10,7 +10,7 @@
                    image_size=(224, 224))
 
 Nothing here imports TensorFlow; the content digest then comes from `pip install pyfarmhash`. Like
-a pass of `streamkd teach`, it can be killed at any moment and goes on with the same call.
+a pass of `streamkd teach`, the call can be killed at any moment; the same call resumes it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
 from streamkd.store.codecs.check_range import check_range
-from streamkd.store.fill import Answer, check_same, fill_store
+from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_list
 from streamkd.store.writer import create_store
+from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.views.views import Views
 
 
 @public
 @dataclasses.dataclass(frozen=True)
 class ImageBatch:
-    """What a teacher outside is asked at once.
+    """The images that an outside teacher is asked about at once.
 
     Attributes:
-      indices: int64 `[images]`, their numbers in the manifest that was given.
+      indices: int64 `[images]`, their indices in the manifest that was given.
       keys: their paths below the root, as bytes.
       contents: the bytes of their files.
     """
@@ -73,23 +74,23 @@ def write_store(
     codec: str = "float16",
     progress: bool = True,
 ) -> LogitStore:
-    """Fills a store with the answers of a function, or goes on where an earlier call stopped.
+    """Fills a store with the answers of a function, or resumes an earlier call.
 
     Args:
       images: the transfer set.
-      out: path of the store; an unfinished one is continued.
+      out: path of the store; an unfinished store is resumed.
       answer: given an `ImageBatch`, returns its logits, float `[images, num_classes]`: a NumPy
-        array or what `np.asarray` takes.
-      teacher: its name, or a dict of what its answers depend on, which is kept in the store and
-        compared when the call is repeated.
-      image_size: (height, width) that the teacher sees; the student's default. Left out, it has to
-        be given when the store is joined.
-      color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: those of Keras' loader
-        which come nearest to what the teacher sees; the student sees its images that way.
+        array, or anything that `np.asarray` takes.
+      teacher: the teacher's name, or a dict of all that its answers depend on. The store keeps it,
+        and a repeated call compares it.
+      image_size: (height, width) that the teacher sees; the student's default. Without it, the
+        size has to be given when the store is joined.
+      color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: the options of Keras'
+        loader that come nearest to the teacher's own; the student sees its images that way.
       decode: 'scaled' where the teacher's images are resized with antialiasing, as Pillow and
         torchvision do; see `ImageOptions`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
-      batch_size: images that are answered and committed at once.
+      batch_size: images that are answered and written at once.
       codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs/codec.py`.
       progress: show images per second and the time left on standard error.
 
@@ -99,7 +100,7 @@ def write_store(
     Raises:
       TeacherError: answers of another shape.
       BadImageError: a file that cannot be read.
-      StreamkdError: what else does not fit; nothing that was written is lost.
+      StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
     check_count("batch_size", batch_size)
     images_seen = ImageOptions(
@@ -129,7 +130,13 @@ def write_store(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Writing:
-    """One call of `write_store`; the images are in key order."""
+    """One call of `write_store`.
+
+    Attributes:
+      images: the images, in key order.
+      order: int64, their indices in the manifest that was given.
+      fields: codec, teacher and image specification, as the header of the store has them.
+    """
 
     images: Manifest
     order: np.ndarray
@@ -140,7 +147,7 @@ class _Writing:
     batch_size: int
 
     def run(self, progress: bool) -> LogitStore:
-        """Creates or continues the store, fills it and finishes it."""
+        """Creates or resumes the store, fills it, finishes it, and returns it."""
         if not os.path.exists(self.path):
             refuse_stale_list(self.path)
             self._create()
@@ -148,7 +155,7 @@ class _Writing:
         return fill_store(self.path, self._answers, what="writing", progress=progress)
 
     def _answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
-        """Yields the answer to each group."""
+        """Yields the answer to each group of images."""
         num_classes = LogitStore(self.path).num_classes
         for group in groups:
             batch = self._batch(group)
@@ -158,13 +165,13 @@ class _Writing:
         """Creates the store once the first block has been answered."""
         first = np.arange(min(self.batch_size, len(self.images)))
         logits = self._ask(self._batch(first), None)
-        digest_each([])  # is there anything to make digests with?
+        digest_each([])  # refuses now if nothing can make digests
         check_range(logits, self.images.keys.take(first), self.fields["codec"])
         if self.class_names is not None and logits.shape[1] != len(self.class_names):
             raise TeacherError(
-                f"There are {logits.shape[1]} logits an image, and {len(self.class_names)} classes."
-                "\nGive the teacher's classes in the order of its outputs: `class_names`, on the "
-                "command line `--class-names FILE`."
+                f"Each image has {logits.shape[1]} logits, and there are {len(self.class_names)} "
+                "classes.\nGive the teacher's classes in the order of its outputs: `class_names`, "
+                "on the command line `--class-names FILE`."
             )
         header = StoreHeader(
             num_images=len(self.images),
@@ -174,7 +181,7 @@ class _Writing:
             fingerprint=self.images.fingerprint,
             views=Views(0).to_dict(),
             decoder="elsewhere",
-            versions=_versions(),
+            versions=package_versions("numpy"),
             **self.fields,
         )
         classes = self.class_names
@@ -190,7 +197,7 @@ class _Writing:
             except OSError as error:
                 raise BadImageError(
                     f"The image '{readable_key(key)}' cannot be read: {error.strerror}.\n"
-                    "Put it back, or leave it out of the images.",
+                    "Put the file back, or leave the image out of the manifest.",
                     key=key,
                 ) from error
         return ImageBatch(self.order[indices], keys, contents)
@@ -209,24 +216,12 @@ class _Writing:
         return logits
 
     def _check_same(self, store: LogitStore) -> None:
-        """Refuses to continue, or to take as finished, a store made of anything else."""
+        """Refuses a store, finished or not, that was begun with other settings."""
         header = store.header
-        mine = {
-            "fingerprint of images": self.images.fingerprint,
-            **self.fields,
-            "batch_size": self.batch_size,
-            "class_names": self.class_names or [],
+        settings = {
+            "fingerprint of images": (self.images.fingerprint, header.fingerprint),
+            **{name: (value, getattr(header, name)) for name, value in self.fields.items()},
+            "batch_size": (self.batch_size, header.block_rows),
+            "class_names": (self.class_names or [], store.class_names),
         }
-        theirs = {
-            "fingerprint of images": header.fingerprint,
-            **{name: getattr(header, name) for name in self.fields},
-            "batch_size": header.block_rows,
-            "class_names": store.class_names,
-        }
-        check_same(self.path, mine, theirs)
-
-
-def _versions() -> dict[str, str]:
-    import streamkd
-
-    return {"streamkd": streamkd.__version__, "numpy": np.__version__}
+        check_same(store, settings)

@@ -1,13 +1,13 @@
-"""What TensorFlow's AutoGraph rewrites: the user's code, and none of ours.
+"""AutoGraph rewrites the user's code, and none of streamkd's own.
 
-    tf.function(step, autograph=False)     # ours
-    dataset.map(unconverted(decode))       # ours
-    answer = converted(model)              # the user's, whichever graph it is called in
+    tf.function(step, autograph=False)     # streamkd's own
+    dataset.map(unconverted(decode))       # streamkd's own
+    answer = converted(model)              # the user's, in whichever graph it is called
 
-AutoGraph reads the source of a function and everything it calls, and writes another one whose `if`
-and `while` may ask tensors. That takes seconds at the start of a run. Our own functions say
-`tf.cond` and `tf.while_loop` instead; the user's layers are rewritten as they are under `fit`, and
-so are operations.
+AutoGraph reads the source of a function and of all functions that it calls, and writes functions
+whose `if` and `while` may test tensors. That takes seconds at the start of a run. Functions of
+streamkd use `tf.cond` and `tf.while_loop` instead. The user's layers and operations are rewritten,
+as under `fit`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 import tensorflow as tf
 
-# Outside of all graphs nobody has said whether to rewrite or not, and then it is done.
+# AutoGraph's status outside of all graphs, in which it rewrites functions.
 _UNSPECIFIED = tf.__internal__.autograph.control_status_ctx()
 
 
 def unconverted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that is traced as it is written, and so is what it calls."""
+    """Returns a function that is traced as it is written, with all that it calls."""
     return tf.autograph.experimental.do_not_convert(function)
 
 
 def converted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that is rewritten when it is traced, even by one that is not."""
+    """Returns a function that is rewritten when it is traced, even in an unconverted function."""
     return tf.__internal__.autograph.tf_convert(function, _UNSPECIFIED)  # as Keras does for `call`

@@ -1,17 +1,16 @@
-"""Datasets whose iterators can be thrown away in any thread.
+"""tf.data iterators that may be garbage-collected on any thread.
 
     dataset = CollectableDataset(dataset)
     iterator = make_collectable(iter(strategy.distribute_datasets_from_function(…)))
 
-An iterator over a dataset that calls Python waits, when it goes, for its calls that are under way.
-Python's garbage collector runs in any thread, and so in such a call as well. If it then finds an
-old iterator, say in the frames of an error, it waits there for the call that it is in itself, for
-ever. TensorFlow has as many threads as the machine has cores, and the rest of the process soon
-waits as well.
+When an iterator over a dataset that calls Python is deleted, it waits for its running calls. The
+garbage collector runs on any thread, and so within such a call as well. If it then deletes an old
+iterator, for example one in the frames of an error, it waits for the very call that it runs in: for
+ever. TensorFlow has one thread a core, so that the rest of the process soon waits too.
 
-Nor may an iterator outlive Python: a call that is under way when the interpreter ends never comes
-back, and the process waits for it. A script that keeps an iterator in a variable would hang at its
-end, one time in three.
+An iterator must not outlive Python either: a call that is running when the interpreter ends never
+returns, and the process waits for it. A script that keeps an iterator in a variable would hang at
+its end, one time in three.
 """
 
 from __future__ import annotations
@@ -25,16 +24,17 @@ from typing import Any
 
 import tensorflow as tf
 
-# Iterators that somebody refers to, and TensorFlow's half of each.
+# TensorFlow's resources of each living iterator.
 _ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-# What could not be let go of, since Python was ending.
+# Resources that could not be released, because Python was ending.
 _KEPT: list[list[Any]] = []
-# How long a collection may take; then somebody else has the iterator, and will let go of it.
+# Longest time that a collection takes, in seconds. An iterator in use for longer has another owner,
+# which will release it.
 _MAX_WAIT_SECS = 60
 
 
 class CollectableDataset(tf.data.Dataset):
-    """The same elements; only the main thread ever waits for the end of an iterator's calls."""
+    """A dataset with the same elements, whose iterators may be deleted on any thread."""
 
     def __init__(self, dataset: tf.data.Dataset) -> None:
         self._dataset = dataset
@@ -53,39 +53,42 @@ class CollectableDataset(tf.data.Dataset):
 
 
 def make_collectable(iterator: Any) -> Any:
-    """Returns an iterator, such as a strategy makes of several datasets, that may be thrown away
-    in any thread as well."""
+    """Returns an iterator, such as a strategy makes, that may be deleted on any thread."""
     if iterator not in _ALIVE:
         # TensorFlow's half of the iterator lives as long as this list.
-        resource = tf.nest.flatten(iterator, expand_composites=True)
-        weakref.finalize(iterator, _release, resource).atexit = False
-        _ALIVE[iterator] = resource
+        resources = tf.nest.flatten(iterator, expand_composites=True)
+        weakref.finalize(iterator, _release, resources).atexit = False
+        _ALIVE[iterator] = resources
     return iterator
 
 
-def _release(resource: list[Any]) -> None:
-    """Lets go of an iterator: here in the main thread, which is in no call; else in a new one."""
+def _release(resources: list[Any]) -> None:
+    """Releases an iterator's resources: at once on the main thread, which runs none of its calls;
+    else on a new thread."""
     if threading.current_thread() is threading.main_thread():
         return
     try:
-        threading.Thread(target=_release_when_unused, args=(resource,), daemon=True).start()
+        threading.Thread(target=_release_when_unused, args=(resources,), daemon=True).start()
     except RuntimeError:
-        _KEPT.append(resource)
+        _KEPT.append(resources)
 
 
-def _release_when_unused(resource: list[Any]) -> None:
-    """Waits until nothing else refers to the iterator: the collector tells us before it clears."""
+def _release_when_unused(resources: list[Any]) -> None:
+    """Releases resources once nothing else refers to them.
+
+    The collector calls finalizers before it clears an iterator, which still holds its resources.
+    """
     for _ in range(_MAX_WAIT_SECS * 100):
-        if sys.getrefcount(resource[0]) <= 2:  # the list, and the argument
+        if sys.getrefcount(resources[0]) <= 2:  # the list, and the argument
             break
         time.sleep(0.01)
-    resource.clear()
+    resources.clear()
 
 
 @atexit.register
-def _end_all() -> None:
-    """Ends all iterators while their calls can still come to an end."""
-    for iterator, resource in list(_ALIVE.items()):
-        resource.clear()
-        # The one place where the iterator itself has it; a strategy's has one for each device.
+def end_all_iterators() -> None:
+    """Ends all living iterators, when Python ends, while their calls can still return."""
+    for iterator, resources in list(_ALIVE.items()):
+        resources.clear()
+        # The iterator's own references: a strategy's iterator has one for each device.
         iterator._iterator_resource = iterator._iterators = None

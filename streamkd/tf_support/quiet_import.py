@@ -1,7 +1,10 @@
-"""Imports TensorFlow without its greetings.
+"""Imports TensorFlow without its messages.
+
+    import_tensorflow()
+    import tensorflow as tf
 
 TensorFlow writes lines about missing GPUs to standard error before its own log level applies. On a
-machine without a GPU that is most of what a user sees of a short command. Errors still show: they
+machine without a GPU they are most of the output of a short command. Errors still show, since they
 are Python exceptions.
 """
 
@@ -14,30 +17,30 @@ from collections.abc import Iterator
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices with standard error turned away meanwhile.
+    """Imports TensorFlow and lists the devices while standard error is discarded.
 
-    Setting TF_CPP_MIN_LOG_LEVEL leaves everything as TensorFlow has it.
+    A user who sets TF_CPP_MIN_LOG_LEVEL gets TensorFlow's own behaviour.
     """
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
-    # Only errors from now on; children and libraries that are imported later see it as well.
+    # Only errors from now on, also in child processes and in libraries that are imported later.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with _standard_error_turned_away():
+    with _standard_error_discarded():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-        import tf_keras  # noqa: F401  greets as well
+        import tf_keras  # noqa: F401  writes messages as well
 
 
 @contextlib.contextmanager
-def _standard_error_turned_away() -> Iterator[None]:
-    """Points file descriptor 2 at nothing: the greetings do not pass through sys.stderr."""
+def _standard_error_discarded() -> Iterator[None]:
+    """Points file descriptor 2 at /dev/null: TensorFlow's messages bypass sys.stderr."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    standard_error = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(standard_error, 2)
+        os.close(standard_error)

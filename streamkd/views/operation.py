@@ -1,6 +1,6 @@
-"""A user's own operation on views: known to a store by name and version, drawn by seed.
+"""A user's own operation on views: the store knows it by name and version, and keeps its seeds.
 
-    def solarize(pixels, seeds):                      # a TensorFlow graph function
+    def solarize(pixels, seeds):                      # runs in a TensorFlow graph
         draw = lambda seed: tf.random.stateless_uniform([], seed, 128.0, 255.0)
         limits = tf.map_fn(draw, seeds, fn_output_signature=tf.float32)
         return tf.where(pixels > limits[:, None, None, None], 255 - pixels, pixels)
@@ -9,10 +9,10 @@
     store = teach(images, teacher, "teacher.h5", views=Views(8, flip=True, operation=operation))
     stream = join(images, store, operation=operation)
 
-The store keeps each view's seed, and the name and the version, but no code: whoever shows the views
-to a student brings the function along. `views/render.py` calls it, after crop, flip and colour
-and before the image is mixed or a box erased. Before a pass and before a join,
-`views/operation_check.py` finds out whether seeds and pixels alone decide on what it returns.
+The store keeps the seed of each view, and the operation's name and version, but no code: a join
+gets the function again. `views/render.py` calls it after crop, flip and colour, and before an image
+is mixed or a box erased. Before a pass or a join, `views/operation_check.py` checks that the result
+depends on pixels and seeds alone.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from typing import Any
 from streamkd.errors import OptionError
 from streamkd.public import public
 
+# Largest length of an operation's name, in characters.
 MAX_NAME_LENGTH = 100
 
 
 @public
 @dataclasses.dataclass(frozen=True)
 class ViewOperation:
-    """What a user does to a view beside crop, flip, colour, mixing and erasing.
+    """An operation on views besides crop, flip, colour, mixing and erasing.
 
-    Two of them are equal where name and version are.
+    Two operations are equal if their names and versions are.
 
     Attributes:
-      name: what the store calls it.
-      version: give another one whenever the function returns other pixels than before.
-      function: given pixels, float32 `[rows, height, width, channels]` from 0 to 255, and seeds,
-        int32 `[rows, 2]` as `tf.random.stateless_uniform` takes one of them, returns pixels of the
-        same shape and type; what leaves 0 to 255 is cut off. It runs in a TensorFlow graph, the
-        number of rows is known when it runs, and a row must hang on its own pixels and its own
-        seed alone. Teacher and student may differ in height, width and channels. None in the
-        specification that a store keeps.
+      name: the operation's name in the store.
+      version: a whole number; raise it whenever the function returns other pixels than before.
+      function: called with pixels, float32 `[rows, height, width, channels]` from 0 to 255, and
+        seeds, int32 `[rows, 2]`, one for each row as `tf.random.stateless_uniform` takes it.
+        Returns pixels of the same shape and type; values outside 0 to 255 are cut off. The function
+        runs in a TensorFlow graph; the number of rows is not known before it runs, and each row
+        must depend only on its own pixels and seed. Teacher and student may differ in height, width
+        and channels. None in the specification that a store keeps.
 
     Raises:
-      OptionError: a value that cannot be.
+      OptionError: a name, version or function that cannot be used.
     """
 
     name: str
@@ -69,39 +70,38 @@ class ViewOperation:
             )
         if self.function is not None and not callable(self.function):
             raise OptionError(
-                f"The function of the view operation {self} is {self.function!r}; give one that "
-                "takes pixels and seeds."
+                f"The function of the view operation {self} is {self.function!r}; give a function "
+                "of pixels and seeds."
             )
 
     def __str__(self) -> str:
         return f"{self.name!r} version {self.version}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what a store keeps of it."""
+        """Returns the operation as a store keeps it."""
         return {"name": self.name, "version": self.version}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ViewOperation:
-        """Returns the operation that `to_dict` was called on, without its function.
+        """Returns the operation of a specification, without its function.
 
         Raises:
-          OptionError: anything else than a name and a version.
+          OptionError: `values` is anything but a name and a version.
         """
         if not isinstance(values, dict) or set(values) != {"name", "version"}:
             raise OptionError(
-                f"The view specification has the operation {str(values)[:100]}, which this version "
-                "does not know. It was written by a newer streamkd; upgrade with "
-                "`pip install --upgrade streamkd`."
+                f"The view specification has an unknown operation, {str(values)[:100]}, of a newer "
+                "streamkd.\nUpgrade with `pip install --upgrade streamkd`."
             )
         return cls(values["name"], values["version"])
 
 
 def check_replayed(stored: ViewOperation | None, given: ViewOperation | None, path: str) -> None:
-    """Refuses to show the views of a store with another operation than the teacher saw.
+    """Refuses an operation that is not the one of a store's views.
 
     Args:
       stored: the operation in the store's view specification, or None.
-      given: what the user brings along, or None.
+      given: the operation that the user gives with its function, or None.
       path: of the store.
 
     Raises:
@@ -118,14 +118,14 @@ def check_replayed(stored: ViewOperation | None, given: ViewOperation | None, pa
     if stored is None:
         raise OptionError(
             f"The store {path} has views without an operation, and one is given.\n{sides}"
-            "Leave it out; or teach a store of such views: "
+            "Leave the operation out, or teach a store with it: "
             "`kd.teach(…, views=kd.Views(8, operation=operation))`."
         )
     if stored == given:
         sides += "         without a function\n"
     raise OptionError(
-        f"The store {path} has views with the operation {stored}, and the student must see what "
-        f"the teacher saw.\n{sides}"
+        f"The store {path} has views with the operation {stored}, and the student must see the "
+        f"views that the teacher saw.\n{sides}"
         "The store keeps no code; use Python: "
         f"`kd.join(…, operation=kd.ViewOperation({stored.name!r}, {stored.version}, function))`."
     )

@@ -1,25 +1,25 @@
-"""Views: fixed renditions of an image, drawn once and kept with the teacher's answers.
+"""Views: fixed renditions of an image, drawn once and stored with the teacher's answers.
 
     views = Views(8, crop=(0.35, 1.0), flip=True, mixup=0.8)
     drawn = views.draw(hash_keys(keys))       # {"view_crop": float32 [images, 9, 4], …}
 
-View 0 is always the plain image; `Views(8)` adds views 1 to 8. The parameters of a view come from
-the seed, the key and the number of the view by a hash, so that no order of drawing plays a part.
-They are drawn when the teacher is asked and stored with its answer; whoever shows the view to a
-student later reads what is stored and draws nothing. `views/render.py` makes pixels of them.
+View 0 is always the plain image; `Views(8)` adds views 1 to 8. The parameters of a view are a hash
+of the seed, the key and the number of the view, so that the order of drawing does not matter. They
+are drawn when the teacher is asked, and stored with its answer. A student's stream reads the stored
+parameters and draws nothing. `views/render.py` renders pixels from them.
 
-What a view can be, in the order in which it is applied:
+The parameters of a view, in the order in which they are applied:
 
-| parameter      | dtype, shape a view | what                                                      |
-|----------------|---------------------|-----------------------------------------------------------|
-| `view_crop`    | f4 `[4]`            | corners y1, x1, y2, x2 of the crop, relative: 0 to 1      |
-| `view_flip`    | u1                  | 1: mirrored, left and right                               |
-| `view_color`   | f4 `[3]`            | factors of brightness, contrast and saturation            |
-| `view_seed`    | u8                  | of the user's own operation, see `operations.py`; 0: none |
-| `view_partner` | i8                  | the image that it is mixed with; -1: none                 |
-| `view_share`   | f4                  | its own share of the mixture, 0 to 1                      |
-| `view_paste`   | f4 `[4]`            | cutmix: the box that the partner fills; empty: mixup      |
-| `view_erase`   | f4 `[4]`            | corners of a box that is grey; empty: none                |
+| parameter      | dtype, shape a view | meaning                                                  |
+|----------------|---------------------|----------------------------------------------------------|
+| `view_crop`    | f4 `[4]`            | corners y1, x1, y2, x2 of the crop, relative: 0 to 1     |
+| `view_flip`    | u1                  | 1: mirrored, left and right                              |
+| `view_color`   | f4 `[3]`            | factors of brightness, contrast and saturation           |
+| `view_seed`    | u8                  | seed of the user's own operation (`operation.py`)        |
+| `view_partner` | i8                  | image that the view is mixed with; -1: none              |
+| `view_share`   | f4                  | the image's own fraction of the mixture, 0 to 1          |
+| `view_paste`   | f4 `[4]`            | cutmix: the box that the partner fills; empty: mixup     |
+| `view_erase`   | f4 `[4]`            | corners of a box that is grey; empty: none               |
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from streamkd.errors import OptionError
 from streamkd.public import public
 from streamkd.views.operation import ViewOperation
 
+# Specification of the plain view alone.
 PLAIN = {"kind": "plain", "count": 1}
 
-# Aspect ratios of crops, and area and aspect ratio of erased boxes: those of the papers
-# (Szegedy 2015; Zhong 2017) and of every library since.
+# Smallest and largest aspect ratio of a crop; area, as a fraction, and aspect ratio of an erased
+# box: those of the papers (Szegedy 2015; Zhong 2017) and of every library since.
 _CROP_RATIO = (3 / 4, 4 / 3)
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_RATIO = (0.3, 3.3)
 _NO_BOX = np.zeros(4, np.float32)
-# The parameters of the plain view.
+# Parameters of the plain view.
 NEUTRAL: dict[str, Any] = {
     "view_crop": [0, 0, 1, 1],
     "view_flip": 0,
@@ -53,29 +54,32 @@ NEUTRAL: dict[str, Any] = {
     "view_paste": [0, 0, 0, 0],
     "view_erase": [0, 0, 0, 0],
 }
+# 2^64 divided by the golden ratio: the increment of SplitMix64.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @public
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Which views there are besides the plain one, and what they may look like.
+    """The number of views besides the plain one, and the range of their parameters.
 
     Attributes:
-      count: how many; 0 for the plain image alone.
-      crop: smallest and largest share of the image's area that a crop keeps, or None.
-      flip: mirror every second view.
-      color: how far brightness, contrast and saturation may go from 1, 0 to 1; 0 for not at all.
-      erase: share of the views of which a box is erased.
-      mixup: parameter of the Beta distribution of mixup's shares (Zhang 2018); 0 for no mixup.
-      cutmix: the same for cutmix's areas (Yun 2019). With both, a coin decides for each pair.
-      canonical_size: (height, width) that every image is brought to before views are cut from it,
-        or None to cut them from the file's own pixels. The pixel cache needs one.
-      operation: of the user's own, on every view, with a seed for each; or None.
-      seed: of the draws.
+      count: number of drawn views; 0 for the plain image alone.
+      crop: smallest and largest fraction of the image's area that a crop keeps, or None.
+      flip: mirror half of the views.
+      color: largest distance of the factors of brightness, contrast and saturation from 1, 0 to 1.
+      erase: fraction of the views in which a box is erased.
+      mixup: parameter of the Beta distribution of mixup's fractions (Zhang 2018); 0 for no mixup.
+      cutmix: parameter of the Beta distribution of cutmix's areas (Yun 2019); 0 for no cutmix. With
+        both, a coin decides for each pair.
+      canonical_size: (height, width) to which every image is resized before views are cut from it;
+        None to cut them from the file's own pixels. The pixel cache needs a canonical size.
+      operation: the user's own operation, applied to every drawn view with a seed of its own; or
+        None.
+      seed: seed of all draws.
 
     Raises:
-      OptionError: a value that cannot be.
+      OptionError: a value outside its range.
     """
 
     count: int
@@ -97,8 +101,8 @@ class Views:
             low, high = self.crop
             if not 0 < low <= high <= 1:
                 raise OptionError(
-                    f"--crop is {low} {high}; give the smallest and the largest share of the area, "
-                    "such as 0.35 1."
+                    f"--crop is {low} {high}; give the smallest and the largest fraction of the "
+                    "area, such as 0.35 1."
                 )
             object.__setattr__(self, "crop", (float(low), float(high)))
         for name in ("color", "erase"):
@@ -116,15 +120,16 @@ class Views:
             )
         drawn = self.crop or self.flip or self.color or self.erase or self.operation
         if not self.count and (drawn or self.mixes):
-            raise OptionError("There are no views to be cropped or mixed.\nAdd `--views 8`.")
+            raise OptionError("There are no views to crop, change or mix.\nAdd `--views 8`.")
 
     @property
     def num_views(self) -> int:
-        """Rows an image: the plain view and the others."""
+        """Rows of each image: the plain view and the drawn ones."""
         return 1 + self.count
 
     @property
     def mixes(self) -> bool:
+        """Whether views are mixed with other images."""
         return bool(self.mixup or self.cutmix)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,13 +140,13 @@ class Views:
         del values["count"], values["operation"]
         for name in ("crop", "canonical_size"):
             values[name] = None if values[name] is None else list(values[name])
-        if self.operation is not None:  # other specifications stay what older versions wrote
+        if self.operation is not None:  # specifications without one stay as older versions wrote
             values["operation"] = self.operation.to_dict()
         return {"kind": "drawn", "count": self.num_views, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Views:
-        """Returns what `to_dict` was given; an operation comes back without its function.
+        """Returns the views of a specification; an operation comes without its function.
 
         Raises:
           OptionError: a specification of a newer version.
@@ -150,21 +155,20 @@ class Views:
         unknown = sorted(set(values) - known)
         if unknown or values.get("kind") not in ("plain", "drawn"):
             raise OptionError(
-                f"The view specification has a field that this version does not know: "
-                f"{(unknown or ['kind'])[0]!r}. It was written by a newer streamkd; upgrade with "
-                "`pip install --upgrade streamkd`."
+                f"The view specification has an unknown field, {(unknown or ['kind'])[0]!r}, of a "
+                "newer streamkd.\nUpgrade with `pip install --upgrade streamkd`."
             )
-        rest = {n: v for n, v in values.items() if n not in ("kind", "count")}
+        fields = {n: v for n, v in values.items() if n not in ("kind", "count")}
         for name in ("crop", "canonical_size"):
-            if rest.get(name) is not None:
-                rest[name] = tuple(rest[name])
-        if "operation" in rest:
-            rest["operation"] = ViewOperation.from_dict(rest["operation"])
-        return cls(values["count"] - 1, **rest)
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        if "operation" in fields:
+            fields["operation"] = ViewOperation.from_dict(fields["operation"])
+        return cls(values["count"] - 1, **fields)
 
     def datasets(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Returns dtype and shape of each stored parameter, for one view."""
-        wanted = {
+        parameters = {
             "view_crop": ("<f4", (4,), self.crop is not None),
             "view_flip": ("|u1", (), self.flip),
             "view_color": ("<f4", (3,), self.color > 0),
@@ -174,7 +178,7 @@ class Views:
             "view_paste": ("<f4", (4,), self.cutmix > 0),
             "view_erase": ("<f4", (4,), self.erase > 0),
         }
-        return {name: (dtype, shape) for name, (dtype, shape, used) in wanted.items() if used}
+        return {name: (dtype, shape) for name, (dtype, shape, used) in parameters.items() if used}
 
     def draw(self, key_hashes: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the parameters of every view of some images, without partners.
@@ -183,7 +187,7 @@ class Views:
           key_hashes: uint64 `[images]`, from `keys.hash_keys`.
 
         Returns:
-          Arrays `[images, num_views, …]` as `datasets` says. View 0 is the plain image in each.
+          Arrays `[images, num_views, …]`, typed as in `datasets`. View 0 is the plain image.
         """
         views = np.arange(1, self.num_views, dtype=np.uint64)
         uniform = functools.partial(_uniform, self.seed, key_hashes[:, None], views[None, :])
@@ -195,7 +199,7 @@ class Views:
         if self.color:
             factors = [uniform(n) for n in ("brightness", "contrast", "saturation")]
             drawn["view_color"] = 1 + self.color * (2 * np.stack(factors, axis=-1) - 1)
-        if self.operation is not None:  # 0 is left to the plain view
+        if self.operation is not None:  # the plain view alone has the seed 0
             seeds = _hash(self.seed, key_hashes[:, None], views[None, :], "operation")
             drawn["view_seed"] = np.maximum(seeds, np.uint64(1))
         if self.erase:
@@ -207,15 +211,15 @@ class Views:
             name: _with_plain(values, NEUTRAL[name], self.datasets()[name][0])
             for name, values in drawn.items()
         }
-        if self.crop is not None:  # rounding may lead out of the image, where there are no pixels
+        if self.crop is not None:  # rounding may move a corner out of the image
             stored["view_crop"] = np.clip(stored["view_crop"], 0, 1)
         return stored
 
     def match(self, key_hashes: np.ndarray) -> np.ndarray:
         """Returns int64 `[images, num_views]`, the partner of each image in each view, or -1.
 
-        The images are put into a random order for each view, and neighbours become partners of
-        each other; with an odd number one stays alone. View 0 is not mixed.
+        For each view the images are put into a random order, and neighbours become each other's
+        partners. With an odd number of images, one stays alone. View 0 is not mixed.
         """
         partners = np.full((len(key_hashes), self.num_views), -1, np.int64)
         if not self.mixes:
@@ -232,12 +236,13 @@ class Views:
         """Returns `view_share`, and `view_paste` with cutmix, equal for both partners of a pair.
 
         Args:
-          key_hashes: uint64 `[images, num_views]`, of the images' keys, repeated for each view.
-          partners: uint64 `[images, num_views]`, hashes of their partners' keys; the image's own
-            hash where it is not mixed.
+          key_hashes: uint64 `[images, num_views]`, hashes of the images' keys, repeated for each
+            view.
+          partners: uint64 `[images, num_views]`, hashes of the partners' keys; the image's own hash
+            for a view that is not mixed.
         """
         views = np.arange(self.num_views, dtype=np.uint64)[None, :]
-        # The pair draws as one: whoever of the two is asked about.
+        # Both images of a pair draw the same numbers.
         low, high = np.minimum(key_hashes, partners), np.maximum(key_hashes, partners)
         uniform = functools.partial(_uniform, self.seed, low ^ _mixed(high), views)
         alone = key_hashes == partners
@@ -256,38 +261,40 @@ class Views:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """Returns uint64 numbers thoroughly mixed: the last steps of SplitMix64 (Steele 2014)."""
+    """Returns uint64 hashes of uint64 numbers: the last steps of SplitMix64 (Steele 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def _hash(seed: int, key_hashes: np.ndarray, views: np.ndarray, what: str) -> np.ndarray:
-    """Returns uint64, one for each key and view, another for each `what`."""
-    word = np.frombuffer(what.encode().ljust(16, b"\0")[:16], "<u8")
+def _hash(seed: int, key_hashes: np.ndarray, views: np.ndarray, purpose: str) -> np.ndarray:
+    """Returns uint64, one for each key and view; the hashes of two purposes are independent."""
+    word = np.frombuffer(purpose.encode().ljust(16, b"\0")[:16], "<u8")
     with np.errstate(over="ignore"):
         state = _mixed(np.uint64(seed) * _GOLDEN + word[0])
         state = _mixed(state + word[1] * _GOLDEN + key_hashes)
         return _mixed(state + (views + np.uint64(1)) * _GOLDEN)
 
 
-def _uniform(seed: int, key_hashes: np.ndarray, views: np.ndarray, what: str) -> np.ndarray:
+def _uniform(seed: int, key_hashes: np.ndarray, views: np.ndarray, purpose: str) -> np.ndarray:
     """Returns float64 in [0, 1), one for each key and view."""
-    return (_hash(seed, key_hashes, views, what) >> np.uint64(11)) * 2.0**-53
+    return (_hash(seed, key_hashes, views, purpose) >> np.uint64(11)) * 2.0**-53
 
 
-def _boxes(uniform: Any, what: str, area: tuple[float, float], ratio: tuple[float, float]) -> Any:
-    """Returns float64 `[…, 4]`, corners of boxes of a random area, shape and place.
+def _boxes(
+    uniform: Any, purpose: str, areas: tuple[float, float], ratios: tuple[float, float]
+) -> Any:
+    """Returns float64 `[…, 4]`, corners of boxes of random area, shape and position.
 
-    The aspect ratio is uniform in its logarithm; a side that would be longer than the image is cut
-    to it, and the other side keeps its length.
+    The aspect ratio is uniform in its logarithm. A side longer than the image is cut to the image,
+    and the other side keeps its length.
     """
-    share = area[0] + (area[1] - area[0]) * uniform(f"{what} area")
-    low, high = np.log(ratio)
-    shape = np.exp(low + (high - low) * uniform(f"{what} ratio"))
-    height = np.minimum(np.sqrt(share / shape), 1)
-    width = np.minimum(np.sqrt(share * shape), 1)
-    top, left = uniform(f"{what} top") * (1 - height), uniform(f"{what} left") * (1 - width)
+    area = areas[0] + (areas[1] - areas[0]) * uniform(f"{purpose} area")
+    low, high = np.log(ratios)
+    ratio = np.exp(low + (high - low) * uniform(f"{purpose} ratio"))
+    height = np.minimum(np.sqrt(area / ratio), 1)
+    width = np.minimum(np.sqrt(area * ratio), 1)
+    top, left = uniform(f"{purpose} top") * (1 - height), uniform(f"{purpose} left") * (1 - width)
     return np.stack([top, left, top + height, left + width], axis=-1)
 
 
@@ -299,27 +306,27 @@ def _pasted(area: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray) -> n
 
 
 def _with_plain(values: np.ndarray, neutral: Any, dtype: str) -> np.ndarray:
-    """Returns parameters of views 1 and on with those of the plain view before them."""
-    # Of the same type: NumPy makes float64 of int64 and uint64, and half of a seed is lost.
+    """Returns the parameters of drawn views with those of the plain view before them."""
+    # Both have one type: NumPy makes float64 of int64 and uint64, which loses bits of a seed.
     neutral = np.asarray(neutral, values.dtype)
     plain = np.broadcast_to(neutral, (len(values), 1, *values.shape[2:]))
     return np.concatenate([plain, values], axis=1).astype(dtype)
 
 
 def _beta(parameter: float, uniform: np.ndarray) -> np.ndarray:
-    """Returns draws of Beta(parameter, parameter) from uniform ones, by its inverse."""
+    """Returns draws of Beta(parameter, parameter) by its inverse, from uniform draws."""
     if not parameter:
         return np.ones_like(uniform)
-    places, shares = _beta_table(parameter)
-    return np.interp(uniform, places, shares)
+    cumulative, values = _beta_table(parameter)
+    return np.interp(uniform, cumulative, values)
 
 
 @functools.lru_cache(maxsize=8)
 def _beta_table(parameter: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cumulative distribution of Beta(parameter, parameter) and where it has it.
+    """Returns the cumulative distribution of Beta(parameter, parameter), and its values x.
 
-    With x = t^(1/a) / 2 below the middle, x^(a-1) dx is dt up to a factor: no pole is left at 0,
-    whatever the parameter. Above the middle it is the mirror image.
+    With x = t^(1/a) / 2 below the middle, x^(a-1) dx is dt up to a factor, so that no parameter
+    leaves a pole at 0. Above the middle the distribution is the mirror image.
     """
     edges = 0.5 * np.linspace(0, 1, 10_001) ** (1 / parameter)
     centers = 0.5 * ((np.arange(10_000) + 0.5) / 10_000) ** (1 / parameter)

@@ -75,11 +75,13 @@ def divergence(true: np.ndarray, rebuilt: np.ndarray, temperature: float) -> np.
       true, rebuilt: `[rows, num_classes]`, finite, before softmax.
       temperature: positive.
     """
-    log_true = _log_softmax(np.asarray(true, np.float64) / temperature)
-    log_rebuilt = _log_softmax(np.asarray(rebuilt, np.float64) / temperature)
+    log_true = log_softmax(np.asarray(true, np.float64) / temperature)
+    log_rebuilt = log_softmax(np.asarray(rebuilt, np.float64) / temperature)
     return (np.exp(log_true) * (log_true - log_rebuilt)).sum(axis=1)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns log-probabilities, float64 `[rows, num_classes]`."""
+    logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

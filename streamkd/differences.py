@@ -1,0 +1,36 @@
+"""Where two values differ, as the two lines that a refusal shows.
+
+both_sides({"now": {"name": "b", "output": "logits"}, "store": {"name": "a", "output": "logits"}})
+
+  now:   {"name": "b"}
+  store: {"name": "a"}
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+# Largest length of a value in a refusal, in characters.
+MAX_CHARACTERS = 300
+
+
+def both_sides(sides: dict[str, Any]) -> str:
+    """Returns two lines, one for each of two values; a dict shows only the entries that differ.
+
+    Args:
+      sides: the two values by the titles of their lines.
+    """
+    width = max(map(len, sides)) + 1
+    parts = zip(sides, differing_parts(*sides.values()), strict=True)
+    texts = ((f"{title}:", json.dumps(part, default=str)) for title, part in parts)
+    return "".join(f"  {title:<{width}} {text[:MAX_CHARACTERS]}\n" for title, text in texts)
+
+
+def differing_parts(first: Any, second: Any) -> tuple[Any, Any]:
+    """Returns the entries in which two nested dicts differ; other values as they are."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return first, second
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    parts = {name: differing_parts(first.get(name), second.get(name)) for name in names}
+    return {n: one for n, (one, _) in parts.items()}, {n: two for n, (_, two) in parts.items()}

@@ -1,0 +1,35 @@
+"""Both sides of a difference, as refusals show them."""
+
+import pytest
+
+from streamkd.differences import MAX_CHARACTERS, both_sides
+
+
+@pytest.mark.parametrize(
+    ("now", "stored", "lines"),
+    [
+        (7, 64, ["  now:   7", "  store: 64"]),
+        (None, "area", ["  now:   null", '  store: "area"']),
+        (["cat", "ant"], [], ['  now:   ["cat", "ant"]', "  store: []"]),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, ['  now:   {"b": 2}', '  store: {"b": 3}']),
+        ({"a": 1}, {"b": 1}, ['  now:   {"a": 1, "b": null}', '  store: {"a": null, "b": 1}']),
+        (
+            {"a": {"b": 1, "c": 2}, "d": 0},
+            {"a": {"b": 1, "c": 3}, "d": 0},
+            ['  now:   {"a": {"c": 2}}', '  store: {"a": {"c": 3}}'],
+        ),
+        ({"a": 1}, None, ['  now:   {"a": 1}', "  store: null"]),
+    ],
+    ids=["numbers", "none", "lists", "dicts", "other names", "nested", "dict and none"],
+)
+def test_entries_that_differ_stand_in_two_lines(now, stored, lines):
+    assert both_sides({"now": now, "store": stored}).splitlines() == lines
+
+
+def test_a_long_value_is_cut():
+    first, second = both_sides({"now": "x" * 1000, "store": "y"}).splitlines()
+    assert first == '  now:   "' + "x" * (MAX_CHARACTERS - 1) and second == '  store: "y"'
+
+
+def test_values_that_json_does_not_know_are_shown_as_text():
+    assert both_sides({"now": {1}, "store": 1}) == '  now:   "{1}"\n  store: 1\n'
