@@ -23,6 +23,8 @@ class KilledError(BaseException):
     """The process ends, as it were: nothing catches it, and nothing is saved any more."""
 
 
+# A process of ours that takes longer hangs: importing TensorFlow takes 20 s on a loaded machine.
+MAX_SECONDS = 600
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -51,6 +53,28 @@ def dense_student(
     shapes = [w.shape for w in model.get_weights()]
     model.set_weights([rng.normal(scale=0.1, size=s).astype(np.float32) for s in shapes])
     return model
+
+
+def drifting_model(family: Any = "tf_keras") -> Any:
+    """Returns a model that answers otherwise each time it is saved and loaded.
+
+    A layer of it says in its configuration twice the factor by which it multiplies.
+    """
+    family = importlib.import_module(family) if isinstance(family, str) else family
+
+    @family.saving.register_keras_serializable("streamkd_tests")
+    class Drifting(family.layers.Layer):
+        def __init__(self, factor: float = 1.0, **options: Any) -> None:
+            super().__init__(**options)
+            self.factor = factor
+
+        def call(self, inputs: Any) -> Any:
+            return self.factor * inputs
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "factor": 2 * self.factor}
+
+    return family.Sequential([family.Input((8, 8, 3)), Drifting(), dense_student(family)])
 
 
 def exact_teacher(family: Any = "tf_keras", *, num_classes: int = 3) -> Any:
@@ -123,6 +147,22 @@ def process(*words: Any, **options: Any) -> subprocess.Popen:
         errors="backslashreplace",
         **options,
     )
+
+
+def finished(*words: Any, code: int = 0) -> tuple[str, str]:
+    """Runs Python with some words to its end; returns standard output and standard error.
+
+    Args:
+      words: after the name of the interpreter.
+      code: the exit code that it must have.
+    """
+    running = process(*words)
+    try:
+        out, errors = running.communicate(timeout=MAX_SECONDS)
+    finally:
+        running.kill()
+    assert running.returncode == code, errors
+    return out, errors
 
 
 def command(capsys: Any, *words: Any) -> tuple[int, dict[str, Any], str]:

@@ -229,7 +229,10 @@ def test_teaching_a_class_that_the_teacher_does_not_know(here, capsys):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ant\nbee\nant\n", r"--class-names 'classes\.txt' holds 'ant' twice; every class once"),
+        (
+            "ant\nbee\nant\n",
+            r"'classes\.txt' holds 'ant' twice\.\nName every class once\.$",
+        ),
         (None, r"--class-names 'classes\.txt' cannot be read: .*No such file.*\nGive a text file"),
         ("ant\nbee\ncat\nwasp\n", r"teacher has 3 outputs, and there are 4 classes\."),
     ],
@@ -357,8 +360,8 @@ def test_an_output_directory_that_may_not_be_written(here, capsys, monkeypatch, 
         here,
         capsys,
         template,
-        r"^The directory locked cannot be written to\.\nGive another `--out`, or yourself the "
-        r"right: `chmod u\+w locked`\.",
+        r"^The directory locked cannot be written to\.\nGive another `--out`, or change its "
+        r"mode: `chmod u\+w locked`\.",
         out="locked/new",
     )
 

@@ -14,7 +14,7 @@ from streamkd.cli.main import main
 from streamkd.cli.signals import StoppedError, StopSignals, TerminatedError, sigterm_raises
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
-LINE = "streamkd: finishing the step, then saving; once more to end at once\n"
+LINE = "streamkd: finishing this step and saving; press Ctrl-C again to stop immediately\n"
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,10 @@ from helpers import small_model
 from run_helpers import command, dense_student, refusal
 
 from streamkd.cli import train_flags
-from streamkd.cli.flags import Parser
+from streamkd.cli.arguments import Parser
+from streamkd.cli.files import read_class_weight
 from streamkd.cli.main import build_parser
-from streamkd.cli.train import DISTILLER_FLAGS, JOIN_FLAGS, read_class_weight
+from streamkd.cli.train import DISTILLER_FLAGS, JOIN_FLAGS
 from streamkd.errors import OptionError
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
@@ -145,13 +146,27 @@ def test_early_stopping_is_keras_own_of_the_students_family(called, capsys, fami
     assert callback.restore_best_weights
 
 
-def test_tensorboard_is_a_callback_where_it_is_installed(called, capsys, monkeypatch):
-    real = importlib.util.find_spec
-    there = lambda name: object() if name == "tensorboard" else real(name)  # noqa: E731
-    monkeypatch.setattr(importlib.util, "find_spec", there)
-    made = []
-    monkeypatch.setattr("tf_keras.callbacks.TensorBoard", lambda *a, **k: made.append(a) or a)
-    assert called(capsys, "--tensorboard", "logs")["callbacks"] == made == [("logs",)]
+@pytest.mark.parametrize("family", ["tf_keras", "keras"])
+def test_tensorboard_is_keras_own_of_the_students_family(called, capsys, family):
+    dense_student(family).save("student.keras")
+    (callback,) = called(capsys, "--tensorboard", "logs")["callbacks"]
+    assert type(callback) is importlib.import_module(family).callbacks.TensorBoard
+    assert (callback.log_dir, callback.write_graph) == ("logs", False)
+
+
+def test_tensorboard_reads_the_metrics_and_no_graph(place, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ("--tensorboard", "logs", "--validation", "images", "--epochs", 2, "--jit", "off")
+    code, answer, errors = command(capsys, *TRAIN, *words, "--quiet")
+    assert code == 0, errors
+    events = {
+        folder.name: EventAccumulator(str(folder)).Reload() for folder in Path("logs").iterdir()
+    }
+    assert set(events) == {"train", "validation"}
+    assert {"epoch_loss", "epoch_accuracy"} <= set(events["train"].Tags()["tensors"])
+    assert len(events["validation"].Tensors("epoch_accuracy")) == 2
+    assert not any(found.Tags()["graph"] for found in events.values())
 
 
 def test_a_missing_tensorboard_is_one_line(place, capsys, monkeypatch):
@@ -159,8 +174,8 @@ def test_a_missing_tensorboard_is_one_line(place, capsys, monkeypatch):
     absent = lambda name: None if name == "tensorboard" else real(name)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", absent)
     assert refusal(capsys, *TRAIN, "--tensorboard", "logs") == (
-        "--tensorboard needs the package tensorboard, which is not installed: "
-        "`pip install 'streamkd[tensorboard]'`.\n"
+        "--tensorboard needs the package tensorboard, which is not installed.\n"
+        "Install it: `pip install 'streamkd[tensorboard]'`.\n"
     )
     assert not Path("logs").exists()
 
@@ -234,7 +249,11 @@ def test_a_class_weight_is_balanced_or_a_table_in_a_file(place, called, capsys):
         ),
         ("w.json", "ant = 1", "--class-weight w.json cannot be read: Expecting value: line 1 col"),
         ("w.toml", '{"ant": 1}', "--class-weight w.toml cannot be read: Invalid"),
-        ("w.json", "[1, 2]", "--class-weight w.json holds a list, and no table from class names"),
+        (
+            "w.json",
+            "[1, 2]",
+            "--class-weight w.json holds a list, not a table from class names to",
+        ),
     ],
 )
 def test_a_class_weight_that_cannot_be_read_is_refused(place, name, content, message):
@@ -302,8 +321,7 @@ def test_a_run_that_a_signal_stopped_says_where_it_is_saved(called, capsys, numb
     assert found["exit"] == code and found["stop"]() is True
     assert found["answer"]["error"] == {
         "code": "interrupted",
-        "message": f"{word}. The run is saved at step 7 in run; the same command goes on from "
-        "there.",
+        "message": f"{word}. The run is saved at step 7 in run; the same command resumes it.",
         "key": None,
     }
     found = called(capsys, stopped=True, step=0, during_fit=arrive)

@@ -58,12 +58,14 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, numbe
     out, errors = training.communicate(timeout=60)
     assert training.returncode == code, errors
     assert errors.count("streamkd: ") == 1 and "Traceback" not in errors
-    assert errors.endswith("streamkd: finishing the step, then saving; once more to end at once\n")
+    assert errors.endswith(
+        "streamkd: finishing this step and saving; press Ctrl-C again to stop immediately\n"
+    )
     (line,) = out.splitlines()
     error = json.loads(line)["error"]
     steps = sorted(int(path.name.split("-")[1]) for path in Path("run/checkpoints").glob("step-*"))
     assert error["code"] == "interrupted" and error["message"] == (
-        f"{word}. The run is saved at step {steps[-1]} in run; the same command goes on from there."
+        f"{word}. The run is saved at step {steps[-1]} in run; the same command resumes it."
     )
     assert 2 <= num_epochs("run") < NUM_EPOCHS
     recorded = json.loads(Path("run/config.json").read_text())["arguments"]

@@ -201,15 +201,17 @@ def _settings(
             )
     everywhere = {key: a for names in known.values() for key, a in names.items()}
     everywhere |= mine
-    settings = _table_settings(path, shared, everywhere, "no command has", mine, everywhere)
+    settings = _table_settings(
+        path, shared, everywhere, "no command has such a flag", mine, everywhere
+    )
     own = tables.get(command, {})
     if not isinstance(own, dict):
         raise OptionError(
             f"{path} has {_kind(own)} as {command}: {_as_toml(own)}.\n"
             f"{command} is a command: write its flags below a line [{command}]."
         )
-    owner = f"`{commands[command].prog}` has"
-    settings |= _table_settings(f"[{command}] of {path}", own, mine, owner, mine)
+    unknown = f"`{commands[command].prog}` has no such flag"
+    settings |= _table_settings(f"[{command}] of {path}", own, mine, unknown, mine)
     return [setting for key, setting in settings.items() if key in mine]
 
 
@@ -217,7 +219,7 @@ def _table_settings(
     location: str,
     table: Mapping[str, Any],
     known: Mapping[str, argparse.Action],
-    owner: str,
+    unknown: str,
     *suggested: Iterable[str],
 ) -> dict[str, _Setting]:
     """Returns the settings of one table, by their names as flags are spelled.
@@ -226,7 +228,7 @@ def _table_settings(
       location: of the table, for messages.
       table: keys and values.
       known: arguments that the table may set.
-      owner: who knows these arguments, for messages.
+      unknown: who does not know a key, for messages.
       suggested: names to suggest for an unknown key, the likeliest group first.
     """
     settings: dict[str, _Setting] = {}
@@ -239,8 +241,7 @@ def _table_settings(
             )
         if key not in known:
             raise OptionError(
-                f"{location} has the key {name!r}, and {owner} no such flag.\n"
-                f"{_suggestion(key, *suggested)}"
+                f"{location} has the key {name!r}, and {unknown}.\n{_suggestion(key, *suggested)}"
             )
         settings[key] = _Setting(location=location, name=name, value=value, argument=known[key])
     return settings
