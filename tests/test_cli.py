@@ -498,9 +498,8 @@ def test_the_module_and_the_console_script_run_commands(here, start):
 
 
 def test_a_warning_is_one_line_beside_the_one_object_of_json(here, monkeypatch):
-    monkeypatch.delenv(
-        "TF_CPP_MIN_LOG_LEVEL"
-    )  # as a user has it: TensorFlow's greetings are kept off
+    # As a user's shell has it; TensorFlow's greetings are kept off all the same.
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     (here / "images" / "bee" / "00014.png").write_bytes(b"no image")
     teach = ["teach", "images", "--teacher", "teacher.keras", "--out", "new.h5", "--on-bad", "skip"]
     out, errors = finished("-c", CONSOLE_SCRIPT, *teach, "--json", "--quiet", code=0)

