@@ -2,13 +2,16 @@
 
     python examples/mnist_hinton.py --data mnist --out runs/hinton
 
-`mnist` holds train/<digit>/*.png (60,000 files) and test/<digit>/*.png (10,000). Trained are a
-teacher of two hidden layers of 1,200 with dropout, max-norm and jitter of up to two pixels; a
-student of two hidden layers of 800 from labels alone, without any regularisation; the same student
-with the additional task, as the paper has it, of matching the teacher's soft targets at temperature
-20; and from these soft targets alone. The students see the images as they are. Everything is read
-from the PNG files through streamkd, and a run that was stopped goes on when the same command is
-given again.
+`mnist` holds train/<digit>/*.png (60,000 files) and test/<digit>/*.png (10,000). Four networks are
+trained:
+
+- a teacher with two hidden layers of 1,200, dropout, max-norm and jitter of up to two pixels;
+- a student with two hidden layers of 800, from labels alone, without any regularisation;
+- the same student, which also matches the teacher's soft targets at temperature 20;
+- the same student, from these soft targets alone.
+
+The students see the images as they are. Everything is read from the PNG files through streamkd. The
+same command resumes a run that was stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ PAPER = {"teacher": 67, "labels alone": 146, "distilled": 74, "soft targets alon
 LABEL_WEIGHTS = {"labels alone": 1.0, "distilled": 0.5, "soft targets alone": 0.0}
 PIXELS = {"image_size": (28, 28), "color_mode": "grayscale"}
 MAX_SHIFT_PX = 2
-# Of all pixels of the training images, 0 to 255.
+# Mean and standard deviation of all pixels of the training images, 0 to 255.
 PIXEL_MEAN, PIXEL_STD = 33.3184, 78.5675
 
 
@@ -37,8 +40,8 @@ PIXEL_MEAN, PIXEL_STD = 33.3184, 78.5675
 class Jitter(tf_keras.layers.Layer):
     """Shifts each image by up to `MAX_SHIFT_PX` pixels each way while training; black moves in.
 
-    A shift is a product with a shifted identity on either side, which XLA compiles to almost
-    nothing; `RandomTranslation` costs more than the whole network.
+    A shift is a product with a shifted identity matrix on either side, which XLA compiles to almost
+    nothing; `RandomTranslation` takes longer than the whole network.
     """
 
     def call(self, images, training=False):
@@ -100,9 +103,10 @@ def build_student() -> tf_keras.Model:
     )
 
 
-def main() -> None:
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    """Returns the settings; by default those with which the table was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="has train/ and test/")
+    parser.add_argument("--data", type=Path, required=True, help="directory with train and test")
     parser.add_argument("--out", type=Path, default=Path("runs/hinton"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=20.0)
@@ -115,8 +119,11 @@ def main() -> None:
     parser.add_argument("--student-epochs", type=int, default=24)
     parser.add_argument("--student-batch-size", type=int, default=128)
     parser.add_argument("--student-learning-rate", type=float, default=2e-3)
-    args = parser.parse_args()
+    return parser.parse_args(words)
 
+
+def main() -> None:
+    args = parse_args()
     started = time.perf_counter()
     train, test = kd.scan(args.data / "train"), kd.scan(args.data / "test")
     errors = {}
@@ -130,7 +137,7 @@ def main() -> None:
         label_weight=1.0,
     )
     teacher.fit(labels_only, epochs=args.teacher_epochs, validation=test, run=args.out / "teacher")
-    errors["teacher"] = kd.evaluate(teacher.student, test)["num_errors"]
+    errors["teacher"] = kd.evaluate(teacher.student, test).num_errors
     store = kd.teach(train, teacher.student, args.out / "teacher.h5", codec="float32", **PIXELS)
 
     stream = kd.join(train, store, batch_size=args.student_batch_size, seed=args.seed)
@@ -146,7 +153,7 @@ def main() -> None:
         )
         run = args.out / name.replace(" ", "-")
         student.fit(stream, epochs=args.student_epochs, validation=test, run=run)
-        errors[name] = kd.evaluate(student.student, test)["num_errors"]
+        errors[name] = kd.evaluate(student.student, test).num_errors
 
     print(f"{'':<20}{'test errors':>12}{'the paper':>11}   of {len(test):,}")
     for name, paper in PAPER.items():
