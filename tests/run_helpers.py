@@ -149,14 +149,15 @@ def process(*words: Any, **options: Any) -> subprocess.Popen:
     )
 
 
-def finished(*words: Any, code: int = 0) -> tuple[str, str]:
+def finished(*words: Any, code: int = 0, **options: Any) -> tuple[str, str]:
     """Runs Python with some words to its end; returns standard output and standard error.
 
     Args:
       words: after the name of the interpreter.
       code: the exit code that it must have.
+      options: of `subprocess.Popen`.
     """
-    running = process(*words)
+    running = process(*words, **options)
     try:
         out, errors = running.communicate(timeout=MAX_SECONDS)
     finally:

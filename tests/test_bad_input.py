@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import draw_directory, draw_image, truncate
-from run_helpers import command, dense_student, exact_teacher, refusal, snapshot
+from run_helpers import MAX_SECONDS, command, dense_student, exact_teacher, refusal, snapshot
 
 from streamkd.cli.main import main
 from streamkd.store.collection import open_store
@@ -404,11 +404,14 @@ def small_disk(here):
     """A real file system of 1 MB in `disk`, nearly full."""
     (here / "disk").mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(here / "disk")]
-    if shutil.which("mount") is None or subprocess.run(mounted, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mounted, check=False, timeout=MAX_SECONDS).returncode
+    ):
         pytest.skip("a tmpfs cannot be mounted here: no right to, or no such file system")
     (here / "disk" / "filler").write_bytes(bytes(1012 << 10))
     yield here / "disk"
-    subprocess.run(["umount", str(here / "disk")], check=True)
+    subprocess.run(["umount", str(here / "disk")], check=True, timeout=MAX_SECONDS)
 
 
 @pytest.mark.slow

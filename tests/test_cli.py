@@ -20,6 +20,7 @@ from run_helpers import (
     exact_teacher,
     finished,
     process,
+    refusal,
     snapshot,
 )
 
@@ -88,6 +89,13 @@ def test_scan_check_lists_bad_files_and_answers_no(here, capsys):
     assert code == 1 and answer["num_bad"] == 1
     assert [set(entry) for entry in answer["bad"]] == [{"key", "reason"}]
     assert answer["bad"][0]["key"] == "bee/00014.png" and answer["bad"][0]["reason"]
+
+
+def test_a_limit_of_pixels_without_check_is_refused(here, capsys):
+    assert refusal(capsys, "scan", "images", "--max-pixels", 100) == (
+        "--max-pixels limits the images that are decoded, and scan decodes nothing.\n"
+        "Add `--check`, or leave --max-pixels out.\n"
+    )
 
 
 def test_long_lists_are_cut_with_the_count_beside_them(here, capsys, monkeypatch):
@@ -560,7 +568,10 @@ class TestImportAndMerge:
 
     def test_what_does_not_fit_together(self, here, capsys):
         for words, message in (
-            ("merge s.h5 --out m.h5 --index --images images", "--index lists whole stores"),
+            (
+                "merge s.h5 --out m.h5 --index --images images",
+                "--index lists whole stores.\nLeave out --images, or --index.",
+            ),
             ("merge s.h5 none.h5 --out m.h5", "There is no logit store none.h5"),
             ("import l.txt --keys k --images images --out i.h5", "l.txt ends in '.txt'"),
             ("teach images --teacher teacher.keras --out i.h5 --shard 1", "write it as I/N"),

@@ -47,7 +47,7 @@ def any_size_model():
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """images of 8×12 pixels, with a link in class ant; square images and s.h5, their store; models."""
+    """images, 8×12 pixels, with a link in class ant; square, and s.h5, a store of those; models."""
     root = tmp_path_factory.mktemp("work")
     number = 0
     for class_number, (name, count) in enumerate(CLASSES.items()):

@@ -268,6 +268,15 @@ def test_a_class_weight_that_cannot_be_read_is_refused(place, name, content, mes
     ("words", "message"),
     [
         ("--early-stopping 2", "--early-stopping watches the loss on validation images, and there"),
+        (
+            "--subset training",
+            "train uses both sides of --validation-split: one to train, the",
+        ),
+        ("--augment independent", "--augment independent draws new views; say which: `--crop 0.35"),
+        (
+            "--flip",
+            "The views belong to the store: the student sees what the teacher saw.\nGive",
+        ),
         ("--early-stopping 0", "argument --early-stopping: '0'; give a whole number from 1"),
         ("--save-every -1", "argument --save-every: expected one argument|'-1'; give a whole"),
         ("--accumulate 0.5", "argument --accumulate: '0.5'; give a whole number from 1"),

@@ -30,7 +30,7 @@ def scan(args: argparse.Namespace) -> Answer:
         files.check_out(args.out, kind="manifest")
     if args.max_pixels != MAX_PIXELS and not args.check:
         raise OptionError(
-            "--max-pixels limits the images that are decoded, and scan decodes none.\n"
+            "--max-pixels limits the images that are decoded, and scan decodes nothing.\n"
             "Add `--check`, or leave --max-pixels out."
         )
     manifest = flags.scan_images(args, class_names=class_names)
