@@ -1,4 +1,4 @@
-"""What a user gets wrong: one clear message, exit code 2, no traceback, and nothing written."""
+"""Mistakes of a user: one clear message, exit code 2, no traceback, and nothing written."""
 
 from __future__ import annotations
 

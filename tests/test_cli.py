@@ -486,9 +486,9 @@ def test_help_and_refusals_that_need_no_tensorflow_do_not_import_it(here):
     ]
     before = snapshot(here)
     out, errors = finished("-c", LIGHT, json.dumps(answered + refused))
-    found = [line for line in out.splitlines() if line.startswith("CODE")]
+    lines = [line for line in out.splitlines() if line.startswith("CODE")]
     expected = ["CODE 0 []"] * len(answered) + ["CODE 2 []"] * len(refused)
-    pairs = list(zip(answered + refused, found, expected, strict=True))
+    pairs = list(zip(answered + refused, lines, expected, strict=True))
     assert not [pair for pair in pairs if pair[1] != pair[2]], errors
     assert errors.count("streamkd: ") == len(refused) and "Traceback" not in errors
     assert snapshot(here) == before
@@ -566,7 +566,7 @@ class TestImportAndMerge:
         assert code == 0 and (answer["num_images"], answer["num_stores"]) == (30, 2)
         assert command(capsys, "verify", "all.index", "--images", "images")[1]["rows_checked"] == 30
 
-    def test_what_does_not_fit_together(self, here, capsys):
+    def test_flags_that_do_not_fit_together_are_refused(self, here, capsys):
         for words, message in (
             (
                 "merge s.h5 --out m.h5 --index --images images",

@@ -83,9 +83,9 @@ def test_a_file_says_what_flags_say(parsed, name, table):
 def test_the_command_line_wins_and_the_own_table_wins_over_the_top_level(parsed):
     text = 'images = "a"\nseed = 1\nviews = 2\n[teach]\nseed = 2\nteacher = "t"\nout = "s.h5"\n'
     text += "crop = [0.5, 1]\n[train]\nseed = 3\n"
-    found = parsed(text, "teach", "--views", "3", "--crop", "0.1", "0.2")
-    assert (found["images"], found["seed"], found["views"]) == ("a", 2, 3)
-    assert found["crop"] == [0.1, 0.2] and found["batch_size"] == 64
+    args = parsed(text, "teach", "--views", "3", "--crop", "0.1", "0.2")
+    assert (args["images"], args["seed"], args["views"]) == ("a", 2, 3)
+    assert args["crop"] == [0.1, 0.2] and args["batch_size"] == 64
     assert parsed(text, "teach", "--seed", "4", "b")["images"] == "b"
     assert parsed(text, "scan")["seed"] == 1
     train = '[train]\nresume = false\nimages = "a"\nstudent = "m"\nout = "r"\n'
@@ -95,8 +95,8 @@ def test_the_command_line_wins_and_the_own_table_wins_over_the_top_level(parsed)
 
 def test_positional_arguments_that_are_typed_fill_what_the_file_lacks(parsed):
     def evaluated(text, *words):
-        found = parsed(text, "evaluate", *words)
-        return found["model"], found["images"]
+        args = parsed(text, "evaluate", *words)
+        return args["model"], args["images"]
 
     assert evaluated('images = "a"', "run") == ("run", "a")
     assert evaluated('model = "m"', "--batch-size", "2", "b") == ("m", "b")
@@ -164,7 +164,7 @@ def test_keys_of_other_commands_are_passed_over(parsed):
         ("seed = -1", "Argument --seed: '-1' is no seed; give a whole number from 0 to 4294967295"),
     ],
 )
-def test_what_the_file_cannot_say_is_refused(tmp_path, monkeypatch, capsys, text, message):
+def test_impossible_files_are_refused(tmp_path, monkeypatch, capsys, text, message):
     monkeypatch.chdir(tmp_path)
     Path("c.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     code, answer, errors = command(capsys, "scan", "--config", "c.toml")

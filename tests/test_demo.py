@@ -172,8 +172,8 @@ def test_the_printed_commands_really_run(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     answer = command(capsys, "demo", "--out", "demo", "--quiet")[1]
     for line in answer["commands"]:
-        code, found, errors = command(capsys, *shlex.split(line)[1:])
-        assert code == 0, (line, errors, json.dumps(found))
+        code, report, errors = command(capsys, *shlex.split(line)[1:])
+        assert code == 0, (line, errors, json.dumps(report))
         if " evaluate " in line:
-            assert found["num_images"] == 50
+            assert report["num_images"] == 50
     assert (tmp_path / "demo" / "by-hand" / "student.keras").exists()
