@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
 from streamkd.tf_support.quiet_import import import_tensorflow
+
+if TYPE_CHECKING:
+    from streamkd.manifest.manifest import Manifest
+    from streamkd.teachers.teacher import Teacher
 
 # Entries of each list in JSON output, at most; a count stands beside each list.
 MAX_LISTED = 100
@@ -237,7 +241,7 @@ def demo(args: argparse.Namespace) -> Answer:
     return Answer(fields, text=as_text(fields))
 
 
-def _load_teacher(args: argparse.Namespace) -> Any:
+def _load_teacher(args: argparse.Namespace) -> Teacher:
     """Returns the teacher that the flags describe."""
     files.check_model(args.teacher, "teacher")
     import_tensorflow()
@@ -252,7 +256,7 @@ def _load_teacher(args: argparse.Namespace) -> Any:
     )
 
 
-def _scan_unlabelled(path: str | None) -> Any:
+def _scan_unlabelled(path: str | None) -> Manifest | None:
     """Returns the images of a directory, without labels; None for no directory."""
     if path is None:
         return None
@@ -277,7 +281,7 @@ def _capped(values: list | None) -> list | None:
     return None if values is None else values[:MAX_LISTED]
 
 
-def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
+def _with_reasons(manifest: Manifest, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first refused images, each with its fault now; None if it has been repaired."""
     from streamkd.manifest.manifest import key_fields
     from streamkd.pixels.bad_images import why_bad

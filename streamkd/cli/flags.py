@@ -13,11 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamkd.cli import arguments, files
 from streamkd.errors import OptionError
 from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
+
+if TYPE_CHECKING:
+    from streamkd.manifest.manifest import Manifest
+    from streamkd.views.views import Views
 
 # Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
 PIXEL_FLAGS = (
@@ -212,7 +216,7 @@ def add_views(parser: arguments.Parser) -> None:
         metavar=("LOW", "HIGH"),
         help="cut a box with a fraction LOW to HIGH of the area, such as 0.35 1 (default: no crop)",
     )
-    group.add_argument("--flip", action="store_true", help="mirror every second view")
+    group.add_argument("--flip", action="store_true", help="mirror about half of the views")
     for name, default, metavar, help in (
         ("color", 0.4, "C", "change brightness, contrast and saturation by up to C"),
         ("erase", 0.25, "P", "erase a box in a fraction P of the views"),
@@ -236,7 +240,7 @@ def add_views(parser: arguments.Parser) -> None:
     )
 
 
-def views(args: argparse.Namespace, count: int) -> Any:
+def views(args: argparse.Namespace, count: int) -> Views:
     """Returns the `Views` that the flags describe."""
     from streamkd.views.views import Views
 
@@ -259,7 +263,7 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = None) -> Any:
+def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = None) -> Manifest:
     """Returns the images of IMAGES, or the side of their split that --subset names."""
     if args.validation_split is not None and not args.subset:
         raise OptionError(
@@ -270,7 +274,7 @@ def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = Non
 
 def scan_side(
     args: argparse.Namespace, subset: str | None, *, class_names: list[str] | None = None
-) -> Any:
+) -> Manifest:
     """Returns one side of the split of IMAGES: 'training' or 'validation'; None for all images."""
     return _scan(
         args,
@@ -283,7 +287,7 @@ def scan_side(
     )
 
 
-def scan_other(args: argparse.Namespace, source: str) -> Any:
+def scan_other(args: argparse.Namespace, source: str) -> Manifest:
     """Returns all images of another source than IMAGES, such as --validation.
 
     Its folders have the classes that --class-map gives to those of IMAGES; a file has its own.
@@ -292,7 +296,7 @@ def scan_other(args: argparse.Namespace, source: str) -> Any:
     return _scan(args, source, class_map=class_map)
 
 
-def _scan(args: argparse.Namespace, source: str, **options: Any) -> Any:
+def _scan(args: argparse.Namespace, source: str, **options: Any) -> Manifest:
     """Returns the images of `source`, counted on a terminal while they are listed."""
     from streamkd.manifest.manifest import scan
     from streamkd.progress import image_progress

@@ -156,7 +156,7 @@ def _plan(subparsers: Any) -> None:
     parser = _command(
         subparsers,
         commands.plan,
-        "Estimates bytes, fidelity and hours for each codec before the teacher is asked.",
+        "Estimates bytes, fidelity and hours for each codec before the teacher pass.",
     )
     flags.add_directory(parser)
     flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")

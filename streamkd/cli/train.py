@@ -14,13 +14,20 @@ import importlib.util
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.signals import StopSignals
 from streamkd.errors import MissingExtraError, OptionError
 from streamkd.tf_support.quiet_import import import_tensorflow
+
+if TYPE_CHECKING:
+    from streamkd.manifest.manifest import Manifest
+    from streamkd.store.collection import StoreCollection
+    from streamkd.store.reader import LogitStore
+    from streamkd.stream.stream import Stream
+    from streamkd.views.views import Views
 
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
@@ -126,7 +133,7 @@ def _check_cluster() -> None:
     )
 
 
-def _scan(args: argparse.Namespace) -> tuple[Any, Any]:
+def _scan(args: argparse.Namespace) -> tuple[Manifest, Manifest | None]:
     """Returns the images to train on, and those to validate on or None."""
     has_split = args.validation_split is not None
     images = flags.scan_side(args, "training" if has_split else None)
@@ -135,7 +142,7 @@ def _scan(args: argparse.Namespace) -> tuple[Any, Any]:
     return images, flags.scan_side(args, "validation") if has_split else None
 
 
-def _independent_views(args: argparse.Namespace) -> Any:
+def _independent_views(args: argparse.Namespace) -> Views | None:
     """Returns the views of `--augment independent`; None to replay the store's."""
     drawn = args.crop or args.flip or args.color or args.erase or args.mixup or args.cutmix
     if args.augment == "independent":
@@ -165,7 +172,12 @@ def _scope(distribute: str | None) -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy().scope()
 
 
-def _join(args: argparse.Namespace, images: Any, store: Any, views: Any) -> Any:
+def _join(
+    args: argparse.Namespace,
+    images: Manifest,
+    store: LogitStore | StoreCollection | None,
+    views: Views | None,
+) -> Stream:
     """Returns the stream."""
     from streamkd.stream.join import join
 
@@ -183,7 +195,7 @@ def _join(args: argparse.Namespace, images: Any, store: Any, views: Any) -> Any:
     return stream
 
 
-def _student(args: argparse.Namespace, stream: Any, scope: Any) -> Any:
+def _student(args: argparse.Namespace, stream: Stream, scope: Any) -> Any:
     """Returns the student, with first weights that depend on the seed alone."""
     import tf_keras
 
