@@ -2,14 +2,17 @@
 
     python examples/mnist_hinton.py --data mnist --out runs/hinton --student-seeds 1 2 3
 
-`mnist` holds train/<digit>/*.png (60,000 files) and test/<digit>/*.png (10,000), as
-`tests/benchmarks/make_data.py` makes them. The script trains four models: a teacher of two hidden
-layers of 1,200 with dropout, max-norm and jitter of up to two pixels; a student of two hidden
-layers of 800 from labels alone, without any regularisation; the same student with the additional
-task, as in the paper, of matching the teacher's soft targets at temperature 20; and the same
-student from these soft targets alone. `--seed` is the seed of the one teacher; the students are
-trained once for each of `--student-seeds`, and see the images as they are. streamkd reads every
-image from its PNG file, and the same command resumes a run that was stopped.
+`mnist` holds train/<digit>/*.png (60,000 files) and test/<digit>/*.png (10,000). Four networks are
+trained:
+
+- a teacher with two hidden layers of 1,200, dropout, max-norm and jitter of up to two pixels;
+- a student with two hidden layers of 800, from labels alone, without any regularisation;
+- the same student, which also matches the teacher's soft targets at temperature 20;
+- the same student, from these soft targets alone.
+
+`tests/benchmarks/make_data.py` makes that folder. `--seed` is the seed of the one teacher; the
+students are trained once for each of `--student-seeds` and see the images as they are. Everything
+is read from the PNG files through streamkd. The same command resumes a run that was stopped.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ PIXEL_MEAN, PIXEL_STD = 33.3184, 78.5675
 class Jitter(tf_keras.layers.Layer):
     """Shifts each image by up to `MAX_SHIFT_PX` pixels each way while training; black moves in.
 
-    A shift is a product with a shifted identity on either side, which XLA compiles to almost no
-    work; `RandomTranslation` costs more than the whole network.
+    A shift is a product with a shifted identity matrix on either side, which XLA compiles to almost
+    nothing; `RandomTranslation` takes longer than the whole network.
     """
 
     def call(self, images, training=False):
@@ -101,9 +104,10 @@ def build_student() -> tf_keras.Model:
     )
 
 
-def main() -> None:
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    """Returns the settings; by default those with which the table was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="has train/ and test/")
+    parser.add_argument("--data", type=Path, required=True, help="directory with train and test")
     parser.add_argument("--out", type=Path, default=Path("runs/hinton"))
     parser.add_argument("--seed", type=int, default=1, help="of the teacher and its batches")
     parser.add_argument("--student-seeds", type=int, nargs="+", default=[1])
@@ -117,8 +121,11 @@ def main() -> None:
     parser.add_argument("--student-epochs", type=int, default=24)
     parser.add_argument("--student-batch-size", type=int, default=128)
     parser.add_argument("--student-learning-rate", type=float, default=2e-3)
-    args = parser.parse_args()
+    return parser.parse_args(words)
 
+
+def main() -> None:
+    args = parse_args()
     started = time.perf_counter()
     train, test = kd.scan(args.data / "train"), kd.scan(args.data / "test")
     errors: dict[str, list[int]] = {}
@@ -132,7 +139,7 @@ def main() -> None:
         label_weight=1.0,
     )
     teacher.fit(labels_only, epochs=args.teacher_epochs, validation=test, run=args.out / "teacher")
-    errors["teacher"] = [kd.evaluate(teacher.student, test)["num_errors"]]
+    errors["teacher"] = [kd.evaluate(teacher.student, test).num_errors]
     store = kd.teach(train, teacher.student, args.out / "teacher.h5", codec="float32", **PIXELS)
 
     for seed in args.student_seeds:
@@ -150,12 +157,12 @@ def main() -> None:
             run = args.out / f"{name.replace(' ', '-')}-{seed}"
             student.fit(stream, epochs=args.student_epochs, validation=test, run=run)
             report = kd.evaluate(student.student, test)
-            errors.setdefault(name, []).append(report["num_errors"])
+            errors.setdefault(name, []).append(report.num_errors)
 
     print(f"{'test errors of ' + format(len(test), ','):<24}{'the paper':>11}   here, by seed")
     for name, paper in PAPER.items():
         print(f"{name:<24}{paper or '-':>11}   {', '.join(map(str, errors[name]))}")
-    print(f"teacher on the training images: {store.describe()['teacher_accuracy']:.2%} right")
+    print(f"teacher on the training images: {store.describe().teacher_accuracy:.2%} right")
     seeds = f"seed {args.seed} of the teacher, {args.student_seeds} of the students"
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes, {seeds}")
 

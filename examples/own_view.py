@@ -1,11 +1,11 @@
-"""A view of one's own: solarised images, answered by the teacher and replayed to the student.
+"""A view operation of your own: solarised images, answered by the teacher, shown to the student.
 
     python examples/own_view.py runs/own_view
 
-Draws a few images of its own and teaches a store of views that are cropped, solarised and mixed.
+The example draws a few images and teaches a store of views that are cropped, solarised and mixed.
 The store keeps a seed for each view, and the operation's name and version, but not its code: the
-join is given the function again. Then the teacher is asked about what the student is shown: it says
-what is in the store.
+join is given the function again. Then the teacher answers the views that the student is shown, and
+its answers are those in the store.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLASSES = ("circles", "stripes")
 
 
 def solarize(pixels: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-    """Returns pixels with all that is brighter than a limit inverted; each row has its own limit.
+    """Returns pixels, inverted where they are brighter than a limit; each row has its own limit.
 
     Args:
       pixels: float32 `[rows, height, width, channels]`, 0 to 255.
@@ -69,17 +69,17 @@ def main() -> None:
         return np.reshape(pixels, (len(pixels), -1)) @ weights
 
     views = kd.Views(3, crop=(0.5, 1.0), flip=True, mixup=0.8, operation=SOLARIZE)
-    asked = kd.load_teacher(teacher, name="random matrix, seed 1", output="logits")
+    named = kd.load_teacher(teacher, name="random matrix, seed 1", output="logits")
     store = kd.teach(
-        images, asked, out / "teacher.h5", image_size=IMAGE_SIZE, codec="float32", views=views
+        images, named, out / "teacher.h5", image_size=IMAGE_SIZE, codec="float32", views=views
     )
     stream = kd.join(images, store, batch_size=6, seed=1, operation=SOLARIZE)
-    apart = max(
+    difference = max(
         float(np.abs(teacher(pixels.numpy()) - targets["teacher_logits"].numpy()).max())
         for pixels, targets, _ in stream.dataset(0, stream.end_of_epoch(3))
     )
-    assert apart < 1e-4, apart
-    print(f"{store.rows_total} rows; the teacher asked again differs by {apart:.1e} at most")
+    assert difference < 1e-4, difference
+    print(f"{store.rows_total} rows; the teacher asked again differs by {difference:.1e} at most")
 
     layers = tf_keras.layers
     inputs = tf_keras.Input((*IMAGE_SIZE, 3))

@@ -3,7 +3,7 @@
     python examples/pytorch_style_store.py photos/train teacher.h5
 
 Needs streamkd, Pillow, NumPy and `pip install pyfarmhash`. The teacher here is a matrix of random
-numbers, so that the example runs anywhere; put in its place
+numbers, so that the example runs anywhere. Replace it by
 
     weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
     model, transform = torchvision.models.resnet50(weights=weights).eval(), weights.transforms()
@@ -13,7 +13,7 @@ numbers, so that the example runs anywhere; put in its place
         with torch.inference_mode():
             return model(torch.stack([transform(image) for image in opened])).numpy()
 
-Kill it at any moment and start it again: it goes on. Afterwards
+Kill it at any moment, and the same command continues the store. Afterwards
 
     streamkd verify teacher.h5 --images photos/train
     streamkd train photos/train --store teacher.h5 --student MobileNetV3Small --out runs/first

@@ -2,72 +2,99 @@
 
     import streamkd as kd
 
-    images  = kd.scan("photos/train")
+    images = kd.scan("photos/train")
     teacher = kd.load_teacher("teacher.keras")
-    store   = kd.teach(images, teacher, "teacher.h5")
-    stream  = kd.join(images, store, image_size=(160, 160), batch_size=128, seed=1)
+    store = kd.teach(images, teacher, "teacher.h5")
+    stream = kd.join(images, store, image_size=(160, 160), batch_size=128, seed=1)
     distiller = kd.Distiller(student, optimizer="adamw", temperature=4.0, label_weight=0.1)
     history = distiller.fit(stream, epochs=30, validation=kd.scan("photos/val"), run="runs/first")
-    report  = kd.evaluate(distiller.student, kd.scan("photos/val"), store=None)
+    report = kd.evaluate(distiller.student, kd.scan("photos/val"))
     kd.export(distiller.student, "student-final.keras")
 
-Names are imported when they are first used, so that `import streamkd` costs nothing.
+A name is imported when it is first used, so that `import streamkd` takes no time.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from streamkd.errors import StreamkdError as StreamkdError
+    from streamkd.image_options import ImageOptions as ImageOptions
+    from streamkd.keys import Keys as Keys
+    from streamkd.losses.distillation import distillation_loss as distillation_loss
+    from streamkd.losses.distillation import label_loss as label_loss
+    from streamkd.losses.keras_fit import pack_targets as pack_targets
+    from streamkd.losses.keras_fit import packed_accuracy as packed_accuracy
+    from streamkd.losses.keras_fit import packed_loss as packed_loss
+    from streamkd.manifest.manifest import Manifest as Manifest
+    from streamkd.manifest.manifest import scan as scan
+    from streamkd.results.evaluate import evaluate as evaluate
+    from streamkd.results.export import export as export
+    from streamkd.store.collection import StoreCollection as StoreCollection
+    from streamkd.store.collection import open_store as open_store
+    from streamkd.store.merge import merge as merge
+    from streamkd.store.reader import LogitStore as LogitStore
+    from streamkd.store.verify import verify as verify
+    from streamkd.stream.join import join as join
+    from streamkd.stream.order.worker_slice import WorkerSlice as WorkerSlice
+    from streamkd.stream.stream import Stream as Stream
+    from streamkd.teachers.import_logits import import_logits as import_logits
+    from streamkd.teachers.load_teacher import load_teacher as load_teacher
+    from streamkd.teachers.plan import plan as plan
+    from streamkd.teachers.teach import teach as teach
+    from streamkd.teachers.teacher import Teacher as Teacher
+    from streamkd.teachers.write_store import ImageBatch as ImageBatch
+    from streamkd.teachers.write_store import write_store as write_store
+    from streamkd.training.distiller import Distiller as Distiller
+    from streamkd.views.operation import ViewOperation as ViewOperation
+    from streamkd.views.views import Views as Views
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Distiller": "streamkd.training.distiller",
-    "ImageBatch": "streamkd.teachers.write_store",
-    "ImageOptions": "streamkd.image_options",
-    "Keys": "streamkd.keys",
-    "LogitStore": "streamkd.store.reader",
-    "Manifest": "streamkd.manifest.manifest",
-    "StoreCollection": "streamkd.store.collection",
-    "Stream": "streamkd.stream.stream",
-    "StreamkdError": "streamkd.errors",
-    "Teacher": "streamkd.teachers.teacher",
-    "ViewOperation": "streamkd.views.operation",
-    "Views": "streamkd.views.views",
-    "WorkerSlice": "streamkd.stream.order.worker_slice",
-    "distillation_loss": "streamkd.losses.distillation",
-    "evaluate": "streamkd.results.evaluate",
-    "export": "streamkd.results.export",
-    "import_logits": "streamkd.teachers.import_logits",
-    "join": "streamkd.stream.join",
-    "label_loss": "streamkd.losses.distillation",
-    "load_teacher": "streamkd.teachers.load_teacher",
-    "merge": "streamkd.store.merge",
-    "open_store": "streamkd.store.collection",
-    "pack_targets": "streamkd.losses.keras_fit",
-    "packed_accuracy": "streamkd.losses.keras_fit",
-    "packed_loss": "streamkd.losses.keras_fit",
-    "plan": "streamkd.teachers.plan",
-    "scan": "streamkd.manifest.manifest",
-    "teach": "streamkd.teachers.teach",
-    "verify": "streamkd.store.verify",
-    "write_store": "streamkd.teachers.write_store",
+# Public names by the module that defines them.
+_NAMES = {
+    "streamkd.errors": "StreamkdError",
+    "streamkd.image_options": "ImageOptions",
+    "streamkd.keys": "Keys",
+    "streamkd.losses.distillation": "distillation_loss label_loss",
+    "streamkd.losses.keras_fit": "pack_targets packed_accuracy packed_loss",
+    "streamkd.manifest.manifest": "Manifest scan",
+    "streamkd.results.evaluate": "evaluate",
+    "streamkd.results.export": "export",
+    "streamkd.store.collection": "StoreCollection open_store",
+    "streamkd.store.merge": "merge",
+    "streamkd.store.reader": "LogitStore",
+    "streamkd.store.verify": "verify",
+    "streamkd.stream.join": "join",
+    "streamkd.stream.order.worker_slice": "WorkerSlice",
+    "streamkd.stream.stream": "Stream",
+    "streamkd.teachers.import_logits": "import_logits",
+    "streamkd.teachers.load_teacher": "load_teacher",
+    "streamkd.teachers.plan": "plan",
+    "streamkd.teachers.teach": "teach",
+    "streamkd.teachers.teacher": "Teacher",
+    "streamkd.teachers.write_store": "ImageBatch write_store",
+    "streamkd.training.distiller": "Distiller",
+    "streamkd.views.operation": "ViewOperation",
+    "streamkd.views.views": "Views",
 }
-
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 # Names of earlier releases, which scripts may still use.
 _FORMER = {"Share": "WorkerSlice"}
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     current = _FORMER.get(name, name)
-    if current not in _HOME:
+    if current not in _MODULES:
         raise AttributeError(f"module 'streamkd' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[current]), current)
+    value = getattr(importlib.import_module(_MODULES[current]), current)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return ["__version__", *__all__]

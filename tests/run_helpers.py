@@ -24,12 +24,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from timeouts import TIMEOUT_SECS
 
 from streamkd.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
-# A child process that takes longer hangs: importing TensorFlow takes 20 s on a loaded machine.
-MAX_SECONDS = 600
 # For tests of lines that both families share: tf_keras takes its turn with `-m slow`.
 SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
     "family", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras"], indirect=True
@@ -153,6 +152,28 @@ def dense_student(
     return model
 
 
+def drifting_model(family: Any = "tf_keras") -> Any:
+    """Returns a model that answers otherwise each time it is saved and loaded.
+
+    A layer of it says in its configuration twice the factor by which it multiplies.
+    """
+    family = importlib.import_module(family) if isinstance(family, str) else family
+
+    @family.saving.register_keras_serializable("streamkd_tests")
+    class Drifting(family.layers.Layer):
+        def __init__(self, factor: float = 1.0, **options: Any) -> None:
+            super().__init__(**options)
+            self.factor = factor
+
+        def call(self, inputs: Any) -> Any:
+            return self.factor * inputs
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "factor": 2 * self.factor}
+
+    return family.Sequential([family.Input((8, 8, 3)), Drifting(), dense_student(family)])
+
+
 def exact_teacher(family: Any = "tf_keras", *, num_classes: int = 3) -> Any:
     """Returns a teacher, ending in softmax, that is right about every image of `draw_image`.
 
@@ -252,6 +273,20 @@ def running(*words: Any, **options: Any) -> Iterator[subprocess.Popen]:
             yield child
         finally:
             child.kill()
+
+
+def finished(*words: Any, code: int = 0, **options: Any) -> tuple[str, str]:
+    """Runs Python with some words to its end; returns standard output and standard error.
+
+    Args:
+      words: after the name of the interpreter.
+      code: the exit code that it must have.
+      options: of `subprocess.Popen`.
+    """
+    with running(*words, **options) as child:
+        out, errors = child.communicate(timeout=TIMEOUT_SECS)
+    assert child.returncode == code, errors
+    return out, errors
 
 
 def command(capsys: Any, *words: Any) -> tuple[int, dict[str, Any], str]:

@@ -1,4 +1,4 @@
-"""What a user gets wrong: one clear message, exit code 2, no traceback, and nothing written."""
+"""Mistakes of a user: one clear message, exit code 2, no traceback, and nothing written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import tf_keras
 from helpers import draw_directory, draw_image, truncate
 from run_helpers import command, dense_student, exact_teacher, refusal, snapshot
+from timeouts import TIMEOUT_SECS
 
 from streamkd.cli.main import main
 from streamkd.store.collection import open_store
@@ -231,7 +232,10 @@ def test_teaching_a_class_that_the_teacher_does_not_know(here, capsys):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ant\nbee\nant\n", r"--class-names 'classes\.txt' holds 'ant' twice; every class once"),
+        (
+            "ant\nbee\nant\n",
+            r"'classes\.txt' holds 'ant' twice\.\nName every class once\.$",
+        ),
         (None, r"--class-names 'classes\.txt' cannot be read: .*No such file.*\nGive a text file"),
         ("ant\nbee\ncat\nwasp\n", r"teacher has 3 outputs, and there are 4 classes\."),
     ],
@@ -363,8 +367,8 @@ def test_an_output_directory_that_may_not_be_written(here, capsys, monkeypatch, 
         here,
         capsys,
         template,
-        r"^The directory locked cannot be written to\.\nGive another `--out`, or yourself the "
-        r"right: `chmod u\+w locked`\.",
+        r"^The directory locked cannot be written to\.\nGive another `--out`, or change its "
+        r"mode: `chmod u\+w locked`\.",
         out="locked/new",
     )
 
@@ -407,11 +411,14 @@ def small_disk(here):
     """A real file system of 1 MB in `disk`, nearly full."""
     (here / "disk").mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(here / "disk")]
-    if shutil.which("mount") is None or subprocess.run(mounted, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mounted, check=False, timeout=TIMEOUT_SECS).returncode
+    ):
         pytest.skip("a tmpfs cannot be mounted here: no right to, or no such file system")
     (here / "disk" / "filler").write_bytes(bytes(1012 << 10))
     yield here / "disk"
-    subprocess.run(["umount", str(here / "disk")], check=True)
+    subprocess.run(["umount", str(here / "disk")], check=True, timeout=TIMEOUT_SECS)
 
 
 @pytest.mark.slow

@@ -5,16 +5,27 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import draw_directory, draw_image, truncate
-from run_helpers import command, dense_student, exact_teacher, process, snapshot
+from run_helpers import (
+    command,
+    dense_student,
+    drifting_model,
+    exact_teacher,
+    finished,
+    process,
+    refusal,
+    snapshot,
+)
+from timeouts import TIMEOUT_SECS
 
 from streamkd.cli import commands
+from streamkd.cli.answer import Answer
 from streamkd.cli.main import build_parser, main
 from streamkd.manifest.manifest import key_fields, scan
 from streamkd.store.collection import open_store
@@ -78,6 +89,13 @@ def test_scan_check_lists_bad_files_and_answers_no(here, capsys):
     assert code == 1 and answer["num_bad"] == 1
     assert [set(entry) for entry in answer["bad"]] == [{"key", "reason"}]
     assert answer["bad"][0]["key"] == "bee/00014.png" and answer["bad"][0]["reason"]
+
+
+def test_a_limit_of_pixels_without_check_is_refused(here, capsys):
+    assert refusal(capsys, "scan", "images", "--max-pixels", 100) == (
+        "--max-pixels limits the images that are decoded, and scan decodes nothing.\n"
+        "Add `--check`, or leave --max-pixels out.\n"
+    )
 
 
 def test_long_lists_are_cut_with_the_count_beside_them(here, capsys, monkeypatch):
@@ -215,16 +233,9 @@ def test_export_answers_with_its_keys(here, capsys):
     assert answer["num_bytes"] == (here / "out.keras").stat().st_size
 
 
-def test_an_export_that_answers_otherwise_fails(here, capsys, monkeypatch):
-    from streamkd.models import families
-
-    real = families.load_model
-
-    def load(path, **options):
-        return dense_student(seed=9) if str(path) == "out.keras" else real(path, **options)
-
-    monkeypatch.setattr(families, "load_model", load)
-    code, answer, _ = command(capsys, "export", "run", "--out", "out.keras")
+def test_an_export_that_answers_otherwise_fails(here, capsys):
+    drifting_model("tf_keras").save("drifting.keras")
+    code, answer, _ = command(capsys, "export", "drifting.keras", "--out", "out.keras")
     assert code == 1 and answer["max_abs_difference"] > 1e-3 and answer["parity"] is False
 
 
@@ -324,34 +335,68 @@ def test_an_interrupt_is_exit_code_130(here, capsys, monkeypatch):
     assert answer["error"]["code"] == "interrupted"
     assert main(["inspect", "s.h5"]) == 130
     assert capsys.readouterr().err == (
-        "streamkd: Interrupted. What was saved is safe; the same command goes on from there.\n"
+        "streamkd: Interrupted. Saved work is safe; the same command resumes from there.\n"
     )
 
 
-def test_a_terminated_teacher_pass_is_143_and_the_same_command_goes_on(tmp_path, capsys):
-    draw_directory(tmp_path / "images", {"ant": 70, "bee": 70, "cat": 70})
-    exact_teacher().save(tmp_path / "teacher.keras")
-    words = ["teach", tmp_path / "images", "--teacher", tmp_path / "teacher.keras"]
-    words += ["--batch-size", "1", "--out", tmp_path / "s.h5"]
-    teaching = process("-m", "streamkd", *map(str, words), "--json")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and teaching.poll() is None:
-        if (tmp_path / "s.h5").exists() and open_store(tmp_path / "s.h5").rows_done >= 3:
-            teaching.send_signal(signal.SIGTERM)
-            break
-        time.sleep(0.005)
-    out, errors = teaching.communicate(timeout=60)
+def ask_the_test(pixels):
+    """A layer of a teacher: tells `asked` of each batch, and waits for a byte from `answers`."""
+    import tensorflow as tf
+
+    def ask():
+        with open("asked", "wb", buffering=0) as asked, open("answers", "rb", buffering=0) as told:
+            asked.write(b"?")
+            told.read(1)
+
+    with tf.control_dependencies([tf.py_function(ask, [], [])]):
+        return tf.identity(pixels)
+
+
+def test_a_terminated_teacher_pass_is_143_and_the_same_command_resumes(
+    tmp_path, monkeypatch, capsys
+):
+    import tf_keras
+
+    monkeypatch.chdir(tmp_path)
+    draw_directory(tmp_path / "images", {"ant": 7, "bee": 7, "cat": 7})
+    asking = [tf_keras.Input((8, 8, 3)), tf_keras.layers.Lambda(ask_the_test), exact_teacher()]
+    tf_keras.Sequential(asking).save("teacher.keras")
+    os.mkfifo("asked")
+    os.mkfifo("answers")
+    words = ["teach", "images", "--teacher", "teacher.keras", "--trust", "--out", "s.h5"]
+    words += ["--batch-size", "1", "--teacher-output", "probabilities"]
+    teaching = process("-m", "streamkd", *words, "--json")
+    # Open for both, so that neither end waits for the other to be opened.
+    asked, answers = (os.open(name, os.O_RDWR) for name in ("asked", "answers"))
+    try:
+        os.write(answers, b"!!!")
+        for _ in range(4):
+            ready = select.select([asked, teaching.stdout], [], [], TIMEOUT_SECS)[0]
+            assert ready == [asked], "it ended, or hangs"
+            os.read(asked, 1)
+        # It waits for the fourth answer, and is told of the signal as soon as it has that.
+        teaching.send_signal(signal.SIGTERM)
+        os.write(answers, b"!")
+        out, errors = teaching.communicate(timeout=TIMEOUT_SECS)
+    finally:
+        teaching.kill()
     assert teaching.returncode == 143, errors
     error = json.loads(out)["error"]
-    assert error["code"] == "interrupted" and error["message"].startswith("Terminated. What was")
+    assert error["code"] == "interrupted"
+    assert error["message"] == (
+        "Terminated. Saved work is safe; the same command resumes from there."
+    )
     assert "Traceback" not in errors
-    begun = open_store(tmp_path / "s.h5")
-    assert 3 <= begun.rows_done < 210 and not begun.finished
+    begun = open_store("s.h5")
+    assert begun.rows_done == 3 and not begun.finished
     assert not list(tmp_path.glob(".*"))
-    code, answer, _ = command(capsys, "verify", tmp_path / "s.h5")
+    code, answer, _ = command(capsys, "verify", "s.h5")
     assert code == 1 and "the store is unfinished" in answer["problems"][0]["reason"]
+    os.write(answers, b"!" * 40)
     code, answer, _ = command(capsys, *words)
-    assert code == 0 and answer["rows_done"] == 210
+    assert code == 0 and answer["rows_done"] == 21
+    os.close(asked)
+    os.close(answers)
 
 
 def test_every_command_is_there_and_has_the_common_flags():
@@ -359,10 +404,32 @@ def test_every_command_is_there_and_has_the_common_flags():
         with pytest.raises(SystemExit) as info:
             build_parser().parse_args([name, "--help"])
         assert info.value.code == 0
-    found = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    assert set(found) == set(COMMANDS)
-    for parser in found.values():
-        assert {"--json", "--quiet"} <= set(parser._option_string_actions)
+    parsers = build_parser().commands
+    assert set(parsers) == set(COMMANDS)
+    for parser in parsers.values():
+        assert {"json", "quiet", "config"} <= set(parser.arguments)
+
+
+def test_every_argument_has_a_help_text_and_says_its_default():
+    for name, parser in build_parser().commands.items():
+        for key, argument in parser.arguments.items():
+            assert argument.help, f"{name} {key}"
+            number = type(argument.default) in (int, float) and argument.nargs != "?"
+            if number or (argument.choices and isinstance(argument.default, str)):
+                assert "default" in argument.help, f"{name} {key}"
+
+
+def test_class_names_says_whose_classes_are_meant():
+    helps = {
+        name: parser.arguments["class-names"].help
+        for name, parser in build_parser().commands.items()
+        if "class-names" in parser.arguments
+    }
+    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate"}
+    assert "class folders to list" in helps["scan"] and "for a table" in helps["scan"]
+    assert "in the order of the teacher's outputs" in helps["teach"] == helps["plan"]
+    assert "in the order of the columns of LOGITS" in helps["import"]
+    assert "in the order of the model's outputs" in helps["evaluate"]
 
 
 LIGHT = """
@@ -418,38 +485,50 @@ def test_help_and_refusals_that_need_no_tensorflow_do_not_import_it(here):
         ["export", "run", "--out", "n.keras", "--images", "nowhere"],
     ]
     before = snapshot(here)
-    running = process("-c", LIGHT, json.dumps(answered + refused))
-    out, errors = running.communicate(timeout=60)
-    found = [line for line in out.splitlines() if line.startswith("CODE")]
+    out, errors = finished("-c", LIGHT, json.dumps(answered + refused))
+    lines = [line for line in out.splitlines() if line.startswith("CODE")]
     expected = ["CODE 0 []"] * len(answered) + ["CODE 2 []"] * len(refused)
-    pairs = list(zip(answered + refused, found, expected, strict=True))
+    pairs = list(zip(answered + refused, lines, expected, strict=True))
     assert not [pair for pair in pairs if pair[1] != pair[2]], errors
     assert errors.count("streamkd: ") == len(refused) and "Traceback" not in errors
     assert snapshot(here) == before
 
 
-def test_the_module_runs_as_a_command(here):
-    running = process("-m", "streamkd", "scan", "images", "--json")
-    out, errors = running.communicate(timeout=60)
-    assert running.returncode == 0, errors
+CONSOLE_SCRIPT = "from streamkd.cli.main import run; run()"
+
+
+@pytest.mark.parametrize("start", [("-m", "streamkd"), ("-c", CONSOLE_SCRIPT)], ids=["-m", "run"])
+def test_the_module_and_the_console_script_run_commands(here, start):
+    out, errors = finished(*start, "scan", "images", "--json", code=0)
     assert json.loads(out)["num_images"] == 30 and errors == ""
+    out, errors = finished(*start, "scan", "nowhere", "--json", code=2)
+    assert json.loads(out)["error"]["code"] == "images_not_found" and errors == ""
+
+
+def test_a_warning_is_one_line_beside_the_one_object_of_json(here, monkeypatch):
+    # As a user's shell has it; TensorFlow's greetings are kept off all the same.
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    (here / "images" / "bee" / "00014.png").write_bytes(b"no image")
+    teach = ["teach", "images", "--teacher", "teacher.keras", "--out", "new.h5", "--on-bad", "skip"]
+    out, errors = finished("-c", CONSOLE_SCRIPT, *teach, "--json", "--quiet", code=0)
+    assert len(out.splitlines()) == 1 and json.loads(out)["num_refused"] == 1
+    assert errors.startswith("streamkd: warning: 1 of 30 images cannot be decoded"), errors
+    assert len(errors.splitlines()) == 1
 
 
 def test_a_name_that_is_not_utf8_can_be_printed(here):
     folder = os.fsencode(here / "images") + b"/\xff"
     os.mkdir(folder)
     for words, code in ((["scan", "images"], 0), (["scan", folder + b"x"], 2)):
-        running = process("-m", "streamkd", *words)
-        out, errors = running.communicate(timeout=60)
-        assert running.returncode == code and "Traceback" not in errors, errors
-        assert "\\udcff" in out + errors
+        out, errors = finished("-m", "streamkd", *words, code=code)
+        assert "Traceback" not in errors and "\\udcff" in out + errors
 
 
 def test_numbers_that_json_has_no_word_for_are_null(monkeypatch, capsys, directory):
-    answer = {"loss": float("nan"), "nested": [{"kl": float("inf")}, 1.5]}
+    fields = {"loss": float("nan"), "nested": [{"kl": float("inf")}, 1.5]}
 
     def scan(args):
-        return answer, 0
+        return Answer(fields)
 
     monkeypatch.setattr(commands, "scan", scan)
     assert main(["scan", str(directory), "--json"]) == 0
@@ -487,9 +566,12 @@ class TestImportAndMerge:
         assert code == 0 and (answer["num_images"], answer["num_stores"]) == (30, 2)
         assert command(capsys, "verify", "all.index", "--images", "images")[1]["rows_checked"] == 30
 
-    def test_what_does_not_fit_together(self, here, capsys):
+    def test_flags_that_do_not_fit_together_are_refused(self, here, capsys):
         for words, message in (
-            ("merge s.h5 --out m.h5 --index --images images", "--index lists whole stores"),
+            (
+                "merge s.h5 --out m.h5 --index --images images",
+                "--index lists whole stores.\nLeave out --images, or --index.",
+            ),
             ("merge s.h5 none.h5 --out m.h5", "There is no logit store none.h5"),
             ("import l.txt --keys k --images images --out i.h5", "l.txt ends in '.txt'"),
             ("teach images --teacher teacher.keras --out i.h5 --shard 1", "write it as I/N"),

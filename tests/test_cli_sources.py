@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamkd.cli import flags
+from streamkd.cli import arguments, flags
 from streamkd.cli.main import main
 
 
@@ -69,13 +69,13 @@ def test_a_stratified_split_takes_a_share_of_every_class(scanned):
 def test_a_class_map_holds_for_the_directory_of_validation_as_well(directory, tmp_path):
     class_map = {"ant": "insect", "bee": "insect", "cat": "cat"}
     (tmp_path / "classes.json").write_text(json.dumps(class_map))
-    parser = flags.Parser()
+    parser = arguments.Parser()
     flags.add_common(parser)
     flags.add_directory(parser)
     words = [str(directory), "--class-map", str(tmp_path / "classes.json"), "--quiet"]
     args = parser.parse_args(words)
-    images, validation = flags.scan_images(args), flags.scan_images(args, str(directory))
+    images, validation = flags.scan_images(args), flags.scan_other(args, str(directory))
     assert images.class_names == validation.class_names == ["insect", "cat"]
     images.write(tmp_path / "validation.jsonl")
-    from_file = flags.scan_images(args, str(tmp_path / "validation.jsonl"))
+    from_file = flags.scan_other(args, str(tmp_path / "validation.jsonl"))
     assert from_file.fingerprint == images.fingerprint

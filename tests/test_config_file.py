@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from run_helpers import command, process
+from run_helpers import command, finished
 
-from streamkd.cli import config_file, flags
+from streamkd.cli import config_file
 from streamkd.cli.main import build_parser, main
 from streamkd.errors import OptionError
 
@@ -21,7 +21,11 @@ TYPED = {
     "plan": "plan photos --teacher t.keras --codecs float16 packed:3",
     "verify": "verify s.h5 --sample 5",
     "merge": "merge a.h5 b.h5 --out c.h5 --index",
-    "import": "import l.npy --images photos --out s.h5",
+    "import": "import l.npy --images photos --out s.h5 --teacher-name them --pad-to-aspect-ratio",
+    "evaluate": "evaluate run photos --store s.h5 --follow-links --validation-split 0.2 --trust",
+    "export": "export run --out m.keras --image-size 8x8 --format keras",
+    "inspect": "inspect s.h5 --json",
+    "demo": "demo --out d --seed 3",
 }
 TOML = {
     "scan": 'images = "photos"\ncheck = true\nseed = 7\nmax-pixels = 100\nquiet = false\n',
@@ -37,7 +41,17 @@ TOML = {
     "plan": 'images = "photos"\nteacher = "t.keras"\ncodecs = ["float16", "packed:3"]\n',
     "verify": 'store = "s.h5"\nsample = 5\n',
     "merge": 'stores = ["a.h5", "b.h5"]\nout = "c.h5"\nindex = true\n',
-    "import": 'logits = "l.npy"\nimages = "photos"\nout = "s.h5"\n',
+    "import": (
+        'logits = "l.npy"\nimages = "photos"\nout = "s.h5"\nteacher-name = "them"\n'
+        "pad-to-aspect-ratio = true\n"
+    ),
+    "evaluate": (
+        'model = "run"\nimages = "photos"\nstore = "s.h5"\nfollow_links = true\n'
+        "validation-split = 0.2\ntrust = true\n"
+    ),
+    "export": 'model = "run"\nout = "m.keras"\nimage-size = "8x8"\nformat = "keras"\n',
+    "inspect": 'store = "s.h5"\njson = true\n',
+    "demo": 'out = "d"\nseed = 3\n',
 }
 
 
@@ -55,6 +69,10 @@ def parsed(tmp_path, monkeypatch):
     return parse
 
 
+def test_every_command_is_parsed_below():
+    assert set(TYPED) == set(TOML) == set(build_parser().commands)
+
+
 @pytest.mark.parametrize("name", TYPED)
 @pytest.mark.parametrize("table", ["[{}]\n", ""], ids=["own table", "above all tables"])
 def test_a_file_says_what_flags_say(parsed, name, table):
@@ -62,12 +80,12 @@ def test_a_file_says_what_flags_say(parsed, name, table):
     assert {**parsed(table.format(name) + TOML[name], name), "config": None} == typed
 
 
-def test_what_is_typed_wins_and_the_own_table_counts_before_the_rest(parsed):
+def test_the_command_line_wins_and_the_own_table_wins_over_the_top_level(parsed):
     text = 'images = "a"\nseed = 1\nviews = 2\n[teach]\nseed = 2\nteacher = "t"\nout = "s.h5"\n'
     text += "crop = [0.5, 1]\n[train]\nseed = 3\n"
-    found = parsed(text, "teach", "--views", "3", "--crop", "0.1", "0.2")
-    assert (found["images"], found["seed"], found["views"]) == ("a", 2, 3)
-    assert found["crop"] == [0.1, 0.2] and found["batch_size"] == 64
+    args = parsed(text, "teach", "--views", "3", "--crop", "0.1", "0.2")
+    assert (args["images"], args["seed"], args["views"]) == ("a", 2, 3)
+    assert args["crop"] == [0.1, 0.2] and args["batch_size"] == 64
     assert parsed(text, "teach", "--seed", "4", "b")["images"] == "b"
     assert parsed(text, "scan")["seed"] == 1
     train = '[train]\nresume = false\nimages = "a"\nstudent = "m"\nout = "r"\n'
@@ -77,8 +95,8 @@ def test_what_is_typed_wins_and_the_own_table_counts_before_the_rest(parsed):
 
 def test_positional_arguments_that_are_typed_fill_what_the_file_lacks(parsed):
     def evaluated(text, *words):
-        found = parsed(text, "evaluate", *words)
-        return found["model"], found["images"]
+        args = parsed(text, "evaluate", *words)
+        return args["model"], args["images"]
 
     assert evaluated('images = "a"', "run") == ("run", "a")
     assert evaluated('model = "m"', "--batch-size", "2", "b") == ("m", "b")
@@ -87,25 +105,14 @@ def test_positional_arguments_that_are_typed_fill_what_the_file_lacks(parsed):
     assert parsed('stores = ["a"]\nout = "o"', "merge", "b", "c")["stores"] == ["b", "c"]
 
 
-def test_typed_values_of_a_repeatable_flag_take_the_place_of_the_list(tmp_path):
-    (tmp_path / "c.toml").write_text('store = ["a", "-b"]\n')
-    (tmp_path / "one.toml").write_text('store = "a"\n')
-
-    def stores(file, *words):
-        parser = flags.Parser(prog="streamkd")
-        subparsers = parser.add_subparsers(dest="command")
-        flags.add_common(subparsers.add_parser("train"))
-        subparsers.choices["train"].add_argument("--store", action="append", required=True)
-        parser.commands = subparsers.choices
-        args = argparse.Namespace(json=False)
-        config_file.parse(parser, ["train", "--config", str(tmp_path / file), *words], args)
-        return args.store
-
-    assert stores("c.toml") == ["a", "-b"] and stores("one.toml") == ["a"]
-    assert stores("c.toml", "--store", "c") == ["c"]
-    (tmp_path / "two.toml").write_text('store = ["a", 2]\n')
-    with pytest.raises(OptionError, match="--store takes a string in quotes, or a list of them"):
-        stores("two.toml")
+def test_an_empty_list_is_refused_where_a_value_is_needed(parsed):
+    for text, words, name in (
+        ("codecs = []", ("plan", "photos", "--teacher", "t"), "--codecs"),
+        ("stores = []", ("merge", "--out", "m.h5"), "S.h5"),
+    ):
+        with pytest.raises(OptionError) as refused:
+            parsed(text, *words)
+        assert str(refused.value).startswith(f"Argument {name}: expected at least one argument.")
 
 
 def test_keys_of_other_commands_are_passed_over(parsed):
@@ -157,7 +164,7 @@ def test_keys_of_other_commands_are_passed_over(parsed):
         ("seed = -1", "Argument --seed: '-1' is no seed; give a whole number from 0 to 4294967295"),
     ],
 )
-def test_what_the_file_cannot_say_is_refused(tmp_path, monkeypatch, capsys, text, message):
+def test_impossible_files_are_refused(tmp_path, monkeypatch, capsys, text, message):
     monkeypatch.chdir(tmp_path)
     Path("c.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     code, answer, errors = command(capsys, "scan", "--config", "c.toml")
@@ -173,6 +180,12 @@ def test_what_the_file_cannot_say_is_refused(tmp_path, monkeypatch, capsys, text
             "c.toml has a number as crop: 0.5.\n--crop takes a list of 2 in [ ], each a number.",
         ),
         ("crop = [0.5]", "Argument --crop: expected 2 arguments.\n  in c.toml: crop = [0.5]\n"),
+        (
+            "on-bad = 'Skip'",
+            "Argument --on-bad: invalid choice: 'Skip' (choose from 'raise', 'skip').\n"
+            "  in c.toml: on-bad = 'Skip'\nSee `streamkd teach --help`.",
+        ),
+        ("flip = 1", "c.toml has a whole number as flip: 1.\n--flip takes true or false."),
         (
             "crop = ['a', 1]",
             "c.toml has a list as crop: ['a', 1].\n--crop takes a list of 2 in [ ]",
@@ -238,6 +251,6 @@ def test_a_file_needs_no_tensorflow(directory, tmp_path):
         "code = main(['scan', '--config', sys.argv[1]])\n"
         "print(code, *sorted({'tensorflow', 'tf_keras', 'keras'} & set(sys.modules)))"
     )
-    out, errors = process("-c", code, tmp_path / "c.toml").communicate(timeout=60)
+    out, errors = finished("-c", code, tmp_path / "c.toml")
     answer, end = out.splitlines()
     assert (json.loads(answer)["num_images"], end) == (30, "0"), errors

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras
 from helpers import EncodingTeacher, draw_directory, truncate
 from run_helpers import (
-    MAX_SECONDS,
+    TIMEOUT_SECS,
     dense_student,
     killed,
     running,
@@ -206,7 +206,7 @@ def test_the_student_loads_in_a_process_that_knows_nothing_of_streamkd(
     np.save(tmp_path / "pixels.npy", pixels)
     files = [tmp_path / name for name in ("run/student.keras", "pixels.npy", "answers.npy")]
     with running("-c", LOADING, family.__name__, *files) as child:
-        _, errors = child.communicate(timeout=MAX_SECONDS)
+        _, errors = child.communicate(timeout=TIMEOUT_SECS)
     assert child.returncode == 0, errors
     answers = np.load(files[-1])
     np.testing.assert_allclose(answers, np.asarray(distiller.student(pixels)), rtol=1e-5, atol=1e-7)

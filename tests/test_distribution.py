@@ -12,7 +12,8 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import MAX_SECONDS, command, dense_student, running
+from run_helpers import command, dense_student, running
+from timeouts import TIMEOUT_SECS
 from worker_helpers import alone, finish, start, train
 
 from streamkd.errors import BadImageError, OptionError, RunBusyError, StreamkdError, WorkerLostError
@@ -432,7 +433,7 @@ def test_train_on_several_machines_from_the_command_line(folder):
     line = [*train_words("run"), "--distribute", "multi-worker", "--json", "--quiet"]
     options = {"variables": {"TF_CONFIG": json.dumps(cluster)}, "cwd": folder}
     with running("-m", "streamkd", *line, **options) as child:
-        out, errors = child.communicate(timeout=MAX_SECONDS)
+        out, errors = child.communicate(timeout=TIMEOUT_SECS)
     assert child.returncode == 0, errors
     assert json.loads(out)["steps"] == 8
 

@@ -13,7 +13,10 @@ from run_helpers import command, dense_student
 import streamkd as kd
 
 CLASSES = ("blue", "green", "red")
+# Students are right on every image here; twice chance leaves room for other hardware.
 CHANCE = 1 / len(CLASSES)
+# Nats: KL(teacher ‖ student) was 0.004 after eight epochs.
+MAX_KL = 0.1
 
 
 def draw_colors(root, num_images, seed):
@@ -98,7 +101,7 @@ def test_from_python(world, family):
         "nll"
     ] == pytest.approx(report["nll"])
     on_train = kd.evaluate("runs/first", images, store=store, progress=False)
-    assert on_train["agreement"] > 2 * CHANCE and on_train["kl_to_teacher"] < 1
+    assert on_train["agreement"] > 2 * CHANCE and on_train["kl_to_teacher"] < MAX_KL
 
 
 def test_a_distilled_student_comes_nearer_to_the_teacher_than_one_from_labels(world):
@@ -126,6 +129,7 @@ def test_a_teacher_of_keras_3_teaches_students_of_both_families(world, family):
     distiller = kd.Distiller(dense_student(family), **options)
     history = distiller.fit(stream, epochs=8, validation=val, progress=False)
     assert history.last["val_accuracy"] > 2 * CHANCE
+    # It was 8.5 after the first epoch and 0.8 after the last.
     assert history.last["distillation_loss"] < history.epochs[0]["distillation_loss"] / 4
     report = kd.evaluate(distiller.student, images, store=store, progress=False)
-    assert report["agreement"] > 2 * CHANCE and report["kl_to_teacher"] < 1
+    assert report["agreement"] > 2 * CHANCE and report["kl_to_teacher"] < MAX_KL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -52,7 +53,7 @@ def store(shared):
 
 def report_on(model, images, **options):
     """The report without the one number that a clock makes."""
-    report = evaluate(model, images, progress=False, **options)
+    report = evaluate(model, images, progress=False, **options).to_dict()
     assert set(report) == KEYS and report.pop("latency_ms") > 0
     return report
 
@@ -84,6 +85,31 @@ def test_numbers_are_those_of_scikit_learn_and_float64(images, store, family, ac
     assert report["kl_to_teacher"] == pytest.approx(expected, rel=1e-5)
     assert report["teacher_accuracy"] == 1.0
     assert report["num_parameters"] == 8 * 8 * 3 * 3 + 3
+
+
+def test_a_report_is_read_as_attributes_as_keys_and_as_a_dict(images):
+    report = evaluate(dense_student(), images, progress=False)
+    assert report.accuracy == report["accuracy"] == report.to_dict()["accuracy"]
+    assert set(report) == KEYS and report.agreement is None
+    assert report == report.to_dict() and {**report} == report.to_dict()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.accuracy = 1.0
+
+
+def test_a_store_with_a_delta_answers_for_all_images(tmp_path, teacher):
+    for first, count in ((0, 3), (100, 2)):
+        counts = {"ant": count, "bee": count, "cat": count}
+        images = scan(draw_directory(tmp_path / "images", counts, first=first))
+        store = teach(images, teacher, tmp_path / "s.h5", image_size=(8, 8), progress=False)
+    assert len(store.stores) == 2
+    model = dense_student()
+    report = report_on(model, images, store=tmp_path / "s.h5")
+    logits = logits_of(model, images)
+    teacher_logits = teacher(pixels_of(images))
+    assert (report["num_images"], report["teacher_accuracy"]) == (15, 1.0)
+    assert report["agreement"] == np.mean(logits.argmax(axis=1) == teacher_logits.argmax(axis=1))
+    expected = distillation(teacher_logits, logits, 1.0).mean()
+    assert report["kl_to_teacher"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("num_classes", [5, 6])

@@ -44,8 +44,8 @@ def test_negative_log_likelihood_is_that_of_scikit_learn(answers):
 
 
 def test_negative_log_likelihood_stays_finite_for_a_confident_mistake():
-    found = metrics.negative_log_likelihood(np.array([[2000.0, 0.0]]), np.array([1]))
-    assert found == pytest.approx(2000)
+    nll = metrics.negative_log_likelihood(np.array([[2000.0, 0.0]]), np.array([1]))
+    assert nll == pytest.approx(2000)
 
 
 def test_log_softmax_is_that_of_float64(answers):

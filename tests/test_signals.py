@@ -14,7 +14,7 @@ from streamkd.cli.main import main
 from streamkd.cli.signals import StoppedError, StopSignals, TerminatedError, sigterm_raises
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
-LINE = "streamkd: finishing the step, then saving; once more to end at once\n"
+LINE = "streamkd: finishing this step and saving; press Ctrl-C again to stop immediately\n"
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +48,17 @@ def test_a_second_signal_raises_at_once(number, error, capfd):
 
 
 def test_outside_of_the_main_thread_nothing_happens():
-    found = []
+    states = []
 
     def work():
         with StopSignals() as signals, sigterm_raises():
-            found.append((signals.arrived(), [signal.getsignal(number) for number in BOTH]))
+            states.append((signals.arrived(), [signal.getsignal(number) for number in BOTH]))
 
     before = [signal.getsignal(number) for number in BOTH]
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [(False, before)]
+    assert states == [(False, before)]
 
 
 def test_a_signal_that_was_ignored_stays_ignored(capfd):
@@ -96,6 +96,6 @@ def test_a_command_that_stopped_in_order_answers_130_or_143(
     }
 
 
-def test_what_ends_a_command_is_an_ordinary_exception_and_its_signal_is_not():
+def test_the_error_that_ends_a_command_is_an_ordinary_exception_and_its_signal_is_not():
     assert issubclass(StoppedError, Exception)
     assert not issubclass(TerminatedError, Exception)

@@ -17,9 +17,10 @@ from helpers import small_model
 from run_helpers import command, dense_student, refusal
 
 from streamkd.cli import train_flags
-from streamkd.cli.flags import Parser
+from streamkd.cli.arguments import Parser
+from streamkd.cli.files import read_class_weight
 from streamkd.cli.main import build_parser
-from streamkd.cli.train import DISTILLER_FLAGS, JOIN_FLAGS, read_class_weight
+from streamkd.cli.train import DISTILLER_FLAGS, JOIN_FLAGS
 from streamkd.errors import OptionError
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
@@ -29,7 +30,7 @@ TRAIN += ["--batch-size", "8"]
 
 
 @pytest.fixture
-def place(directory, store, monkeypatch):
+def workdir(directory, store, monkeypatch):
     """The working directory, with images, teacher.h5 and student.keras."""
     monkeypatch.chdir(directory.parent)
     dense_student().save("student.keras")
@@ -52,46 +53,48 @@ class StubHistory:
 
 
 @pytest.fixture
-def called(place, monkeypatch):
-    """A function: runs `train` with some words and no training; returns what was called with what.
+def called(workdir, monkeypatch):
+    """A function: runs `train` with some words and no training; returns the arguments of the calls.
 
     The returned dict has the arguments of `Distiller` and of `fit`, and `exit`, `answer`, `errors`.
     """
 
     def run(capsys, *words, stopped=False, step=12, during_fit=lambda: None):
-        found = {}
+        call = {}
 
         class Stub:
             def __init__(self, student, **arguments):
-                found.update(student=student, **arguments)
+                call.update(student=student, **arguments)
 
             def fit(self, stream, **arguments):
                 during_fit()
-                found.update(stream=stream, **arguments)
+                call.update(stream=stream, **arguments)
                 return StubHistory(arguments["run"], stopped, step)
 
         monkeypatch.setattr("streamkd.training.distiller.Distiller", Stub)
         code, answer, errors = command(capsys, *TRAIN, *words)
-        return {**found, "exit": code, "answer": answer, "errors": errors}
+        return {**call, "exit": code, "answer": answer, "errors": errors}
 
     return run
 
 
-def test_what_is_not_given_is_what_python_has_by_default():
+def test_flags_that_are_left_out_have_the_defaults_of_python():
     parser = Parser()
     train_flags.add_train(parser)
     args = vars(parser.parse_args(TRAIN[1:]))
-    ours = inspect.signature(Distiller).parameters
+    distiller_parameters = inspect.signature(Distiller).parameters
     assert {name: args[name] for name in DISTILLER_FLAGS} == {
-        n: ours[n].default for n in DISTILLER_FLAGS
+        n: distiller_parameters[n].default for n in DISTILLER_FLAGS
     }
-    assert set(ours) - set(DISTILLER_FLAGS) == {"student", "metrics"}
-    theirs = inspect.signature(join).parameters
+    assert set(distiller_parameters) - set(DISTILLER_FLAGS) == {"student", "metrics"}
+    join_parameters = inspect.signature(join).parameters
     same = [name for name in JOIN_FLAGS if name not in ("batch_size", "seed")]
-    assert {name: args[name] for name in same} == {name: theirs[name].default for name in same}
-    of_fit = inspect.signature(Distiller.fit).parameters
+    assert {name: args[name] for name in same} == {
+        name: join_parameters[name].default for name in same
+    }
+    fit_parameters = inspect.signature(Distiller.fit).parameters
     for name in ("class_weight", "save_every", "resume"):
-        assert args[name] == of_fit[name].default
+        assert args[name] == fit_parameters[name].default
 
 
 def test_flags_become_arguments_of_the_same_name(called, capsys):
@@ -101,9 +104,9 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
         "--optimizer sgd --learning-rate 0.5 --temperature 2 --label-weight 0.3 "
         "--student-preprocess scale --save-every 7 --class-weight balanced --no-resume --epochs 3"
     )
-    found = called(capsys, *words.split())
-    assert found["exit"] == 0, found["answer"]
-    assert {name: found[name] for name in DISTILLER_FLAGS} == {
+    call = called(capsys, *words.split())
+    assert call["exit"] == 0, call["answer"]
+    assert {name: call[name] for name in DISTILLER_FLAGS} == {
         "schedule": "constant",
         "warm_up": 0.1,
         "weight_decay": 0.01,
@@ -120,15 +123,15 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
         "label_weight": 0.3,
         "student_preprocess": "scale",
     }
-    assert (found["epochs"], found["save_every"], found["class_weight"]) == (3, 7, "balanced")
-    assert (found["resume"], found["run"], found["validation"]) == (False, "run", None)
-    assert found["callbacks"] == [] and found["stop"]() is False
+    assert (call["epochs"], call["save_every"], call["class_weight"]) == (3, 7, "balanced")
+    assert (call["resume"], call["run"], call["validation"]) == (False, "run", None)
+    assert call["callbacks"] == [] and call["stop"]() is False
 
 
 def test_every_flag_is_recorded_those_of_the_file_too(called, capsys):
     Path("c.toml").write_text('[train]\nema = 0.9\nimage-size = "8x8"\n')
-    found = called(capsys, "--config", "c.toml", "--epochs", "2")
-    arguments = json.loads(json.dumps(found["arguments"]))
+    call = called(capsys, "--config", "c.toml", "--epochs", "2")
+    arguments = json.loads(json.dumps(call["arguments"]))
     assert arguments["ema"] == 0.9 and arguments["image_size"] == [8, 8]
     assert (arguments["epochs"], arguments["images"], arguments["jit"]) == (2, "images", "auto")
     every = set(vars(build_parser().parse_args(TRAIN)))
@@ -145,22 +148,36 @@ def test_early_stopping_is_keras_own_of_the_students_family(called, capsys, fami
     assert callback.restore_best_weights
 
 
-def test_tensorboard_is_a_callback_where_it_is_installed(called, capsys, monkeypatch):
-    real = importlib.util.find_spec
-    there = lambda name: object() if name == "tensorboard" else real(name)  # noqa: E731
-    monkeypatch.setattr(importlib.util, "find_spec", there)
-    made = []
-    monkeypatch.setattr("tf_keras.callbacks.TensorBoard", lambda *a, **k: made.append(a) or a)
-    assert called(capsys, "--tensorboard", "logs")["callbacks"] == made == [("logs",)]
+@pytest.mark.parametrize("family", ["tf_keras", "keras"])
+def test_tensorboard_is_keras_own_of_the_students_family(called, capsys, family):
+    dense_student(family).save("student.keras")
+    (callback,) = called(capsys, "--tensorboard", "logs")["callbacks"]
+    assert type(callback) is importlib.import_module(family).callbacks.TensorBoard
+    assert (callback.log_dir, callback.write_graph) == ("logs", False)
 
 
-def test_a_missing_tensorboard_is_one_line(place, capsys, monkeypatch):
+def test_tensorboard_reads_the_metrics_and_no_graph(workdir, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ("--tensorboard", "logs", "--validation", "images", "--epochs", 2, "--jit", "off")
+    code, _, errors = command(capsys, *TRAIN, *words, "--quiet")
+    assert code == 0, errors
+    events = {
+        folder.name: EventAccumulator(str(folder)).Reload() for folder in Path("logs").iterdir()
+    }
+    assert set(events) == {"train", "validation"}
+    assert {"epoch_loss", "epoch_accuracy"} <= set(events["train"].Tags()["tensors"])
+    assert len(events["validation"].Tensors("epoch_accuracy")) == 2
+    assert not any(run.Tags()["graph"] for run in events.values())
+
+
+def test_a_missing_tensorboard_is_one_line(workdir, capsys, monkeypatch):
     real = importlib.util.find_spec
     absent = lambda name: None if name == "tensorboard" else real(name)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", absent)
     assert refusal(capsys, *TRAIN, "--tensorboard", "logs") == (
-        "--tensorboard needs the package tensorboard, which is not installed: "
-        "`pip install 'streamkd[tensorboard]'`.\n"
+        "--tensorboard needs the package tensorboard, which is not installed.\n"
+        "Install it: `pip install 'streamkd[tensorboard]'`.\n"
     )
     assert not Path("logs").exists()
 
@@ -187,18 +204,18 @@ class TestPrecision:
         monkeypatch.syspath_prepend(os.getcwd())
         Path("builders.py").write_text(BUILDERS)
         monkeypatch.delitem(sys.modules, "builders", raising=False)
-        found = called(capsys, "--student", f"builders:{builder}", "--precision", name)
-        assert found["exit"] == 0, found["answer"]
-        assert found["student"].layers[-1].dtype_policy.name == name
+        call = called(capsys, "--student", f"builders:{builder}", "--precision", name)
+        assert call["exit"] == 0, call["answer"]
+        assert call["student"].layers[-1].dtype_policy.name == name
         for family in (tf_keras, keras):
             assert family.mixed_precision.global_policy().name == "float32"
 
     @pytest.mark.parametrize("family", ["tf_keras", "keras"])
     def test_a_saved_student_of_another_precision_is_refused(self, called, capsys, family):
         dense_student(family).save("student.keras")
-        found = called(capsys, "--precision", "mixed_bfloat16")
-        assert found["exit"] == 2 and found["answer"]["error"]["code"] == "student"
-        message = found["answer"]["error"]["message"]
+        call = called(capsys, "--precision", "mixed_bfloat16")
+        assert call["exit"] == 2 and call["answer"]["error"]["code"] == "student"
+        message = call["answer"]["error"]["message"]
         assert "\n  student:     float32\n  --precision: mixed_bfloat16\n" in message
         assert called(capsys, "--precision", "float32")["exit"] == 0
 
@@ -212,11 +229,11 @@ class TestPrecision:
             mixed_precision.set_global_policy("float32")
         assert called(capsys, "--precision", "mixed_bfloat16")["exit"] == 0
         assert called(capsys)["student"].layers[-1].dtype_policy.name == "mixed_bfloat16"
-        found = called(capsys, "--precision", "float32")
-        assert "student:     mixed_bfloat16" in found["answer"]["error"]["message"]
+        call = called(capsys, "--precision", "float32")
+        assert "student:     mixed_bfloat16" in call["answer"]["error"]["message"]
 
 
-def test_a_class_weight_is_balanced_or_a_table_in_a_file(place, called, capsys):
+def test_a_class_weight_is_balanced_or_a_table_in_a_file(workdir, called, capsys):
     Path("w.json").write_text('{"ant": 2.5, "b e": 0}')
     Path("w.toml").write_text('ant = 2.5\n"b e" = 0\n')
     assert read_class_weight(None) is None and read_class_weight("balanced") == "balanced"
@@ -234,10 +251,14 @@ def test_a_class_weight_is_balanced_or_a_table_in_a_file(place, called, capsys):
         ),
         ("w.json", "ant = 1", "--class-weight w.json cannot be read: Expecting value: line 1 col"),
         ("w.toml", '{"ant": 1}', "--class-weight w.toml cannot be read: Invalid"),
-        ("w.json", "[1, 2]", "--class-weight w.json holds a list, and no table from class names"),
+        (
+            "w.json",
+            "[1, 2]",
+            "--class-weight w.json holds a list, not a table from class names to",
+        ),
     ],
 )
-def test_a_class_weight_that_cannot_be_read_is_refused(place, name, content, message):
+def test_a_class_weight_that_cannot_be_read_is_refused(workdir, name, content, message):
     if content is not None:
         Path(name).write_text(content)
     with pytest.raises(OptionError) as refused:
@@ -249,6 +270,15 @@ def test_a_class_weight_that_cannot_be_read_is_refused(place, name, content, mes
     ("words", "message"),
     [
         ("--early-stopping 2", "--early-stopping watches the loss on validation images, and there"),
+        (
+            "--subset training",
+            "train uses both sides of --validation-split: one to train, the",
+        ),
+        ("--augment independent", "--augment independent draws new views; say which: `--crop 0.35"),
+        (
+            "--flip",
+            "The views belong to the store: the student sees what the teacher saw.\nGive",
+        ),
         ("--early-stopping 0", "argument --early-stopping: '0'; give a whole number from 1"),
         ("--save-every -1", "argument --save-every: expected one argument|'-1'; give a whole"),
         ("--accumulate 0.5", "argument --accumulate: '0.5'; give a whole number from 1"),
@@ -260,7 +290,9 @@ def test_a_class_weight_that_cannot_be_read_is_refused(place, name, content, mes
         ("--class-weight no.json", "--class-weight no.json cannot be read"),
     ],
 )
-def test_what_cannot_be_is_refused_before_tensorflow(place, capsys, monkeypatch, words, message):
+def test_impossible_flags_are_refused_before_tensorflow_is_imported(
+    workdir, capsys, monkeypatch, words, message
+):
     def fail():
         raise AssertionError("TensorFlow was asked for")
 
@@ -280,7 +312,7 @@ def test_what_cannot_be_is_refused_before_tensorflow(place, capsys, monkeypatch,
         ('{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}', "is not complete"),
     ],
 )
-def test_machines_that_are_not_named_are_refused(place, capsys, monkeypatch, content, message):
+def test_machines_that_are_not_named_are_refused(workdir, capsys, monkeypatch, content, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if content is not None:
         monkeypatch.setenv("TF_CONFIG", content)
@@ -298,18 +330,17 @@ def test_a_run_that_a_signal_stopped_says_where_it_is_saved(called, capsys, numb
     def arrive():
         os.kill(os.getpid(), number)
 
-    found = called(capsys, stopped=True, step=7, during_fit=arrive)
-    assert found["exit"] == code and found["stop"]() is True
-    assert found["answer"]["error"] == {
+    call = called(capsys, stopped=True, step=7, during_fit=arrive)
+    assert call["exit"] == code and call["stop"]() is True
+    assert call["answer"]["error"] == {
         "code": "interrupted",
-        "message": f"{word}. The run is saved at step 7 in run; the same command goes on from "
-        "there.",
+        "message": f"{word}. The run is saved at step 7 in run; the same command resumes it.",
         "key": None,
     }
-    found = called(capsys, stopped=True, step=0, during_fit=arrive)
-    assert "No step was taken yet" in found["answer"]["error"]["message"]
+    call = called(capsys, stopped=True, step=0, during_fit=arrive)
+    assert "No step was taken yet" in call["answer"]["error"]["message"]
 
 
 def test_a_signal_that_came_after_the_last_step_changes_nothing(called, capsys):
-    found = called(capsys, during_fit=lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert found["exit"] == 0 and found["answer"]["run"] == "run"
+    call = called(capsys, during_fit=lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert call["exit"] == 0 and call["answer"]["run"] == "run"

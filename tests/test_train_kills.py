@@ -26,7 +26,8 @@ from resume_helpers import (
     restless_student,
     what_remains,
 )
-from run_helpers import MAX_SECONDS, process, running, same_weights
+from run_helpers import process, running, same_weights
+from timeouts import TIMEOUT_SECS
 
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
@@ -103,7 +104,7 @@ def newest(run: Path) -> int:
 
 def wait_for(part: str, life: Life, run: Path, chance: random.Random) -> None:
     """Waits for a random moment of a part of a life."""
-    before, deadline = newest(run), time.monotonic() + MAX_SECONDS
+    before, deadline = newest(run), time.monotonic() + TIMEOUT_SECS
 
     def is_there() -> bool:
         if part == "saving":
@@ -157,7 +158,7 @@ def test_a_run_killed_50_times_ends_as_if_it_had_not_been(work, tmp_path):
 
 def finish(command: list[str]) -> None:
     with running("-m", "streamkd", *command) as training:
-        _, errors = training.communicate(timeout=MAX_SECONDS)
+        _, errors = training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == 0, errors
 
 

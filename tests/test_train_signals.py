@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import EncodingTeacher, draw_directory
 from resume_helpers import what_remains
-from run_helpers import MAX_SECONDS, command, dense_student, running, same_weights
+from run_helpers import command, dense_student, running, same_weights
+from timeouts import TIMEOUT_SECS
 
 from streamkd.cli.main import main
 from streamkd.manifest.manifest import scan
@@ -85,15 +86,17 @@ def num_epochs(run):
 def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, number, code, word):
     with paused("write_metrics", 2, "--json", "--quiet") as training:
         training.send_signal(number)
-        out, errors = training.communicate(timeout=MAX_SECONDS)
+        out, errors = training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == code, errors
     assert errors.count("streamkd: ") == 1 and "Traceback" not in errors
-    assert errors.endswith("streamkd: finishing the step, then saving; once more to end at once\n")
+    assert errors.endswith(
+        "streamkd: finishing this step and saving; press Ctrl-C again to stop immediately\n"
+    )
     (line,) = out.splitlines()
     error = json.loads(line)["error"]
     steps = sorted(int(path.name.split("-")[1]) for path in Path("run/checkpoints").glob("step-*"))
     assert error["code"] == "interrupted" and error["message"] == (
-        f"{word}. The run is saved at step {steps[-1]} in run; the same command goes on from there."
+        f"{word}. The run is saved at step {steps[-1]} in run; the same command resumes it."
     )
     assert num_epochs("run") == 2
     recorded = json.loads(Path("run/config.json").read_text())["arguments"]
@@ -112,7 +115,7 @@ def test_a_run_that_is_killed_within_an_epoch_resumes_to_the_bit(here, capsys):
     """SIGKILL in the second, while a checkpoint is complete but does not have its name yet."""
     with paused("write_config", 6, "--save-every", "7", "--quiet") as training:
         training.kill()
-        training.communicate(timeout=MAX_SECONDS)
+        training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == -signal.SIGKILL
     names = sorted(path.name for path in Path("run/checkpoints").iterdir())
     assert names == ["step-0000000028", "step-0000000030", "step-0000000035.tmp"]

@@ -72,13 +72,13 @@ def finish(folder: Path, processes: list[Any]) -> list[dict[str, Any]]:
       'code', which the process ended with; 'errors', its standard error; and, where it came to
       its end, 'weights', 'opened' (paths of the files it read), 'error' and all of `History`.
     """
-    from run_helpers import MAX_SECONDS
+    from timeouts import TIMEOUT_SECS
 
     codes: list[int | None] = []
     try:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(MAX_SECONDS)
+                process.wait(TIMEOUT_SECS)
             codes.append(process.poll())
     finally:
         for process in processes:

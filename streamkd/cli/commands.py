@@ -1,73 +1,73 @@
-"""What each command does: flags in, one dict out, and the exit code.
+"""The commands except `train`: each turns flags into one call of the library, and its answer.
 
-Heavy libraries are imported where they are needed, so that `--help` and every refusal that needs
-none of them answer at once.
+    answer = commands.scan(args)
+    answer.fields["num_images"], answer.exit_code
+
+Heavy libraries are imported inside the functions, so that `--help` and refusals that need none of
+them come at once.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamkd.cli import flags
+from streamkd.cli import files, flags
+from streamkd.cli.answer import Answer
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
 from streamkd.reports import MAX_LISTED
 from streamkd.tf_support.quiet_import import import_tensorflow
 
-Answer = tuple[dict[str, Any], int]
+if TYPE_CHECKING:
+    from streamkd.manifest.manifest import Manifest
+    from streamkd.teachers.teacher import Teacher
 
 
 def scan(args: argparse.Namespace) -> Answer:
     """Lists the images; with --check, opens every one."""
-    names = flags.read_class_names(args.class_names)
+    class_names = files.read_class_names(args.class_names)
     if args.out:
-        flags.check_out(args.out, what="manifest")
+        files.check_out(args.out, kind="manifest")
     if args.max_pixels != MAX_PIXELS and not args.check:
         raise OptionError(
-            "--max-pixels is a limit of what is decoded, and scan decodes nothing.\n"
-            "Add `--check`, or leave it out."
+            "--max-pixels limits the images that are decoded, and scan decodes nothing.\n"
+            "Add `--check`, or leave --max-pixels out."
         )
-    manifest = flags.scan_images(args, class_names=names)
-    answer: dict[str, Any] = {
+    manifest = flags.scan_images(args, class_names=class_names)
+    empty_classes = manifest.empty_classes
+    fields: dict[str, Any] = {
         "num_images": manifest.num_images,
         "num_classes": manifest.num_classes,
         "class_names": _capped(manifest.class_names),
         "class_counts": _capped(manifest.class_counts),
-        **_empty_classes(manifest.empty_classes),
+        "num_empty_classes": None if empty_classes is None else len(empty_classes),
+        "empty_classes": _capped(empty_classes),
         "fingerprint": manifest.fingerprint,
     }
     if args.out:
         manifest.write(args.out)
-        answer["manifest"] = args.out
+        fields["manifest"] = args.out
     if not args.check:
-        return answer, 0
+        return Answer(fields)
     import_tensorflow()
     from streamkd.pixels.check_images import check_images
 
     report = check_images(manifest, max_pixels=args.max_pixels, progress=not args.quiet)
-    answer |= {
+    fields |= {
         "num_bytes": report.num_bytes,
         "formats": report.formats,
         "num_bad": len(report.bad),
         "bad": report.bad[:MAX_LISTED],
     }
-    return answer, 1 if report.bad else 0
-
-
-def _empty_classes(names: list[str] | None) -> dict[str, Any]:
-    """Returns the classes that have no image, with their number."""
-    return {
-        "num_empty_classes": None if names is None else len(names),
-        "empty_classes": _capped(names),
-    }
+    return Answer(fields, exit_code=1 if report.bad else 0)
 
 
 def teach(args: argparse.Namespace) -> Answer:
     """Asks the teacher about every image, once."""
-    flags.check_out(args.out, what="store")
-    names = flags.read_class_names(args.class_names)
+    files.check_out(args.out, kind="store")
+    class_names = files.read_class_names(args.class_names)
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
     teacher = _load_teacher(args)
@@ -80,7 +80,7 @@ def teach(args: argparse.Namespace) -> Answer:
         args.out,
         batch_size=args.batch_size,
         codec=args.codec,
-        class_names=names,
+        class_names=class_names,
         views=views,
         shard=args.shard,
         on_bad=args.on_bad,
@@ -89,21 +89,7 @@ def teach(args: argparse.Namespace) -> Answer:
     )
     refused = refused_images(manifest, store)
     reasons = _with_reasons(manifest, refused, args.max_pixels)
-    return {**store.describe(), "num_refused": len(refused), "refused": reasons}, 0
-
-
-def _with_reasons(manifest: Any, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
-    """Returns the first of some bad images with what is wrong with them now, if it still is."""
-    from streamkd.manifest.manifest import key_fields
-    from streamkd.pixels.bad_images import why_bad
-
-    return [
-        {
-            **key_fields(manifest.keys[index]),
-            "reason": why_bad(manifest.path(index), max_pixels=max_pixels),
-        }
-        for index in refused[:MAX_LISTED].tolist()
-    ]
+    return Answer({**store.describe(), "num_refused": len(refused), "refused": reasons})
 
 
 def plan(args: argparse.Namespace) -> Answer:
@@ -111,7 +97,7 @@ def plan(args: argparse.Namespace) -> Answer:
     from streamkd.teachers import plan as plan_module
 
     plan_module.check_source(args.store, args.teacher)
-    names = flags.read_class_names(args.class_names)
+    class_names = files.read_class_names(args.class_names)
     manifest = flags.scan_images(args)
     report = plan_module.plan(
         manifest,
@@ -123,23 +109,21 @@ def plan(args: argparse.Namespace) -> Answer:
         sample=args.sample,
         seed=args.seed,
         batch_size=args.batch_size,
-        class_names=names,
+        class_names=class_names,
         progress=not args.quiet,
         **flags.pixels(args),
     )
-    if not args.json:
-        return {**report.to_dict(), "text": plan_module.describe(report)}, 0
-    return report.to_dict(), 0
+    return Answer(report, text=plan_module.describe(report))
 
 
 def import_(args: argparse.Namespace) -> Answer:
     """Writes a store of logits made elsewhere."""
-    flags.check_out(args.out, what="store")
-    names = flags.read_class_names(args.class_names)
+    files.check_out(args.out, kind="store")
+    class_names = files.read_class_names(args.class_names)
     from streamkd.manifest.manifest import scan as scan_directory
     from streamkd.teachers.import_logits import import_logits
 
-    manifest = scan_directory(args.images, labels=flags.read_labels(args.labels))
+    manifest = scan_directory(args.images, labels=files.read_labels(args.labels))
     store = import_logits(
         args.logits,
         args.keys,
@@ -147,34 +131,34 @@ def import_(args: argparse.Namespace) -> Answer:
         args.out,
         output=args.teacher_output,
         teacher=args.teacher_name,
-        class_names=names,
+        class_names=class_names,
         batch_size=args.batch_size,
         codec=args.codec,
         progress=not args.quiet,
         **flags.pixels(args),
     )
-    return {
-        **store.describe(),
-        "num_images_without_logits": len(manifest) - store.num_images,
-    }, 0
+    num_without = len(manifest) - store.num_images
+    return Answer({**store.describe(), "num_images_without_logits": num_without})
 
 
 def merge(args: argparse.Namespace) -> Answer:
     """Makes one store of several."""
-    flags.check_out(args.out, what="store")
+    files.check_out(args.out, kind="store")
     if args.index and args.images is not None:
-        raise OptionError("--index lists whole stores; leave --images out, or --index.")
+        raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
     images = _scan_unlabelled(args.images)
     from streamkd.store.merge import merge as run_merge
 
     report = run_merge(
         args.stores, args.out, images=images, index=args.index, progress=not args.quiet
     )
-    return {
-        **report.store.describe(),
-        "num_superseded": report.num_superseded,
-        "num_dropped": report.num_dropped,
-    }, 0
+    return Answer(
+        {
+            **report.store.describe(),
+            "num_superseded": report.num_superseded,
+            "num_dropped": report.num_dropped,
+        }
+    )
 
 
 def verify(args: argparse.Namespace) -> Answer:
@@ -187,7 +171,7 @@ def verify(args: argparse.Namespace) -> Answer:
     from streamkd.store.verify import verify as run_verify
 
     report = run_verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
-    answer = {
+    fields = {
         "sound": report.sound,
         "rows_checked": report.rows_checked,
         "rows_done": report.rows_done,
@@ -195,20 +179,20 @@ def verify(args: argparse.Namespace) -> Answer:
         "num_problems": report.num_problems,
         "problems": [_with_key_text(problem) for problem in report.problems[:MAX_LISTED]],
     }
-    return answer, 0 if report.sound else 1
+    return Answer(fields, exit_code=0 if report.sound else 1)
 
 
 def inspect(args: argparse.Namespace) -> Answer:
     """Says what a store holds."""
     from streamkd.store.collection import open_store
 
-    return open_store(args.store).describe().to_dict(), 0
+    return Answer(open_store(args.store).describe())
 
 
 def evaluate(args: argparse.Namespace) -> Answer:
-    """Says how good a model is on some images."""
+    """Says how good a model is on images."""
     manifest = flags.scan_images(args)
-    _check_exists(args.model, "model")
+    files.check_model(args.model, "model")
     import_tensorflow()
     from streamkd.results.evaluate import evaluate as run_evaluate
 
@@ -216,19 +200,19 @@ def evaluate(args: argparse.Namespace) -> Answer:
         args.model,
         manifest,
         store=args.store,
-        class_names=flags.read_class_names(args.class_names),
+        class_names=files.read_class_names(args.class_names),
         batch_size=args.batch_size,
         trust=args.trust,
         progress=not args.quiet,
         **flags.pixels(args),
     )
-    return report, 0
+    return Answer(report)
 
 
 def export(args: argparse.Namespace) -> Answer:
     """Writes a student as an ordinary model."""
-    _check_exists(args.model, "model")
-    flags.check_out(args.out, what="model")
+    files.check_model(args.model, "model")
+    files.check_out(args.out, kind="model")
     images = _scan_unlabelled(args.images)
     import_tensorflow()
     from streamkd.results.export import export as run_export
@@ -242,48 +226,22 @@ def export(args: argparse.Namespace) -> Answer:
         trust=args.trust,
         progress=not args.quiet,
     )
-    return report, 0 if report["parity"] else 1
+    return Answer(report, exit_code=0 if report.parity else 1)
 
 
 def demo(args: argparse.Namespace) -> Answer:
     """Runs a whole distillation on real handwritten digits."""
-    flags.check_out(args.out, what="run directory")
+    files.check_out(args.out, kind="run directory")
     import_tensorflow()
-    from streamkd.cli.demo import run_demo
+    from streamkd.cli.demo import as_text, run_demo
 
-    answer = run_demo(Path(args.out), seed=args.seed, progress=not args.quiet)
-    if args.json:
-        answer.pop("text")
-    return answer, 0
+    fields = run_demo(Path(args.out), seed=args.seed, progress=not args.quiet)
+    return Answer(fields, text=as_text(fields))
 
 
-def _labels_of_store(path: str) -> str | None:
-    """Returns how to list the images of a store: by class where it has labels."""
-    from streamkd.errors import DamagedStoreError
-    from streamkd.store.collection import flatten, open_store
-
-    try:
-        base = flatten([open_store(path)])[0]
-        return "inferred" if base.class_names and (base.labels >= 0).any() else None
-    except DamagedStoreError:  # which is what verify is about to say
-        return None
-
-
-def _capped(values: list | None) -> list | None:
-    return None if values is None else values[:MAX_LISTED]
-
-
-def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:
-    """Returns a problem of a store with its key as JSON fields instead of bytes."""
-    from streamkd.manifest.manifest import key_fields
-
-    key = problem["key"]
-    return problem | key_fields(key) if isinstance(key, bytes) else problem
-
-
-def _load_teacher(args: argparse.Namespace) -> Any:
+def _load_teacher(args: argparse.Namespace) -> Teacher:
     """Returns the teacher that the flags describe."""
-    _check_exists(args.teacher, "teacher")
+    files.check_model(args.teacher, "teacher")
     import_tensorflow()
     from streamkd.teachers.load_teacher import load_teacher
 
@@ -296,8 +254,8 @@ def _load_teacher(args: argparse.Namespace) -> Any:
     )
 
 
-def _scan_unlabelled(path: str | None) -> Any:
-    """Returns the images of a directory whose labels play no part; None where there is none."""
+def _scan_unlabelled(path: str | None) -> Manifest | None:
+    """Returns the images of a directory, without labels; None for no directory."""
     if path is None:
         return None
     from streamkd.manifest.manifest import scan as scan_directory
@@ -305,10 +263,39 @@ def _scan_unlabelled(path: str | None) -> Any:
     return scan_directory(path, labels=None)
 
 
-def _check_exists(path: str, what: str) -> None:
-    """Refuses a model that is not there before TensorFlow is imported."""
-    from streamkd.errors import StudentError, TeacherError
+def _labels_of_store(path: str) -> str | None:
+    """Returns how to list the images of a store: by class if the store has labels."""
+    from streamkd.errors import DamagedStoreError
+    from streamkd.store.collection import flatten, open_store
 
-    if not Path(path).exists():
-        refusal = TeacherError if what == "teacher" else StudentError
-        raise refusal(f"There is no {what} at {path}.\nGive the path of a saved `.keras` file.")
+    try:
+        base = flatten([open_store(path)])[0]
+        return "inferred" if base.class_names and (base.labels >= 0).any() else None
+    except DamagedStoreError:  # verify is about to say so
+        return None
+
+
+def _capped(values: list | None) -> list | None:
+    return None if values is None else values[:MAX_LISTED]
+
+
+def _with_reasons(manifest: Manifest, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
+    """Returns the first refused images, each with its fault now; None if it has been repaired."""
+    from streamkd.manifest.manifest import key_fields
+    from streamkd.pixels.bad_images import why_bad
+
+    return [
+        {
+            **key_fields(manifest.keys[index]),
+            "reason": why_bad(manifest.path(index), max_pixels=max_pixels),
+        }
+        for index in refused[:MAX_LISTED].tolist()
+    ]
+
+
+def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:
+    """Returns a problem of a store with its key as JSON fields instead of bytes."""
+    from streamkd.manifest.manifest import key_fields
+
+    key = problem["key"]
+    return problem | key_fields(key) if isinstance(key, bytes) else problem

@@ -1,92 +1,77 @@
 """`--config FILE.toml`: flags from a file, by the same names and under the same checks.
 
-    images = "photos/train"          # above all tables: for every command that has such a flag
+    images = "photos/train"          # top level: for every command that has such a flag
     image-size = "160x160"
 
-    [teach]                          # for one command; it counts before what stands above
+    [teach]                          # for one command; its values win over the top level
     teacher = "teacher.keras"
     out = "teacher.h5"
     views = 8
     crop = [0.35, 1]                 # a flag with several values
     flip = true                      # a switch
 
-Keys are the names of flags, with - or _, and of positional arguments such as `images`. What is
-typed wins. Every value goes through argparse as if it had been typed, so that the same mistakes are
-refused in the same words, with their place in the file.
+Keys are the names of flags, with - or _, and of positional arguments such as `images`. The command
+line wins. Each value is converted and checked by the type and the choices of its argument, as if it
+had been typed, and becomes the argument's default; a refusal names the key and its table.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from streamkd.cli import flags
+from streamkd.cli import arguments
 from streamkd.errors import OptionError
 
-# The types of flags that are whole numbers; other types of their own read a string.
-WHOLE_NUMBERS = (int, flags.seed, flags.count)
+# Types of arguments that are whole numbers in TOML; other types read a string.
+INTEGER_TYPES = (int, arguments.seed, arguments.count)
+# Arguments that a file cannot set.
+TYPED_ONLY = ("help", "config")
 
 
-def parse(parser: flags.Parser, words: Sequence[str], into: argparse.Namespace) -> None:
-    """Sets the arguments that are typed, and those of the file that `--config` names.
+def parse(parser: arguments.Parser, words: Sequence[str], into: argparse.Namespace) -> None:
+    """Sets the arguments of the command line and of the file that `--config` names.
 
     Args:
       parser: with every command.
       words: the command line.
-      into: gets the arguments; `json` as soon as the file is read, since refusals depend on it.
+      into: gets the arguments; `json` before the file is checked, since refusals depend on it.
 
     Raises:
-      OptionError: a flag that cannot be, here or in the file.
+      OptionError: a value that its argument does not take, or an unknown key.
     """
     command = parser.commands.get(words[0]) if words else None
-    path = None if command is None else _path_in(words[1:], command)
+    path = None if command is None else _config_path(words[1:], command)
     if command is None or path is None:
         parser.parse_args(words, into)
         return
     into.command = words[0]
-    found = _Found(path, into.command, parser.commands)
-    into.json = into.json or found.says_json()
-    repeatable = {}
-    for setting in found.settings():
-        value = setting.value()
-        _make_optional(setting.action)
-        if isinstance(setting.action, argparse._AppendAction):
-            repeatable[setting.action.dest] = value
-        else:
-            setting.action.default = value
-    # Intermixed, because a positional that may be left out counts as left out at the first flag.
+    tables = _read(path)
+    into.json = into.json or _asks_for_json(tables, into.command)
+    for setting in _settings(path, tables, into.command, parser.commands):
+        setting.apply(command)
+    # Intermixed, or argparse would give up an optional positional at the first flag.
     command.parse_intermixed_args(words[1:], into)
-    for name, value in repeatable.items():
-        if not getattr(into, name):  # argparse would add what is typed to a default
-            setattr(into, name, value)
 
 
-def _path_in(words: Sequence[str], command: flags.Parser) -> str | None:
-    """Returns the FILE of `--config FILE`."""
-    finder = flags.Parser(prog=command.prog, add_help=False)
+def _config_path(words: Sequence[str], command: arguments.Parser) -> str | None:
+    """Returns the FILE of `--config FILE`; None without one."""
+    finder = arguments.Parser(prog=command.prog, add_help=False)
     finder.add_argument("--config", action="append", default=[])
     paths = finder.parse_known_args(words)[0].config
     if len(paths) > 1:
         raise OptionError(
-            f"--config is given twice: {paths[0]} and {paths[1]}.\nPut it all into one file."
+            f"--config is given twice: {paths[0]} and {paths[1]}.\nPut all flags into one file."
         )
     return paths[0] if paths else None
 
 
-def _make_optional(action: argparse.Action) -> None:
-    """Lets an argument be left out on the command line."""
-    action.required = False
-    if not action.option_strings:
-        action.nargs = "*" if action.nargs in ("+", "*") else "?"
-
-
 def _read(path: str) -> dict[str, Any]:
-    import tomllib  # 15 ms, which only this needs
+    import tomllib  # 15 ms, which other commands need not pay
 
     try:
         return tomllib.loads(Path(path).read_bytes().decode())
@@ -109,193 +94,172 @@ def _invalid(path: str, reason: str) -> OptionError:
     )
 
 
-@dataclasses.dataclass
+def _asks_for_json(tables: Mapping[str, Any], command: str) -> bool:
+    """Returns whether refusals are to be JSON, before anything else of the file is checked."""
+    own = tables.get(command)
+    own = own if isinstance(own, dict) else {}
+    return own.get("json", tables.get("json")) is True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Setting:
-    """One value of the file, and the argument of the command that it is for.
+    """One value of the file, and the argument that it sets.
 
     Attributes:
-      place: the file, and its table.
-      name: the key as it is written there.
+      location: the file and its table, for messages.
+      name: the key as it is written in the file.
+      value: of the key.
+      argument: of the command.
     """
 
-    place: str
+    location: str
     name: str
-    given: Any
-    action: argparse.Action
-    prog: str
+    value: Any
+    argument: argparse.Action
 
-    def value(self) -> Any:
-        """Returns what the argument becomes, by argparse's own checks."""
+    def apply(self, command: arguments.Parser) -> None:
+        """Makes the value the default of its argument, which may then be left out."""
+        argument = self.argument
+        command.set_defaults(**{argument.dest: self._converted(f"See `{command.prog} --help`.")})
+        argument.required = False
+        if not argument.option_strings:
+            argument.nargs = "*" if argument.nargs in ("+", "*") else "?"
+
+    def _converted(self, advice: str) -> Any:
+        """Returns the value as argparse would have converted it."""
+        argument, value = self.argument, self.value
+        is_switch = argument.nargs == 0 or (argument.nargs == "?" and argument.option_strings)
+        if is_switch and isinstance(value, bool):
+            if isinstance(argument, argparse.BooleanOptionalAction):
+                return value
+            return argument.const if value else argument.default
+        self._check_type()
         try:
-            words = _words(self.action, self.given)
-        except _WrongTypeError as wanted:
-            flag = self.action.option_strings[0] if self.action.option_strings else self.name
+            if not isinstance(value, list):
+                return self._converted_text(str(value))
+            if isinstance(argument.nargs, int) and len(value) != argument.nargs:
+                raise argparse.ArgumentTypeError(f"expected {argument.nargs} arguments")
+            if argument.nargs == "+" and not value:
+                raise argparse.ArgumentTypeError("expected at least one argument")
+            return [self._converted_text(str(part)) for part in value]
+        except argparse.ArgumentTypeError as error:
+            refusal = str(argparse.ArgumentError(argument, str(error)))
             raise OptionError(
-                f"{self.place} has {_kind(self.given)} as {self.name}: {_shown(self.given)}.\n"
+                f"{refusal[:1].upper()}{refusal[1:]}.\n"
+                f"  in {self.location}: {self.name} = {_as_toml(value)}\n{advice}"
+            ) from error
+
+    def _converted_text(self, text: str) -> Any:
+        """Returns one value by the argument's own type and choices."""
+        value = self.argument.type(text) if callable(self.argument.type) else text
+        choices = self.argument.choices
+        if choices is not None and value not in choices:
+            names = ", ".join(map(repr, choices))
+            raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from {names})")
+        return value
+
+    def _check_type(self) -> None:
+        """Refuses a value of another TOML type than its argument takes."""
+        argument, value = self.argument, self.value
+        wanted, fits = _toml_type(argument)
+        if argument.nargs == 0:
+            wanted, accepted = "true or false", False
+        elif argument.nargs in ("+", "*") or isinstance(argument.nargs, int):
+            length = f" of {argument.nargs}" if isinstance(argument.nargs, int) else ""
+            wanted = f"a list{length} in [ ], each {wanted}"
+            accepted = isinstance(value, list) and all(map(fits, value))
+        else:
+            accepted = fits(value)
+        if not accepted:
+            flag = argument.option_strings[0] if argument.option_strings else self.name
+            raise OptionError(
+                f"{self.location} has {_kind(value)} as {self.name}: {_as_toml(value)}.\n"
                 f"{flag} takes {wanted}."
-            ) from None
-        if not words:  # a switch that is off
-            return self.action.default
-        parser = _OneArgument(prog=self.prog, add_help=False)
-        parser.place = f"{self.place}: {self.name} = {_shown(self.given)}"
-        parser._add_action(copy.copy(self.action))
-        return getattr(parser.parse_args(words), self.action.dest)
+            )
 
 
-class _OneArgument(flags.Parser):
-    """A parser for one value of the file, whose refusals say where that stands."""
+def _settings(
+    path: str, tables: Mapping[str, Any], command: str, commands: Mapping[str, arguments.Parser]
+) -> list[_Setting]:
+    """Returns the settings of one command; its own table wins over the top level.
 
-    place = ""
-
-    def error(self, message: str) -> NoReturn:
+    Raises:
+      OptionError: a key of the command's table that the command does not know, or a key of the top
+        level that no command knows.
+    """
+    known = {
+        name: {key: a for key, a in parser.arguments.items() if key not in TYPED_ONLY}
+        for name, parser in commands.items()
+    }
+    mine = known[command]
+    shared = {name: value for name, value in tables.items() if name not in commands}
+    for name, value in shared.items():
+        if isinstance(value, dict):
+            raise OptionError(
+                f"{path} has the table [{name}], and there is no such command.\n"
+                f"{_suggestion(name, commands)}"
+            )
+    everywhere = {key: a for names in known.values() for key, a in names.items()}
+    everywhere |= mine
+    settings = _table_settings(
+        path, shared, everywhere, "no command has such a flag", mine, everywhere
+    )
+    own = tables.get(command, {})
+    if not isinstance(own, dict):
         raise OptionError(
-            f"{message[:1].upper()}{message[1:]}.\n  in {self.place}\nSee `{self.prog} --help`."
+            f"{path} has {_kind(own)} as {command}: {_as_toml(own)}.\n"
+            f"{command} is a command: write its flags below a line [{command}]."
         )
+    unknown = f"`{commands[command].prog}` has no such flag"
+    settings |= _table_settings(f"[{command}] of {path}", own, mine, unknown, mine)
+    return [setting for key, setting in settings.items() if key in mine]
 
 
-class _Found:
-    """What a file says for one command.
+def _table_settings(
+    location: str,
+    table: Mapping[str, Any],
+    known: Mapping[str, argparse.Action],
+    unknown: str,
+    *suggested: Iterable[str],
+) -> dict[str, _Setting]:
+    """Returns the settings of one table, by their names as flags are spelled.
 
     Args:
-      path: the file.
-      command: the name of the command.
-      commands: the parsers of all commands.
+      location: of the table, for messages.
+      table: keys and values.
+      known: arguments that the table may set.
+      unknown: who does not know a key, for messages.
+      suggested: names to suggest for an unknown key, the likeliest group first.
     """
-
-    def __init__(self, path: str, command: str, commands: Mapping[str, flags.Parser]) -> None:
-        self.path = path
-        self.command = command
-        self.parser = commands[command]
-        self.tables = _read(path)
-        self.keys = {name: _arguments(parser) for name, parser in commands.items()}
-
-    def says_json(self) -> bool:
-        """Returns whether refusals are to be JSON, before anything else of the file is checked."""
-        own = self.tables.get(self.command)
-        own = own if isinstance(own, dict) else {}
-        return own.get("json", self.tables.get("json")) is True
-
-    def settings(self) -> list[_Setting]:
-        """Returns what the command is given; its own table counts before what stands above all.
-
-        Raises:
-          OptionError: a key that the command does not know; for one above all tables, that no
-            command knows.
-        """
-        known = self.keys[self.command]
-        found = {**self._shared(), **self._own()}
-        return [
-            _Setting(place, name, value, known[key], self.parser.prog)
-            for key, (place, name, value) in found.items()
-            if key in known
-        ]
-
-    def _shared(self) -> dict[str, tuple[str, str, Any]]:
-        """Returns what stands above all tables, by the key as a flag is spelled."""
-        shared = {name: value for name, value in self.tables.items() if name not in self.keys}
-        for name, value in shared.items():
-            if isinstance(value, dict):
-                raise OptionError(
-                    f"{self.path} has the table [{name}], and there is no such command.\n"
-                    f"{_nearest(name, self.keys, self.keys)}"
-                )
-        everyones = {key for known in self.keys.values() for key in known}
-        found = _by_key(self.path, shared)
-        for key, (_, name, _) in found.items():
-            if key not in everyones:
-                raise OptionError(
-                    f"{self.path} has the key {name!r}, and no command has such a flag.\n"
-                    f"{_nearest(key, self.keys[self.command], everyones)}"
-                )
-        return found
-
-    def _own(self) -> dict[str, tuple[str, str, Any]]:
-        """Returns what stands in the command's own table, by the key as a flag is spelled."""
-        own = self.tables.get(self.command, {})
-        place = f"[{self.command}] of {self.path}"
-        if not isinstance(own, dict):
-            raise OptionError(
-                f"{self.path} has {_kind(own)} as {self.command}: {_shown(own)}.\n"
-                f"{self.command} is a command: write its flags below a line [{self.command}]."
-            )
-        found = _by_key(place, own)
-        known = self.keys[self.command]
-        for key, (_, name, _) in found.items():
-            if key not in known:
-                raise OptionError(
-                    f"{place} has the key {name!r}, and `{self.parser.prog}` has no such flag.\n"
-                    f"{_nearest(key, known, known)}"
-                )
-        return found
-
-
-def _arguments(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Returns what a file may set: every flag without its dashes, every positional by its name."""
-    names = {(a.option_strings or [a.dest])[0].lstrip("-"): a for a in parser._actions}
-    return {name: a for name, a in names.items() if a.dest not in ("help", "config")}
-
-
-def _by_key(place: str, table: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
-    """Returns place, name and value of each entry, by its name as a flag is spelled."""
-    found: dict[str, tuple[str, str, Any]] = {}
+    settings: dict[str, _Setting] = {}
     for name, value in table.items():
         key = name.replace("_", "-")
-        if key in found:
+        if key in settings:
             raise OptionError(
-                f"{place} has both {found[key][1]!r} and {name!r}, which are the same flag.\n"
-                "Leave one of them out."
+                f"{location} has both {settings[key].name!r} and {name!r}, which are the same "
+                "flag.\nLeave one of them out."
             )
-        found[key] = (place, name, value)
-    return found
+        if key not in known:
+            raise OptionError(
+                f"{location} has the key {name!r}, and {unknown}.\n{_suggestion(key, *suggested)}"
+            )
+        settings[key] = _Setting(location=location, name=name, value=value, argument=known[key])
+    return settings
 
 
-def _nearest(key: str, first: Iterable[str], all_keys: Iterable[str]) -> str:
-    """Returns the line that says which key was probably meant; those in `first` are preferred."""
-    close = [
-        *difflib.get_close_matches(key, first, 1),
-        *difflib.get_close_matches(key, all_keys, 1),
-    ]
-    if close:
-        return f"Did you mean {close[0]!r}?"
+def _suggestion(key: str, *suggested: Iterable[str]) -> str:
+    """Returns the line that names the nearest key; earlier groups of `suggested` come first."""
+    for names in suggested:
+        if close := difflib.get_close_matches(key, names, 1):
+            return f"Did you mean {close[0]!r}?"
     return "See `streamkd COMMAND --help`: keys are its flags, and its arguments in lower case."
 
 
-class _WrongTypeError(Exception):
-    """A value is not of the type that a flag takes; the text says which that is."""
-
-
-def _words(action: argparse.Action, value: Any) -> list[str]:
-    """Returns `value` as one would type it; nothing for a switch that is off.
-
-    Raises:
-      _WrongTypeError: it is not of the type that the argument takes.
-    """
-    flag = action.option_strings[0] if action.option_strings else "--"
-    switch = action.nargs == 0 or (action.nargs == "?" and action.option_strings)
-    if switch and isinstance(value, bool):
-        off = [text for text in action.option_strings if text.startswith("--no-")]
-        return [flag] if value else off
-    if action.nargs == 0:
-        raise _WrongTypeError("true or false")
-    wanted, fits = _type_of(action)
-    if action.nargs in ("+", "*") or isinstance(action.nargs, int):
-        if not isinstance(value, list) or not all(map(fits, value)):
-            count = f" of {action.nargs}" if isinstance(action.nargs, int) else ""
-            raise _WrongTypeError(f"a list{count} in [ ], each {wanted}")
-        return [flag, *map(str, value)]
-    repeatable = isinstance(action, argparse._AppendAction)
-    values = value if repeatable and isinstance(value, list) else [value]
-    if not all(map(fits, values)):
-        raise _WrongTypeError(f"{wanted}, or a list of them in [ ]" if repeatable else wanted)
-    # As one word, or after `--`, a text may begin with a dash.
-    return [f"{flag}={one}" for one in values] if action.option_strings else [flag, *values]
-
-
-def _type_of(action: argparse.Action) -> tuple[str, Callable[[Any], bool]]:
-    """Returns what one value of an argument is in TOML, and a function that says whether it is."""
-    if action.type in WHOLE_NUMBERS:
+def _toml_type(argument: argparse.Action) -> tuple[str, Callable[[Any], bool]]:
+    """Returns the TOML type of one value in words, and a function that checks it."""
+    if argument.type in INTEGER_TYPES:
         return "a whole number", lambda value: type(value) is int
-    if action.type is float:
+    if argument.type is float:
         return "a number", lambda value: type(value) in (int, float)
     return "a string in quotes", lambda value: isinstance(value, str)
 
@@ -306,5 +270,5 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a date or a time")
 
 
-def _shown(value: Any) -> str:
+def _as_toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)

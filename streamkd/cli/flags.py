@@ -1,131 +1,227 @@
-"""Flags: one name and one meaning in every command that has them."""
+"""Flags that several commands share, and the objects that they describe.
+
+    flags.add_directory(parser)                 # IMAGES, --labels, --validation-split, …
+    args = parser.parse_args()
+    images = flags.scan_images(args)
+
+A flag means the same in every command, with one exception: --class-names names the classes of
+whatever the command reads, so that each command adds it with a help text of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from streamkd.cli import arguments, files
 from streamkd.errors import OptionError
-from streamkd.image_options import (
-    COLOR_CHANNELS,
-    DECODES,
-    INTERPOLATIONS,
-    MAX_PIXELS,
-    parse_image_size,
+from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
+
+if TYPE_CHECKING:
+    from streamkd.manifest.manifest import Manifest
+    from streamkd.views.views import Views
+
+# Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
+PIXEL_FLAGS = (
+    *("image_size", "color_mode", "interpolation", "crop_to_aspect_ratio"),
+    *("pad_to_aspect_ratio", "max_pixels", "decode"),
 )
 
-LARGEST_SEED = 2**32 - 1  # of NumPy's and Keras' generators
+
+def add_common(parser: arguments.Parser) -> None:
+    """Adds the flags of every command."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output, also on failure",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        help="read flags from a TOML file, at the top level or in a [command] table: "
+        "`epochs = 30`, `flip = true`, `crop = [0.35, 1]`; the command line wins; paths start at "
+        "the working directory",
+    )
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose refusals are streamkd's, so that `--json` can answer them too.
-
-    Attributes:
-      commands: the parsers of its commands, by name.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        # Half a flag is none: `--js` would print text, since `--json` is looked for before parsing.
-        super().__init__(**settings, allow_abbrev=False)
-        self.commands: dict[str, Parser] = {}
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Reads HEIGHTxWIDTH; argparse shows the message of an ArgumentTypeError."""
-    try:
-        return parse_image_size(text)
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
-
-
-def seed(text: str) -> int:
-    """Reads a seed; argparse shows the message of an ArgumentTypeError."""
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no seed; give a whole number from 0 to {LARGEST_SEED}"
-        )
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Reads a number of things; argparse shows the message of an ArgumentTypeError."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from 1")
-    return int(text)
-
-
-def codec(text: str) -> str:
-    """Reads the name of a codec; argparse shows the message of an ArgumentTypeError."""
-    from streamkd.store import codecs
-
-    try:
-        codecs.get(text)
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
-    return text
+def add_directory(parser: arguments.Parser) -> None:
+    """Adds IMAGES and Keras' directory arguments."""
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        help="a directory with one folder a class, a manifest, or a table (CSV or JSON lines) with "
+        "the columns file_name, label and weight",
+    )
+    group = parser.add_group("directory, as in Keras' image_dataset_from_directory")
+    add_labels(group)
+    group.add_argument(
+        "--class-map",
+        metavar="FILE",
+        help='JSON file with the class of each folder: {"n02085620": "dog", ...}; null leaves '
+        "a folder out",
+    )
+    group.add_argument(
+        "--follow-links", action="store_true", help="enter folders that are symbolic links"
+    )
+    group.add_argument(
+        "--validation-split",
+        type=float,
+        metavar="FRACTION",
+        help="set this fraction of the images aside for validation",
+    )
+    group.add_argument(
+        "--subset", choices=("training", "validation"), help="the side of the split to use"
+    )
+    group.add_argument(
+        "--stratify", action="store_true", help="split every class by the same fraction"
+    )
+    group.add_argument(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        help="seed of the split, of the order and of all random numbers (default 0)",
+    )
 
 
-def shard(text: str) -> tuple[int, int]:
-    """Reads I/N; argparse shows the message of an ArgumentTypeError."""
-    number, slash, count = text.partition("/")
-    if not slash or not number.isdecimal() or not count.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}; write it as I/N, for example 1/8 to 8/8")
-    return int(number), int(count)
-
-
-def add_labels(parser: Any) -> None:
-    """Adds --labels."""
+def add_labels(parser: arguments.Parser | arguments.Group) -> None:
+    """Adds --labels to a parser or group."""
     parser.add_argument(
         "--labels",
         default="inferred",
         metavar="inferred|none|FILE",
-        help="take the folder as the class (the default), list every image without a label, or "
-        "read one label an image, in the order of the paths: one a line, or a list in JSON",
+        help="take each folder as a class (inferred, the default), list images without labels "
+        "(none), or read one label an image from a file, in the order of the paths: one a line, or "
+        "a JSON list",
     )
 
 
-def add_codec(parser: argparse.ArgumentParser) -> None:
+def add_class_names(parser: arguments.Parser, help: str) -> None:
+    """Adds --class-names, whose meaning depends on the command."""
+    parser.add_argument("--class-names", metavar="FILE", help=help)
+
+
+def add_pixels(
+    parser: arguments.Parser, *, image_size: str, color_mode: str, others: str = ""
+) -> None:
+    """Adds the flags that decide how files become pixels.
+
+    Args:
+      parser: of the command.
+      image_size, color_mode: the defaults, in words.
+      others: where the other defaults come from, in words; '' where they are always the same.
+    """
+    source = f"{others}, else " if others else ""
+    group = parser.add_group("pixels")
+    group.add_argument(
+        "--image-size",
+        type=arguments.image_size,
+        metavar="HEIGHTxWIDTH",
+        help=f"size of the images that the model sees (default: {image_size})",
+    )
+    group.add_argument(
+        "--color-mode",
+        choices=tuple(COLOR_CHANNELS),
+        help=f"channels of the images that the model sees (default: {color_mode})",
+    )
+    group.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        help=f"how images are resized (default: {source}bilinear)",
+    )
+    group.add_argument(
+        "--crop-to-aspect-ratio",
+        action="store_const",
+        const=True,
+        help="cut the largest central window of the right shape instead of distorting the image "
+        f"(default: {source}off)",
+    )
+    group.add_argument(
+        "--pad-to-aspect-ratio",
+        action="store_const",
+        const=True,
+        help="add black borders up to the right shape instead of distorting the image "
+        f"(default: {source}off)",
+    )
+    group.add_argument(
+        "--decode",
+        choices=DECODES,
+        help="decode as Keras' loader does (exact), or large photographs at 1/2, 1/4 or 1/8 size, "
+        f"resized with antialiasing (scaled) (default: {source}exact)",
+    )
+
+
+def add_max_pixels(parser: arguments.Parser) -> None:
+    """Adds --max-pixels."""
+    parser.add_argument(
+        "--max-pixels",
+        type=arguments.count,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="treat an image with more pixels, by its header, as one that cannot be decoded "
+        f"(default {MAX_PIXELS:,})",
+    )
+
+
+def add_on_bad(parser: arguments.Parser) -> None:
+    """Adds --on-bad."""
+    parser.add_argument(
+        "--on-bad",
+        choices=("raise", "skip"),
+        default="raise",
+        help="stop at a file that cannot be decoded and name it (raise, the default), or leave it "
+        "out and list it (skip)",
+    )
+
+
+def add_trust(parser: arguments.Parser) -> None:
+    """Adds --trust."""
+    parser.add_argument(
+        "--trust", action="store_true", help="load a model file even if loading it runs its code"
+    )
+
+
+def add_codec(parser: arguments.Parser) -> None:
     """Adds --codec."""
     parser.add_argument(
         "--codec",
-        type=codec,
+        type=arguments.codec,
         default="float16",
         metavar="CODEC",
-        help="how logits are kept: float16 (default), float32, packed:BITS or packed:BITS+KEPT; "
+        help="how logits are stored: float16 (default), float32, packed:BITS or packed:BITS+KEPT; "
         "`streamkd plan` compares them",
     )
 
 
-def add_teacher_output(parser: argparse.ArgumentParser) -> None:
+def add_teacher_output(parser: arguments.Parser) -> None:
     """Adds --teacher-output."""
     parser.add_argument(
         "--teacher-output",
         choices=("auto", "logits", "probabilities", "log-probabilities"),
         default="auto",
+        help="what the teacher's answers are (default auto: found out from its layers, or from the "
+        "first answers)",
     )
 
 
-def add_views(parser: argparse.ArgumentParser) -> None:
+def add_views(parser: arguments.Parser) -> None:
     """Adds the flags of views, except --views itself."""
-    group = parser.add_argument_group("views of every image")
+    group = parser.add_group("views of every image")
     group.add_argument(
         "--crop",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="smallest and largest share of the area, such as 0.35 1",
+        help="cut a box with a fraction LOW to HIGH of the area, such as 0.35 1 (default: no crop)",
     )
-    group.add_argument("--flip", action="store_true", help="mirror every second view")
+    group.add_argument("--flip", action="store_true", help="mirror about half of the views")
     for name, default, metavar, help in (
-        ("color", 0.4, "C", "brightness, contrast and saturation by up to C (0.4)"),
-        ("erase", 0.25, "P", "erase a box of a share P of the views (0.25)"),
-        ("mixup", 0.8, "A", "fade pairs into each other, shares from Beta(A, A) (0.8)"),
-        ("cutmix", 1.0, "A", "paste boxes between pairs, areas from Beta(A, A) (1)"),
+        ("color", 0.4, "C", "change brightness, contrast and saturation by up to C"),
+        ("erase", 0.25, "P", "erase a box in a fraction P of the views"),
+        ("mixup", 0.8, "A", "fade pairs of images into each other, weights from Beta(A, A)"),
+        ("cutmix", 1.0, "A", "paste boxes between pairs of images, areas from Beta(A, A)"),
     ):
         group.add_argument(
             f"--{name}",
@@ -134,17 +230,17 @@ def add_views(parser: argparse.ArgumentParser) -> None:
             const=default,
             default=0.0,
             metavar=metavar,
-            help=help,
+            help=f"{help} ({default:g} if {metavar} is left out; default: off)",
         )
     group.add_argument(
         "--canonical-size",
-        type=image_size,
+        type=arguments.image_size,
         metavar="HEIGHTxWIDTH",
-        help="bring every image to this size before views are cut from it",
+        help="bring every image to this size before views are cut from it; a pixel cache needs it",
     )
 
 
-def views(args: argparse.Namespace, count: int) -> Any:
+def views(args: argparse.Namespace, count: int) -> Views:
     """Returns the `Views` that the flags describe."""
     from streamkd.views.views import Views
 
@@ -161,202 +257,56 @@ def views(args: argparse.Namespace, count: int) -> Any:
     )
 
 
-def add_directory(parser: argparse.ArgumentParser) -> None:
-    """Adds IMAGES and Keras' directory arguments."""
-    parser.add_argument(
-        "images",
-        metavar="IMAGES",
-        help="a directory with one folder a class, a manifest, or a table (CSV or JSON lines) with "
-        "the columns file_name, label and weight",
-    )
-    group = parser.add_argument_group("directory, as in Keras' image_dataset_from_directory")
-    add_labels(group)
-    group.add_argument(
-        "--class-map",
-        metavar="FILE",
-        help='the class of each folder, in JSON: {"n02085620": "dog", ...}; null leaves it out',
-    )
-    group.add_argument(
-        "--follow-links", action="store_true", help="enter folders that are symbolic links"
-    )
-    group.add_argument(
-        "--validation-split", type=float, metavar="SHARE", help="share that validation gets"
-    )
-    group.add_argument("--subset", choices=("training", "validation"), help="which side of it")
-    group.add_argument(
-        "--stratify", action="store_true", help="every class gives validation the same share"
-    )
-    group.add_argument(
-        "--seed", type=seed, default=0, help="of the split and of the order (default 0)"
-    )
-
-
-def add_pixels(parser: argparse.ArgumentParser, default_color: str | None = None) -> None:
-    """Adds what turns files into pixels."""
-    group = parser.add_argument_group("pixels")
-    group.add_argument(
-        "--image-size", type=image_size, metavar="HEIGHTxWIDTH", help="what the model is shown"
-    )
-    group.add_argument("--color-mode", choices=tuple(COLOR_CHANNELS), default=default_color)
-    group.add_argument("--interpolation", choices=INTERPOLATIONS)
-    group.add_argument("--crop-to-aspect-ratio", action="store_const", const=True)
-    group.add_argument("--pad-to-aspect-ratio", action="store_const", const=True)
-    group.add_argument(
-        "--decode",
-        choices=DECODES,
-        help="as Keras' loader does (exact), or large photographs at 1/2, 1/4 or 1/8 and resized "
-        "with antialiasing (scaled)",
-    )
-
-
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Adds what every command has."""
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object on standard output, also on failure"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    parser.add_argument(
-        "--config",
-        metavar="FILE.toml",
-        help="take flags from a file: `epochs = 30`, `flip = true`, `crop = [0.35, 1]`, above all "
-        "tables or below a line with the command in brackets; what is typed wins; paths count from "
-        "the working directory, as they do here",
-    )
-
-
-def add_on_bad(parser: argparse.ArgumentParser) -> None:
-    """Adds --on-bad."""
-    parser.add_argument(
-        "--on-bad",
-        choices=("raise", "skip"),
-        default="raise",
-        help="end at a file that cannot be decoded, naming it (the default), or go on without it "
-        "and list it",
-    )
-
-
-def add_max_pixels(parser: argparse.ArgumentParser) -> None:
-    """Adds --max-pixels."""
-    parser.add_argument(
-        "--max-pixels",
-        type=count,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="an image of more, by its header, counts as one that cannot be decoded "
-        f"(default {MAX_PIXELS:,})",
-    )
-
-
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--trust", action="store_true", help="load a model file that runs code on loading"
-    )
-
-
 def pixels(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the pixel flags that were given, as keyword arguments."""
-    names = (
-        "image_size",
-        "color_mode",
-        "interpolation",
-        "crop_to_aspect_ratio",
-        "pad_to_aspect_ratio",
-        "max_pixels",
-        "decode",
-    )
-    given = {name: getattr(args, name, None) for name in names}
+    given = {name: getattr(args, name, None) for name in PIXEL_FLAGS}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def read_class_names(path: str | None) -> list[str] | None:
-    """Returns the names in a file, one a line; empty lines are left out."""
-    if path is None:
-        return None
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
-        ) from error
-    names = [line.strip() for line in lines if line.strip()]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise OptionError(f"--class-names {path!r} holds {twice!r} twice; every class once.")
-    return names
-
-
-def read_labels(text: str) -> Any:
-    """Returns what `scan` takes as labels: 'inferred', None, or the list in a file."""
-    if text in ("inferred", "none"):
-        return None if text == "none" else text
-    from streamkd.manifest import labels
-
-    if not Path(text).exists():
-        raise OptionError(
-            f"--labels is {text!r}, and there is no such file.\n"
-            "Give inferred, none, or a file with one label an image."
-        )
-    return labels.read_labels(text)
-
-
-def scan_images(args: argparse.Namespace, source: str | None = None, **changes: Any) -> Any:
-    """Returns the manifest that the directory flags describe."""
-    from streamkd.manifest.manifest import scan
-    from streamkd.progress import image_progress
-
-    subset = changes.get("subset", args.subset)
-    # Another directory than IMAGES, such as --validation, is taken whole.
-    subset = None if source else subset
-    split = args.validation_split if subset else None
-    if args.validation_split is not None and not subset and not source:
+def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = None) -> Manifest:
+    """Returns the images of IMAGES, or the side of their split that --subset names."""
+    if args.validation_split is not None and not args.subset:
         raise OptionError(
             "--validation-split needs --subset.\nAdd `--subset training` or `--subset validation`."
         )
-    # What is said of the folders of IMAGES holds for another directory; a manifest has its own.
-    class_map = None if source and Path(source).is_file() else args.class_map
+    return scan_side(args, args.subset, class_names=class_names)
+
+
+def scan_side(
+    args: argparse.Namespace, subset: str | None, *, class_names: list[str] | None = None
+) -> Manifest:
+    """Returns one side of the split of IMAGES: 'training' or 'validation'; None for all images."""
+    return _scan(
+        args,
+        args.images,
+        labels=files.read_labels(args.labels),
+        class_names=class_names,
+        class_map=args.class_map,
+        validation_split=args.validation_split if subset else None,
+        subset=subset,
+    )
+
+
+def scan_other(args: argparse.Namespace, source: str) -> Manifest:
+    """Returns all images of another source than IMAGES, such as --validation.
+
+    Its folders have the classes that --class-map gives to those of IMAGES; a file has its own.
+    """
+    class_map = None if Path(source).is_file() else args.class_map
+    return _scan(args, source, class_map=class_map)
+
+
+def _scan(args: argparse.Namespace, source: str, **options: Any) -> Manifest:
+    """Returns the images of `source`, counted on a terminal while they are listed."""
+    from streamkd.manifest.manifest import scan
+    from streamkd.progress import image_progress
+
     with image_progress(None, 0, "listing", not args.quiet and sys.stderr.isatty()) as bar:
         return scan(
-            source or args.images,
-            labels="inferred" if source else read_labels(args.labels),
-            class_names=changes.get("class_names"),
-            class_map=class_map,
+            source,
             follow_links=args.follow_links,
-            validation_split=split,
-            subset=subset,
             seed=args.seed,
             stratify=args.stratify,
             progress=bar.update,
-        )
-
-
-def check_out(path: str, *, what: str, flag: str = "--out") -> None:
-    """Refuses an output path that cannot be written, before anything heavy is imported.
-
-    Args:
-      path: what `flag` was given.
-      what: 'run directory' or 'directory', which is made if it is not there; or the word for a
-        file, whose directory must be there.
-    """
-    import os
-
-    from streamkd.errors import OutputError
-
-    target = Path(path)
-    is_made = what.endswith("directory")
-    folder = target if is_made and target.is_dir() else target.parent
-    if target.is_dir() and not is_made:
-        raise OutputError(f"{flag} {path} is a directory.\nGive the path of a file to write.")
-    if target.exists() and not target.is_dir() and is_made:
-        raise OutputError(f"{flag} {path} is a file.\nGive the path of a {what}.")
-    while is_made and not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise OutputError(
-            f"There is no directory {folder} to write {target.name} into.\n"
-            f"Make it: `mkdir -p {folder}`."
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"The directory {folder} cannot be written to.\nGive another `{flag}`, or yourself the "
-            f"right: `chmod u+w {folder}`."
+            **options,
         )

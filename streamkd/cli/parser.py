@@ -1,28 +1,35 @@
 """The commands and their flags.
 
 args = build_parser().parse_args(["scan", "photos/train", "--json"])
-answer, exit_code = args.run(args)
+answer = args.run(args)
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import commands, flags, train, train_flags
+from streamkd.cli import arguments, commands, flags, train, train_flags
+from streamkd.cli.answer import Answer
+
+CLASS_NAMES = "file with the class names, one a line, in the order of "
 
 
-def build_parser() -> flags.Parser:
+def build_parser() -> arguments.Parser:
     """Returns the parser with every command."""
-    parser = flags.Parser(
+    parser = arguments.Parser(
         prog="streamkd",
         description="Distils image classifiers from directories of images and stored teacher "
         "logits.",
         epilog="Exit codes: 0 done, 1 the answer is no, 2 change something, 3 our own fault.",
     )
-    parser.add_argument("--version", action="version", version=f"streamkd {streamkd.__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"streamkd {streamkd.__version__}",
+        help="print the version and exit",
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         *(_demo, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
@@ -33,7 +40,8 @@ def build_parser() -> flags.Parser:
     return parser
 
 
-def _command(subparsers: Any, run: Callable[..., commands.Answer], help: str) -> Any:
+def _command(subparsers: Any, run: Callable[..., Answer], help: str) -> arguments.Parser:
+    """Adds a command, called like the function that runs it, with the flags of every command."""
     parser = subparsers.add_parser(run.__name__.rstrip("_"), help=help, description=help)
     parser.set_defaults(run=run)
     flags.add_common(parser)
@@ -42,10 +50,20 @@ def _command(subparsers: Any, run: Callable[..., commands.Answer], help: str) ->
 
 def _demo(subparsers: Any) -> None:
     parser = _command(
-        subparsers, commands.demo, "A whole distillation on real handwritten digits, offline."
+        subparsers, commands.demo, "Runs a whole distillation on real handwritten digits, offline."
     )
-    parser.add_argument("--out", default="streamkd-demo", help="directory to leave it all in")
-    parser.add_argument("--seed", type=flags.seed, default=0)
+    parser.add_argument(
+        "--out",
+        default="streamkd-demo",
+        metavar="DIRECTORY",
+        help="directory for the digits, the models and the picture (default streamkd-demo)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        help="seed of the first weights and of the order (default 0)",
+    )
     parser.epilog = (
         "JSON keys: out, seconds, table (one object a model: model, num_errors, accuracy, "
         "agreement, num_parameters, latency_ms), num_train_images, num_test_images, picture, "
@@ -56,85 +74,130 @@ def _demo(subparsers: Any) -> None:
 def _scan(subparsers: Any) -> None:
     parser = _command(subparsers, commands.scan, "Lists images, classes and counts.")
     flags.add_directory(parser)
-    parser.add_argument(
-        "--class-names",
-        metavar="FILE",
-        help="folders to take, one a line; of a table, its classes in the order of their numbers",
+    flags.add_class_names(
+        parser,
+        "file with the class folders to list, one a line, in the order of their class numbers; for "
+        "a table, the names of its classes in the order of their numbers (default: all, sorted)",
     )
-    parser.add_argument("--check", action="store_true", help="open every file; 1 if any is bad")
+    parser.add_argument(
+        "--check", action="store_true", help="decode every file; exit code 1 if one cannot be"
+    )
     flags.add_max_pixels(parser)
-    parser.add_argument("--out", metavar="MANIFEST", help="write the list, to be used as IMAGES")
+    parser.add_argument(
+        "--out", metavar="MANIFEST", help="write the list to a file that serves as IMAGES"
+    )
 
 
 def _teach(subparsers: Any) -> None:
     parser = _command(
-        subparsers, commands.teach, "Asks the teacher about every image once and keeps the logits."
+        subparsers, commands.teach, "Asks the teacher about every image once and stores the logits."
     )
     flags.add_directory(parser)
-    flags.add_pixels(parser)
+    flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
     parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
-    parser.add_argument("--out", required=True, metavar="S.h5", help="the store; goes on if begun")
+    _add_out_store(parser)
     parser.add_argument(
-        "--batch-size", type=int, default=64, help="images a block; kept in the store (default 64)"
+        "--batch-size",
+        type=int,
+        default=64,
+        help="images that the teacher answers at once; the store remembers it (default 64)",
     )
     flags.add_codec(parser)
     parser.add_argument(
-        "--views", type=int, default=0, metavar="N", help="answer N views beside the plain image"
+        "--views",
+        type=int,
+        default=0,
+        metavar="N",
+        help="views of every image to answer besides the plain image (default 0)",
     )
     flags.add_views(parser)
     flags.add_on_bad(parser)
     flags.add_max_pixels(parser)
     parser.add_argument(
         "--shard",
-        type=flags.shard,
+        type=arguments.shard,
         metavar="I/N",
-        help="only the I-th of N parts of the pass, from 1; `merge` makes one store of them",
+        help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
     _add_teacher_answers(parser)
 
 
-def _add_teacher_answers(parser: argparse.ArgumentParser) -> None:
-    """Adds what says how the teacher is asked and what its outputs mean."""
+def _add_teacher_answers(parser: arguments.Parser) -> None:
+    """Adds the flags that say how the teacher is asked and what its outputs mean."""
     parser.add_argument(
         "--preprocess",
         default="none",
         metavar="P",
-        help="what the teacher expects of pixels: none, scale, MEAN,STD or a Keras application",
+        help="what the teacher expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
+        "name of a Keras application",
     )
     flags.add_teacher_output(parser)
+    flags.add_class_names(parser, f"{CLASS_NAMES}the teacher's outputs (default: as the folders)")
     parser.add_argument(
-        "--class-names", metavar="FILE", help="the teacher's classes in the order of its outputs"
+        "--drop-output",
+        type=int,
+        metavar="N",
+        help="output to leave out because it is no class, counted from 0",
     )
+
+
+def _add_out_store(parser: arguments.Parser) -> None:
+    """Adds --out for a store."""
     parser.add_argument(
-        "--drop-output", type=int, metavar="N", help="an output that is no class, from 0"
+        "--out",
+        required=True,
+        metavar="S.h5",
+        help="the store to write; an unfinished one is continued",
     )
 
 
 def _plan(subparsers: Any) -> None:
     parser = _command(
-        subparsers, commands.plan, "Bytes, fidelity and hours for each codec, before they are paid."
+        subparsers,
+        commands.plan,
+        "Estimates bytes, fidelity and hours for each codec before the teacher pass.",
     )
     flags.add_directory(parser)
-    flags.add_pixels(parser)
+    flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument("--store", metavar="S.h5", help="float16 or float32 logits of some images")
-    parser.add_argument("--teacher", metavar="T", help="asked about --sample images, and timed")
     parser.add_argument(
-        "--views", type=int, default=0, metavar="N", help="with crop and flip, beside the plain one"
+        "--store", metavar="S.h5", help="measure on its logits, stored as float16 or float32"
     )
-    parser.add_argument("--sample", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument(
-        "--codecs", nargs="+", type=flags.codec, metavar="CODEC", help="compare these only"
+        "--teacher", metavar="T", help="measure on its answers to --sample images, and time them"
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=0,
+        metavar="N",
+        help="views with crop and flip to plan for, besides the plain image (default 0)",
+    )
+    parser.add_argument(
+        "--sample", type=int, default=1000, metavar="N", help="images to measure on (default 1000)"
+    )
+    parser.add_argument(
+        "--codecs",
+        nargs="+",
+        type=arguments.codec,
+        metavar="CODEC",
+        help="codecs to compare (default: all that suit the number of classes)",
     )
     parser.add_argument(
         "--max-kl",
         type=float,
         default=0.01,
         metavar="NATS",
-        help="recommend the smallest codec that loses no more at T = 1, 2, 4 and 20 (default 0.01)",
+        help="recommend the smallest codec whose KL divergence is at most this at the temperatures "
+        "1, 2, 4 and 20 (default 0.01)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images asked about at once")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        help="images that the teacher answers at once (default 64)",
+    )
     flags.add_max_pixels(parser)
     _add_teacher_answers(parser)
     parser.epilog = (
@@ -151,21 +214,31 @@ def _import(subparsers: Any) -> None:
     )
     parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz or .csv file")
     parser.add_argument(
-        "--keys", metavar="KEYS.jsonl", help="one key a row; a .csv file may have its own"
+        "--keys",
+        metavar="KEYS.jsonl",
+        help="file with the key of each row's image, one a line; a .csv file may hold the keys "
+        "itself",
     )
     parser.add_argument(
-        "--images", required=True, metavar="IMAGES", help="the directory that the keys are of"
+        "--images",
+        required=True,
+        metavar="IMAGES",
+        help="the directory or manifest in which the keys are found",
     )
-    parser.add_argument("--out", required=True, metavar="S.h5", help="the store; goes on if begun")
+    _add_out_store(parser)
     flags.add_labels(parser)
-    flags.add_pixels(parser)
+    flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
-    parser.add_argument("--batch-size", type=int, default=1024, help="images a block")
-    flags.add_teacher_output(parser)
-    parser.add_argument("--teacher-name", metavar="NAME", help="who made them; the file by default")
     parser.add_argument(
-        "--class-names", metavar="FILE", help="the classes in the order of the columns"
+        "--batch-size", type=int, default=1024, help="images written at once (default 1024)"
     )
+    flags.add_teacher_output(parser)
+    parser.add_argument(
+        "--teacher-name",
+        metavar="NAME",
+        help="name of the teacher, for the store (default: the name of LOGITS)",
+    )
+    flags.add_class_names(parser, f"{CLASS_NAMES}the columns of LOGITS (default: as the folders)")
     parser.epilog = (
         "JSON keys: those of inspect, and num_images_without_logits, images of IMAGES that no key "
         "names."
@@ -174,17 +247,21 @@ def _import(subparsers: Any) -> None:
 
 def _merge(subparsers: Any) -> None:
     parser = _command(
-        subparsers, commands.merge, "Makes one store of shards, of a store and its deltas."
+        subparsers, commands.merge, "Makes one store of shards, or of a store and its deltas."
     )
     parser.add_argument(
-        "stores", nargs="+", metavar="S.h5", help="of several that have an image the last counts"
+        "stores", nargs="+", metavar="S.h5", help="stores; for an image in several, the last counts"
     )
-    parser.add_argument("--out", required=True, metavar="S.h5", help="the store; goes on if begun")
+    _add_out_store(parser)
     parser.add_argument(
-        "--images", metavar="IMAGES", help="keep what is there only; renamed files are found"
+        "--images",
+        metavar="IMAGES",
+        help="keep only the images of this directory; renamed files are found by their content",
     )
     parser.add_argument(
-        "--index", action="store_true", help="write a small file that lists the stores, copy no row"
+        "--index",
+        action="store_true",
+        help="write a small file that lists the stores, and copy no rows",
     )
     parser.epilog = (
         "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
@@ -194,16 +271,24 @@ def _merge(subparsers: Any) -> None:
 
 def _verify(subparsers: Any) -> None:
     parser = _command(
-        subparsers, commands.verify, "Says whether a store is sound: exit 0, or 1 if it is not."
+        subparsers, commands.verify, "Says whether a store is sound: exit code 0, or 1 if not."
     )
-    parser.add_argument("store", metavar="S.h5")
-    parser.add_argument("--images", metavar="IMAGES", help="compare every file's content too")
-    parser.add_argument("--sample", type=int, metavar="N", help="check about N rows")
+    _add_store(parser)
+    parser.add_argument(
+        "--images", metavar="IMAGES", help="compare the content of every file with the store, too"
+    )
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="check about N rows (default: every row)"
+    )
 
 
 def _inspect(subparsers: Any) -> None:
-    parser = _command(subparsers, commands.inspect, "Says what a store holds.")
-    parser.add_argument("store", metavar="S.h5")
+    _add_store(_command(subparsers, commands.inspect, "Says what a store holds."))
+
+
+def _add_store(parser: arguments.Parser) -> None:
+    """Adds the store that a command looks at."""
+    parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
 
 
 def _train(subparsers: Any) -> None:
@@ -211,16 +296,29 @@ def _train(subparsers: Any) -> None:
 
 
 def _evaluate(subparsers: Any) -> None:
-    parser = _command(subparsers, commands.evaluate, "Says how good a model is on some images.")
-    parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")
+    parser = _command(subparsers, commands.evaluate, "Says how good a model is on images.")
+    _add_model(parser)
     flags.add_directory(parser)
-    flags.add_pixels(parser)
-    flags.add_trust(parser)
-    parser.add_argument("--store", metavar="S.h5", help="the teacher's logits for these images")
-    parser.add_argument(
-        "--class-names", metavar="FILE", help="the model's classes in the order of its outputs"
+    flags.add_pixels(
+        parser,
+        image_size="the size that the model takes",
+        color_mode="the mode that the model takes",
+        others="as in --store or as in training",
     )
-    parser.add_argument("--batch-size", type=int, default=64)
+    flags.add_trust(parser)
+    parser.add_argument(
+        "--store", metavar="S.h5", help="the teacher's logits for these images, to compare with"
+    )
+    flags.add_class_names(
+        parser,
+        f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        help="images that the model answers at once (default 64)",
+    )
     flags.add_max_pixels(parser)
 
 
@@ -228,9 +326,25 @@ def _export(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.export, "Writes a student as an ordinary model, and compares the two."
     )
-    parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")
+    _add_model(parser)
     flags.add_trust(parser)
-    parser.add_argument("--format", choices=("keras",), default="keras")
-    parser.add_argument("--out", required=True, metavar="PATH")
-    parser.add_argument("--images", metavar="IMAGES", help="real images to compare on")
-    parser.add_argument("--image-size", type=flags.image_size, metavar="HEIGHTxWIDTH")
+    parser.add_argument(
+        "--format", choices=("keras",), default="keras", help="format of the file (default keras)"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="PATH", help="the .keras file to write; never replaced"
+    )
+    parser.add_argument(
+        "--images", metavar="IMAGES", help="images to compare the answers on (default: noise)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=arguments.image_size,
+        metavar="HEIGHTxWIDTH",
+        help="size of the compared images, for a model that takes any size",
+    )
+
+
+def _add_model(parser: arguments.Parser) -> None:
+    """Adds the model that a command looks at."""
+    parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")

@@ -1,11 +1,11 @@
-"""What SIGINT and SIGTERM do: the first asks for the run to be saved, a second ends at once.
+"""SIGINT and SIGTERM: the first asks for the run to be saved, a second ends it at once.
 
     with StopSignals() as signals:
         history = distiller.fit(stream, epochs=30, run="runs/first", stop=signals.arrived)
     if history.stopped:
         raise signals.stopped_error("The run is saved at step 120 in runs/first.")
 
-Commands that save as they go need none of this: `sigterm_raises` ends them in order.
+Commands that save as they work need only `sigterm_raises`, which lets them close their files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+# How a message begins, by signal.
 WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 
 
@@ -26,7 +27,7 @@ class TerminatedError(BaseException):
 
 
 class StoppedError(Exception):
-    """A signal came, and the work was saved.
+    """A signal came, and the run was saved.
 
     Attributes:
       exit_code: 130 after SIGINT, 143 after SIGTERM.
@@ -38,10 +39,10 @@ class StoppedError(Exception):
 
 
 class StopSignals:
-    """While it is entered, the first signal only sets a flag; a second one raises.
+    """A context in which the first signal only sets a flag; a second one raises.
 
-    Does nothing outside the main thread, to which signal handlers belong. A signal that was
-    ignored, as a shell does for SIGINT in the background, stays ignored.
+    Does nothing outside the main thread, to which signal handlers belong. An ignored signal, such
+    as SIGINT of a shell's background job, stays ignored.
 
     Attributes:
       first: the signal that came first, or None.
@@ -67,7 +68,7 @@ class StopSignals:
         return self.first is not None
 
     def stopped_error(self, message: str) -> StoppedError:
-        """Returns what ends the command after the work was saved."""
+        """Returns the error that ends the command after the run was saved."""
         number = self.first or signal.SIGINT
         return StoppedError(f"{WORDS[number]}. {message}", 128 + number)
 
@@ -75,12 +76,12 @@ class StopSignals:
         if self.first is not None:
             _raise(number, frame)
         self.first = signal.Signals(number)
-        _print("finishing the step, then saving; once more to end at once")
+        _print("finishing this step and saving; press Ctrl-C again to stop immediately")
 
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Makes SIGTERM end the command in order, by a `TerminatedError`.
+    """A context in which SIGTERM raises `TerminatedError`, so that the command closes its files.
 
     Does nothing outside the main thread, to which signal handlers belong.
     """
@@ -99,7 +100,7 @@ def _raise(number: int, frame: Any) -> NoReturn:
 
 
 def _print(message: str) -> None:
-    """Prints one line to standard error from a handler, which may have interrupted a print."""
+    """Prints one line past sys.stderr, a print to which the signal may have interrupted."""
     start = "\n" if sys.stderr.isatty() else ""  # below the progress bar
     with contextlib.suppress(OSError):
         os.write(2, f"{start}streamkd: {message}\n".encode())

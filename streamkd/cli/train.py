@@ -1,5 +1,8 @@
 """`streamkd train`: from flags to a stream, a student and a call of `fit`.
 
+    answer = train(args)
+    answer.fields["val_accuracy"], answer.fields["run"]
+
 The flags themselves are in `train_flags`.
 """
 
@@ -11,15 +14,20 @@ import importlib.util
 import json
 import os
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamkd.cli import flags
+from streamkd.cli import files, flags
+from streamkd.cli.answer import Answer
 from streamkd.cli.signals import StopSignals
 from streamkd.errors import MissingExtraError, OptionError
 from streamkd.tf_support.quiet_import import import_tensorflow
 
-# Flags that are arguments of `Distiller`, and of `join`, under the same names.
+if TYPE_CHECKING:
+    from streamkd.manifest.manifest import Manifest
+    from streamkd.stream.stream import Stream
+    from streamkd.views.views import Views
+
+# Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
     *("optimizer", "learning_rate", "schedule", "warm_up", "weight_decay", "clip_norm"),
     *("accumulate", "ema", "temperature", "label_weight", "label_smoothing"),
@@ -29,16 +37,17 @@ JOIN_FLAGS = (
     *("batch_size", "seed", "missing", "on_bad", "augment"),
     *("cache", "cache_directory", "cache_bytes", "views_per_decode", "balance"),
 )
-# Not part of what a run is: the command itself, and how it answers.
+# Arguments that config.json does not keep: the command itself, and how it answers.
 UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet")
-COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
+# Columns of metrics.csv whose last values are part of the answer.
+ANSWERED_COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
 
 
-def train(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+def train(args: argparse.Namespace) -> Answer:
     """Distils the student."""
     _check(args)
     views = _independent_views(args)
-    class_weight = read_class_weight(args.class_weight)
+    class_weight = files.read_class_weight(args.class_weight)
     images, validation = _scan(args)
     from streamkd.store.collection import open_store
 
@@ -65,19 +74,25 @@ def train(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
             arguments=_recorded(args),
         )
     if history.stopped:
-        raise signals.stopped_error(_where(history))
+        raise signals.stopped_error(_how_to_resume(history))
     last = history.last
-    answer = {"epochs": len(history.epochs), "steps": last.get("step")}
-    answer["num_skipped"] = history.num_skipped
-    return {**answer, **{name: last.get(name) for name in COLUMNS}, "run": history.run}, 0
+    return Answer(
+        {
+            "epochs": len(history.epochs),
+            "steps": last.get("step"),
+            "num_skipped": history.num_skipped,
+            **{name: last.get(name) for name in ANSWERED_COLUMNS},
+            "run": history.run,
+        }
+    )
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuses what needs neither images nor TensorFlow to be refused."""
-    flags.check_out(args.out, what="run directory")
+    """Refuses mistakes that can be seen without images and without TensorFlow."""
+    files.check_out(args.out, kind="run directory")
     if args.subset:
         raise OptionError(
-            "train takes the training side of --validation-split, and validates on the other.\n"
+            "train uses both sides of --validation-split: one to train, the other to validate.\n"
             "Leave --subset out."
         )
     if args.early_stopping and not args.validation and args.validation_split is None:
@@ -88,51 +103,50 @@ def _check(args: argparse.Namespace) -> None:
     if args.distribute == "multi-worker":
         _check_cluster()
     if args.tensorboard is not None:
-        flags.check_out(args.tensorboard, what="directory", flag="--tensorboard")
+        files.check_out(args.tensorboard, kind="directory", flag="--tensorboard")
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
-                "--tensorboard needs the package tensorboard, which is not installed: "
-                "`pip install 'streamkd[tensorboard]'`."
+                "--tensorboard needs the package tensorboard, which is not installed.\n"
+                "Install it: `pip install 'streamkd[tensorboard]'`."
             )
 
 
 def _check_cluster() -> None:
-    """Refuses a TF_CONFIG that does not say which machines take part, and which of them this is."""
+    """Refuses a TF_CONFIG that does not name all machines and the index of this one."""
     try:
-        found = json.loads(os.environ["TF_CONFIG"])
-        complete = found["cluster"]["worker"] and found["task"]["type"]
-        problem = (
-            None if complete and isinstance(found["task"]["index"], int) else "is not complete"
-        )
+        cluster = json.loads(os.environ["TF_CONFIG"])
+        complete = cluster["cluster"]["worker"] and cluster["task"]["type"]
+        if complete and isinstance(cluster["task"]["index"], int):
+            return
+        problem = "is not complete"
     except KeyError as error:
         problem = "is not set" if "TF_CONFIG" not in os.environ else f"has no {error}"
     except (ValueError, TypeError) as error:
         problem = f"cannot be read: {error}"
-    if problem is not None:
-        raise OptionError(
-            "--distribute multi-worker takes the machines from the variable TF_CONFIG, which "
-            f"{problem}.\nSet it on each of them, with its own index: "
-            '`TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
-            '"task": {"type": "worker", "index": 0}}\'`.'
-        )
+    raise OptionError(
+        "--distribute multi-worker reads the machines from the variable TF_CONFIG, which "
+        f"{problem}.\nSet it on each machine, with the machine's own index: "
+        '`TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+        '"task": {"type": "worker", "index": 0}}\'`.'
+    )
 
 
-def _scan(args: argparse.Namespace) -> tuple[Any, Any]:
+def _scan(args: argparse.Namespace) -> tuple[Manifest, Manifest | None]:
     """Returns the images to train on, and those to validate on or None."""
-    split = args.validation_split is not None
-    images = flags.scan_images(args, subset="training" if split else None)
+    has_split = args.validation_split is not None
+    images = flags.scan_side(args, "training" if has_split else None)
     if args.validation:
-        return images, flags.scan_images(args, args.validation)
-    return images, flags.scan_images(args, subset="validation") if split else None
+        return images, flags.scan_other(args, args.validation)
+    return images, flags.scan_side(args, "validation") if has_split else None
 
 
-def _independent_views(args: argparse.Namespace) -> Any:
-    """Returns the views of `--augment independent`; None for those of the store."""
+def _independent_views(args: argparse.Namespace) -> Views | None:
+    """Returns the views of `--augment independent`; None to replay the store's."""
     drawn = args.crop or args.flip or args.color or args.erase or args.mixup or args.cutmix
     if args.augment == "independent":
         if not drawn:
             raise OptionError(
-                "--augment independent draws views of its own; say which: `--crop 0.35 1 --flip`."
+                "--augment independent draws new views; say which: `--crop 0.35 1 --flip`."
             )
         return flags.views(args, 1)
     if drawn or args.canonical_size:
@@ -144,31 +158,6 @@ def _independent_views(args: argparse.Namespace) -> Any:
     return None
 
 
-def read_class_weight(text: str | None) -> Any:
-    """Returns what `fit` takes as class_weight: None, 'balanced', or the table in a file."""
-    if text is None or text == "balanced":
-        return text
-    import tomllib
-
-    path = Path(text)
-    try:
-        content = path.read_text(encoding="utf-8")
-        table = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OptionError(
-            f"--class-weight {text} cannot be read: {reason}.\n"
-            'Give balanced, or a file such as {"cat": 2.5, "dog": 1} in JSON, or `cat = 2.5` in a '
-            "file that ends in .toml."
-        ) from error
-    if not isinstance(table, dict):
-        raise OptionError(
-            f"--class-weight {text} holds a {type(table).__name__}, and no table from class names "
-            'to weights.\nWrite {"cat": 2.5, "dog": 1}.'
-        )
-    return table
-
-
 def _scope(distribute: str | None) -> Any:
     """Returns the scope of the strategy, to build the student in."""
     import tensorflow as tf
@@ -177,11 +166,16 @@ def _scope(distribute: str | None) -> Any:
         return contextlib.nullcontext()
     if distribute == "mirrored":
         return tf.distribute.MirroredStrategy().scope()
-    # Its collectives are configured before anything runs, or it refuses to be made.
+    # Made before any operation runs: it refuses to configure its collectives later.
     return tf.distribute.MultiWorkerMirroredStrategy().scope()
 
 
-def _join(args: argparse.Namespace, images: Any, store: Any, views: Any) -> Any:
+def _join(
+    args: argparse.Namespace,
+    images: Manifest,
+    store: RowStore | None,
+    views: Views | None,
+) -> Stream:
     """Returns the stream."""
     from streamkd.stream.join import join
 
@@ -194,12 +188,12 @@ def _join(args: argparse.Namespace, images: Any, store: Any, views: Any) -> Any:
         **flags.pixels(args),
     )
     if stream.cache is not None and stream.cache.path is not None and not args.quiet:
-        where = f"decoded images are kept in {stream.cache.path}, which may be deleted at any time"
-        print(where, file=sys.stderr)
+        line = f"decoded images are kept in {stream.cache.path}, which may be deleted at any time"
+        print(line, file=sys.stderr)
     return stream
 
 
-def _student(args: argparse.Namespace, stream: Any, scope: Any) -> Any:
+def _student(args: argparse.Namespace, stream: Stream, scope: Any) -> Any:
     """Returns the student, with first weights that depend on the seed alone."""
     import tf_keras
 
@@ -235,15 +229,12 @@ def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
 
 
 def _recorded(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns what is kept in config.json for the reader: every flag, given or not."""
+    """Returns the flags that config.json keeps for its reader, given or not."""
     return {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
 
 
-def _where(history: Any) -> str:
-    """Returns where a run that was stopped goes on."""
+def _how_to_resume(history: Any) -> str:
+    """Returns how a run that was stopped is resumed."""
     if not history.step:
         return "No step was taken yet; the same command begins again."
-    return (
-        f"The run is saved at step {history.step} in {history.run}; the same command goes on from "
-        "there."
-    )
+    return f"The run is saved at step {history.step} in {history.run}; the same command resumes it."

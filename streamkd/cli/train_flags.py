@@ -1,194 +1,239 @@
-"""The flags of `streamkd train`."""
+"""The flags of `streamkd train`.
+
+parser = arguments.Parser(prog="streamkd train")
+add_train(parser)
+parser.parse_args(["photos", "--store", "s.h5", "--student", "MobileNetV3Small", "--out", "run"])
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from streamkd.cli import flags
+from streamkd.cli import arguments, flags
 
 
-def add_train(parser: argparse.ArgumentParser) -> None:
-    """Adds everything that `streamkd train` takes."""
+def add_train(parser: arguments.Parser) -> None:
+    """Adds all flags of `streamkd train` except those of every command."""
     flags.add_directory(parser)
-    flags.add_pixels(parser)
+    flags.add_pixels(
+        parser,
+        image_size="as in --store",
+        color_mode="as in --store, else rgb",
+        others="as in --store",
+    )
     flags.add_trust(parser)
     parser.add_argument(
-        "--store", metavar="S.h5", help="the teacher's logits; without it --label-weight must be 1"
+        "--store",
+        metavar="S.h5",
+        help="the teacher's logits; without them give --label-weight 1 and --image-size",
     )
     parser.add_argument(
         "--student",
         required=True,
         metavar="M",
-        help="a .keras file, package.module:function, or a Keras application (MobileNetV3Small:"
-        "alpha=0.75)",
+        help="a .keras file; package.module:function, called with num_classes and image_shape; or "
+        "a Keras application (MobileNetV3Small:alpha=0.75)",
     )
-    parser.add_argument("--out", required=True, metavar="RUN", help="the run directory")
-    parser.add_argument("--validation", metavar="IMAGES", help="tried on after every epoch")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
+    parser.add_argument(
+        "--validation", metavar="IMAGES", help="images to validate on after every epoch"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=10, help="passes over the images, in all (default 10)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images a batch (default 32)")
     parser.add_argument(
         "--student-preprocess",
         default="none",
         metavar="P",
-        help="as --preprocess; becomes the student's first layers",
+        help="what the student expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
+        "name of a Keras application; becomes the student's first layers",
     )
-    parser.add_argument("--missing", choices=("raise", "drop", "label"), default="raise")
+    parser.add_argument(
+        "--missing",
+        choices=("raise", "drop", "label"),
+        default="raise",
+        help="refuse images without logits (raise, the default), leave them out (drop), or train "
+        "on their labels alone (label)",
+    )
     flags.add_on_bad(parser)
     flags.add_max_pixels(parser)
     parser.add_argument(
         "--augment",
         choices=("replay", "independent"),
         default="replay",
-        help="show the views that the teacher answered, or, for comparison, others (--crop, …)",
+        help="show the student the views that the teacher answered (replay, the default), or, for "
+        "comparison, new views drawn by --crop and the like (independent)",
     )
     flags.add_views(parser)
-    _add_stream(parser.add_argument_group("stream"))
-    _add_loss(parser.add_argument_group("loss"))
-    _add_optimizer(parser.add_argument_group("optimizer"))
-    _add_loop(parser.add_argument_group("loop"))
+    _add_stream(parser.add_group("stream"))
+    _add_loss(parser.add_group("loss"))
+    _add_optimizer(parser.add_group("optimizer"))
+    _add_loop(parser.add_group("loop"))
 
 
-def _add_stream(group: Any) -> None:
-    """Adds what decides on order and speed of the stream."""
+def _add_stream(group: arguments.Group) -> None:
+    """Adds the flags of the order and the speed of the stream."""
     group.add_argument(
         "--cache",
         choices=("memory", "disk"),
-        help="keep decoded pixels after the first epoch, for this run or for later ones as well",
+        help="keep decoded pixels after the first epoch, for this run (memory) or also for later "
+        "runs (disk) (default: decode every time)",
     )
     group.add_argument(
         "--cache-directory",
         metavar="DIRECTORY",
-        help="where --cache disk keeps them (streamkd/pixels in the user's cache directory)",
+        help="directory of --cache disk (default: streamkd/pixels in the user's cache directory)",
     )
     group.add_argument(
         "--cache-bytes",
         type=int,
         metavar="N",
-        help="the most it may take (half of the free memory, nine tenths of the free disk)",
+        help="largest size of the cache (default: half of the free memory, or nine tenths of the "
+        "free disk)",
     )
     group.add_argument(
         "--views-per-decode",
         type=int,
         default=1,
         metavar="K",
-        help="show K views of each decoded image in a batch; an epoch has K times as many steps",
+        help="show K views of each decoded image in a batch; an epoch then has K times as many "
+        "steps (default 1)",
     )
     group.add_argument("--balance", action="store_true", help="draw every class equally often")
 
 
-def _add_loss(group: Any) -> None:
-    """Adds what is minimised."""
-    group.add_argument("--temperature", type=float, default=4.0)
+def _add_loss(group: arguments.Group) -> None:
+    """Adds the flags of the loss."""
     group.add_argument(
-        "--label-weight", type=float, default=0.1, help="share of the label loss (default 0.1)"
+        "--temperature",
+        type=float,
+        default=4.0,
+        help="divisor of the teacher's and the student's logits in the distillation loss (default "
+        "4)",
+    )
+    group.add_argument(
+        "--label-weight",
+        type=float,
+        default=0.1,
+        metavar="FRACTION",
+        help="weight of the label loss: 1 learns from labels alone, 0 from the teacher alone "
+        "(default 0.1)",
     )
     group.add_argument(
         "--label-smoothing",
         type=float,
         default=0.0,
-        metavar="SHARE",
-        help="share of a label that all classes get alike (default 0)",
+        metavar="FRACTION",
+        help="fraction of a label that is spread evenly over all classes (default 0)",
     )
     group.add_argument(
         "--class-weight",
         metavar="balanced|FILE",
-        help="what an image counts by its class: every class the same in all, or a JSON or TOML "
-        "table from class names to weights; a class that is not named has 1",
+        help="weight of an image by its class: the same total for every class (balanced), or a "
+        "JSON or TOML table from class names to weights, 1 for other classes (default: 1 for all)",
     )
 
 
-def _add_optimizer(group: Any) -> None:
-    """Adds what becomes of a gradient."""
-    group.add_argument("--optimizer", default="adamw", help="a Keras name (default adamw)")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="the highest (0.001)")
+def _add_optimizer(group: arguments.Group) -> None:
+    """Adds the flags of the optimizer and its schedule."""
+    group.add_argument("--optimizer", default="adamw", help="a Keras optimizer (default adamw)")
+    group.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="highest learning rate (default 0.001)"
+    )
     group.add_argument(
         "--schedule",
         choices=("cosine", "constant"),
-        help="fall to zero along a cosine after the warm-up (the default), or stay",
+        help="learning rate after the warm-up: falls to zero along a cosine (cosine, the default), "
+        "or stays (constant)",
     )
     group.add_argument(
         "--warm-up",
         type=float,
         default=0.05,
-        metavar="SHARE",
-        help="share of the steps in which the learning rate rises (default 0.05)",
+        metavar="FRACTION",
+        help="fraction of all steps in which the learning rate rises (default 0.05)",
     )
     group.add_argument(
         "--weight-decay",
         type=float,
         metavar="W",
-        help="not of biases and norms (the optimizer's own default)",
+        help="weight decay, except of biases and norms (default: the optimizer's own)",
     )
     group.add_argument(
-        "--clip-norm", type=float, metavar="NORM", help="the largest norm of the whole gradient"
+        "--clip-norm",
+        type=float,
+        metavar="NORM",
+        help="largest norm of the whole gradient (default: no limit)",
     )
     group.add_argument(
         "--accumulate",
-        type=flags.count,
+        type=arguments.count,
         default=1,
         metavar="N",
-        help="batches in one step, for a batch that does not fit into memory (default 1)",
+        help="batches in one step, for steps that do not fit into memory at once (default 1)",
     )
     group.add_argument(
         "--ema",
         type=float,
         metavar="MOMENTUM",
-        help="average the weights over the steps, such as 0.999; the student gets the averages",
+        help="give the student moving averages of its weights, with this momentum, such as 0.999 "
+        "(default: no averages)",
     )
 
 
-def _add_loop(group: Any) -> None:
-    """Adds how steps are taken and saved, and where."""
+def _add_loop(group: arguments.Group) -> None:
+    """Adds the flags of how and where steps are taken, and when they are saved."""
     group.add_argument(
         "--jit",
         choices=("auto", "on", "off"),
         default="auto",
-        help="compile forward and gradient with XLA; auto, the default, measures what is faster",
+        help="compile the step with XLA; auto, the default, measures which is faster",
     )
     group.add_argument(
         "--steps-per-call",
-        type=flags.count,
+        type=arguments.count,
         default=32,
         metavar="N",
-        help="steps in one call of the compiled loop, at most (default 32)",
+        help="most steps in one call of the compiled loop (default 32)",
     )
     group.add_argument(
         "--precision",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
-        help="Keras' dtype policy, by which an application or a function builds the student",
+        help="Keras' dtype policy for building the student (default: float32; a .keras file keeps "
+        "its own)",
     )
     group.add_argument(
         "--distribute",
         choices=("mirrored", "multi-worker"),
-        help="train on all devices of this machine, or of the machines in TF_CONFIG, by "
-        "tf.distribute",
+        help="train on all devices of this machine (mirrored), or of the machines in TF_CONFIG "
+        "(multi-worker)",
     )
     group.add_argument(
         "--on-nonfinite",
         choices=("raise", "skip"),
         default="raise",
-        help="end at a loss or gradient that is not finite, naming the images (the default), or "
-        "leave the step out, up to ten in a row",
+        help="stop at a loss or gradient that is not finite and name the images (raise, the "
+        "default), or leave the step out, up to ten in a row (skip)",
     )
     group.add_argument(
         "--early-stopping",
-        type=flags.count,
+        type=arguments.count,
         metavar="EPOCHS",
-        help="end after so many epochs without a smaller val_loss, with the weights of the best",
+        help="stop after so many epochs without a smaller val_loss, with the best epoch's weights",
     )
     group.add_argument(
         "--tensorboard", metavar="DIRECTORY", help="write the metrics for TensorBoard"
     )
     group.add_argument(
         "--save-every",
-        type=flags.count,
+        type=arguments.count,
         metavar="STEPS",
-        help="save so often beside the ends of epochs and every ten minutes",
+        help="save after so many steps, besides after every epoch and every ten minutes",
     )
     group.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="go on from the newest checkpoint in --out (the default)",
+        help="resume from the newest checkpoint in --out (the default), or start over",
     )

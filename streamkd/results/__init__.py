@@ -1,1 +1,1 @@
-"""What came of it: evaluation and export."""
+"""Results of a training run: evaluation and export."""

@@ -1,11 +1,13 @@
-"""Evaluates a model on images, beside the teacher where its stored logits are given.
+"""Evaluates a model on images, and compares it with the teacher's stored logits.
 
 report = evaluate(student, scan("photos/val"))
-report["accuracy"], report["latency_ms"]
+report.accuracy, report.latency_ms
+report.to_dict()                                 # what `streamkd evaluate --json` prints
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model
 from streamkd.progress import image_progress
 from streamkd.public import public
+from streamkd.reports import Report
 from streamkd.results import metrics
 from streamkd.runs.run_directory import read_config
 from streamkd.store.collection import open_store
@@ -34,6 +37,39 @@ from streamkd.stream.join import find_rows, image_options
 
 NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5
+# Rows of the store that are read at once.
+MAX_GATHERED_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationReport(Report):
+    """How good a model is on images. Fields that need absent labels or logits are None.
+
+    Attributes:
+      num_images: images that were evaluated, labelled or not.
+      accuracy: fraction of the labelled images whose class is the model's first choice.
+      top5_accuracy: fraction whose class is among the first five; None for five classes or fewer.
+      nll: mean cross-entropy with the labels, in nats.
+      ece: expected calibration error, 0 to 1.
+      num_errors: labelled images whose class is not the model's first choice.
+      agreement: fraction of all images for which the model and the teacher choose the same class.
+      kl_to_teacher: mean KL(teacher ‖ model) at temperature 1, in nats.
+      teacher_accuracy: the teacher's accuracy on the same images.
+      num_parameters: weights of the model.
+      latency_ms: median time for one image alone, in milliseconds.
+    """
+
+    num_images: int
+    accuracy: float | None = None
+    top5_accuracy: float | None = None
+    nll: float | None = None
+    ece: float | None = None
+    num_errors: int | None = None
+    agreement: float | None = None
+    kl_to_teacher: float | None = None
+    teacher_accuracy: float | None = None
+    num_parameters: int
+    latency_ms: float
 
 
 @public
@@ -53,39 +89,28 @@ def evaluate(
     max_pixels: int = MAX_PIXELS,
     trust: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
-    """Returns how good a model is on some images.
+) -> EvaluationReport:
+    """Returns how good a model is on images.
 
     Args:
       model: a Keras model, a `.keras` file or a run directory.
-      images: labelled or not; what needs labels is None without them.
+      images: labelled or not; fields that need labels are None without them.
       store: the teacher's logits for these images, for agreement and KL.
-      image_size: by default what the model takes.
-      color_mode: by default what the model's channels ask for.
-      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: by default as the store
-        says, as the run was trained, or as in Keras' loader.
+      image_size: (height, width); by default the size that the model takes.
+      color_mode: by default the mode that fits the model's channels.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: by default as in the store,
+        without a store as in the run's training, otherwise as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
         directory, of the store, or of the images.
       batch_size: images a batch.
-      max_pixels: an image of more is refused, as one that cannot be decoded.
+      max_pixels: an image with more pixels is refused as undecodable.
       trust: allow a model file that runs code on loading.
       progress: show progress on standard error.
 
-    Returns:
-      A dict with num_images, accuracy, top5_accuracy, nll (nats), ece, agreement, kl_to_teacher
-      (nats, temperature 1), teacher_accuracy, num_errors, num_parameters and latency_ms (one
-      image at a time, median); None for what is not known.
-
     Raises:
-      StreamkdError: the model, the images and the store do not fit.
+      StreamkdError: the model, the images and the store do not fit together.
     """
     check_count("batch_size", batch_size)
-    given: dict[str, Any] = {
-        "interpolation": interpolation,
-        "crop_to_aspect_ratio": crop_to_aspect_ratio,
-        "pad_to_aspect_ratio": pad_to_aspect_ratio,
-        "decode": decode,
-    }
     trained: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):
         config = read_config(model)
@@ -94,25 +119,37 @@ def evaluate(
         model = open_model(model, trust=trust)
     if store is not None:
         store = open_store(store)
-    if store is None:  # what the student was trained on, unless another is asked for
-        given = {name: trained.get(name) if v is None else v for name, v in given.items()}
     size = image_size or model_image_size(model) or trained.get("image_size")
-    if store is None and size is None:
-        raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
-    options = image_options(store, size, color_mode or model_color_mode(model), given, max_pixels)
-    rows = None
+    asked = {
+        "interpolation": interpolation,
+        "crop_to_aspect_ratio": crop_to_aspect_ratio,
+        "pad_to_aspect_ratio": pad_to_aspect_ratio,
+        "decode": decode,
+    }
+    if store is None:
+        if size is None:
+            raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
+        asked = {name: trained.get(name) if v is None else v for name, v in asked.items()}
+    options = image_options(store, size, color_mode or model_color_mode(model), asked, max_pixels)
+    rows, known_digests = None, None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
+        known_digests = store.content_of(rows // store.num_views)
     answer = logits_function(model)
-    stored = None if store is None or rows is None else store.content_of(rows // store.num_views)
-    logits = answer_all(answer, images, options, batch_size, progress, stored)
+    logits = answer_all(answer, images, options, batch_size, progress, known_digests)
     classes = class_names or (store.class_names if store is not None else None)
     labels = _labels(images, classes, logits.shape[1])
-    report = _label_report(logits, labels)
-    report |= _teacher_report(logits, labels, classes, store, rows)
-    report["num_parameters"] = int(model.count_params())
-    report["latency_ms"] = latency_ms(answer, options)
-    return report
+    against_teacher: dict[str, Any] = {}
+    if store is not None and rows is not None:
+        teacher_logits = _teacher_logits(store, rows, classes, logits.shape[1])
+        against_teacher = _against_teacher(logits, teacher_logits, labels)
+    return EvaluationReport(
+        num_images=len(logits),
+        num_parameters=int(model.count_params()),
+        latency_ms=latency_ms(answer, options),
+        **_against_labels(logits, labels),
+        **against_teacher,
+    )
 
 
 def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
@@ -148,14 +185,15 @@ def answer_all(
     options: ImageOptions,
     batch_size: int,
     progress: bool,
-    stored: np.ndarray | None = None,
+    known_digests: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the logits of every image, float32 `[num_images, num_classes]`, in order.
 
     Args:
       answer: compiled function from pixels to logits.
       images, options, batch_size, progress: as in `evaluate`.
-      stored: uint64 `[num_images]`, content digests that the files must have; None for any.
+      known_digests: uint64 `[num_images]`, content digests that the files must have; None to
+        accept any content.
 
     Raises:
       ChangedImageError: a file has another digest.
@@ -165,18 +203,19 @@ def answer_all(
     batches = each_once(dataset, images, options, batch_size)
     answers = []
     with image_progress(len(images), 0, "evaluating", progress) as bar:
-        for pixels, digests, indices, weights in batches:
-            num_real = int(weights.numpy().sum())
-            if stored is not None:
+        for pixels, content_digests, indices, weights in batches:
+            num_real = int(weights.numpy().sum())  # the last batch is filled up
+            if known_digests is not None:
                 seen = indices.numpy()[:num_real]
-                refuse_changed(images, seen, digests.numpy()[:num_real], stored[seen])
+                digests = content_digests.numpy()[:num_real]
+                refuse_changed(images, seen, digests, known_digests[seen])
             answers.append(np.asarray(answer(pixels))[:num_real])
             bar.update(num_real)
     return np.concatenate(answers)
 
 
 def latency_ms(answer: Any, options: ImageOptions) -> float:
-    """Returns the median time of one image at a time, in milliseconds."""
+    """Returns the median time for one image alone, in milliseconds."""
     image = tf.random.stateless_uniform((1, *options.shape), (1, 2), maxval=255.0)
     times = []
     for _ in range(NUM_WARM_UP_RUNS + NUM_LATENCY_RUNS):
@@ -186,57 +225,63 @@ def latency_ms(answer: Any, options: ImageOptions) -> float:
     return round(1000 * float(np.median(times[NUM_WARM_UP_RUNS:])), 3)
 
 
-def _label_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    known = labels != UNLABELLED
-    names = ("accuracy", "top5_accuracy", "nll", "ece", "num_errors")
-    report: dict[str, Any] = {"num_images": len(logits), **dict.fromkeys(names)}
-    if not known.any():
-        return report
-    logits, labels = logits[known], labels[known]
-    report["accuracy"] = metrics.accuracy(logits, labels)
-    report["num_errors"] = int(np.sum(logits.argmax(axis=1) != labels))
-    report["nll"] = metrics.negative_log_likelihood(logits, labels)
-    report["ece"] = metrics.expected_calibration_error(logits, labels)
-    if logits.shape[1] > 5:
-        report["top5_accuracy"] = metrics.top_accuracy(logits, labels, 5)
-    return report
+def _against_labels(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Returns the fields of a report that need labels; none without a labelled image."""
+    labelled = labels != UNLABELLED
+    if not labelled.any():
+        return {}
+    logits, labels = logits[labelled], labels[labelled]
+    top5 = metrics.top_accuracy(logits, labels, 5) if logits.shape[1] > 5 else None
+    return {
+        "accuracy": metrics.accuracy(logits, labels),
+        "top5_accuracy": top5,
+        "nll": metrics.negative_log_likelihood(logits, labels),
+        "ece": metrics.expected_calibration_error(logits, labels),
+        "num_errors": int(np.sum(logits.argmax(axis=1) != labels)),
+    }
 
 
-def _teacher_report(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    classes: list[str] | None,
-    store: RowStore | None,
-    rows: np.ndarray | None,
+def _against_teacher(
+    logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    names = ("agreement", "kl_to_teacher", "teacher_accuracy")
-    report: dict[str, Any] = dict.fromkeys(names)
-    if store is None or rows is None:
-        return report
-    if logits.shape[1] != store.num_classes:
+    """Returns the fields of a report that need the teacher's logits."""
+    labelled = labels != UNLABELLED
+    teacher_accuracy = None
+    if labelled.any():
+        teacher_accuracy = metrics.accuracy(teacher_logits[labelled], labels[labelled])
+    return {
+        "agreement": metrics.agreement(logits, teacher_logits),
+        "kl_to_teacher": metrics.divergence(teacher_logits, logits),
+        "teacher_accuracy": teacher_accuracy,
+    }
+
+
+def _teacher_logits(
+    store: RowStore,
+    rows: np.ndarray,
+    classes: list[str] | None,
+    num_outputs: int,
+) -> np.ndarray:
+    """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
+    if num_outputs != store.num_classes:
         raise StudentError(
             "The model's output disagrees with the store.\n"
-            f"  model: {logits.shape[1]} outputs\n"
+            f"  model: {num_outputs} outputs\n"
             f"  store: {store.num_classes} classes ({store.path})\n"
             "Give the store the model was distilled from, or leave `--store` out."
         )
-    teacher_logits = np.concatenate(
-        [store.gather(rows[start : start + 4096]) for start in range(0, len(rows), 4096)]
-    )
+    starts = range(0, len(rows), MAX_GATHERED_ROWS)
+    blocks = [store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts]
+    teacher_logits = np.concatenate(blocks)
     if classes and store.class_names and classes != store.class_names:
-        # The outputs of both are matched by name, not by number.
+        # Classes are matched by name, not by number.
         columns = class_numbers(classes, store.class_names, "the store")[:-1]
-        teacher_logits = teacher_logits[:, columns]
-    known = labels != UNLABELLED
-    report["agreement"] = metrics.agreement(logits, teacher_logits)
-    report["kl_to_teacher"] = metrics.divergence(teacher_logits, logits)
-    if known.any():
-        report["teacher_accuracy"] = metrics.accuracy(teacher_logits[known], labels[known])
-    return report
+        return teacher_logits[:, columns]
+    return teacher_logits
 
 
 def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np.ndarray:
-    """Returns the labels in the numbering of the model's outputs."""
+    """Returns labels numbered like the model's outputs, int64 `[num_images]`."""
     classes = classes or images.class_names
     if images.class_names is None:
         return images.labels
@@ -251,6 +296,7 @@ def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np
 
 
 def model_image_size(model: Any) -> tuple[int, int] | None:
+    """Returns the (height, width) that a model takes; None for any size."""
     shape = getattr(model, "input_shape", None)
     if isinstance(shape, tuple) and len(shape) == 4 and shape[1] and shape[2]:
         return int(shape[1]), int(shape[2])
@@ -258,6 +304,7 @@ def model_image_size(model: Any) -> tuple[int, int] | None:
 
 
 def model_color_mode(model: Any) -> str | None:
+    """Returns the color mode with as many channels as a model takes; None for any number."""
     shape = getattr(model, "input_shape", None)
     if isinstance(shape, tuple) and len(shape) == 4:
         return {1: "grayscale", 3: "rgb", 4: "rgba"}.get(shape[3])

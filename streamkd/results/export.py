@@ -1,10 +1,12 @@
 """Exports a student as an ordinary model, and checks that it still answers the same.
 
-export(distiller.student, "student.keras", images=scan("photos/val"))
+report = export(distiller.student, "student.keras", images=scan("photos/val"))
+report.parity, report.max_abs_difference
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,35 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
 from streamkd.public import public
+from streamkd.reports import Report
 from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
 
 FORMATS = ("keras",)
-NUM_CHECKED = 256
-# A model saved and read back computes with the same numbers.
-TOLERANCE = {"keras": 1e-5}
+# Images on which the two models are compared: at most so many of `images`, or so many of noise.
+MAX_COMPARED, NUM_NOISE = 256, 16
+# Largest difference of an output: a model saved and read back computes with the same numbers.
+TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ExportReport(Report):
+    """The file that was written, and how its answers compare with the original's.
+
+    Attributes:
+      path: the file.
+      num_bytes: its size.
+      max_abs_difference: largest difference of an output.
+      agreement: fraction of the compared images for which both choose the same class.
+      tolerance: largest difference that counts as equal.
+      parity: whether the difference is within the tolerance.
+    """
+
+    path: str
+    num_bytes: int
+    max_abs_difference: float
+    agreement: float
+    tolerance: float
+    parity: bool
 
 
 @public
@@ -38,22 +63,18 @@ def export(
     batch_size: int = 64,
     trust: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> ExportReport:
     """Writes a model for use without streamkd, and compares it with the original.
 
     Args:
       model: a Keras model, a `.keras` file or a run directory.
       out: path to write; an existing file is not replaced.
-      format: 'keras'.
-      images: real images to compare on (up to 256 of them); noise where there are none.
-      image_size: for a model that takes any size.
+      format: 'keras', the only format so far.
+      images: images to compare on, at most 256 of them; by default 16 images of noise.
+      image_size: (height, width), for a model that takes any size.
       batch_size: images a batch.
       trust: allow a model file that runs code on loading.
       progress: show progress on standard error.
-
-    Returns:
-      A dict with path, num_bytes, max_abs_difference (of the outputs), agreement, tolerance and
-      parity (whether the difference is within the tolerance).
 
     Raises:
       OutputError: `out` exists or cannot be written.
@@ -62,7 +83,7 @@ def export(
     check_choice("--format", format, FORMATS)
     check_count("batch_size", batch_size)
     out = Path(out)
-    _check_out(out, format)
+    _check_out(out)
     if isinstance(model, str | os.PathLike):
         model = open_model(model, trust=trust)
     size = image_size or model_image_size(model)
@@ -80,17 +101,18 @@ def export(
     exported = families.load_model(out, refusal=StudentError, trust=trust)
     after = _answers(exported, images, options, batch_size, progress)
     difference = float(np.abs(before - after).max())
-    return {
-        "path": str(out),
-        "num_bytes": out.stat().st_size,
-        "max_abs_difference": difference,
-        "agreement": float(np.mean(before.argmax(axis=1) == after.argmax(axis=1))),
-        "tolerance": TOLERANCE[format],
-        "parity": difference <= TOLERANCE[format],
-    }
+    return ExportReport(
+        path=str(out),
+        num_bytes=out.stat().st_size,
+        max_abs_difference=difference,
+        agreement=float(np.mean(before.argmax(axis=1) == after.argmax(axis=1))),
+        tolerance=TOLERANCE,
+        parity=difference <= TOLERANCE,
+    )
 
 
-def _check_out(out: Path, format: str) -> None:
+def _check_out(out: Path) -> None:
+    """Refuses an output path before the model is opened."""
     if out.exists():
         raise OutputError(f"{out} exists already.\nMove it away, or give another `--out`.")
     if not out.parent.is_dir():
@@ -98,7 +120,7 @@ def _check_out(out: Path, format: str) -> None:
             f"There is no directory {out.parent} to write {out.name} into.\n"
             f"Make it: `mkdir -p {out.parent}`."
         )
-    if format == "keras" and out.suffix != ".keras":
+    if out.suffix != ".keras":
         raise OutputError(
             f"--format keras writes a .keras file; call it {out.with_suffix('.keras')}."
         )
@@ -107,11 +129,12 @@ def _check_out(out: Path, format: str) -> None:
 def _answers(
     model: Any, images: Manifest | None, options: ImageOptions, batch_size: int, progress: bool
 ) -> np.ndarray:
-    """Returns the model's own outputs, activation and all, for the images or for noise."""
+    """Returns the model's outputs, activation included, for images or noise, float32."""
     answer = compiled_answer(model)
     if images is None:
-        noise = tf.random.stateless_uniform((16, *options.shape), (1, 2), maxval=255.0)
+        noise = tf.random.stateless_uniform((NUM_NOISE, *options.shape), (1, 2), maxval=255.0)
         return answer(noise).numpy()
-    # From all over the list, which is sorted by class.
-    some = images.select(np.arange(0, len(images), -(-len(images) // NUM_CHECKED)))
-    return answer_all(answer, some, options, batch_size, progress)
+    # Evenly from the whole list, which is sorted by class.
+    step = -(-len(images) // MAX_COMPARED)
+    subset = images.select(np.arange(0, len(images), step))
+    return answer_all(answer, subset, options, batch_size, progress)

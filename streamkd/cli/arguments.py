@@ -1,0 +1,107 @@
+"""The parser of the command line, and the types of its values.
+
+parser = Parser(prog="streamkd scan")
+parser.add_argument("--seed", type=seed, default=0)
+parser.arguments["seed"]                # the argparse.Action, by the flag without its dashes
+parser.parse_args(["--seed", "-1"])     # OptionError: Argument --seed: '-1' is no seed; …
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from streamkd.errors import OptionError
+from streamkd.image_options import parse_image_size
+
+MAX_SEED = 2**32 - 1  # of NumPy's and Keras' generators
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are streamkd's own, so that `--json` can print them too.
+
+    Attributes:
+      arguments: every flag, by its name without dashes, and every positional, by its name.
+      commands: the parsers of the commands, by name.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.arguments: dict[str, argparse.Action] = {}
+        self.commands: dict[str, Parser] = {}
+        # No abbreviations: main() looks for `--json` before parsing, and would miss `--js`.
+        super().__init__(**settings, allow_abbrev=False)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Adds an argument, as argparse does, and records it."""
+        return self.record(super().add_argument(*names, **settings))
+
+    def add_group(self, title: str) -> Group:
+        """Adds a group of arguments that are recorded as well."""
+        return Group(self, self.add_argument_group(title))
+
+    def record(self, argument: argparse.Action) -> argparse.Action:
+        """Keeps an argument by its name, and returns it."""
+        name = (argument.option_strings or [argument.dest])[0]
+        self.arguments[name.lstrip("-")] = argument
+        return argument
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
+
+
+class Group:
+    """A group of arguments, under a title of their own in `--help`."""
+
+    def __init__(self, parser: Parser, group: Any) -> None:
+        self._parser = parser
+        self._group = group
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Adds an argument to the group, and records it in the parser."""
+        return self._parser.record(self._group.add_argument(*names, **settings))
+
+
+# argparse prints the message of an ArgumentTypeError after the name of the flag.
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Returns (height, width) for 'HEIGHTxWIDTH'."""
+    try:
+        return parse_image_size(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def seed(text: str) -> int:
+    """Returns a seed, 0 to `MAX_SEED`."""
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no seed; give a whole number from 0 to {MAX_SEED}"
+        )
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Returns a positive whole number."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from 1")
+    return int(text)
+
+
+def codec(text: str) -> str:
+    """Returns the name of a codec, once it is known to be one."""
+    from streamkd.store import codecs
+
+    try:
+        codecs.get(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+    return text
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Returns (i, n) for 'I/N'."""
+    number, slash, num_shards = text.partition("/")
+    if not slash or not number.isdecimal() or not num_shards.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; write it as I/N, for example 1/8 to 8/8")
+    return int(number), int(num_shards)

@@ -1,0 +1,107 @@
+"""Files that flags name: read, or checked before anything heavy is imported.
+
+files.check_out("runs/first", kind="run directory")
+files.read_class_names("names.txt")                      # ["ant", "bee", "cat"]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
+
+
+def read_class_names(path: str | None) -> list[str] | None:
+    """Returns the names in a file, one a line, without empty lines; None for no file."""
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"--class-names {path!r} holds {twice!r} twice.\nName every class once.")
+    return names
+
+
+def read_labels(text: str) -> Any:
+    """Returns the labels that `scan` takes: 'inferred', None for 'none', or the list in a file."""
+    if text in ("inferred", "none"):
+        return None if text == "none" else text
+    from streamkd.manifest import labels
+
+    if not Path(text).exists():
+        raise OptionError(
+            f"--labels is {text!r}, and there is no such file.\n"
+            "Give inferred, none, or a file with one label an image."
+        )
+    return labels.read_labels(text)
+
+
+def read_class_weight(text: str | None) -> Any:
+    """Returns the class_weight that `fit` takes: None, 'balanced', or the table in a file."""
+    if text is None or text == "balanced":
+        return text
+    import tomllib
+
+    path = Path(text)
+    try:
+        content = path.read_text(encoding="utf-8")
+        table = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(
+            f"--class-weight {text} cannot be read: {reason}.\n"
+            'Give balanced, a JSON file such as {"cat": 2.5, "dog": 1}, or a .toml file with '
+            "lines such as `cat = 2.5`."
+        ) from error
+    if not isinstance(table, dict):
+        raise OptionError(
+            f"--class-weight {text} holds a {type(table).__name__}, not a table from class names "
+            'to weights.\nWrite {"cat": 2.5, "dog": 1}.'
+        )
+    return table
+
+
+def check_model(path: str, kind: str) -> None:
+    """Refuses a 'teacher' or 'model' that does not exist."""
+    if not Path(path).exists():
+        refusal = TeacherError if kind == "teacher" else StudentError
+        raise refusal(f"There is no {kind} at {path}.\nGive the path of a saved `.keras` file.")
+
+
+def check_out(path: str, *, kind: str, flag: str = "--out") -> None:
+    """Refuses an output path that cannot be written.
+
+    Args:
+      path: the value of `flag`.
+      kind: 'run directory' or 'directory', which will be made; or the word for a file, whose
+        directory must exist.
+      flag: the flag that the message names.
+    """
+    target = Path(path)
+    makes_directory = kind.endswith("directory")
+    folder = target if makes_directory and target.is_dir() else target.parent
+    if target.is_dir() and not makes_directory:
+        raise OutputError(f"{flag} {path} is a directory.\nGive the path of a file to write.")
+    if target.exists() and not target.is_dir() and makes_directory:
+        raise OutputError(f"{flag} {path} is a file.\nGive the path of a {kind}.")
+    while makes_directory and not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"There is no directory {folder} to write {target.name} into.\n"
+            f"Make it: `mkdir -p {folder}`."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"The directory {folder} cannot be written to.\nGive another `{flag}`, or change its "
+            f"mode: `chmod u+w {folder}`."
+        )
