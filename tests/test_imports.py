@@ -26,7 +26,8 @@ HEAVY = ("tensorflow", "tf_keras", "keras", "h5py", "PIL", "numpy", "tqdm", "mat
 # What works in TensorFlow's graph; the rest of the rooms down to the store does without it.
 WITH_TENSORFLOW = (
     *("tf_support.autograph", "tf_support.iterators", "tf_support.read_pipeline"),
-    *("pixels.bad_images", "pixels.check_images", "pixels.decode", "pixels.scaled_decode"),
+    *("pixels.bad_images", "pixels.check_images", "pixels.crop", "pixels.decode"),
+    *("pixels.exact_decode", "pixels.scaled_decode"),
     *("views.operation_check", "views.render"),
 )
 WITHOUT_TENSORFLOW = [

@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.pixels.decode import content_digests, fit
+from streamkd.pixels.crop import cut
+from streamkd.pixels.decode import content_digests
+from streamkd.pixels.exact_decode import fit
 from streamkd.stream import content_check
 from streamkd.stream.batch_fetch import FILE_COLUMNS
 from streamkd.stream.cache.cached_images import CachedImages
@@ -22,7 +24,6 @@ from streamkd.views.operation import ViewOperation
 from streamkd.views.render import (
     canonical_options,
     change,
-    cut,
     decode_canonical,
     decode_views,
     erase,
