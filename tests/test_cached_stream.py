@@ -20,10 +20,11 @@ from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import scan
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.store.reader import LogitStore
-from streamkd.stream import stream as stream_module
+from streamkd.stream import dataset as dataset_module
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
+from streamkd.stream.order.worker_slice import WHOLE
 from streamkd.training.distiller import Distiller
 from streamkd.views.views import Views
 
@@ -287,7 +288,7 @@ def test_a_file_that_cannot_be_decoded_any_more_is_named_by_several_batches_a_ca
     with open(noisy.path(5), "wb") as file:
         file.write(b"no image")
     stream = join(noisy, None, **options, **place)
-    assert stream._steps_per_call() > 1
+    assert stream._datasets.steps_per_call(WHOLE) > 1
     with pytest.raises(BadImageError) as refusal:
         batches_of(stream)
     assert refusal.value.key == noisy.keys[5]
@@ -374,10 +375,10 @@ def test_the_teacher_says_the_same_through_it(tmp_path, noisy, place, cache, bat
 @pytest.mark.parametrize("num_batches", [3, slow(1), slow(2), slow(5)])
 def test_calls_of_several_batches_begin_and_end_anywhere(tmp_path, noisy, monkeypatch, num_batches):
     store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    monkeypatch.setattr(stream_module, "ROWS_PER_CALL", 4 * num_batches)
+    monkeypatch.setattr(dataset_module, "ROWS_PER_CALL", 4 * num_batches)
     expected = batches_of(join(noisy, store, batch_size=4, seed=7), 0, 20)
     stream = join(noisy, store, batch_size=4, seed=7, cache="memory")
-    assert stream._steps_per_call() == num_batches
+    assert stream._datasets.steps_per_call(WHOLE) == num_batches
     assert_same(batches_of(stream, 0, 20), expected)  # from files first
     for start, stop in ((0, 1), (0, 20), (3, 4), (1, 19), (7, 7), (5, 13)):
         assert_same(batches_of(stream, start, stop), expected[start:stop])
@@ -511,7 +512,7 @@ def test_memory_does_not_grow_over_epochs(tmp_path):
 _STREAM = """
 import sys
 import numpy as np
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 
 images = scan(sys.argv[1])

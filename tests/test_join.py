@@ -262,7 +262,7 @@ def test_options_that_do_not_fit_are_refused(images, store, arguments, words):
 def test_without_a_store_size_and_labels_are_needed(images, directory):
     with pytest.raises(OptionError, match="--image-size HEIGHTxWIDTH"):
         joined(images, None)
-    with pytest.raises(OptionError, match="neither labels nor logits, so that there is nothing"):
+    with pytest.raises(OptionError, match="neither labels nor logits: there is nothing to learn"):
         joined(scan(directory, labels=None), None, image_size=(8, 8))
 
 

@@ -20,7 +20,7 @@ from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.stream.cache import pixel_cache
+from streamkd.stream.cache import free_space, pixel_cache
 from streamkd.stream.cache.pixel_cache import PixelCache, default_directory
 
 OPTIONS = ImageOptions(image_size=(5, 6))
@@ -326,9 +326,9 @@ def test_files_are_never_made_shorter(images, opened):
 _FILL = """
 import sys
 import numpy as np
-from streamkd.images.manifest import scan
+from streamkd.manifest.manifest import scan
 from streamkd.image_options import ImageOptions
-from streamkd.stream.pixel_cache import PixelCache
+from streamkd.stream.cache.pixel_cache import PixelCache
 
 images, options = scan(sys.argv[1]), ImageOptions(image_size=(96, 96))
 pixels = np.random.default_rng(0).integers(0, 256, (30, 96, 96, 3), np.uint8)
@@ -389,7 +389,7 @@ def test_there_may_be_room_for_no_image(images, opened, num_bytes):
 
 
 def test_room_is_measured_where_the_files_will_be(images, monkeypatch, opened):
-    monkeypatch.setattr(pixel_cache, "_free_memory", lambda: 2 * 5 * (IMAGE_BYTES + 32))
+    monkeypatch.setattr(pixel_cache, "free_memory", lambda: 2 * 5 * (IMAGE_BYTES + 32))
     with pytest.warns(UserWarning, match="keeps 5 of 30 images"):
         assert PixelCache.in_memory(images, OPTIONS).capacity == 5
     usage = shutil.disk_usage("/")._replace(free=10 * (IMAGE_BYTES + 32))
@@ -417,7 +417,7 @@ def test_a_disk_that_is_full_is_said_once_and_the_rest_goes_on(opened, monkeypat
 
     cache = opened()
     monkeypatch.setattr(disk, "write_at", write_at)
-    words = r"pixels takes no more images: No space left on device\. Those that it does not have"
+    words = r"pixels takes no more images: No space left on device\. Images that are not in it"
     with pytest.warns(UserWarning, match=words) as caught:
         fill(fill(cache))
     assert len(caught) == 1 and len(calls) == fails_at
@@ -492,17 +492,17 @@ def test_a_place_that_takes_no_files_is_refused(images, tmp_path, kind, monkeypa
 def test_the_limit_of_a_container_counts_and_files_it_keeps_in_passing_do_not(
     tmp_path, monkeypatch
 ):
-    assert 0 < pixel_cache._free_memory() <= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
-    monkeypatch.setattr(pixel_cache, "_CONTROL_GROUP", tmp_path)
+    assert 0 < free_space.free_memory() <= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    monkeypatch.setattr(free_space, "CONTROL_GROUP", tmp_path)
     for name, text in {
         "max": "1000",
         "current": "900",
         "stat": "anon 200\ninactive_file 650",
     }.items():
         (tmp_path / f"memory.{name}").write_text(text + "\n")
-    assert pixel_cache._free_memory() == 750
+    assert free_space.free_memory() == 750
     (tmp_path / "memory.max").write_text("max\n")
-    assert pixel_cache._free_memory() > 750
+    assert free_space.free_memory() > 750
 
 
 def test_descriptors_are_closed_with_it(opened):

@@ -269,7 +269,7 @@ def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(noisy, tm
     [
         ({"batch_size": 5}, r"batch_size is 5, .* mixed in pairs.*\n.*`--batch-size 6`"),
         ({"augment": "both"}, "augment is 'both'; choose one of replay, independent"),
-        ({"augment": "independent"}, "augment='independent' needs to be told which views"),
+        ({"augment": "independent"}, "augment='independent' draws new views, and no"),
         (
             {"augment": "independent", "views": Views(1, mixup=1.0)},
             "cannot be mixed",

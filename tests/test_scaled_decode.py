@@ -23,13 +23,12 @@ from streamkd.errors import BadImageError, OptionError, StoreError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
 from streamkd.pixels.bad_images import why_bad_bytes
-from streamkd.pixels.decode import decode, decode_batch
+from streamkd.pixels.decode import decode, decode_batch, decoder_of
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 from streamkd.teachers.write_store import write_store
-from streamkd.views.render import decode_views
 from streamkd.views.views import Views
 
 SIZE = (60, 64)
@@ -79,8 +78,8 @@ def decoded(files, options, one_size=False):
 @functools.cache
 def cutter(options, plain_first):
     return tf.function(
-        lambda files, boxes: decode_views(
-            files, tf.constant(False), boxes, None, options, plain_first=plain_first
+        lambda files, boxes: decoder_of(options).crops(
+            files, tf.constant(False), boxes, plain_first=plain_first
         )
     )
 

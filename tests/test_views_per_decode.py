@@ -97,8 +97,8 @@ def test_independent_views_may_share_a_decode(tmp_path, noisy):
     [
         (Views(2, mixup=1.0), 2, 6, "are mixed.*\nLeave `--views-per-decode` out"),
         (Views(2, flip=True), 3, 6, "views_per_decode is 3, and there are 2 views.*at most 2"),
-        (Views(0), 2, 6, "there are 0 views beside the plain"),
-        (Views(4, flip=True), 4, 6, "batch_size is 6.*does not divide it.*--batch-size 8"),
+        (Views(0), 2, 6, "there are 0 views besides the plain"),
+        (Views(4, flip=True), 4, 6, "batch_size is 6, .*, 4, does not divide.*--batch-size 8"),
         (Views(2, flip=True), 0, 6, "views_per_decode is 0; it must be a positive whole"),
     ],
     ids=["mixed", "too few views", "plain", "uneven batch", "none"],

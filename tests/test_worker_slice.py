@@ -217,9 +217,9 @@ def test_pieces_through_the_cache_are_the_same(tmp_path, noisy, crew, last, monk
     assert all(stream.cache.is_filled for stream in streams)  # a part more in every epoch
     # Now several pieces are looked up at once, and none is read.
     calls = []
-    real = type(streams[0]._parts)._gather
+    real = type(streams[0]._fetcher)._gather
     monkeypatch.setattr(
-        type(streams[0]._parts), "_gather", lambda *given: calls.append(given) or real(*given)
+        type(streams[0]._fetcher), "_gather", lambda *given: calls.append(given) or real(*given)
     )
     monkeypatch.setattr(file_batch, "read_file", None)
     for start, stop in ((0, last), (7, 18), (29, 30)):

@@ -11,25 +11,78 @@ TensorFlow does not decode has become a PNG before (`pixels/pillow_fallback.py`)
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
-from streamkd.pixels.exact_decode import ExactDecoder
+from streamkd.pixels.exact_decode import ExactDecoder, crops_of_images, fit
 from streamkd.pixels.scaled_decode import ScaledDecoder
 
 
-def decoder_of(
-    options: ImageOptions, *, whole_numbers: bool = False
-) -> ExactDecoder | ScaledDecoder:
+@dataclasses.dataclass(frozen=True)
+class CanonicalDecoder:
+    """Decodes files to one size of whole numbers, as the pixel cache keeps them, then resizes.
+
+    Attributes:
+      options: the size asked for.
+      canonical: the size of every image before crops are cut, and how to get there.
+    """
+
+    options: ImageOptions
+    canonical: ImageOptions
+
+    def whole(self, file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
+        """Returns every image whole, as `ExactDecoder.whole` does."""
+        return fit(decode_canonical(file_bytes, one_size, self.canonical), self.options)
+
+    def crops(
+        self,
+        file_bytes: tf.Tensor,
+        one_size: tf.Tensor,
+        boxes: tf.Tensor,
+        *,
+        plain_first: bool = False,
+    ) -> tf.Tensor:
+        """Returns crops of files, as `ExactDecoder.crops` does."""
+        images = decode_canonical(file_bytes, one_size, self.canonical)
+        return crops_of_images(images, boxes, self.options, plain_first)
+
+
+Decoder = ExactDecoder | ScaledDecoder | CanonicalDecoder
+_DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {
+    "exact": ExactDecoder,
+    "scaled": ScaledDecoder,
+}
+
+
+def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> Decoder:
     """Returns the decoder that `options.decode` names.
 
     Args:
       options: how bytes become pixels.
-      whole_numbers: round the pixels of whole images, as the pixel cache keeps them.
+      canonical: brings every image to one size first, rounded to whole numbers; None to use the
+        file's own pixels.
     """
-    if options.decode == "scaled":
-        return ScaledDecoder(options, whole_numbers=whole_numbers)
-    return ExactDecoder(options, whole_numbers=whole_numbers)
+    if canonical is not None:
+        return CanonicalDecoder(options, canonical)
+    return _DECODERS[options.decode](options)
+
+
+def decode_canonical(
+    file_bytes: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
+) -> tf.Tensor:
+    """Returns files brought to the canonical size, as a pixel cache keeps them.
+
+    Args:
+      file_bytes, one_size: as in `decode_batch`.
+      canonical: the size, and how to get there.
+
+    Returns:
+      uint8 `[files, height, width, channels]`.
+    """
+    decoder = _DECODERS[canonical.decode](canonical, whole_numbers=True)
+    return tf.cast(decoder.whole(file_bytes, one_size), tf.uint8)
 
 
 def decode_batch(
@@ -74,4 +127,4 @@ def content_digests(file_bytes: tf.Tensor, known: tf.Tensor | None = None) -> tf
 
 def decode(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Returns float32 `[height, width, channels]`, 0 to 255, for the bytes of one file."""
-    return decoder_of(options).image(data)
+    return _DECODERS[options.decode](options).image(data)

@@ -138,18 +138,16 @@ def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.
 
 
 def crops_of_images(
-    images: tf.Tensor, boxes: tf.Tensor | None, options: ImageOptions, plain_first: bool = False
+    images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool = False
 ) -> tf.Tensor:
     """Returns crops of images that are decoded, `[images, views, height, width, channels]`.
 
     Args:
       images: uint8 `[images, any height, any width, channels]`.
-      boxes: float32 `[images, views, 4]`, or None for the whole image, once.
+      boxes: float32 `[images, views, 4]`.
       options: the size to return, and how to get there.
       plain_first: the first view of each image is the plain image, whatever its box.
     """
-    if boxes is None:
-        return fit(images, options)[:, None]
     if not plain_first:
         return cut(images, boxes, options)
     return tf.concat([fit(images, options)[:, None], cut(images, boxes[:, 1:], options)], 1)

@@ -1,6 +1,6 @@
 """Renders views: from files and stored parameters to the pixels that teacher and student see.
 
-    crops = decode_views(file_bytes, one_size, boxes, canonical, options)
+    crops = decoder_of(options).crops(file_bytes, one_size, boxes)
     pixels = change(crops, parameters, operation)           # mirrored, coloured, the user's own
     pixels = erase(mix(pixels, partners, mixing_of(parameters)), parameters)
 
@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.decode import decoder_of
-from streamkd.pixels.exact_decode import crops_of_images
 from streamkd.tf_support.autograph import converted
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
@@ -26,54 +25,6 @@ from streamkd.views.views import Views
 GREY = 127.5
 # Luminance of red, green and blue (ITU-R BT.601), as in Pillow's conversion to grey.
 _LUMINANCE = (0.299, 0.587, 0.114)
-
-
-def decode_views(
-    file_bytes: tf.Tensor,
-    one_size: tf.Tensor,
-    boxes: tf.Tensor | None,
-    canonical: ImageOptions | None,
-    options: ImageOptions,
-    *,
-    plain_first: bool = False,
-) -> tf.Tensor:
-    """Returns crops of files, each decoded once.
-
-    Args:
-      file_bytes: string `[files]`, the bytes of each file.
-      one_size: bool, whether the headers say that all images have one size.
-      boxes: float32 `[files, views, 4]`, the crops of each file: y1, x1, y2, x2, from 0 to 1; or
-        None for the whole image, once.
-      canonical: brings every image to one size first, rounded to whole numbers, as the pixel cache
-        keeps it; None to cut from the file's own pixels.
-      options: how files are decoded, and the size to return.
-      plain_first: the first view of each file is the plain image, whatever its box.
-
-    Returns:
-      float32 `[files, views, height, width, channels]`, 0 to 255.
-    """
-    if canonical is not None:
-        images = decode_canonical(file_bytes, one_size, canonical)
-        return crops_of_images(images, boxes, options, plain_first)
-    if boxes is None:
-        return decoder_of(options).whole(file_bytes, one_size)[:, None]
-    return decoder_of(options).crops(file_bytes, one_size, boxes, plain_first=plain_first)
-
-
-def decode_canonical(
-    file_bytes: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
-) -> tf.Tensor:
-    """Returns files brought to the canonical size, as a pixel cache keeps them.
-
-    Args:
-      file_bytes, one_size: as in `decode_views`.
-      canonical: the size, and how to get there.
-
-    Returns:
-      uint8 `[files, height, width, channels]`.
-    """
-    images = decoder_of(canonical, whole_numbers=True).whole(file_bytes, one_size)
-    return tf.cast(images, tf.uint8)
 
 
 def render_block(
@@ -87,7 +38,7 @@ def render_block(
     """Returns every view of some images, as the teacher is shown them.
 
     Args:
-      file_bytes, one_size: the files, as in `decode_views`.
+      file_bytes, one_size: the files, as in `decode_batch`.
       parameters: of each view, `[files, num_views, …]`, as they are stored.
       partners: where views are mixed, file_bytes, one_size and parameters of the partners of all
         views but the plain one: string `[files * (num_views - 1)]`, bool, and
@@ -99,20 +50,22 @@ def render_block(
       float32 `[files * num_views, height, width, channels]`, in the order of the store's rows.
     """
     num_views, shape = views.num_views, options.shape
-    canonical = canonical_options(views, options)
-    pixels = decode_views(
-        file_bytes, one_size, parameters.get("view_crop"), canonical, options, plain_first=True
-    )
-    if "view_crop" not in parameters:
-        pixels = tf.repeat(pixels, num_views, axis=1)
+    decoder = decoder_of(options, canonical_options(views, options))
+    if "view_crop" in parameters:
+        boxes = parameters["view_crop"]
+        pixels = decoder.crops(file_bytes, one_size, boxes, plain_first=True)
+    else:
+        pixels = tf.repeat(decoder.whole(file_bytes, one_size), num_views, axis=0)
     pixels = tf.reshape(pixels, (-1, *shape))
     rows = {name: tf.reshape(p, (-1, *p.shape[2:])) for name, p in parameters.items()}
     pixels = change(pixels, rows, views.operation)
     if partners is not None:
-        others, others_one_size, other_rows = partners
-        boxes = other_rows.get("view_crop")
-        boxes = None if boxes is None else boxes[:, None]
-        others = decode_views(others, others_one_size, boxes, canonical, options)
+        other_bytes, others_one_size, other_rows = partners
+        if "view_crop" in other_rows:
+            boxes = other_rows["view_crop"][:, None]
+            others = decoder.crops(other_bytes, others_one_size, boxes)
+        else:
+            others = decoder.whole(other_bytes, others_one_size)
         others = change(tf.reshape(others, (-1, *shape)), other_rows, views.operation)
         # The plain view is mixed with itself, which changes nothing.
         plain = tf.reshape(pixels, (-1, num_views, *shape))[:, :1]
