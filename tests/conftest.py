@@ -1,14 +1,17 @@
-"""Fixtures that several test modules share: a tiny directory, its manifest, a store of it.
+"""Fixtures that several test modules share: a tiny directory, its manifest, stores of it.
 
 The images and the teacher are those of `helpers.py`: both carry the number of the image.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import shutil
 import signal
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +35,51 @@ def taught(tmp_path_factory):
     teacher = EncodingTeacher(num_classes=len(COUNTS))
     teach(images, teacher, path, image_size=(8, 8), batch_size=7, progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def teach_once(tmp_path_factory):
+    """A function like `teach` that teaches each store once a session, and copies it from then on.
+
+        store = teach_once(images, tmp_path / "s.h5", project, image_size=(9, 10), views=Views(2))
+
+    A second call with the same files, wherever they lie, the same teacher and the same options
+    costs a copy of the file instead of a pass: a few milliseconds instead of a second or more, most
+    of which TensorFlow takes to trace the reading of images.
+
+    Args of the function:
+      images: a manifest.
+      path: of the copy, which is the test's own.
+      teacher: a function, or a class, which is called without arguments to make one.
+      options: of `teach`.
+
+    It returns the finished store, open for reading. It does not warn of a teacher that is wrong
+    about the images; other warnings come with the first call alone. A test of the pass itself, or
+    one that counts what the teacher is asked, calls `teach`.
+    """
+    from streamkd.store.collection import open_store
+    from streamkd.teachers.teach import teach
+
+    folder = tmp_path_factory.mktemp("taught-once")
+    taught: dict[tuple, Path] = {}
+
+    def copy_of(images, path, teacher, **options):
+        digest = hashlib.blake2b(images.fingerprint.encode())
+        for file in images.select(images.keys.sort_order()).each_path():
+            digest.update(hashlib.blake2b(Path(os.fsdecode(file)).read_bytes()).digest())
+        values = [tuple(v) if isinstance(v, list) else v for _, v in sorted(options.items())]
+        # The key holds functions themselves, so that none of them is forgotten and mistaken.
+        key = (digest.digest(), teacher, *sorted(options), *values)
+        if key not in taught:
+            original = folder / f"{len(taught)}.h5"
+            asked = teacher() if isinstance(teacher, type) else teacher
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The teacher .* is right on")
+                teach(images, asked, original, **{"progress": False, **options})
+            taught[key] = original
+        return open_store(shutil.copyfile(taught[key], path))
+
+    return copy_of
 
 
 @pytest.fixture(autouse=True, scope="session")
