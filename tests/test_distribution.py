@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from run_helpers import dense_student
-from test_cached_stream import slow
+from test_replay import slow
 from worker_helpers import alone, finish, start, train
 
 from streamkd.errors import OptionError, RunBusyError, WorkerLostError

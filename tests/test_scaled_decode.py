@@ -16,7 +16,7 @@ import tensorflow as tf
 import zoo
 from PIL import Image
 from run_helpers import command, dense_student, exact_teacher
-from test_replay import KINDS, draw_noisy
+from test_replay import KINDS, draw_noisy, slow
 
 import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
@@ -359,6 +359,9 @@ def test_a_crop_does_not_depend_on_the_other_views():
 
 # Teacher and student.
 
+# Kinds in which every step of decoding and rendering is taken once; the others are slow.
+QUICK = ("plain", "crop", "cutmix", "everything canonical", "everything and operation")
+
 
 def fingerprint(pixels):
     """A teacher whose logits, exact in float32, hold a checksum of every bit of the pixels."""
@@ -405,7 +408,7 @@ def assert_same_bits(stream, stop):
         assert np.array_equal(fingerprint(pixels.numpy()), targets["teacher_logits"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind if kind in QUICK else slow(kind) for kind in KINDS])
 def test_the_student_sees_the_teachers_pixels_to_the_bit(photographs, tmp_path, kind):
     views = KINDS[kind]
     store = taught(photographs, tmp_path / "s.h5", views)

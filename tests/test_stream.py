@@ -1,6 +1,7 @@
 """The stream: every image with its own logits, at any step, in the shapes that are documented."""
 
 import dataclasses
+import itertools
 import os
 import threading
 
@@ -144,6 +145,19 @@ def test_a_changed_file_is_refused_by_name_with_both_digests(images, store, dire
     )
     assert refusal.value.key == b"bee/00015.png"
     assert isinstance(refusal.value.__cause__, tf.errors.InvalidArgumentError)
+
+
+def test_a_file_that_changes_after_it_was_read_once_is_refused_on_the_next_read(
+    images, store, directory
+):
+    stream = joined(images, store)
+    batches = stream.batches()
+    for _ in range(stream.end_of_epoch(1)):
+        next(batches)
+    change(directory / "bee" / "00015.png")
+    # Of the next epoch a few batches may have been read ahead.
+    with pytest.raises(ChangedImageError, match=r"'bee/00015\.png' is not the file"):
+        list(itertools.islice(batches, stream.end_of_epoch(3)))
 
 
 def test_any_other_loop_reads_the_name_in_tensorflows_error(images, store, directory):

@@ -41,7 +41,7 @@ class ExactDecoder:
     """
 
     options: ImageOptions
-    whole_numbers: bool = dataclasses.field(default=False, kw_only=True)
+    whole_numbers: bool = False
 
     def whole(self, file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
         """Returns every image whole, float32 `[files, height, width, channels]`.

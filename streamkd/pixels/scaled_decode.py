@@ -48,7 +48,7 @@ class ScaledDecoder:
     """
 
     options: ImageOptions
-    whole_numbers: bool = dataclasses.field(default=False, kw_only=True)
+    whole_numbers: bool = False
 
     def whole(self, file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
         """Returns every image whole, float32 `[files, height, width, channels]`.

@@ -98,11 +98,11 @@ def join(
         and version, the function is the caller's. It is first tried out on random pixels.
       balance: draw every class equally often, however many images it has; an epoch then has about
         as many draws as there are images.
-      views_per_decode: how many views of each image that is decoded share a batch. An epoch decodes
+      views_per_decode: number of views of a decoded image that share a batch. An epoch decodes
         every image once, and so has that many times as many steps.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
         saw it; 'skip' leaves the file out, and lists it in `Stream.skipped`.
-      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
+      max_pixels: an image whose header says more pixels counts as one that cannot be decoded.
       cache: keep decoded pixels after the first epoch: 'memory' for this process, 'disk' for others
         as well. Views that are drawn are then cut from images of one size, so that they need
         `canonical_size`; plain images are kept at the student's size, rounded to whole numbers.
@@ -116,7 +116,7 @@ def join(
     Raises:
       ClassNamesError: a class of the images is not one of the teacher's.
       MissingLogitsError: an image has no logits; the first is named.
-      UnfinishedStoreError: the teacher pass has not come to its end.
+      UnfinishedStoreError: the teacher pass is not finished.
       OptionError: options that do not fit.
     """
     check_choice("missing", missing, MISSING)
@@ -255,34 +255,33 @@ def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]
 def find_rows(
     images: Manifest, store: LogitStore | StoreCollection, missing: str, progress: bool
 ) -> tuple[Manifest, np.ndarray]:
-    """Returns the images that have logits, and the row of each: by key, else by content.
+    """Returns the images that are joined, and the row of each: by key, else by content.
 
     Args and errors: as in `join`.
 
     Returns:
-      the images, and int64 `[num_images]`, the row of each image's view 0.
+      the images, and int64 `[num_images]`, the row of each image's view 0; -1 without logits.
     """
     check_finished(store)
     matched = match_images(images, store, progress)
     refused = np.zeros(len(matched), bool)
     refused[matched >= 0] = store.done_of(matched[matched >= 0] * store.num_views) == REFUSED
     absent = np.flatnonzero((matched < 0) | refused)
-    if len(absent) and (missing == "raise" or len(absent) == len(images)):
+    if not len(absent):
+        return images, matched * store.num_views
+    if missing == "raise" or len(absent) == len(images):
         _refuse_missing(images, store, absent, refused)
     fate = "are left out" if missing == "drop" else "learn from their labels alone"
-    if len(absent):
-        warnings.warn(
-            f"{len(absent):,} of {len(images):,} images have no logits and {fate}; "
-            f"the first is '{readable_key(images.keys[absent[0]])}'.",
-            stacklevel=3,
-        )
-    if len(absent) and missing == "label":
+    warnings.warn(
+        f"{len(absent):,} of {len(images):,} images have no logits and {fate}; "
+        f"the first is '{readable_key(images.keys[absent[0]])}'.",
+        stacklevel=3,
+    )
+    if missing == "label":
         matched[absent] = -1
         return images, np.where(matched < 0, -1, matched * store.num_views)
-    if len(absent):
-        kept = np.flatnonzero((matched >= 0) & ~refused)
-        images, matched = images.select(kept), matched[kept]
-    return images, matched * store.num_views
+    kept = np.flatnonzero((matched >= 0) & ~refused)
+    return images.select(kept), matched[kept] * store.num_views
 
 
 def _refuse_missing(
