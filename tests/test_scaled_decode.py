@@ -32,7 +32,8 @@ from streamkd.teachers.write_store import write_store
 from streamkd.views.views import Views
 
 SIZE = (60, 64)
-# What is left where a side of the decoded image is at least 4/3 of the side asked for.
+# Smallest PSNR in dB where a side of the decoded image is at least 4/3 of the side asked for; when
+# this was written 40.4 to 60, and 38.2 with bicubic and lanczos3.
 MIN_PSNR = 38
 
 
@@ -256,7 +257,7 @@ def test_pixels_are_near_those_of_pillow(size, shape):
     exact = ImageOptions(image_size=options.image_size, **SHAPES[shape])
     expected = by_pillow(data, options)
     assert psnr(pixels, expected) > MIN_PSNR - (2 if "interpolation" in SHAPES[shape] else 0)
-    assert psnr(decoded([data], exact)[0], expected) < 28
+    assert psnr(decoded([data], exact)[0], expected) < 28  # 20.3 to 27.3 when this was written
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2], ids=["4:4:4", "4:2:2", "4:2:0"])
@@ -306,7 +307,7 @@ def test_other_files_are_decoded_as_ever_and_resized_with_antialiasing(kind, sha
         data = file.getvalue()
     options = scaled(**SHAPES[shape])
     pixels = np.clip(decoded([data], options)[0], 0, 255)
-    # Pillow rounds twice, and its JPEG decoder is another.
+    # Pillow rounds twice, and its JPEG decoder is another: 45.1 and 58.6 when this was written.
     assert psnr(pixels, by_pillow(data, options)) > (44 if kind == "small JPEG" else 46)
 
 
@@ -459,7 +460,7 @@ def test_a_student_of_another_resolution_sees_the_same_view_in_its_own(photograp
     large = join(photographs, store, batch_size=4, image_size=(45, 50))
     for one, other in zip(small.dataset(0, 8), large.dataset(0, 8), strict=True):
         assert np.array_equal(one[1]["rows"], other[1]["rows"])
-        back = tf.image.resize(other[0], (9, 10), antialias=True)
+        back = tf.image.resize(other[0], (9, 10), antialias=True)  # 0.998 when this was written
         assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.98
 
 

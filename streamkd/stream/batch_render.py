@@ -18,7 +18,7 @@ from streamkd.stream.batch_fetch import BatchColumns
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.file_columns import READ_COLUMNS
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.views.render import canonical_options, change, erase
+from streamkd.views.render import canonical_options, render_rows
 
 
 class BatchRenderer:
@@ -66,8 +66,7 @@ class BatchRenderer:
           crops: float32 `[rows, height, width, channels]`, before all else that the views do.
           batch: all columns.
         """
-        pixels = change(crops, batch, self._operation)
-        pixels = erase(self._columns.images.mixed(pixels, batch), batch)
+        pixels = render_rows(crops, batch, self._operation)
         if "bad" in batch:
             bad = self._per_row(batch["bad"])
             pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)

@@ -25,7 +25,7 @@ from streamkd.store.collection import StoreCollection
 from streamkd.store.reader import LogitStore
 from streamkd.stream.content_check import check_content_digests
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.views.render import mix, mixing_of
+from streamkd.views.render import swapped
 from streamkd.views.views import NEUTRAL
 
 # The dimension that a column begins with: a value for each row, for each file, for some of the
@@ -149,10 +149,6 @@ class ImageColumns(Columns):
         """
         return bad
 
-    def mixed(self, pixels: tf.Tensor, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns pixels `[rows, height, width, channels]` mixed with those of their partners."""
-        return pixels
-
     def targets(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         labels = batch["labels"]
         return _label_targets(batch, labels, tf.ones(labels.shape, tf.float32))
@@ -171,12 +167,8 @@ class MixedImageColumns(ImageColumns):
         bad_partner = bad.reshape(-1, 2)[:, ::-1].reshape(-1)
         return bad | (bad_partner & (batch["view_partner"] >= 0))
 
-    def mixed(self, pixels: tf.Tensor, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        # Where both of a pair are shown plain, each has a share of 1.
-        return mix(pixels, _swapped(pixels), mixing_of(batch))
-
     def targets(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return _label_targets(batch, _swapped(batch["labels"]), batch["view_share"])
+        return _label_targets(batch, swapped(batch["labels"]), batch["view_share"])
 
 
 def _label_targets(
@@ -187,12 +179,6 @@ def _label_targets(
         "label_shares": tf.stack([share, 1 - share], axis=1),
         "rows": batch["rows"],
     }
-
-
-def _swapped(values: tf.Tensor) -> tf.Tensor:
-    """Returns `[batch, …]` with the two of each pair in each other's slot."""
-    shape = values.shape
-    return tf.reshape(tf.reverse(tf.reshape(values, (shape[0] // 2, 2, -1)), [1]), shape)
 
 
 class StoredColumns(Columns):

@@ -1,11 +1,11 @@
 """Renders views: from files and stored parameters to the pixels that teacher and student see.
 
-    crops = decoder_of(options).crops(file_bytes, one_size, boxes)
-    pixels = change(crops, parameters, operation)           # mirrored, coloured, the user's own
-    pixels = erase(mix(pixels, partners, mixing_of(parameters)), parameters)
+    pixels = render_block(file_bytes, one_size, parameters, partners, views, options)  # a teacher's
+    pixels = render_rows(crops, parameters, operation)                                 # a student's
 
-Teacher and student share this code. All boxes are relative, so that the two may differ in
-resolution. Nothing here draws a random number: parameters come from the store, see `views.py`.
+A view is cropped, changed (mirrored, coloured, then the user's own operation), mixed and erased, by
+the same code for teacher and student. All boxes are relative, so that the two may differ in
+resolution. Nothing here draws a random number: parameters come from the store.
 """
 
 from __future__ import annotations
@@ -72,6 +72,29 @@ def render_block(
         others = tf.concat([plain, tf.reshape(others, (-1, num_views - 1, *shape))], axis=1)
         pixels = mix(pixels, tf.reshape(others, (-1, *shape)), mixing_of(rows))
     return erase(pixels, rows)
+
+
+def render_rows(
+    crops: tf.Tensor, parameters: dict[str, tf.Tensor], operation: ViewOperation | None
+) -> tf.Tensor:
+    """Returns the rows of a batch with all that their views do after the crop.
+
+    Args:
+      crops: float32 `[rows, height, width, channels]`, 0 to 255. Where views are mixed, the rows
+        stand in pairs of partners.
+      parameters: of each row, `[rows, …]`, as they are stored; other names are ignored.
+      operation: the user's own operation, with its function; None where the views have none.
+    """
+    pixels = change(crops, parameters, operation)
+    if "view_share" in parameters:  # where both of a pair are shown plain, each has a share of 1
+        pixels = mix(pixels, swapped(pixels), mixing_of(parameters))
+    return erase(pixels, parameters)
+
+
+def swapped(values: tf.Tensor) -> tf.Tensor:
+    """Returns `[rows, …]` with the two of each pair in each other's row."""
+    shape = values.shape
+    return tf.reshape(tf.reverse(tf.reshape(values, (shape[0] // 2, 2, -1)), [1]), shape)
 
 
 def canonical_options(views: Views, options: ImageOptions) -> ImageOptions | None:
