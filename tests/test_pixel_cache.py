@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import gc
 import mmap
 import os
@@ -479,6 +480,19 @@ def test_no_room_for_the_files_at_all_is_refused(opened, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DiskFullError, match=r"no room for .*pixels(?s:.*)`--cache-directory`"):
         opened()
+
+
+@pytest.mark.parametrize("lacking", ["posix_fallocate", "locks"])
+def test_a_system_that_lacks_a_call_keeps_the_same(opened, monkeypatch, lacking):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if lacking == "locks":
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate")
+    fill(opened(), ALL[:7])
+    assert assert_right(opened()) == ALL[:7].tolist()
 
 
 def test_a_small_disk_in_memory_that_is_full_is_no_end_of_the_process(images, tmp_path):
