@@ -54,6 +54,19 @@ def test_nothing_is_said_about_it_to_who_wants_quiet(here, capsys):
     assert "kept in" not in errors
 
 
+def test_images_without_logits_may_learn_from_their_labels_alone(here, capsys):
+    helpers.draw_image(here / "images" / "bee" / "new.png", 600, 1)
+    words = [*TRAIN, "--store", "s.h5", "--epochs", 1, "--cache", "memory"]
+    with pytest.warns(
+        UserWarning, match="1 of 16 images have no logits and learn from their labels"
+    ):
+        code, answer, errors = command(capsys, *words, "--out", "labels", "--missing", "label")
+    assert code == 0 and answer["steps"] == 3, errors
+    code, answer, _ = command(capsys, *words, "--out", "none")
+    assert code == 2 and "1 of 16 images have no logits in the store" in answer["error"]["message"]
+    assert not (here / "none").exists()
+
+
 def test_a_directory_that_takes_no_files_is_refused(here, capsys):
     (here / "pixels").write_bytes(b"")
     words = [*TRAIN, "--store", "s.h5", "--out", "new", *DISK]

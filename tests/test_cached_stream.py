@@ -7,24 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import helpers
 import numpy as np
 import pytest
 from run_helpers import ROOT, KilledError, dense_student, same_weights
-from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
+from test_pixel_cache import wait_for_another_time
+from test_replay import ASKED, FADE, SIZE, assert_replayed, draw_noisy, slow
 
 from streamkd import disk
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import scan
+from streamkd.pixels import crop
 from streamkd.runs.checkpoint import Checkpoints
-from streamkd.store.reader import LogitStore
-from streamkd.stream import stream as stream_module
+from streamkd.stream import dataset as dataset_module
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
+from streamkd.stream.order.worker_slice import WHOLE
 from streamkd.training.distiller import Distiller
+from streamkd.views import render
 from streamkd.views.views import Views
 
 CANONICAL = {
@@ -50,11 +52,6 @@ CANONICAL = {
 }
 
 
-def slow(*values):
-    """A case like others, in which XLA compiles yet another stream."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 QUICK = ("crop", "everything")
 OPERATIONS = {"operation": FADE, "everything": FADE}
 
@@ -65,7 +62,7 @@ def noisy(tmp_path):
 
 
 @pytest.fixture
-def place(tmp_path):
+def on_disk(tmp_path):
     return {"cache": "disk", "cache_directory": tmp_path / "pixels"}
 
 
@@ -102,14 +99,15 @@ def assert_the_same_through_caches(tmp_path, make):
     on_disk = {"cache": "disk", "cache_directory": tmp_path / "pixels"}
     assert_same(batches_of(make(**on_disk)), plain)
     again = make(**on_disk)
-    assert again.cache.is_filled or again.skipped is not None
+    was_filled = again.cache.is_filled
     assert_same(batches_of(again), plain)
+    assert was_filled or again.skipped
     return plain
 
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else slow(k) for k in CANONICAL])
-def test_views_are_the_same_to_the_bit(tmp_path, noisy, kind):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL[kind])
+def test_views_are_the_same_to_the_bit(teach_once, tmp_path, noisy, kind):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL[kind])
     options = {"batch_size": 4, "seed": 7, "operation": OPERATIONS.get(kind)}
     assert_the_same_through_caches(tmp_path, lambda **cache: join(noisy, store, **options, **cache))
 
@@ -117,25 +115,25 @@ def test_views_are_the_same_to_the_bit(tmp_path, noisy, kind):
 @pytest.mark.parametrize(
     "more", [{"views_per_decode": 2}, slow({"balance": True}), slow({"shuffle": False})], ids=str
 )
-def test_so_are_several_views_of_a_decode_and_other_orders(tmp_path, noisy, more):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
+def test_so_are_several_views_of_a_decode_and_other_orders(teach_once, tmp_path, noisy, more):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     options = {"batch_size": 6, "seed": 7, **more}
     assert_the_same_through_caches(tmp_path, lambda **cache: join(noisy, store, **options, **cache))
 
 
 @pytest.mark.slow
-def test_so_are_images_of_one_size(tmp_path):
+def test_so_are_images_of_one_size(teach_once, tmp_path):
     images = draw_noisy(tmp_path / "noisy", one_size=True)
-    store = answers(images, tmp_path / "s.h5", CANONICAL["crop"])
+    store = teach_once(images, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     assert_the_same_through_caches(
         tmp_path, lambda **cache: join(images, store, batch_size=4, **cache)
     )
 
 
 @pytest.mark.parametrize("views", [Views(0), slow(CANONICAL["crop"])], ids=["plain", "crop"])
-def test_so_are_images_without_logits(tmp_path, noisy, views):
+def test_so_are_images_without_logits(teach_once, tmp_path, noisy, views):
     some = noisy.select(np.arange(0, 21, 2))
-    store = answers(some, tmp_path / "s.h5", views)
+    store = teach_once(some, tmp_path / "s.h5", **ASKED, views=views)
 
     def make(**cache):
         with pytest.warns(UserWarning, match="10 of 21 images have no logits"):
@@ -152,8 +150,10 @@ def test_so_are_images_without_logits(tmp_path, noisy, views):
 @pytest.mark.parametrize(
     "views", [CANONICAL["crop"], slow(CANONICAL["mixup"])], ids=["alone", "mixed"]
 )
-def test_so_are_batches_with_files_that_are_skipped(tmp_path, noisy, views, monkeypatch):
-    store = answers(noisy, tmp_path / "s.h5", views)
+def test_so_are_batches_with_files_that_are_skipped(
+    teach_once, tmp_path, noisy, views, monkeypatch
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     for index, data in ((3, b"no image"), (8, None)):
         path = noisy.path(index)
         os.unlink(path)
@@ -186,9 +186,11 @@ def assert_rounded(batches, others):
 
 
 @pytest.mark.parametrize("cache", ["disk", slow("memory")])
-def test_plain_images_are_rounded_to_whole_numbers_and_nothing_else(tmp_path, noisy, cache, place):
-    store = answers(noisy, tmp_path / "s.h5", Views(0))
-    more = {"cache": "memory"} if cache == "memory" else place
+def test_plain_images_are_rounded_to_whole_numbers_and_nothing_else(
+    teach_once, tmp_path, noisy, cache, on_disk
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
+    more = {"cache": "memory"} if cache == "memory" else on_disk
     stream = join(noisy, store, batch_size=5, seed=2, **more)
     assert stream.rounds_pixels
     expected = batches_of(join(noisy, store, batch_size=5, seed=2))
@@ -199,17 +201,17 @@ def test_plain_images_are_rounded_to_whole_numbers_and_nothing_else(tmp_path, no
     assert_rounded(filling, expected)
 
 
-def test_labels_alone_go_through_it_as_well(tmp_path, noisy, place):
+def test_labels_alone_go_through_it_as_well(tmp_path, noisy, on_disk):
     options = {"image_size": SIZE, "batch_size": 4, "seed": 5}
     expected = batches_of(join(noisy, None, **options))
-    first = batches_of(join(noisy, None, **options, **place))
-    assert_same(first, batches_of(join(noisy, None, **options, **place)))
+    first = batches_of(join(noisy, None, **options, **on_disk))
+    assert_same(first, batches_of(join(noisy, None, **options, **on_disk)))
     assert_rounded(first, expected)
 
 
 @pytest.mark.slow
-def test_independent_views_are_cut_from_it(tmp_path, noisy, place):
-    store = answers(noisy, tmp_path / "s.h5", Views(0))
+def test_independent_views_are_cut_from_it(teach_once, tmp_path, noisy, on_disk):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
 
     def make(**cache):
         with pytest.warns(UserWarning, match="not the views that the teacher answered"):
@@ -226,8 +228,8 @@ def test_independent_views_are_cut_from_it(tmp_path, noisy, place):
     assert_the_same_through_caches(tmp_path, make)
 
 
-def test_views_without_one_size_are_refused(tmp_path, noisy):
-    store = answers(noisy, tmp_path / "s.h5", Views(2, crop=(0.4, 1.0)))
+def test_views_without_one_size_are_refused(teach_once, tmp_path, noisy):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(2, crop=(0.4, 1.0)))
     with pytest.raises(OptionError, match=r"keeps images of one size(?s:.*)--canonical-size 256"):
         join(noisy, store, batch_size=4, cache="memory")
 
@@ -237,85 +239,89 @@ def test_views_without_one_size_are_refused(tmp_path, noisy):
 
 @pytest.mark.parametrize("on_bad", ["raise", slow("skip")])
 def test_files_are_opened_once_and_by_the_next_process_not_at_all(
-    tmp_path, noisy, place, opened, on_bad
+    teach_once, tmp_path, noisy, on_disk, opened, on_bad
 ):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    stream = join(noisy, store, batch_size=7, on_bad=on_bad, **place)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    stream = join(noisy, store, batch_size=7, on_bad=on_bad, **on_disk)
     opened.clear()
     batches_of(stream, 0, 3)
     assert len(opened) == len(set(opened)) == 21
     batches_of(stream, 0, 9)
-    batches_of(join(noisy, store, batch_size=4, seed=5, on_bad=on_bad, **place))
+    batches_of(join(noisy, store, batch_size=4, seed=5, on_bad=on_bad, **on_disk))
     assert len(opened) == 21
 
 
-def test_a_student_of_another_size_uses_the_same_pixels(tmp_path, noisy, place, opened):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    batches_of(join(noisy, store, batch_size=7, **place))
+def test_a_student_of_another_size_uses_the_same_pixels(
+    teach_once, tmp_path, noisy, on_disk, opened
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    batches_of(join(noisy, store, batch_size=7, **on_disk))
     opened.clear()
     other = {"image_size": (6, 5), "batch_size": 7}
-    small = batches_of(join(noisy, store, **other, **place))
+    small = batches_of(join(noisy, store, **other, **on_disk))
     assert not opened
     assert_same(small, batches_of(join(noisy, store, **other)))
 
 
 def test_a_file_that_changed_between_two_processes_is_read_again_and_refused(
-    tmp_path, noisy, place, opened
+    teach_once, tmp_path, noisy, on_disk, opened
 ):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    batches_of(join(noisy, store, batch_size=4, **place))
-    time.sleep(0.02)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    batches_of(join(noisy, store, batch_size=4, **on_disk))
+    wait_for_another_time(tmp_path)
     with open(noisy.path(5), "ab") as file:
         file.write(b"\0")
     opened.clear()
-    stream = join(noisy, store, batch_size=4, **place)
+    stream = join(noisy, store, batch_size=4, **on_disk)
     with pytest.raises(ChangedImageError, match="is not the file") as refusal:
         batches_of(stream)
     assert refusal.value.key == noisy.keys[5]
     assert set(opened) == {noisy.path(5)}
-    skipping = join(noisy, store, batch_size=4, on_bad="skip", **place)
+    skipping = join(noisy, store, batch_size=4, on_bad="skip", **on_disk)
     batches_of(skipping)
     assert list(skipping.skipped) == [5] and not skipping.cache.has(np.array([5])).any()
 
 
 def test_a_file_that_cannot_be_decoded_any_more_is_named_by_several_batches_a_call(
-    tmp_path, noisy, place
+    tmp_path, noisy, on_disk
 ):
     options = {"image_size": SIZE, "batch_size": 4}
-    batches_of(join(noisy, None, **options, **place))
-    time.sleep(0.02)
+    batches_of(join(noisy, None, **options, **on_disk))
+    wait_for_another_time(tmp_path)
     with open(noisy.path(5), "wb") as file:
         file.write(b"no image")
-    stream = join(noisy, None, **options, **place)
-    assert stream._steps_per_call() > 1
+    stream = join(noisy, None, **options, **on_disk)
+    assert stream._datasets.steps_per_call(WHOLE) > 1
     with pytest.raises(BadImageError) as refusal:
         batches_of(stream)
     assert refusal.value.key == noisy.keys[5]
 
 
-def test_a_store_of_other_contents_reads_the_files_again(tmp_path, noisy, place, opened):
+def test_a_store_of_other_contents_reads_the_files_again(
+    teach_once, tmp_path, noisy, on_disk, opened
+):
     views = CANONICAL["crop"]
-    old = answers(noisy, tmp_path / "old.h5", views)
-    batches_of(join(noisy, old, batch_size=4, **place))
-    time.sleep(0.02)
+    old = teach_once(noisy, tmp_path / "old.h5", **ASKED, views=views)
+    batches_of(join(noisy, old, batch_size=4, **on_disk))
+    wait_for_another_time(tmp_path)
     helpers.draw_noise(os.fsdecode(noisy.path(5)), (10, 10), seed=99)
-    new = answers(noisy, tmp_path / "new.h5", views)
+    new = teach_once(noisy, tmp_path / "new.h5", **ASKED, views=views)
     opened.clear()
-    stream = join(noisy, new, batch_size=4, **place)
+    stream = join(noisy, new, batch_size=4, **on_disk)
     assert_same(batches_of(stream), batches_of(join(noisy, new, batch_size=4)))
-    assert assert_replayed(stream, 0, 12) >= 0
-    # And those of the old one are not taken for it, whatever the file's size and time say.
-    with pytest.raises(ChangedImageError):
-        batches_of(join(noisy, old, batch_size=4, **place))
+    assert_replayed(stream, 0, 12)
+    # The old store does not take the new pixels for its own, whatever the file's size and time.
+    with pytest.raises(ChangedImageError, match="is not the file that the teacher answered"):
+        batches_of(join(noisy, old, batch_size=4, **on_disk))
 
 
 def test_pixels_that_another_process_replaces_are_never_mixed_with_old_logits(
-    tmp_path, noisy, place, monkeypatch
+    teach_once, tmp_path, noisy, on_disk, monkeypatch
 ):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    stream = join(noisy, store, batch_size=7, on_bad="skip", **place)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    stream = join(noisy, store, batch_size=7, on_bad="skip", **on_disk)
     batches_of(stream)
-    real, other = PixelCache.copy_to, join(noisy, store, batch_size=7, **place).cache
+    real, other = PixelCache.copy_to, join(noisy, store, batch_size=7, **on_disk).cache
     changed = np.zeros((1, *other.canonical.shape), np.uint8)
 
     def copy_to(self, indices, out):
@@ -330,25 +336,27 @@ def test_pixels_that_another_process_replaces_are_never_mixed_with_old_logits(
 
 
 @pytest.mark.parametrize("kind", ["symlink", slow("moved")])
-def test_another_way_to_the_same_directory_has_right_pixels(tmp_path, noisy, place, kind):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    expected = batches_of(join(noisy, store, batch_size=4, **place))
+def test_another_way_to_the_same_directory_has_right_pixels(
+    teach_once, tmp_path, noisy, on_disk, kind
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    expected = batches_of(join(noisy, store, batch_size=4, **on_disk))
     other = tmp_path / "other"
     other.symlink_to(tmp_path / "noisy") if kind == "symlink" else shutil.move(
         tmp_path / "noisy", other
     )
     for _ in range(2):
-        assert_same(batches_of(join(scan(other), store, batch_size=4, **place)), expected)
+        assert_same(batches_of(join(scan(other), store, batch_size=4, **on_disk)), expected)
 
 
-def test_another_directory_in_the_old_ones_place_is_noticed(tmp_path, noisy, place):
+def test_another_directory_in_the_old_ones_place_is_noticed(tmp_path, noisy, on_disk):
     options = {"image_size": SIZE, "batch_size": 4}
-    batches_of(join(noisy, None, **options, **place))
-    time.sleep(0.02)
+    batches_of(join(noisy, None, **options, **on_disk))
+    wait_for_another_time(tmp_path)
     for index in range(21):
         helpers.draw_noise(os.fsdecode(noisy.path(index)), (12, 12), seed=100 + index)
     expected = batches_of(join(noisy, None, **options))
-    assert_rounded(batches_of(join(noisy, None, **options, **place)), expected)
+    assert_rounded(batches_of(join(noisy, None, **options, **on_disk)), expected)
 
 
 # Any step, any batch size, several batches a call.
@@ -361,9 +369,11 @@ def test_another_directory_in_the_old_ones_place_is_noticed(tmp_path, noisy, pla
         *(slow(c, b) for c in ("memory", "disk") for b in (2, 6, 10, 20) if (c, b) != ("disk", 6)),
     ],
 )
-def test_the_teacher_says_the_same_through_it(tmp_path, noisy, place, cache, batch_size):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["everything"])
-    more = {"cache": "memory"} if cache == "memory" else place
+def test_the_teacher_says_the_same_through_it(
+    teach_once, tmp_path, noisy, on_disk, cache, batch_size
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["everything"])
+    more = {"cache": "memory"} if cache == "memory" else on_disk
     stream = join(noisy, store, batch_size=batch_size, seed=7, operation=FADE, **more)
     last = stream.end_of_epoch(4)
     assert_replayed(stream, 2, last)  # entered in the middle of the epoch that fills it
@@ -372,12 +382,14 @@ def test_the_teacher_says_the_same_through_it(tmp_path, noisy, place, cache, bat
 
 
 @pytest.mark.parametrize("num_batches", [3, slow(1), slow(2), slow(5)])
-def test_calls_of_several_batches_begin_and_end_anywhere(tmp_path, noisy, monkeypatch, num_batches):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    monkeypatch.setattr(stream_module, "ROWS_PER_CALL", 4 * num_batches)
+def test_calls_of_several_batches_begin_and_end_anywhere(
+    teach_once, tmp_path, noisy, monkeypatch, num_batches
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    monkeypatch.setattr(dataset_module, "ROWS_PER_CALL", 4 * num_batches)
     expected = batches_of(join(noisy, store, batch_size=4, seed=7), 0, 20)
     stream = join(noisy, store, batch_size=4, seed=7, cache="memory")
-    assert stream._steps_per_call() == num_batches
+    assert stream._datasets.steps_per_call(WHOLE) == num_batches
     assert_same(batches_of(stream, 0, 20), expected)  # from files first
     for start, stop in ((0, 1), (0, 20), (3, 4), (1, 19), (7, 7), (5, 13)):
         assert_same(batches_of(stream, start, stop), expected[start:stop])
@@ -385,12 +397,12 @@ def test_calls_of_several_batches_begin_and_end_anywhere(tmp_path, noisy, monkey
     assert_same(batches_of(other, 4, 15), expected[4:15])  # filled within the second epoch
 
 
-def test_an_image_is_lost_from_the_cache_between_two_epochs(tmp_path, noisy, place):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
+def test_an_image_is_lost_from_the_cache_between_two_epochs(teach_once, tmp_path, noisy, on_disk):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     expected = batches_of(join(noisy, store, batch_size=4))
-    stream = join(noisy, store, batch_size=4, **place)
+    stream = join(noisy, store, batch_size=4, **on_disk)
     batches_of(stream)
-    stream = join(noisy, store, batch_size=4, **place)
+    stream = join(noisy, store, batch_size=4, **on_disk)
     with open(stream.cache.path, "r+b") as file:
         file.write(b"\1" * 2000)
     assert stream.cache.is_filled
@@ -405,10 +417,10 @@ def run_of(stream, run, *, seed=0, epochs=4):
 
 @pytest.mark.parametrize("cache", ["disk", slow("memory")])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    tmp_path, noisy, place, monkeypatch, cache
+    teach_once, tmp_path, noisy, on_disk, monkeypatch, cache
 ):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    more = {"cache": "memory"} if cache == "memory" else place
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
+    more = {"cache": "memory"} if cache == "memory" else on_disk
 
     def make(**arguments):
         return join(noisy, store, batch_size=4, seed=3, **arguments)
@@ -433,10 +445,12 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("capacity", [10, slow(0), slow(1)])
-def test_what_has_no_room_is_decoded_each_time(tmp_path, noisy, place, capacity, opened):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
+def test_what_has_no_room_is_decoded_each_time(
+    teach_once, tmp_path, noisy, on_disk, capacity, opened
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     expected = batches_of(join(noisy, store, batch_size=4))
-    for more in ({"cache": "memory"}, place):
+    for more in ({"cache": "memory"}, on_disk):
         with pytest.warns(UserWarning, match=f"keeps {capacity} of 21 images"):
             stream = join(
                 noisy, store, batch_size=4, cache_bytes=1 + capacity * (14 * 12 * 3 + 32), **more
@@ -448,8 +462,10 @@ def test_what_has_no_room_is_decoded_each_time(tmp_path, noisy, place, capacity,
         assert set(opened) == paths
 
 
-def test_a_disk_that_gets_full_does_not_stop_a_run(tmp_path, noisy, place, monkeypatch):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
+def test_a_disk_that_gets_full_does_not_stop_a_run(
+    teach_once, tmp_path, noisy, on_disk, monkeypatch
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     whole = run_of(join(noisy, store, batch_size=4), tmp_path / "whole", epochs=2)
     real = disk.write_at
 
@@ -458,7 +474,7 @@ def test_a_disk_that_gets_full_does_not_stop_a_run(tmp_path, noisy, place, monke
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor, data, offset)
 
-    stream = join(noisy, store, batch_size=4, **place)
+    stream = join(noisy, store, batch_size=4, **on_disk)
     monkeypatch.setattr(disk, "write_at", write_at)
     with pytest.warns(UserWarning, match="takes no more images: No space left") as caught:
         student = run_of(stream, tmp_path / "full", epochs=2)
@@ -470,8 +486,8 @@ def test_a_disk_that_gets_full_does_not_stop_a_run(tmp_path, noisy, place, monke
 
 
 @pytest.mark.parametrize("views", [Views(0), slow(CANONICAL["crop"])], ids=["plain", "crop"])
-def test_batches_that_are_held_do_not_change(tmp_path, noisy, views):
-    store = answers(noisy, tmp_path / "s.h5", views)
+def test_batches_that_are_held_do_not_change(teach_once, tmp_path, noisy, views):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     stream = join(noisy, store, batch_size=4, cache="memory")
     batches_of(stream, 0, 12)
     held = [batch for batch, _, _ in stream.dataset(0, 60)]
@@ -484,12 +500,30 @@ def test_batches_that_are_held_do_not_change(tmp_path, noisy, views):
         np.testing.assert_array_equal(copy, batch["pixels"])
 
 
-def test_the_cache_has_one_directory_for_many_streams(tmp_path, noisy, place):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
-    assert isinstance(store, LogitStore)
+def test_streams_of_one_shape_share_what_was_traced_and_compiled(teach_once, noisy, tmp_path):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["everything"])
+    functions = (crop._cut_compiled, render._mirror_and_color, render.mix, render._erase_boxes)
+
+    def num_traces():
+        return [function.experimental_get_tracing_count() for function in functions]
+
+    def show(seed, **cache):
+        batches_of(join(noisy, store, batch_size=4, seed=seed, operation=FADE, **cache), 0, 12)
+
+    show(1)
+    show(1, cache="memory")
+    before = num_traces()
+    assert all(before)
+    show(2)
+    show(2, cache="memory")
+    assert num_traces() == before
+
+
+def test_the_cache_has_one_directory_for_many_streams(teach_once, tmp_path, noisy, on_disk):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     for seed in range(3):
-        batches_of(join(noisy, store, batch_size=4, seed=seed, **place))
-    assert len(os.listdir(place["cache_directory"])) == 2
+        batches_of(join(noisy, store, batch_size=4, seed=seed, **on_disk))
+    assert len(os.listdir(on_disk["cache_directory"])) == 2
 
 
 @pytest.mark.slow
@@ -525,8 +559,8 @@ print(hashlib.sha256(b"".join(digests)).hexdigest())
 
 
 @pytest.mark.slow
-def test_two_processes_may_fill_it_at_once(tmp_path, noisy, place):
-    store = answers(noisy, tmp_path / "s.h5", CANONICAL["crop"])
+def test_two_processes_may_fill_it_at_once(teach_once, tmp_path, noisy, on_disk):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL["crop"])
     plain = batches_of(join(noisy, store, batch_size=4, seed=1), 0, 18)
     expected = hashlib.sha256(b"".join(batch["pixels"].tobytes() for batch in plain)).hexdigest()
     words = [sys.executable, "-c", _STREAM, tmp_path / "noisy", store.path, tmp_path / "pixels"]
@@ -541,4 +575,4 @@ def test_two_processes_may_fill_it_at_once(tmp_path, noisy, place):
         out, errors = child.communicate(timeout=120)
         found.append((out.strip(), child.returncode, errors[-500:] if child.returncode else ""))
     assert found == [(expected, 0, "")] * 2
-    assert_same(batches_of(join(noisy, store, batch_size=4, seed=1, **place), 0, 18), plain)
+    assert_same(batches_of(join(noisy, store, batch_size=4, seed=1, **on_disk), 0, 18), plain)

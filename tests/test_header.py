@@ -80,7 +80,7 @@ def test_decoding_together_gives_the_pixels_of_decoding_each(interpolation, aspe
 
 
 def test_a_batch_too_large_to_unroll_is_decoded_in_a_loop(monkeypatch):
-    monkeypatch.setattr("streamkd.pixels.decode.MAX_UNROLLED_FILES", 1)
+    monkeypatch.setattr("streamkd.pixels.exact_decode.MAX_UNROLLED_FILES", 1)
     files = tf.constant([image_file(8, 8, "png"), image_file(16, 8, "png")])
     images, _ = decode_batch(files, tf.constant(True), ImageOptions(image_size=(8, 8)))
     assert images.shape == (2, 8, 8, 3)

@@ -34,7 +34,8 @@ KERAS = ("tensorflow", "tf_keras", "keras")
 # Modules that work in TensorFlow's graph, among the rooms from the first one to the store.
 WITH_TENSORFLOW = (
     *("tf_support.autograph", "tf_support.iterators", "tf_support.read_pipeline"),
-    *("pixels.bad_images", "pixels.check_images", "pixels.decode", "pixels.scaled_decode"),
+    *("pixels.bad_images", "pixels.check_images", "pixels.crop", "pixels.decode"),
+    *("pixels.exact_decode", "pixels.scaled_decode"),
     *("views.operation_check", "views.render"),
 )
 WITHOUT_TENSORFLOW = [

@@ -7,6 +7,7 @@ import warnings
 import helpers
 import numpy as np
 import pytest
+from PIL import Image
 from test_stream import assert_paired, joined
 
 import streamkd as kd
@@ -22,6 +23,7 @@ from streamkd.store.collection import open_store
 from streamkd.store.verify import verify
 from streamkd.stream.join_checks import check_accuracy
 from streamkd.teachers.teach import teach
+from streamkd.views.views import Views
 
 
 def taught(images, teacher, path, **arguments):
@@ -193,6 +195,18 @@ def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
     np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
 
 
+def test_labels_beside_a_store_without_class_names_are_left_out_with_a_warning(
+    images, directory, teacher, path
+):
+    store = taught(scan(directory, labels=None), teacher, path)
+    words = (
+        r"other\.h5 was taught without class names, .* labels, which are left out\. Teach a store"
+    )
+    with pytest.warns(UserWarning, match=words):
+        stream = joined(images, store)
+    assert stream.class_names is None and set(stream.labels.tolist()) == {-1}
+
+
 # The teacher's accuracy, then and now.
 
 
@@ -241,6 +255,17 @@ def test_what_the_teacher_saw_is_what_the_student_sees(images, teacher, path):
     assert joined(images, store, color_mode="grayscale").options.shape == (8, 8, 1)
 
 
+def test_a_grey_student_of_a_teacher_that_saw_colours_sees_the_same_images_in_grey(images, store):
+    stream = joined(images, store, color_mode="grayscale")
+    for step, (pixels, targets, _) in enumerate(stream.batches(0, 8)):
+        indices = stream.indices(step)
+        numbers = helpers.encoded_numbers(targets["teacher_logits"])[:, 0]
+        assert numbers.tolist() == [int(images.keys[index][4:9]) for index in indices]
+        for image, path in zip(pixels.numpy(), images.paths(indices), strict=True):
+            with Image.open(os.fsdecode(path)) as file:
+                np.testing.assert_allclose(image[:, :, 0], np.asarray(file.convert("L")), atol=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -262,7 +287,7 @@ def test_options_that_do_not_fit_are_refused(images, store, arguments, words):
 def test_without_a_store_size_and_labels_are_needed(images, directory):
     with pytest.raises(OptionError, match="--image-size HEIGHTxWIDTH"):
         joined(images, None)
-    with pytest.raises(OptionError, match="neither labels nor logits, so that there is nothing"):
+    with pytest.raises(OptionError, match="neither labels nor logits: there is nothing to learn"):
         joined(scan(directory, labels=None), None, image_size=(8, 8))
 
 
@@ -314,6 +339,19 @@ def test_images_without_logits_learn_from_their_labels_alone(store, directory):
     student = helpers.small_model("tf_keras", activation=None)
     history = kd.Distiller(student, optimizer="sgd").fit(stream, epochs=1, progress=False)
     assert np.isfinite(history.last["loss"])
+
+
+def test_an_image_without_logits_is_refused_where_views_are_mixed(directory, teacher, path):
+    store = taught(scan(directory), teacher, path, views=Views(1, mixup=1.0))
+    helpers.draw_image(directory / "bee" / "new.png", 600, 1)
+    words = (
+        r"The views of .*other\.h5 are mixed, and an image without logits has no partner\.\n.*drop"
+    )
+    with (
+        pytest.warns(UserWarning, match="1 of 31 images"),
+        pytest.raises(OptionError, match=words),
+    ):
+        joined(scan(directory), store, missing="label")
 
 
 def test_an_image_with_neither_label_nor_logits_is_refused(store, directory):

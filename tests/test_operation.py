@@ -222,7 +222,7 @@ class TestRefusals:
             ({"operation": helpers.fade_to_noise}, r"operation is <function .*; give a ViewOper"),
             (
                 {"operation": FADE, "augment": "independent", "views": Views(1, flip=True)},
-                r"the operation is one of the views that are drawn\.\nGive it there: views=",
+                r"the operation belongs to the views that are drawn\.\nGive it there: views=",
             ),
             (
                 {"augment": "independent", "views": Views(1, operation=ViewOperation("a", 1))},

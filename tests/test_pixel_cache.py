@@ -1,9 +1,11 @@
 """The file of the pixel cache, and everything that can happen to it."""
 
+import contextlib
 import errno
+import fcntl
+import gc
 import mmap
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.stream.cache import pixel_cache
+from streamkd.stream.cache import free_space, pixel_cache
 from streamkd.stream.cache.pixel_cache import PixelCache, default_directory
 
 OPTIONS = ImageOptions(image_size=(5, 6))
@@ -181,8 +183,26 @@ def rewrite(path, number):
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def test_an_image_that_changed_is_not_there_for_the_next_process(directory, filled, opened):
-    time.sleep(0.02)  # the clock of inodes ticks every few milliseconds
+def wait_for_another_time(folder):
+    """Returns when a file that changes gets another time of change than files had so far.
+
+    The clock of inodes ticks every 4 to 10 ms on ext4, every second or two on other file systems.
+
+    Args:
+      folder: on the same file system.
+    """
+    probe = folder / "probe of the clock"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        os.utime(probe)
+    probe.unlink()
+
+
+def test_an_image_that_changed_is_not_there_for_the_next_process(
+    directory, filled, opened, tmp_path
+):
+    wait_for_another_time(tmp_path)
     rewrite(directory / "ant" / "00003.png", 77)
     with open(directory / "ant" / "00004.png", "ab") as file:
         file.write(b"\0")
@@ -190,10 +210,10 @@ def test_an_image_that_changed_is_not_there_for_the_next_process(directory, fill
     assert assert_right(opened()) == [0, 1, 2, *range(6, 30)]
 
 
-def test_a_change_between_reading_and_keeping_is_noticed(directory, opened):
+def test_a_change_between_reading_and_keeping_is_noticed(directory, opened, tmp_path):
     cache = opened()
     cache.about_to_read(ALL)
-    time.sleep(0.02)
+    wait_for_another_time(tmp_path)
     rewrite(directory / "ant" / "00003.png", 77)
     fill(cache)
     assert assert_right(opened()) == [0, 1, 2, *range(4, 30)]
@@ -389,7 +409,7 @@ def test_there_may_be_room_for_no_image(images, opened, num_bytes):
 
 
 def test_room_is_measured_where_the_files_will_be(images, monkeypatch, opened):
-    monkeypatch.setattr(pixel_cache, "_free_memory", lambda: 2 * 5 * (IMAGE_BYTES + 32))
+    monkeypatch.setattr(pixel_cache, "free_memory", lambda: 2 * 5 * (IMAGE_BYTES + 32))
     with pytest.warns(UserWarning, match="keeps 5 of 30 images"):
         assert PixelCache.in_memory(images, OPTIONS).capacity == 5
     usage = shutil.disk_usage("/")._replace(free=10 * (IMAGE_BYTES + 32))
@@ -417,7 +437,7 @@ def test_a_disk_that_is_full_is_said_once_and_the_rest_goes_on(opened, monkeypat
 
     cache = opened()
     monkeypatch.setattr(disk, "write_at", write_at)
-    words = r"pixels takes no more images: No space left on device\. Those that it does not have"
+    words = r"pixels takes no more images: No space left on device\. Images that are not in it"
     with pytest.warns(UserWarning, match=words) as caught:
         fill(fill(cache))
     assert len(caught) == 1 and len(calls) == fails_at
@@ -425,17 +445,32 @@ def test_a_disk_that_is_full_is_said_once_and_the_rest_goes_on(opened, monkeypat
     assert assert_right(cache) == whole and assert_right(opened()) == whole
 
 
-def test_a_limit_on_the_size_of_files_is_a_full_disk(opened):
-    cache = opened()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * IMAGE_BYTES + 3, hard))
-    try:
-        with pytest.warns(UserWarning, match="takes no more images: File too large") as caught:
-            fill(cache)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert len(caught) == 1
-    assert assert_right(cache) == assert_right(opened()) == list(range(5))
+_LIMITED = """
+import resource
+import sys
+import warnings
+
+sys.path.insert(0, sys.argv[3])
+from test_pixel_cache import IMAGE_BYTES, OPTIONS, PixelCache, assert_right, fill, scan
+
+cache = PixelCache.on_disk(scan(sys.argv[1]), OPTIONS, sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (5 * IMAGE_BYTES + 3, resource.RLIM_INFINITY))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    fill(cache)
+print(*[warning.message for warning in caught], assert_right(cache), sep="\\n")
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk(directory, folder, opened):
+    opened().close()  # the limit is below the length of the files
+    tests = os.path.dirname(__file__)
+    words = [sys.executable, "-c", _LIMITED, directory, folder, tests]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    warning, kept = ended.stdout.splitlines()
+    assert "takes no more images: File too large" in warning
+    assert kept == "[0, 1, 2, 3, 4]" and assert_right(opened()) == list(range(5))
 
 
 def test_no_room_for_the_files_at_all_is_refused(opened, monkeypatch):
@@ -445,6 +480,19 @@ def test_no_room_for_the_files_at_all_is_refused(opened, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DiskFullError, match=r"no room for .*pixels(?s:.*)`--cache-directory`"):
         opened()
+
+
+@pytest.mark.parametrize("lacking", ["posix_fallocate", "locks"])
+def test_a_system_that_lacks_a_call_keeps_the_same(opened, monkeypatch, lacking):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if lacking == "locks":
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate")
+    fill(opened(), ALL[:7])
+    assert assert_right(opened()) == ALL[:7].tolist()
 
 
 def test_a_small_disk_in_memory_that_is_full_is_no_end_of_the_process(images, tmp_path):
@@ -492,24 +540,28 @@ def test_a_place_that_takes_no_files_is_refused(images, tmp_path, kind, monkeypa
 def test_the_limit_of_a_container_counts_and_files_it_keeps_in_passing_do_not(
     tmp_path, monkeypatch
 ):
-    assert 0 < pixel_cache._free_memory() <= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
-    monkeypatch.setattr(pixel_cache, "_CONTROL_GROUP", tmp_path)
+    assert 0 < free_space.free_memory() <= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    monkeypatch.setattr(free_space, "CONTROL_GROUP", tmp_path)
     for name, text in {
         "max": "1000",
         "current": "900",
         "stat": "anon 200\ninactive_file 650",
     }.items():
         (tmp_path / f"memory.{name}").write_text(text + "\n")
-    assert pixel_cache._free_memory() == 750
+    assert free_space.free_memory() == 750
     (tmp_path / "memory.max").write_text("max\n")
-    assert pixel_cache._free_memory() > 750
+    assert free_space.free_memory() > 750
 
 
-def test_descriptors_are_closed_with_it(opened):
-    number = len(os.listdir("/proc/self/fd"))
+def test_descriptors_are_closed_with_it(opened, folder):
     for _ in range(5):
         assert_right(fill(opened()))
-    assert len(os.listdir("/proc/self/fd")) <= number
+    gc.collect()
+    paths = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that listed the others
+            paths.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+    assert not [path for path in paths if path.startswith(str(folder))]
 
 
 def test_nothing_is_said_where_all_is_well(opened, images):

@@ -45,6 +45,8 @@ KINDS = {
         3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0, operation=FADE
     ),
 }
+# Kinds that differ in what else they do are combined; the others are slow.
+QUICK = ("plain", "crop", "erase", "mixup", "everything canonical", "everything and operation")
 SIZE = (9, 10)
 # Answers are of the order of 1, and float32 rounds their sums of 270 products.
 NOISE = 2e-5
@@ -56,8 +58,17 @@ def project(pixels):
     return (np.reshape(pixels, (len(pixels), -1)) @ weights / 2000).astype(np.float32)
 
 
+# Arguments of `teach_once` for a store of these answers.
+ASKED = {
+    "teacher": kd.load_teacher(project, name="p", output="logits"),
+    "image_size": SIZE,
+    "batch_size": 13,
+    "codec": "float32",
+}
+
+
 def answers(images, path, views, **arguments):
-    """Teaches at `SIZE`, float32."""
+    """Teaches at `SIZE`, float32, even where the same store was taught before."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The teacher .* is right on")
         return teach(
@@ -73,24 +84,26 @@ def answers(images, path, views, **arguments):
         )
 
 
+def slow(*values):
+    """A case like the others, which costs another store and another stream."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def assert_replayed(stream, start, stop):
-    """Asks the teacher again about what the stream shows; returns the largest difference."""
-    largest = 0.0
+    """Asks the teacher again about the images that the stream shows."""
     for pixels, targets, _ in stream.dataset(start, stop):
         difference = np.abs(project(pixels.numpy()) - targets["teacher_logits"].numpy())
-        largest = max(largest, float(difference.max()))
-    assert 0 <= largest < NOISE
-    return largest
+        assert difference.max() < NOISE
 
 
-def draw_noisy(folder, one_size):
+def draw_noisy(folder, one_size, mode="RGB"):
     """Draws 21 images of noise, an odd number, in three classes."""
     rng = np.random.default_rng(0)
     for number in range(21):
         place = folder / ("ant" if number < 8 else "bee" if number < 15 else "cat")
         place.mkdir(parents=True, exist_ok=True)
         size = (12, 15) if one_size else tuple(rng.integers(8, 30, 2).tolist())
-        helpers.draw_noise(place / f"{number:02d}.png", size, seed=number)
+        helpers.draw_noise(place / f"{number:02d}.png", size, seed=number, mode=mode)
     return scan(folder)
 
 
@@ -101,44 +114,62 @@ def noisy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "one_size"), [*((kind, False) for kind in KINDS), ("everything and operation", True)]
+    ("kind", "one_size"),
+    [
+        *((kind, False) if kind in QUICK else slow(kind, False) for kind in KINDS),
+        ("everything and operation", True),
+    ],
 )
-def test_the_teacher_says_the_same_of_what_the_student_sees(tmp_path, kind, one_size):
+def test_the_teacher_says_the_same_of_what_the_student_sees(teach_once, tmp_path, kind, one_size):
     views, noisy = KINDS[kind], draw_noisy(tmp_path / "noisy", one_size)
-    store = answers(noisy, tmp_path / "s.h5", views)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     stream = join(noisy, store, batch_size=4, seed=7, operation=views.operation)
     assert_replayed(stream, 0, stream.end_of_epoch(views.count + 1))
 
 
-def test_any_batch_size_and_seed_and_entered_in_the_middle(noisy, tmp_path):
-    store = answers(noisy, tmp_path / "s.h5", KINDS["everything and operation"])
+@pytest.mark.parametrize(
+    ("mode", "color_mode"), [("L", "grayscale"), ("RGBA", "rgba")], ids=["grey", "RGBA"]
+)
+def test_so_it_does_of_images_with_one_or_four_channels(teach_once, tmp_path, mode, color_mode):
+    images = draw_noisy(tmp_path / "noisy", one_size=False, mode=mode)
+    views = Views(2, crop=(0.4, 1.0), color=0.5, erase=0.5, cutmix=1.0, canonical_size=(14, 12))
+    asked = {**ASKED, "color_mode": color_mode, "views": views}
+    store = teach_once(images, tmp_path / "s.h5", **asked)
+    for cache in (None, "memory"):
+        stream = join(images, store, batch_size=4, seed=7, cache=cache)
+        assert stream.options.num_channels == len(mode)
+        assert_replayed(stream, 0, stream.end_of_epoch(3))
+
+
+def test_any_batch_size_and_seed_and_entered_in_the_middle(teach_once, noisy, tmp_path):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS["everything and operation"])
     for batch_size, seed in ((2, 0), (10, 1)):
         stream = join(noisy, store, batch_size=batch_size, seed=seed, operation=FADE)
         assert_replayed(stream, 5, 5 + stream.end_of_epoch(4))
 
 
-@pytest.mark.parametrize("kind", ["crop", "mixup"])
-def test_an_epoch_shows_every_image_once_and_the_same_view_of_each(noisy, tmp_path, kind):
+# Epochs end with a batch: 3 divides 21 images, and 2 fills the pair of an odd image.
+@pytest.mark.parametrize(("kind", "batch_size"), [("crop", 3), ("mixup", 2)])
+def test_an_epoch_shows_every_image_once_and_the_same_view_of_each(
+    teach_once, noisy, tmp_path, kind, batch_size
+):
     views = KINDS[kind]
-    store = answers(noisy, tmp_path / "s.h5", views)
-    stream = join(noisy, store, batch_size=2, seed=3)
-    start = 0
-    for epoch in range(2 * max(1, views.count)):
-        stop = stream.end_of_epoch(epoch + 1)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
+    stream = join(noisy, store, batch_size=batch_size, seed=3)
+    for epoch in range(2 * views.count):
         rows, weights = [], []
-        for _, targets, weight in stream.dataset(start, stop):
+        for _, targets, weight in stream.dataset(
+            stream.end_of_epoch(epoch), stream.end_of_epoch(epoch + 1)
+        ):
             rows += targets["rows"].numpy().tolist()
             weights += weight.numpy().tolist()
         rows = np.array(rows)[np.array(weights) > 0]
-        if views.mixes:  # otherwise batches of an odd number of images straddle epochs
-            assert sorted((rows // views.num_views).tolist()) == list(range(21))
-            assert set((rows % views.num_views).tolist()) == {1 + epoch % views.count}
-        start = stop
-    assert views.mixes or set((rows % views.num_views).tolist()) <= set(range(views.num_views))
+        assert sorted((rows // views.num_views).tolist()) == list(range(21))
+        assert set((rows % views.num_views).tolist()) == {1 + epoch % views.count}
 
 
-def test_mixed_labels_come_with_their_shares(noisy, tmp_path):
-    store = answers(noisy, tmp_path / "s.h5", Views(2, mixup=0.8, cutmix=1.0))
+def test_mixed_labels_come_with_their_shares(teach_once, noisy, tmp_path):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(2, mixup=0.8, cutmix=1.0))
     stream = join(noisy, store, batch_size=4, seed=1)
     for _, targets, _ in stream.dataset(0, 12):
         rows, labels = targets["rows"].numpy(), targets["labels"].numpy()
@@ -152,8 +183,8 @@ def test_mixed_labels_come_with_their_shares(noisy, tmp_path):
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
 
 
-def test_what_is_stored_is_replayed_and_never_drawn_again(noisy, tmp_path, monkeypatch):
-    store = answers(noisy, tmp_path / "s.h5", KINDS["everything and operation"])
+def test_what_is_stored_is_replayed_and_never_drawn_again(teach_once, noisy, tmp_path, monkeypatch):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS["everything and operation"])
 
     def draw(*_):
         raise AssertionError("a view was drawn")
@@ -163,9 +194,9 @@ def test_what_is_stored_is_replayed_and_never_drawn_again(noisy, tmp_path, monke
     assert_replayed(join(noisy, store, batch_size=4, operation=FADE), 0, 15)
 
 
-def test_rows_hold_the_parameters_that_the_specification_draws(noisy, tmp_path):
+def test_rows_hold_the_parameters_that_the_specification_draws(teach_once, noisy, tmp_path):
     views = KINDS["everything and operation"]
-    store = answers(noisy, tmp_path / "s.h5", views)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     hashes = hash_keys(store.keys)
     found = store.view_parameters(np.arange(store.rows_total))
     for name, values in views.draw(hashes).items():
@@ -199,19 +230,22 @@ def test_the_pass_goes_on_to_the_same_bytes(noisy, tmp_path):
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
-def test_the_student_may_have_another_resolution(tmp_path):
+def test_the_student_may_have_another_resolution(teach_once, tmp_path):
     noisy = draw_noisy(tmp_path / "noisy", one_size=True)
     for key in noisy.keys:  # nothing finer than what both resolutions can show
         path = tmp_path / "noisy" / key.decode()
         with Image.open(path) as image:
             image.resize((3, 2)).resize((60, 48), Image.Resampling.BICUBIC).save(path)
-    store = answers(noisy, tmp_path / "s.h5", Views(2, crop=(0.5, 1.0), flip=True, cutmix=1.0))
+    store = teach_once(
+        noisy, tmp_path / "s.h5", **ASKED, views=Views(2, crop=(0.5, 1.0), flip=True, cutmix=1.0)
+    )
     small, large = (
         join(noisy, store, image_size=size, batch_size=4, seed=2) for size in (SIZE, (36, 40))
     )
     for one, other in zip(small.dataset(0, 6), large.dataset(0, 6), strict=True):
         assert np.array_equal(one[1]["rows"], other[1]["rows"])
-        # The same view in more detail: brought back to the size of the other it is near.
+        # The same view in more detail: brought back to the size of the other it is near, 0.975 at
+        # least when this was written.
         back = tf.image.resize(other[0], SIZE, antialias=True)
         assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.95
 
@@ -232,8 +266,8 @@ def test_views_in_two_shards_merged_and_with_deltas_are_replayed(images, directo
     assert kd.verify(tmp_path / "c.h5", images=images, progress=False).sound
 
 
-def test_an_image_whose_partner_is_gone_is_shown_plain(noisy, tmp_path):
-    store = answers(noisy, tmp_path / "s.h5", Views(1, mixup=1.0))
+def test_an_image_whose_partner_is_gone_is_shown_plain(teach_once, noisy, tmp_path):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(1, mixup=1.0))
     partner = int(store.partners_of(1)[store.images_of_keys(noisy.keys)[0]])
     kept = np.flatnonzero(store.images_of_keys(noisy.keys) != partner)
     stream = join(noisy.select(kept), store, batch_size=4)
@@ -243,8 +277,8 @@ def test_an_image_whose_partner_is_gone_is_shown_plain(noisy, tmp_path):
     assert_replayed(stream, 0, 10)
 
 
-def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(noisy, tmp_path):
-    store = answers(noisy, tmp_path / "s.h5", Views(0))
+def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(teach_once, noisy, tmp_path):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
     with pytest.warns(UserWarning, match="not the views that the teacher answered"):
         stream = join(
             noisy, store, batch_size=7, augment="independent", views=Views(1, crop=(0.3, 0.8))
@@ -269,7 +303,7 @@ def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(noisy, tm
     [
         ({"batch_size": 5}, r"batch_size is 5, .* mixed in pairs.*\n.*`--batch-size 6`"),
         ({"augment": "both"}, "augment is 'both'; choose one of replay, independent"),
-        ({"augment": "independent"}, "augment='independent' needs to be told which views"),
+        ({"augment": "independent"}, "augment='independent' draws new views, and no"),
         (
             {"augment": "independent", "views": Views(1, mixup=1.0)},
             "cannot be mixed",
@@ -277,7 +311,7 @@ def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(noisy, tm
         ({"views": Views(2)}, "The views belong to the store"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(noisy, tmp_path, arguments, words):
-    store = answers(noisy, tmp_path / "s.h5", Views(1, mixup=1.0))
+def test_what_cannot_be_joined_is_refused(teach_once, noisy, tmp_path, arguments, words):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(1, mixup=1.0))
     with pytest.raises(kd.StreamkdError, match=words):
         join(noisy, store, **{"batch_size": 4, **arguments})

@@ -16,24 +16,24 @@ import tensorflow as tf
 import zoo
 from PIL import Image
 from run_helpers import command, dense_student, exact_teacher
-from test_replay import KINDS, draw_noisy
+from test_replay import KINDS, draw_noisy, slow
 
 import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
 from streamkd.pixels.bad_images import why_bad_bytes
-from streamkd.pixels.decode import decode, decode_batch
+from streamkd.pixels.decode import decode, decode_batch, decoder_of
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 from streamkd.teachers.write_store import write_store
-from streamkd.views.render import decode_views
 from streamkd.views.views import Views
 
 SIZE = (60, 64)
-# What is left where a side of the decoded image is at least 4/3 of the side asked for.
+# Smallest PSNR in dB where a side of the decoded image is at least 4/3 of the side asked for; when
+# this was written 40.4 to 60, and 38.2 with bicubic and lanczos3.
 MIN_PSNR = 38
 
 
@@ -79,8 +79,8 @@ def decoded(files, options, one_size=False):
 @functools.cache
 def cutter(options, plain_first):
     return tf.function(
-        lambda files, boxes: decode_views(
-            files, tf.constant(False), boxes, None, options, plain_first=plain_first
+        lambda files, boxes: decoder_of(options).crops(
+            files, tf.constant(False), boxes, plain_first=plain_first
         )
     )
 
@@ -257,7 +257,7 @@ def test_pixels_are_near_those_of_pillow(size, shape):
     exact = ImageOptions(image_size=options.image_size, **SHAPES[shape])
     expected = by_pillow(data, options)
     assert psnr(pixels, expected) > MIN_PSNR - (2 if "interpolation" in SHAPES[shape] else 0)
-    assert psnr(decoded([data], exact)[0], expected) < 28
+    assert psnr(decoded([data], exact)[0], expected) < 28  # 20.3 to 27.3 when this was written
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2], ids=["4:4:4", "4:2:2", "4:2:0"])
@@ -307,7 +307,7 @@ def test_other_files_are_decoded_as_ever_and_resized_with_antialiasing(kind, sha
         data = file.getvalue()
     options = scaled(**SHAPES[shape])
     pixels = np.clip(decoded([data], options)[0], 0, 255)
-    # Pillow rounds twice, and its JPEG decoder is another.
+    # Pillow rounds twice, and its JPEG decoder is another: 45.1 and 58.6 when this was written.
     assert psnr(pixels, by_pillow(data, options)) > (44 if kind == "small JPEG" else 46)
 
 
@@ -360,6 +360,9 @@ def test_a_crop_does_not_depend_on_the_other_views():
 
 # Teacher and student.
 
+# Kinds in which every step of decoding and rendering is taken once; the others are slow.
+QUICK = ("plain", "crop", "cutmix", "everything canonical", "everything and operation")
+
 
 def fingerprint(pixels):
     """A teacher whose logits, exact in float32, hold a checksum of every bit of the pixels."""
@@ -406,7 +409,7 @@ def assert_same_bits(stream, stop):
         assert np.array_equal(fingerprint(pixels.numpy()), targets["teacher_logits"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind if kind in QUICK else slow(kind) for kind in KINDS])
 def test_the_student_sees_the_teachers_pixels_to_the_bit(photographs, tmp_path, kind):
     views = KINDS[kind]
     store = taught(photographs, tmp_path / "s.h5", views)
@@ -457,7 +460,7 @@ def test_a_student_of_another_resolution_sees_the_same_view_in_its_own(photograp
     large = join(photographs, store, batch_size=4, image_size=(45, 50))
     for one, other in zip(small.dataset(0, 8), large.dataset(0, 8), strict=True):
         assert np.array_equal(one[1]["rows"], other[1]["rows"])
-        back = tf.image.resize(other[0], (9, 10), antialias=True)
+        back = tf.image.resize(other[0], (9, 10), antialias=True)  # 0.998 when this was written
         assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.98
 
 

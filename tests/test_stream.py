@@ -1,5 +1,7 @@
 """The stream: every image with its own logits, at any step, in the shapes that are documented."""
 
+import dataclasses
+import itertools
 import os
 import threading
 
@@ -11,8 +13,9 @@ import tensorflow as tf
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
-from streamkd.stream import batch_fetch
+from streamkd.stream import file_columns
 from streamkd.stream.join import join
+from streamkd.stream.stream import Stream
 from streamkd.teachers.teach import teach
 
 
@@ -144,6 +147,19 @@ def test_a_changed_file_is_refused_by_name_with_both_digests(images, store, dire
     assert isinstance(refusal.value.__cause__, tf.errors.InvalidArgumentError)
 
 
+def test_a_file_that_changes_after_it_was_read_once_is_refused_on_the_next_read(
+    images, store, directory
+):
+    stream = joined(images, store)
+    batches = stream.batches()
+    for _ in range(stream.end_of_epoch(1)):
+        next(batches)
+    change(directory / "bee" / "00015.png")
+    # Of the next epoch a few batches may have been read ahead.
+    with pytest.raises(ChangedImageError, match=r"'bee/00015\.png' is not the file"):
+        list(itertools.islice(batches, stream.end_of_epoch(3)))
+
+
 def test_any_other_loop_reads_the_name_in_tensorflows_error(images, store, directory):
     change(directory / "bee" / "00015.png")
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"bee/00015\.png") as error:
@@ -213,9 +229,9 @@ def test_the_batches_before_a_bad_file_are_delivered(images, store, directory):
 
 
 def test_a_row_that_was_damaged_after_the_join_is_refused_as_itself(images, store):
-    stream = joined(images, store, missing="raise")
+    spec = joined(images, store).spec
     offset = store._file.offset("logits", 17)
-    damaged = type(stream)(**{**stream_fields(stream), "store": open_store(store.path)})
+    damaged = Stream(dataclasses.replace(spec, store=open_store(store.path)))
     with open(store.path, "r+b") as file:
         file.seek(offset)
         byte = file.read(1)[0]
@@ -224,12 +240,6 @@ def test_a_row_that_was_damaged_after_the_join_is_refused_as_itself(images, stor
     with pytest.raises(StoreError, match=r"row|checksum") as refusal:
         list(damaged.batches(0, damaged.end_of_epoch(1)))
     assert refusal.value.__cause__ is not None
-
-
-def stream_fields(stream):
-    """Returns the arguments that made a stream."""
-    names = ("images", "store", "rows", "labels", "class_names", "num_classes", "options")
-    return {name: getattr(stream, name) for name in (*names, "batch_size", "seed", "shuffle")}
 
 
 def test_weights_of_images_are_those_of_their_samples(images, store):
@@ -241,13 +251,13 @@ def test_weights_of_images_are_those_of_their_samples(images, store):
 
 def test_reading_begins_with_the_iterator(images, store, monkeypatch):
     began = threading.Event()
-    real = batch_fetch.read_files
+    real = file_columns.read_files
 
     def read_files(*arguments, **options):
         began.set()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(batch_fetch, "read_files", read_files)
+    monkeypatch.setattr(file_columns, "read_files", read_files)
     iterator = iter(join(images, store, batch_size=8).dataset())
     assert began.wait(60), "a batch is read before one is asked for"
     next(iterator)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_replay import SIZE, answers, assert_replayed, draw_noisy
+from test_replay import ASKED, SIZE, assert_replayed, draw_noisy
 
 from streamkd.errors import OptionError
 from streamkd.pixels import file_batch
@@ -22,18 +22,21 @@ def noisy(tmp_path):
     return draw_noisy(tmp_path / "noisy", one_size=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cache", [None, "memory"])
-def test_the_teacher_says_the_same_of_every_view(tmp_path, noisy, kind, cache):
-    if cache and kind != "canonical":
-        pytest.skip("the pixel cache wants images of one size")
-    store = answers(noisy, tmp_path / "s.h5", KINDS[kind])
+@pytest.mark.parametrize(
+    # The pixel cache wants images of one size.
+    ("kind", "cache"),
+    [*((kind, None) for kind in KINDS), ("canonical", "memory")],
+)
+def test_the_teacher_says_the_same_of_every_view(teach_once, tmp_path, noisy, kind, cache):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS[kind])
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2, cache=cache)
     assert_replayed(stream, 0, stream.end_of_epoch(4))
 
 
-def test_an_epoch_shows_every_image_in_neighbouring_views_and_views_take_turns(tmp_path, noisy):
-    store = answers(noisy, tmp_path / "s.h5", Views(4, flip=True))
+def test_an_epoch_shows_every_image_in_neighbouring_views_and_views_take_turns(
+    teach_once, tmp_path, noisy
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, flip=True))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2)
     assert stream.end_of_epoch(1) == 7  # 21 images, 3 of them a batch
     for epoch in range(3):
@@ -47,8 +50,8 @@ def test_an_epoch_shows_every_image_in_neighbouring_views_and_views_take_turns(t
     np.testing.assert_array_equal(indices[0::2], indices[1::2])
 
 
-def test_a_file_is_read_once_for_all_its_views(tmp_path, noisy, monkeypatch):
-    store = answers(noisy, tmp_path / "s.h5", Views(4, crop=(0.3, 1.0)))
+def test_a_file_is_read_once_for_all_its_views(teach_once, tmp_path, noisy, monkeypatch):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, crop=(0.3, 1.0)))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=3)
     read = []
     original = file_batch.read_file
@@ -59,8 +62,8 @@ def test_a_file_is_read_once_for_all_its_views(tmp_path, noisy, monkeypatch):
     assert len(read) % 2 == 0 and len(read) <= 2
 
 
-def test_labels_weights_and_skipped_files_go_to_every_view(tmp_path, noisy):
-    store = answers(noisy, tmp_path / "s.h5", Views(4, flip=True))
+def test_labels_weights_and_skipped_files_go_to_every_view(teach_once, tmp_path, noisy):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, flip=True))
     bad = noisy.path(3)
     with open(bad, "wb") as file:
         file.write(b"no image")
@@ -74,8 +77,8 @@ def test_labels_weights_and_skipped_files_go_to_every_view(tmp_path, noisy):
     assert list(stream.skipped) == [3]
 
 
-def test_independent_views_may_share_a_decode(tmp_path, noisy):
-    store = answers(noisy, tmp_path / "s.h5", Views(0))
+def test_independent_views_may_share_a_decode(teach_once, tmp_path, noisy):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
     with pytest.warns(UserWarning, match="not the views that the teacher answered"):
         stream = join(
             noisy,
@@ -97,13 +100,15 @@ def test_independent_views_may_share_a_decode(tmp_path, noisy):
     [
         (Views(2, mixup=1.0), 2, 6, "are mixed.*\nLeave `--views-per-decode` out"),
         (Views(2, flip=True), 3, 6, "views_per_decode is 3, and there are 2 views.*at most 2"),
-        (Views(0), 2, 6, "there are 0 views beside the plain"),
-        (Views(4, flip=True), 4, 6, "batch_size is 6.*does not divide it.*--batch-size 8"),
+        (Views(0), 2, 6, "there are 0 views besides the plain"),
+        (Views(4, flip=True), 4, 6, "batch_size is 6, .*, 4, does not divide.*--batch-size 8"),
         (Views(2, flip=True), 0, 6, "views_per_decode is 0; it must be a positive whole"),
     ],
     ids=["mixed", "too few views", "plain", "uneven batch", "none"],
 )
-def test_what_does_not_fit_is_refused(tmp_path, noisy, views, count, batch_size, message):
-    store = answers(noisy, tmp_path / "s.h5", views)
+def test_what_does_not_fit_is_refused(
+    teach_once, tmp_path, noisy, views, count, batch_size, message
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     with pytest.raises(OptionError, match=f"(?s){message}"):
         join(noisy, store, batch_size=batch_size, views_per_decode=count)

@@ -1,12 +1,11 @@
-"""Shares of a stream: put together they are its batches, to the bit, and no file is read twice."""
+"""Slices of a stream: put together they are its batches, to the bit, and no file is read twice."""
 
 import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_cached_stream import slow
-from test_replay import FADE, answers, draw_noisy
+from test_replay import ASKED, FADE, draw_noisy, slow
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import Manifest
@@ -103,8 +102,8 @@ def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(images, sto
     ],
     ids=["everything", "pairs", "balance", "views per decode"],
 )
-def test_so_are_those_of_views_and_other_orders(tmp_path, noisy, views, more):
-    store = answers(noisy, tmp_path / "s.h5", views)
+def test_so_are_those_of_views_and_other_orders(teach_once, tmp_path, noisy, views, more):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     assert_cut(lambda: join(noisy, store, batch_size=12, seed=7, **more), [(3, 2)])
 
 
@@ -132,8 +131,8 @@ def test_so_are_those_of_views_that_are_drawn_anew(images, store):
 
 
 @pytest.mark.parametrize("views", [Views(0), slow(Views(2, mixup=1.0))], ids=["alone", "mixed"])
-def test_so_are_those_with_files_that_are_skipped(tmp_path, noisy, views):
-    store = answers(noisy, tmp_path / "s.h5", views)
+def test_so_are_those_with_files_that_are_skipped(teach_once, tmp_path, noisy, views):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     with open(noisy.path(3), "wb") as file:
         file.write(b"no image")
 
@@ -171,8 +170,10 @@ def test_the_indices_of_all_shares_are_those_of_the_step(images, store):
 
 
 @pytest.mark.parametrize("cache", [None, "memory"])
-def test_the_file_that_fails_is_named_by_its_own_worker_and_no_other(tmp_path, noisy, cache):
-    store = answers(noisy, tmp_path / "s.h5", Views(0))
+def test_the_file_that_fails_is_named_by_its_own_worker_and_no_other(
+    teach_once, tmp_path, noisy, cache
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
     stream = join(noisy, store, batch_size=12, seed=4, cache=cache)
     shares = shares_of((2, 2))
     bad = int(stream.indices(3, shares[1])[-1])
@@ -209,17 +210,19 @@ def test_an_error_is_looked_for_in_the_workers_own_piece(images, store):
 @pytest.mark.parametrize(
     ("crew", "last"), [((2, 1), 30), slow((1, 2), 30), slow((3, 2), 70)], ids=str
 )
-def test_pieces_through_the_cache_are_the_same(tmp_path, noisy, crew, last, monkeypatch):
-    store = answers(noisy, tmp_path / "s.h5", CROPS)
+def test_pieces_through_the_cache_are_the_same(
+    teach_once, tmp_path, noisy, crew, last, monkeypatch
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
     whole = parts_of(join(noisy, store, batch_size=6, seed=7).dataset(0, last))
     streams = [join(noisy, store, batch_size=6, seed=7, cache="memory") for _ in range(crew[0])]
     assert_same(put_together(streams, crew, 0, last), whole)
     assert all(stream.cache.is_filled for stream in streams)  # a part more in every epoch
     # Now several pieces are looked up at once, and none is read.
     calls = []
-    real = type(streams[0]._parts)._gather
+    real = type(streams[0]._fetcher)._gather
     monkeypatch.setattr(
-        type(streams[0]._parts), "_gather", lambda *given: calls.append(given) or real(*given)
+        type(streams[0]._fetcher), "_gather", lambda *given: calls.append(given) or real(*given)
     )
     monkeypatch.setattr(file_batch, "read_file", None)
     for start, stop in ((0, last), (7, 18), (29, 30)):
@@ -260,8 +263,10 @@ def test_pieces_through_the_cache_are_the_same(tmp_path, noisy, crew, last, monk
     ],
     ids=["rows", "pairs", "views per decode"],
 )
-def test_a_batch_that_cannot_be_cut_is_refused(tmp_path, noisy, views, batch_size, more, message):
-    store = answers(noisy, tmp_path / "s.h5", views)
+def test_a_batch_that_cannot_be_cut_is_refused(
+    teach_once, tmp_path, noisy, views, batch_size, more, message
+):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     stream = join(noisy, store, batch_size=batch_size, **more)
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         stream.dataset(0, 1, WorkerSlice(num_workers=2, num_replicas=2))

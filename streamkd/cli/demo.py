@@ -26,6 +26,7 @@ from PIL import Image
 from streamkd.errors import MissingExtraError
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.results.evaluate import evaluate
+from streamkd.store.row_store import RowStore
 from streamkd.stream.join import join
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teach import teach

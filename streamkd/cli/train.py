@@ -24,6 +24,7 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 
 if TYPE_CHECKING:
     from streamkd.manifest.manifest import Manifest
+    from streamkd.store.row_store import RowStore
     from streamkd.stream.stream import Stream
     from streamkd.views.views import Views
 

@@ -1,55 +1,206 @@
 """decode='scaled': large photographs are decoded at a part of their size, then resized smoothly.
 
-    halvings = halvings_of_image(size_in_file(data), options)     # 0 to 3: 1/1, 1/2, 1/4 or 1/8
-    pixels = resample(decoded, corners, (224, 224), options)
+    decoder = ScaledDecoder(options)
+    images = decoder.whole(file_bytes, one_size)          # float32 [files, height, width, channels]
+    crops = decoder.crops(file_bytes, one_size, boxes)    # float32 [files, views, height, …]
 
 A JPEG decoder gives an image at 1/2, 1/4 or 1/8 of its size for little more than the price of
-reading the file's codes. What is left of the way is done by antialiased resizing, in which every
-pixel of the decoded image counts. Keras' loader makes a pixel of four, wherever it comes from: of a
-photograph of 12 megapixels at 224×224 more than 98 in 100 play no part.
+reading the file's codes. Antialiased resizing does the rest, and every decoded pixel counts in it.
+Keras' loader makes each pixel of four others: more than 98 in 100 pixels of a photograph of 12
+megapixels play no part in an image of 224×224.
 
-At which part a file is decoded depends on its size, on the size asked for and, of a view, on its
-own crop: never on the other files of a batch or the other views of a file. So teacher and student,
-who ask for different views at once, see the same pixels of each.
+The part at which a file is decoded depends on its size, on the size asked for and, for a view, on
+the view's own crop: never on the other files of a batch or the other views of a file. So teacher
+and student, who ask for different views at once, see the same pixels of each.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
+from streamkd.pixels.exact_decode import decode_pixels, finished, placement_of, rounded
 
-# How often the decoder can halve an image.
+# Number of times that the decoder can halve an image.
 MAX_HALVINGS = 3
-# A side of the decoded image is at least 4/3 of the side asked for. PSNR against antialiased full
+# Smallest side of the decoded image, 4/3 of the side asked for. PSNR against antialiased full
 # decoding is then 38 dB and more (37 where colours are halved in one direction) for photographs
 # with detail in every pixel; without a margin it is 32.
 MARGIN = (4, 3)
 _RATIOS = [2**halvings for halvings in range(1, MAX_HALVINGS + 1)]
-# What `tf.image.resize` calls the kernel, where it has another name.
+# Names of kernels that `tf.image.resize` calls otherwise.
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
-# A crop of less than this many decoded pixels is taken as this large.
+# Smallest side of a crop, in decoded pixels; a smaller crop is taken as this large.
 _MIN_SIDE_PX = 1e-3
 
 
-class Original(NamedTuple):
-    """How the pixels that were decoded of one file lie in it.
+@dataclasses.dataclass(frozen=True)
+class ScaledDecoder:
+    """Decodes a JPEG at the part of its size that the size asked for needs, then resamples.
 
     Attributes:
-      size: int32 `[2]`, height and width of the image in the file.
-      ratio: float32 `[]`, 1, 2, 4 or 8, how many of its pixels in each direction a decoded one
-        stands for; the last one may stand for less.
+      options: how bytes become pixels.
+      whole_numbers: round the pixels of whole images, as the pixel cache keeps them.
     """
 
+    options: ImageOptions
+    whole_numbers: bool = False
+
+    def whole(self, file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
+        """Returns every image whole, float32 `[files, height, width, channels]`.
+
+        Args:
+          file_bytes: string `[files]`, the bytes of each file.
+          one_size: bool; makes no difference here, since each file is decoded at a part of its own.
+        """
+        pixels_of_one = tf.TensorSpec(self.options.shape, tf.float32)
+        images = tf.map_fn(self.image, file_bytes, fn_output_signature=pixels_of_one)
+        return tf.ensure_shape(images, (file_bytes.shape[0], *self.options.shape))
+
+    def crops(
+        self,
+        file_bytes: tf.Tensor,
+        one_size: tf.Tensor,
+        boxes: tf.Tensor,
+        *,
+        plain_first: bool = False,
+    ) -> tf.Tensor:
+        """Returns crops of files, each decoded at the part of its size that the box asks for.
+
+        Antialiased as the whole image is: `cut` would leave 25 dB of PSNR where this leaves 42.
+
+        Args:
+          file_bytes, one_size: as in `whole`.
+          boxes: float32 `[files, views, 4]`, the crops of each file: y1, x1, y2, x2, from 0 to 1.
+          plain_first: the first view of each file is the plain image, whatever its box.
+
+        Returns:
+          float32 `[files, views, height, width, channels]`.
+        """
+        shape = (boxes.shape[1], *self.options.shape)
+        crops_of_one = self._plain_and_crops if plain_first else self._crops
+        views = tf.map_fn(
+            crops_of_one,
+            (file_bytes, boxes),
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+        return tf.ensure_shape(views, (file_bytes.shape[0], *shape))
+
+    def image(self, data: tf.Tensor) -> tf.Tensor:
+        """Returns one file's image, float32 `[height, width, channels]`; `data` is its bytes."""
+        size = size_in_file(data)
+        halvings = halvings_of_image(size, self.options)
+        part = DecodedParts(data, size, halvings[None], self.options).part(halvings)
+        images = fit_part(part, self.options)
+        return (rounded(images) if self.whole_numbers else images)[0]
+
+    def _crops(self, element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Returns the crops of one file, `[views, height, width, channels]`."""
+        data, boxes = element
+        size = size_in_file(data)
+        halvings = halvings_of_crops(size, boxes, self.options)
+        return self._resampled(DecodedParts(data, size, halvings, self.options), boxes, halvings)
+
+    def _plain_and_crops(self, element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """Returns the same with the plain image in the place of the first crop."""
+        data, boxes = element
+        size = size_in_file(data)
+        halvings = halvings_of_crops(size, boxes, self.options)
+        plain = halvings_of_image(size, self.options)
+        halvings = tf.concat([plain[None], halvings[1:]], axis=0)
+        parts = DecodedParts(data, size, halvings, self.options)
+        crops = self._resampled(parts, boxes[1:], halvings[1:])
+        return tf.concat([fit_part(parts.part(plain), self.options), crops], axis=0)
+
+    def _resampled(self, parts: DecodedParts, boxes: tf.Tensor, halvings: tf.Tensor) -> tf.Tensor:
+        """Returns crops of one file, each cut from its own part."""
+
+        def resampled_crop(view: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            box, number = view
+            part = parts.part(number)
+            corners = box * tf.tile(part.extent, [2])
+            return resample(part.pixels, corners, self.options.image_size, self.options)[0]
+
+        one_view = tf.TensorSpec(self.options.shape, tf.float32)
+        return tf.map_fn(resampled_crop, (boxes, halvings), fn_output_signature=one_view)
+
+
+class Part(NamedTuple):
+    """The pixels that were decoded of one file, and how they lie in it.
+
+    Attributes:
+      pixels: uint8 `[1, any height, any width, channels]`.
+      size: int32 `[2]`, height and width of the image in the file.
+      ratio: float32 `[]`, 1, 2, 4 or 8, how many of the file's pixels in each direction a decoded
+        pixel stands for; the last one may stand for fewer.
+    """
+
+    pixels: tf.Tensor
     size: tf.Tensor
     ratio: tf.Tensor
 
     @property
     def extent(self) -> tf.Tensor:
-        """Height and width in decoded pixels, float32 `[2]`: not whole where the last is less."""
+        """Height and width in decoded pixels, float32 `[2]`: not whole where the last is cut."""
         return tf.cast(self.size, tf.float32) / self.ratio
+
+
+class DecodedParts:
+    """One file, decoded once at every part of its size that is asked for."""
+
+    def __init__(
+        self, data: tf.Tensor, size: tf.Tensor, halvings: tf.Tensor, options: ImageOptions
+    ) -> None:
+        """
+        Args:
+          data: string `[]`, the file's bytes.
+          size: the result of `size_in_file`.
+          halvings: int32 `[any]`, all that will be asked for: 0 to 3.
+          options: for the channels.
+        """
+        # No JPEG has an alpha channel: where one is asked for, `decode_image` is to say so.
+        self._last = 0 if options.num_channels == 4 else MAX_HALVINGS
+        self._options = options
+        wanted = tf.minimum(halvings, self._last)
+        self._parts = [self._decode(data, number, wanted) for number in range(self._last + 1)]
+        # Other formats than JPEG tell their size only when all is decoded.
+        self._size = tf.where(size > 0, size, tf.shape(self._parts[0])[:2])
+
+    def _decode(self, data: tf.Tensor, number: int, wanted: tf.Tensor) -> tf.Tensor:
+        """Returns the pixels after some halvings; none where nobody will ask for them."""
+        return tf.cond(
+            tf.reduce_any(tf.equal(wanted, number)),
+            lambda: decode_pixels(data, self._options, 2**number),
+            lambda: tf.zeros([0, 0, self._options.num_channels], tf.uint8),
+        )
+
+    def part(self, halvings: tf.Tensor) -> Part:
+        """Returns the part for one of the halvings asked for, int32 `[]`."""
+        number = tf.minimum(halvings, self._last)
+        pixels = tf.switch_case(
+            number, [functools.partial(tf.identity, one) for one in self._parts]
+        )
+        pixels.set_shape((None, None, self._options.num_channels))
+        ratio = tf.cast(tf.bitwise.left_shift(1, number), tf.float32)
+        return Part(pixels[None], self._size, ratio)
+
+
+def fit_part(part: Part, options: ImageOptions) -> tf.Tensor:
+    """Brings a part of an image to the size asked for, with antialiasing.
+
+    Returns:
+      float32 `[1, height, width, channels]`.
+    """
+    placement = placement_of((part.size[0], part.size[1]), options)
+    window = placement.window
+    corners = tf.stack([0, 0, *tf.unstack(part.size)] if window is None else window)
+    corners = tf.cast(corners, tf.float32) / part.ratio
+    images = resample(part.pixels, corners, placement.size, options)
+    return finished(images, placement, options)
 
 
 def size_in_file(data: tf.Tensor) -> tf.Tensor:
@@ -65,11 +216,11 @@ def size_in_file(data: tf.Tensor) -> tf.Tensor:
 
 
 def halvings_of_image(size: tf.Tensor, options: ImageOptions) -> tf.Tensor:
-    """Returns how often each side is halved in decoding a whole image, int32 `[]`, 0 to 3.
+    """Returns how often decoding halves each side of a whole image, int32 `[]`, 0 to 3.
 
     Args:
       size: int32 `[2]`, height and width of the image in the file.
-      options: the size asked for. With `pad_to_aspect_ratio` one side has to be large enough, since
+      options: the size asked for. With `pad_to_aspect_ratio` one large enough side will do, since
         the other is shortened with it.
     """
     needed, margin = tf.constant(options.image_size), tf.constant(MARGIN)
@@ -98,7 +249,7 @@ def resample(
 
     Args:
       images: uint8 `[images, any height, any width, channels]`.
-      corners: float32 `[4]`, the window in pixels: top, left, bottom, right. Its corners may lie
+      corners: float32 `[4]`, the window in pixels: top, left, bottom, right. A corner may lie
         within a pixel; nothing beyond that pixel counts.
       image_size: height and width to return, two numbers or int32 `[2]`.
       options: the kernel. Where the window is made larger, it interpolates.

@@ -1,200 +1,129 @@
-"""Makes batches of their parts, in the graph: decodes, checks digests, renders views.
+"""Renders batches, in the graph: checks digests, decodes, and shows the views.
 
-rendering = BatchRenderer(images, options, shown, …)
-batch = rendering.from_files(found)               # in one go; or, with a pixel cache, in three:
-found = rendering.keep(rendering.decode(found))
-batch = rendering.from_pixels(found)
+renderer = BatchRenderer(spec, columns)
+images, targets, weights = renderer.from_files(batch)
+
+renderer = CachedBatchRenderer(spec, columns, columns.cached)      # the same in three stages
+images, targets, weights = renderer.from_pixels(renderer.keep(renderer.decode(batch)))
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
-from streamkd.image_options import ImageOptions
-from streamkd.manifest.manifest import Manifest
-from streamkd.pixels.decode import content_digests, fit
-from streamkd.stream import content_check
-from streamkd.stream.batch_fetch import FILE_COLUMNS
+from streamkd.pixels.crop import cut
+from streamkd.pixels.decode import content_digests, decoder_of
+from streamkd.pixels.exact_decode import fit
+from streamkd.stream.batch_fetch import BatchColumns
 from streamkd.stream.cache.cached_images import CachedImages
-from streamkd.views.operation import ViewOperation
-from streamkd.views.render import (
-    canonical_options,
-    change,
-    cut,
-    decode_canonical,
-    decode_views,
-    erase,
-    mix,
-    mixing_of,
-)
-from streamkd.views.views import Views
+from streamkd.stream.file_columns import READ_COLUMNS
+from streamkd.stream.stream_spec import StreamSpec
+from streamkd.views.render import canonical_options, render_rows
 
 
 class BatchRenderer:
-    """Renders what `BatchFetcher` found."""
+    """Renders the batches that `BatchFetcher` fetched, from their files."""
 
-    def __init__(
-        self,
-        images: Manifest,
-        options: ImageOptions,
-        shown: Views,
-        *,
-        operation: ViewOperation | None,
-        has_store: bool,
-        is_paired: bool,
-        views_per_decode: int,
-        on_bad: str,
-        cached: CachedImages | None,
-    ) -> None:
-        """
+    def __init__(self, spec: StreamSpec, columns: BatchColumns) -> None:
+        self._columns = columns
+        self._options = spec.options
+        self._decoder = decoder_of(spec.options, canonical_options(spec.shown, spec.options))
+        self._operation = spec.operation
+        self._per_file = spec.views_per_decode
+
+    def from_files(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns images, targets and weights, rendered from the files of a batch."""
+        file_bytes, one_size, boxes = batch["file_bytes"], batch["one_size"], self._boxes(batch)
+        digests = content_digests(file_bytes, batch["known_digests"])
+        with tf.control_dependencies(self._columns.checks(batch, digests)):
+            if boxes is None:
+                crops = self._per_row(self._decoder.whole(file_bytes, one_size))
+            else:
+                crops = self._flat(self._decoder.crops(file_bytes, one_size, boxes))
+        return self._shown(crops, batch)
+
+    def _boxes(self, batch: dict[str, tf.Tensor]) -> tf.Tensor | None:
+        """Returns float32 `[files, views_per_decode, 4]`, the crops of each file, or None."""
+        if "view_crop" not in batch:
+            return None
+        boxes = batch["view_crop"]
+        return tf.reshape(boxes, (boxes.shape[0] // self._per_file, self._per_file, 4))
+
+    def _flat(self, crops: tf.Tensor) -> tf.Tensor:
+        """Returns `[files, views_per_decode, …]` crops as rows, `[rows, …]`."""
+        return tf.reshape(crops, (-1, *self._options.shape))
+
+    def _per_row(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns the value of each file once for each of its rows."""
+        return values if self._per_file == 1 else tf.repeat(values, self._per_file, axis=0)
+
+    def _shown(
+        self, crops: tf.Tensor, batch: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns images, targets and weights of a batch.
+
         Args:
-          images, options, on_bad: of the stream.
-          shown: the views that the student is shown.
-          operation: of the user's own, with its function, that they have; or None.
-          has_store: whether there are teacher logits.
-          is_paired: whether neighbours in a batch are mixed with each other.
-          views_per_decode: rows a file.
-          cached: the images in the pixel cache, or None.
+          crops: float32 `[rows, height, width, channels]`, before all else that the views do.
+          batch: all columns.
         """
-        self._images = images
-        self._options = options
-        self._canonical = canonical_options(shown, options)
-        self._has_store = has_store
-        self._is_paired = is_paired
-        self._per_file = views_per_decode
-        self._on_bad = on_bad
+        pixels = render_rows(crops, batch, self._operation)
+        if "bad" in batch:
+            bad = self._per_row(batch["bad"])
+            pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)
+        return pixels, self._columns.targets(batch), batch["weights"]
+
+
+class CachedBatchRenderer(BatchRenderer):
+    """Renders batches from files or from the pixel cache, in three stages."""
+
+    def __init__(self, spec: StreamSpec, columns: BatchColumns, cached: CachedImages) -> None:
+        super().__init__(spec, columns)
         self._cached = cached
-        self._operation = operation
 
     @property
     def shows_cached_pixels(self) -> bool:
-        """Whether the student is shown what is in the cache as it is there."""
-        return self._cached is not None and self._cached.kind[0] == tf.float32
+        """Whether the student is shown cached pixels as they are."""
+        return self._cached.as_float
 
-    def from_files(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        """Returns a batch, rendered from its files."""
-        digests = content_digests(found["file_bytes"], found["known_digests"])
-        with tf.control_dependencies(self._check(found, digests)):
-            if self._canonical is not None:
-                decoded = decode_canonical(found["file_bytes"], found["one_size"], self._canonical)
-                pixels = self._crops(decoded, found)
-            else:
-                pixels = self._crops_of_files(found)
-        return self._batch(found, pixels)
-
-    def decode(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns what a batch is made of, with the images decoded that are not in the cache."""
-        cached = self._cached
-        assert cached is not None
-        number = found["cached"].shape[0]
-        nothing = tf.zeros([0, *cached.canonical.shape], tf.uint8), tf.zeros([0], tf.uint64)
+    def decode(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the columns with the images decoded that are not in the cache."""
+        num_files = batch["cached"].shape[0]
+        shape = self._cached.canonical.shape
+        nothing = tf.zeros([0, *shape], tf.uint8), tf.zeros([0], tf.uint64)
 
         def decode_files() -> tuple[tf.Tensor, tf.Tensor]:
-            there = {name: tf.ensure_shape(found[name], [number]) for name in FILE_COLUMNS}
-            digests = content_digests(there["file_bytes"], there["known_digests"])
-            with tf.control_dependencies(self._check({**found, **there}, digests)):
-                return cached.decode({**found, **there}), tf.identity(digests)
+            read = {name: tf.ensure_shape(batch[name], [num_files]) for name in READ_COLUMNS}
+            digests = content_digests(read["file_bytes"], read["known_digests"])
+            with tf.control_dependencies(self._columns.checks({**batch, **read}, digests)):
+                return self._cached.decode({**batch, **read}), tf.identity(digests)
 
-        decoded, digests = tf.cond(tf.reduce_all(found["cached"]), lambda: nothing, decode_files)
-        rest = {name: part for name, part in found.items() if name not in FILE_COLUMNS}
+        all_cached = tf.reduce_all(batch["cached"])
+        decoded, digests = tf.cond(all_cached, lambda: nothing, decode_files)
+        rest = {name: part for name, part in batch.items() if name not in READ_COLUMNS}
         return {**rest, "decoded": decoded, "digests_now": digests}
 
-    def keep(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the same with pixels of the canonical size, and puts new ones in the cache."""
+    def keep(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the columns with all pixels at the canonical size, and caches the new ones."""
         cached = self._cached
-        assert cached is not None
-        all_cached = tf.reduce_all(found["cached"])
-        pixels = tf.cond(all_cached, lambda: found["cached_pixels"], lambda: cached.keep(found))
-        pixels = tf.ensure_shape(pixels, [found["cached"].shape[0], *cached.canonical.shape])
-        rest = {name: part for name, part in found.items() if name != "cached_pixels"}
+        pixels = tf.cond(
+            tf.reduce_all(batch["cached"]),
+            lambda: batch["cached_pixels"],
+            lambda: cached.keep(batch),
+        )
+        pixels = tf.ensure_shape(pixels, [batch["cached"].shape[0], *cached.canonical.shape])
+        rest = {name: part for name, part in batch.items() if name != "cached_pixels"}
         return {**rest, "pixels": pixels}
 
-    def from_pixels(self, found: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        """Returns a batch, rendered from pixels of the canonical size."""
-        return self._batch(found, self._crops(found["pixels"], found))
-
-    def _crops_of_files(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns the crops of a batch, cut from the files' own pixels, before anything else."""
-        boxes = self._boxes(found)
-        pixels = decode_views(found["file_bytes"], found["one_size"], boxes, None, self._options)
-        pixels = tf.reshape(pixels, (-1, *self._options.shape))
-        return self._of_rows(pixels) if boxes is None else pixels
-
-    def _crops(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns the crops of a batch, cut from pixels of the canonical size."""
-        boxes = self._boxes(found)
+    def from_pixels(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
+        """Returns images, targets and weights, rendered from pixels of the canonical size."""
+        pixels, boxes = batch["pixels"], self._boxes(batch)
         if boxes is not None:
-            return tf.reshape(cut(pixels, boxes, self._options), (-1, *self._options.shape))
-        if pixels.dtype != tf.float32:
+            return self._shown(self._flat(cut(pixels, boxes, self._options)), batch)
+        if not self.shows_cached_pixels:
             pixels = fit(pixels, self._options)
-        return self._of_rows(pixels)
-
-    def _boxes(self, found: dict[str, tf.Tensor]) -> tf.Tensor | None:
-        """Returns float32 `[files, views_per_decode, 4]`, the crops of each file, if there are."""
-        if "view_crop" not in found:
-            return None
-        boxes = found["view_crop"]
-        return tf.reshape(boxes, (boxes.shape[0] // self._per_file, self._per_file, 4))
-
-    def _of_rows(self, values: tf.Tensor) -> tf.Tensor:
-        """Returns what is known of files for each of their rows."""
-        return values if self._per_file == 1 else tf.repeat(values, self._per_file, axis=0)
-
-    def _check(self, found: dict[str, tf.Tensor], digests: tf.Tensor) -> list[tf.Tensor]:
-        """Returns what fails where a file is not the one the teacher answered."""
-        if not self._has_store:
-            return []
-        compared = found["rows"]
-        if self._per_file > 1:
-            compared = compared[:: self._per_file]
-        for name in ("bad", "cached"):  # what is in the cache was compared when it was looked up
-            if name in found:
-                compared = tf.where(found[name], tf.constant(-1, tf.int64), compared)
-        stored = found["stored_digests"]
-        return [
-            content_check.check_content_digests(
-                self._images, found["paths"], digests, stored, compared
-            )
-        ]
-
-    def _finish(self, pixels: tf.Tensor, found: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns crops with all else that their views do to them."""
-        pixels = change(pixels, found, self._operation)
-        if self._is_paired:
-            # Of a unit of two that are shown plain, each has a share of 1.
-            pixels = mix(pixels, _swapped(pixels), mixing_of(found))
-        return erase(pixels, found)
-
-    def _batch(
-        self, found: dict[str, tf.Tensor], pixels: tf.Tensor
-    ) -> tuple[tf.Tensor, dict, tf.Tensor]:
-        """Returns a batch of crops, float32 `[batch, height, width, channels]`."""
-        pixels = self._finish(pixels, found)
-        if self._on_bad == "skip":
-            bad = self._of_rows(found["bad"])
-            pixels = tf.cond(tf.reduce_any(bad), lambda: _blackened(pixels, bad), lambda: pixels)
-        labels = others = found["labels"]
-        share = tf.ones(labels.shape, tf.float32)
-        if self._is_paired:
-            others, share = _swapped(labels), found["view_share"]
-        targets: dict[str, Any] = {
-            "labels": tf.stack([labels, others], axis=1),
-            "label_shares": tf.stack([share, 1 - share], axis=1),
-            "rows": found["rows"],
-        }
-        if self._has_store:
-            targets["teacher_logits"] = found["teacher_logits"]
-        return pixels, targets, found["weights"]
+        return self._shown(self._per_row(pixels), batch)
 
 
 def _blackened(pixels: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
     """Returns pixels `[batch, height, width, channels]` with zeros where bad, bool `[batch]`."""
     return tf.where(bad[:, None, None, None], tf.zeros_like(pixels), pixels)
-
-
-def _swapped(values: tf.Tensor) -> tf.Tensor:
-    """Returns `[batch, …]` with the two of each pair in each other's place."""
-    shape = values.shape
-    return tf.reshape(tf.reverse(tf.reshape(values, (shape[0] // 2, 2, -1)), [1]), shape)

@@ -1,4 +1,8 @@
-"""Is this file the one that the teacher answered? Errors of the graph that name the file."""
+"""Checks that a file is the one that the teacher answered, and names the file where it is not.
+
+check_content_digests(images, paths, digests, stored, rows)        # in the graph
+for batch in named_errors(iter(dataset), refuse): ...              # outside
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,17 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import refuse_bad_image
 
-# Stands at the head of messages made inside the graph, where the class of an error is lost.
+# Head of messages that are made inside the graph, where the class of an error is lost.
 CHANGED = "streamkd: a changed image"
-# With the key, the digest of the bytes just read, and that of the bytes the teacher saw.
+# Message with the key, the digest of the bytes just read, and that of the bytes the teacher saw.
 CHANGED_TEXT = (
     "The image '{}' is not the file that the teacher answered.\n"
     "  content digest now:    {}\n"
     "  content digest taught: {}\n"
     "Put the old file back, or teach a new store: `streamkd teach … --out NEW.h5`."
 )
-KEY_FOLLOWS = "\n  key in base64: "
+# Text before the exact key at the end of a message.
+KEY_LABEL = "\n  key in base64: "
 
 
 def check_content_digests(
@@ -34,7 +39,7 @@ def check_content_digests(
     """Returns True, or fails where a file is not the one the teacher answered.
 
     Args:
-      images: for the root, which the message leaves out.
+      images: the manifest, for its root, which the message leaves out.
       paths: string `[batch]`.
       digests: uint64 `[batch]`, digests of the bytes just read.
       stored: uint64 `[batch]`, digests of the bytes the teacher saw.
@@ -50,7 +55,7 @@ def check_content_digests(
         now, taught = (tf.strings.as_string(values[first]) for values in (digests, stored))
         texts = CHANGED_TEXT.split("{}")
         parts = [texts[0], shown, texts[1], now, texts[2], taught, texts[3]]
-        message = tf.strings.join([CHANGED + ": ", *parts, KEY_FOLLOWS, tf.io.encode_base64(key)])
+        message = tf.strings.join([CHANGED + ": ", *parts, KEY_LABEL, tf.io.encode_base64(key)])
         with tf.control_dependencies(
             [tf.raw_ops.Assert(condition=False, data=[message], summarize=-1)]
         ):
@@ -60,15 +65,15 @@ def check_content_digests(
         changed = tf.logical_and(different, rows >= 0)
         return tf.cond(tf.reduce_any(changed), lambda: fail(changed), lambda: tf.constant(True))
 
-    # Two operations and one branch where all is well; `tf.debugging.Assert` has a branch of its
-    # own, and a message that is made for every batch takes longer than either.
+    # Two operations and one branch where all files are the same; `tf.debugging.Assert` has a branch
+    # of its own, and a message that is made for every batch takes longer than either.
     return tf.cond(tf.reduce_any(different), look_closer, lambda: tf.constant(True))
 
 
 def refuse_changed(
     images: Manifest, indices: np.ndarray, digests: np.ndarray, stored: np.ndarray
 ) -> None:
-    """Refuses, outside the graph, images that are not those the teacher answered.
+    """Refuses, outside the graph, images that are not the ones the teacher answered.
 
     Args:
       images: the manifest.
@@ -77,7 +82,7 @@ def refuse_changed(
       stored: uint64 `[batch]`, digests of the bytes the teacher saw.
 
     Raises:
-      ChangedImageError: names the first.
+      ChangedImageError: names the first changed image.
     """
     changed = np.flatnonzero(digests != stored)
     if len(changed):
@@ -94,11 +99,18 @@ def _changed(key: bytes, now: Any, taught: Any) -> ChangedImageError:
 def raise_named(
     error: tf.errors.OpError, images: Manifest, options: ImageOptions, indices: Any
 ) -> None:
-    """Raises the refusal that a TensorFlow error stands for, if it is one of the input's."""
-    pattern = rf"{CHANGED}.* now: +(\d+).* taught: +(\d+).*{KEY_FOLLOWS.strip()} ([\w-]*)"
-    found = re.search(pattern, str(error.message or error), re.DOTALL)
-    if found:
-        now, taught, encoded = found.groups()
+    """Raises the refusal that a TensorFlow error of the input stands for; else returns.
+
+    Args:
+      error: raised for a batch.
+      images: the manifest.
+      options: how files become pixels.
+      indices: the images of the batch, positions in the manifest.
+    """
+    pattern = rf"{CHANGED}.* now: +(\d+).* taught: +(\d+).*{KEY_LABEL.strip()} ([\w-]*)"
+    match = re.search(pattern, str(error.message or error), re.DOTALL)
+    if match:
+        now, taught, encoded = match.groups()
         key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
         raise _changed(key, now, taught) from error
     refuse_bad_image(error, images, indices, options)
@@ -110,8 +122,8 @@ def named_errors(
     """Yields the batches; an error of TensorFlow becomes a refusal that names the file.
 
     Args:
-      batches: what is iterated.
-      refuse: called with the error and the number of the batch; raises what it stands for.
+      batches: an iterator over a dataset.
+      refuse: called with the error and the number of the batch; raises the refusal, if any.
     """
     number = 0
     while True:

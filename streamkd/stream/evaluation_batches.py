@@ -15,11 +15,11 @@ from streamkd.pixels.file_batch import read_files
 from streamkd.stream.content_check import named_errors, raise_named
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.tf_support.iterators import CollectableDataset
-from streamkd.tf_support.read_pipeline import read_pipeline
+from streamkd.tf_support.read_pipeline import python_call, read_pipeline
 
 
 def evaluation_batches(
-    images: Manifest, options: ImageOptions, batch_size: int, share: WorkerSlice = WHOLE
+    images: Manifest, options: ImageOptions, batch_size: int, worker_slice: WorkerSlice = WHOLE
 ) -> tf.data.Dataset:
     """Returns every image once, in order, in batches of one static shape.
 
@@ -29,39 +29,38 @@ def evaluation_batches(
 
     Args:
       batch_size: images an element.
-      share: of one of several workers, which take turns; all have as many elements, the last of
-        which may be all black.
+      worker_slice: the slice of one of several workers, which take turns; all have as many
+        elements, the last of which may be all black.
     """
     num_images = len(images)
+    spec = {
+        "file_bytes": tf.TensorSpec((batch_size,), tf.string),
+        "one_size": tf.TensorSpec((), tf.bool),
+        "known_digests": tf.TensorSpec((batch_size,), tf.uint64),
+    }
 
-    def files_of(indices: np.ndarray, inside: np.ndarray) -> tuple[Any, ...]:
+    def read(indices: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+        known_bad = None if inside.all() else ~inside
         paths = images.paths(indices)
-        if inside.all():
-            return read_files(paths, max_pixels=options.max_pixels)[:3]
-        return read_files(paths, known_bad=~inside, max_pixels=options.max_pixels)[:3]
+        files = read_files(paths, known_bad=known_bad, max_pixels=options.max_pixels)
+        return files._asdict()
 
-    def look_up(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        positions = share.pieces(number) * batch_size + tf.range(batch_size, dtype=tf.int64)
+    def fetch(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        own_pieces = worker_slice.pieces(number)
+        positions = own_pieces * batch_size + tf.range(batch_size, dtype=tf.int64)
         inside = positions < num_images
         indices = tf.where(inside, positions, 0)
-        kinds = [tf.string, tf.bool, tf.uint64]
-        files, one_size, digests = tf.numpy_function(files_of, [indices, inside], kinds)
-        files, digests = (tf.ensure_shape(part, (batch_size,)) for part in (files, digests))
-        one_size = tf.ensure_shape(one_size, ())
-        return files, one_size, digests, indices, tf.cast(inside, tf.float32)
+        files = python_call(read, [indices, inside], spec)
+        return {**files, "indices": indices, "weights": tf.cast(inside, tf.float32)}
 
-    def decode(
-        files: tf.Tensor,
-        one_size: tf.Tensor,
-        digests: tf.Tensor,
-        indices: tf.Tensor,
-        weights: tf.Tensor,
-    ) -> tuple[tf.Tensor, ...]:
-        return *decode_batch(files, one_size, options, digests), indices, weights
+    def decode(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        file_bytes, known_digests = batch["file_bytes"], batch["known_digests"]
+        pixels, digests = decode_batch(file_bytes, batch["one_size"], options, known_digests)
+        return pixels, digests, batch["indices"], batch["weights"]
 
-    num_own = -(-num_images // (batch_size * share.num_pieces)) * share.num_replicas
-    dataset = read_pipeline(tf.data.Dataset.range(num_own), look_up, decode)
-    return CollectableDataset(dataset)
+    num_rounds = -(-num_images // (batch_size * worker_slice.num_pieces))
+    own_pieces = tf.data.Dataset.range(num_rounds * worker_slice.num_replicas)
+    return CollectableDataset(read_pipeline(own_pieces, fetch, decode))
 
 
 def each_once(
@@ -69,16 +68,16 @@ def each_once(
     images: Manifest,
     options: ImageOptions,
     batch_size: int,
-    share: WorkerSlice = WHOLE,
+    worker_slice: WorkerSlice = WHOLE,
 ) -> Iterator[Any]:
     """Yields the batches of an `evaluation_batches` dataset; a file that fails is named.
 
     Args:
-      dataset: what `evaluation_batches` returned for the other arguments.
+      dataset: the result of `evaluation_batches` for the other arguments.
     """
 
     def refuse(error: tf.errors.OpError, number: int) -> None:
-        first = share.pieces(number) * batch_size
+        first = worker_slice.pieces(number) * batch_size
         indices = range(first, min(first + batch_size, len(images)))
         raise_named(error, images, options, indices)
 

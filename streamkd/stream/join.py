@@ -2,10 +2,10 @@
 
     stream = join(images, store, image_size=(160, 160), batch_size=128, seed=1)
 
-Checked here: class names agree by name, every image has its rows, and the teacher's accuracy on
-some joined rows is that of the teacher pass. Checked on every batch: the content digest of the
-bytes just read equals the stored one. An image whose key the store does not know is looked up by
-its content, so that renamed and moved files keep their logits.
+`join` checks that class names agree by name, that every image has its rows, and that the teacher's
+accuracy on a sample of joined rows is that of the teacher pass. The stream checks on every batch
+that the content digest of the bytes just read equals the stored one. An image whose key the store
+does not know is looked up by its content, so that renamed and moved files keep their logits.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from streamkd.stream.join_checks import (
     replayed_views,
 )
 from streamkd.stream.stream import Stream
+from streamkd.stream.stream_spec import StreamSpec
 from streamkd.views.operation import ViewOperation
 from streamkd.views.operation_check import check_operation
 from streamkd.views.render import canonical_options
@@ -88,35 +89,35 @@ def join(
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: part of what the teacher
         saw; with a store they can only be repeated. See `ImageOptions`.
       missing: 'raise' refuses images without logits; 'drop' leaves them out and warns; 'label' lets
-        them learn from their labels alone and warns. A store with logits of none of them is
-        refused in any case.
+        the student learn them from their labels alone and warns. A store without logits of any of
+        the images is refused in any case.
       augment: 'replay' shows the views that the teacher answered. 'independent' draws others for
         every epoch, while the logits stay those of the plain image: known to be no better than
         labels alone in long runs, and offered for comparison.
-      views: which views 'independent' draws, one an epoch; they cannot be mixed.
-      operation: that of the store's views, where they have one: the store knows its name and
-        version, and the function is the caller's. It is first tried out on random pixels.
+      views: the views that 'independent' draws, one an epoch; they cannot be mixed.
+      operation: the operation of the store's views, where they have one: the store knows its name
+        and version, the function is the caller's. It is first tried out on random pixels.
       balance: draw every class equally often, however many images it has; an epoch then has about
         as many draws as there are images.
-      views_per_decode: how many views of each image that is decoded share a batch. An epoch decodes
+      views_per_decode: number of views of a decoded image that share a batch. An epoch decodes
         every image once, and so has that many times as many steps.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
-        saw it; 'skip' goes on without it, and lists it in `Stream.skipped`.
-      max_pixels: an image of more counts as one that cannot be decoded; its header says so.
+        saw it; 'skip' leaves the file out, and lists it in `Stream.skipped`.
+      max_pixels: an image whose header says more pixels counts as one that cannot be decoded.
       cache: keep decoded pixels after the first epoch: 'memory' for this process, 'disk' for others
         as well. Views that are drawn are then cut from images of one size, so that they need
         `canonical_size`; plain images are kept at the student's size, rounded to whole numbers.
-        A file on the disk that changes is noticed when a process first asks for it, by its size
+        A file that changes is noticed when a process first asks for its image, by the file's size
         and time of change.
       cache_directory: for 'disk'; by default `streamkd/pixels` in the user's cache directory.
-      cache_bytes: the most it may take; images for which there is no room are decoded each time.
-        By default half of the free memory, or nine tenths of the free room on the disk.
+      cache_bytes: size of the cache at most; images without room are decoded each time. By default
+        half of the free memory, or nine tenths of the free room on the disk.
       progress: show progress where files have to be read to find renamed ones.
 
     Raises:
       ClassNamesError: a class of the images is not one of the teacher's.
       MissingLogitsError: an image has no logits; the first is named.
-      UnfinishedStoreError: the teacher pass has not come to its end.
+      UnfinishedStoreError: the teacher pass is not finished.
       OptionError: options that do not fit.
     """
     check_choice("missing", missing, MISSING)
@@ -142,8 +143,8 @@ def join(
         class_names = store.class_names or None
         if class_names is None and images.class_names is not None:
             warnings.warn(
-                f"The store {store.path} was taught without class names, so that the labels of "
-                "these images cannot be matched with its logits and are left out.",
+                f"The store {store.path} was taught without class names, and these images have "
+                "labels, which are left out. Teach a store with class names to use them.",
                 stacklevel=2,
             )
         labels = renumber(images.labels, images.class_names, class_names, "the store")
@@ -155,9 +156,9 @@ def join(
     check_views_per_decode(views_per_decode, shown, batch_size, replayed=independent is None)
     if balance:
         check_balance(images, labels, shown, batch_size // views_per_decode)
-    return Stream(
-        images,
-        store,
+    spec = StreamSpec(
+        images=images,
+        store=store,
         rows=rows,
         labels=labels,
         class_names=class_names,
@@ -168,11 +169,12 @@ def join(
         shuffle=shuffle,
         independent=independent,
         operation=shown.operation,
-        balance=balance,
-        views_per_decode=views_per_decode,
         on_bad=on_bad,
         cache=_pixel_cache(images, shown, options, cache, cache_directory, cache_bytes),
+        balance=balance,
+        views_per_decode=views_per_decode,
     )
+    return Stream(spec)
 
 
 def _pixel_cache(
@@ -217,7 +219,7 @@ def image_options(
     if store is None:
         if image_size is None:
             raise OptionError(
-                "A stream without a store needs to know the size of its images.\n"
+                "No store says the size of the images, and none is given.\n"
                 "Add image_size=(height, width); on the command line --image-size HEIGHTxWIDTH."
             )
         chosen = {name: value for name, value in given.items() if value is not None}
@@ -227,7 +229,7 @@ def image_options(
     if size is None:
         raise OptionError(
             f"The store {store.path} does not say at which size its teacher saw the images.\n"
-            "Say at which the student is to see them: `--image-size HEIGHTxWIDTH`."
+            "Give the size for the student: `--image-size HEIGHTxWIDTH`."
         )
     taught = ImageOptions.from_dict({**store.header.images, "image_size": size})
     for name, value in given.items():
@@ -245,7 +247,7 @@ def image_options(
 def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]:
     if images.class_names is None:
         raise OptionError(
-            "These images have neither labels nor logits, so that there is nothing to learn.\n"
+            "These images have neither labels nor logits: there is nothing to learn.\n"
             "Give a store (`--store`), or images in one folder a class."
         )
     return np.full(len(images), -1, np.int64), images.labels, images.class_names
@@ -254,34 +256,33 @@ def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]
 def find_rows(
     images: Manifest, store: RowStore, missing: str, progress: bool
 ) -> tuple[Manifest, np.ndarray]:
-    """Returns the images that have logits, and the row of each: by key, else by content.
+    """Returns the images that are joined, and the row of each: by key, else by content.
 
     Args and errors: as in `join`.
 
     Returns:
-      the images, and int64 `[num_images]`, the row of each image's view 0.
+      the images, and int64 `[num_images]`, the row of each image's view 0; -1 without logits.
     """
     check_finished(store)
-    found = match_images(images, store, progress)
-    refused = np.zeros(len(found), bool)
-    refused[found >= 0] = store.done_of(found[found >= 0] * store.num_views) == REFUSED
-    absent = np.flatnonzero((found < 0) | refused)
-    if len(absent) and (missing == "raise" or len(absent) == len(images)):
+    matched = match_images(images, store, progress)
+    refused = np.zeros(len(matched), bool)
+    refused[matched >= 0] = store.done_of(matched[matched >= 0] * store.num_views) == REFUSED
+    absent = np.flatnonzero((matched < 0) | refused)
+    if not len(absent):
+        return images, matched * store.num_views
+    if missing == "raise" or len(absent) == len(images):
         _refuse_missing(images, store, absent, refused)
     fate = "are left out" if missing == "drop" else "learn from their labels alone"
-    if len(absent):
-        warnings.warn(
-            f"{len(absent):,} of {len(images):,} images have no logits and {fate}; "
-            f"the first is '{readable_key(images.keys[absent[0]])}'.",
-            stacklevel=3,
-        )
-    if len(absent) and missing == "label":
-        found[absent] = -1
-        return images, np.where(found < 0, -1, found * store.num_views)
-    if len(absent):
-        kept = np.flatnonzero((found >= 0) & ~refused)
-        images, found = images.select(kept), found[kept]
-    return images, found * store.num_views
+    warnings.warn(
+        f"{len(absent):,} of {len(images):,} images have no logits and {fate}; "
+        f"the first is '{readable_key(images.keys[absent[0]])}'.",
+        stacklevel=3,
+    )
+    if missing == "label":
+        matched[absent] = -1
+        return images, np.where(matched < 0, -1, matched * store.num_views)
+    kept = np.flatnonzero((matched >= 0) & ~refused)
+    return images.select(kept), matched[kept] * store.num_views
 
 
 def _refuse_missing(

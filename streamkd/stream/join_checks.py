@@ -1,6 +1,9 @@
-"""What `join` refuses or warns of before the first batch, beside what is missing.
+"""The checks of `join` before the first batch, besides the one for missing logits.
 
-Each of these looks at one thing, and says what does not fit, both sides, and what to type next.
+    check_batch_size(batch_size, seed, len(images))
+    check_views_per_decode(views_per_decode, shown, batch_size, replayed=True)
+
+Each check looks at one thing; a refusal shows both sides and says what to type next.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 
 AUGMENTS = ("replay", "independent")
-# Enough rows to see a wrong pairing at once, few enough to be read in a moment.
+# Number of rows whose accuracy is compared: a wrong pairing shows, and they are read in a moment.
 ACCURACY_ROWS = 4096
 
 
@@ -38,22 +41,22 @@ def independent_views(
         return None
     if views is None or not views.count:
         raise OptionError(
-            "augment='independent' needs to be told which views to draw.\n"
+            "augment='independent' draws new views, and no views are given.\n"
             "Add views=Views(1, crop=(0.35, 1), flip=True)."
         )
     if operation is not None:
         raise OptionError(
-            "With augment='independent' the operation is one of the views that are drawn.\n"
+            "With augment='independent' the operation belongs to the views that are drawn.\n"
             "Give it there: views=Views(1, operation=operation)."
         )
     if views.mixes:
         raise OptionError(
-            "Views that are drawn independently cannot be mixed: there are no logits for a mixture "
-            "that the teacher has not seen.\nLeave mixup and cutmix out."
+            "Independent views cannot be mixed: the store has no logits for a mixture that the "
+            "teacher has not seen.\nLeave mixup and cutmix out."
         )
     warnings.warn(
         "The student is shown views that are not the views that the teacher answered, which in "
-        "long runs is no better than labels alone. Use it for comparison.",
+        "long runs is no better than labels alone. Use augment='independent' for comparison.",
         stacklevel=3,
     )
     return views
@@ -89,16 +92,16 @@ def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> N
 def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> None:
     """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
 
-    Five standard deviations and two points of tolerance: a part of the images, such as one side
-    of a split, may be a little easier or harder than the whole.
+    The tolerance is five standard deviations and two points: a part of the images, such as one
+    side of a split, may be a little easier or harder than the whole.
     """
     taught = (store.summary or {}).get("teacher_accuracy")
     labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
     if taught is None or not len(labelled):
         return
-    # Evenly over all of them: the images stand in the order of their classes.
-    places = np.linspace(0, len(labelled) - 1, min(ACCURACY_ROWS, len(labelled)))
-    picked = labelled[places.round().astype(np.int64)]
+    # Evenly over all images, since they stand in the order of their classes.
+    positions = np.linspace(0, len(labelled) - 1, min(ACCURACY_ROWS, len(labelled)))
+    picked = labelled[positions.round().astype(np.int64)]
     answers = store.gather(rows[picked]).argmax(axis=1)
     joined = float(np.mean(answers == labels[picked]))
     tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
@@ -106,7 +109,7 @@ def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> Non
         warnings.warn(
             f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
             f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
-            f"since? `streamkd verify {store.path} --images …` compares.",
+            f"since? Compare with `streamkd verify {store.path} --images …`.",
             stacklevel=3,
         )
 
@@ -133,7 +136,7 @@ def check_pairs(batch_size: int, rows: np.ndarray, store: RowStore) -> None:
     if batch_size % 2:
         raise OptionError(
             f"batch_size is {batch_size}, and the views of {store.path} are mixed in pairs, which "
-            f"share a batch.\nGive an even one: `--batch-size {batch_size + 1}`."
+            f"share a batch.\nGive an even batch size: `--batch-size {batch_size + 1}`."
         )
 
 
@@ -142,7 +145,7 @@ def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: 
 
     Args:
       count: views of each decoded image in a batch.
-      views: those that are shown; views that are drawn anew are as many as are asked for.
+      views: the views that are shown; views that are drawn anew are as many as asked for.
       batch_size: rows a batch.
       replayed: whether the views come from a store.
     """
@@ -156,24 +159,24 @@ def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: 
         )
     if not views.count or (replayed and views.count < count):
         raise OptionError(
-            f"views_per_decode is {count}, and there are {views.count} views beside the plain "
+            f"views_per_decode is {count}, and there are {views.count} views besides the plain "
             f"image.\nGive at most {max(views.count, 1)}: `--views-per-decode "
             f"{max(views.count, 1)}`; or teach more: `streamkd teach … --views {count}`."
         )
     if batch_size % count:
         raise OptionError(
-            f"batch_size is {batch_size}, and views_per_decode is {count}, which does not divide "
-            f"it.\nGive another one: `--batch-size {-(-batch_size // count) * count}`."
+            f"batch_size is {batch_size}, which views_per_decode, {count}, does not divide.\n"
+            f"Give another batch size: `--batch-size {-(-batch_size // count) * count}`."
         )
 
 
 def check_balance(images: Manifest, labels: np.ndarray, views: Views, batch_size: int) -> None:
-    """Refuses to balance classes where an image has none, or the views decide on the order.
+    """Refuses to balance classes where an image has no label, or the views decide on the order.
 
     Args:
       images: the transfer set.
       labels: int32 `[num_images]`, class numbers of the logits.
-      views: those that are shown.
+      views: the views that are shown.
       batch_size: rows a batch.
     """
     unlabelled = np.flatnonzero(labels == UNLABELLED)

@@ -1,10 +1,11 @@
-"""The tf.data pipeline that everything here is read through: fetch in Python, decode in the graph.
+"""The tf.data pipeline that all images are read through: fetch in Python, decode in the graph.
 
+    batch = python_call(read, [numbers], {"file_bytes": tf.TensorSpec([32], tf.string)})
     dataset = read_pipeline(steps, fetch, decode)
 
-Two maps, on purpose. The first holds the Python function that reads files and looks labels and
-logits up, by the batch (about ten microseconds an image); the second is TensorFlow alone and
-decodes several batches at once. Were they one, op determinism would make the decoding serial too.
+There are two maps. The first holds the Python function that reads files and looks up labels and
+logits, by the batch (about ten microseconds an image); the second is TensorFlow alone and decodes
+several batches at once. If they were one, op determinism would make the decoding serial too.
 
 A batch that cannot be decoded is an error, or goes through `rescue` and is decoded again: tf.data
 drops the first try and takes the second. A batch without faults pays 0.1 ms for that, and nothing
@@ -21,9 +22,10 @@ import tensorflow as tf
 
 from streamkd.tf_support.autograph import unconverted
 
-# Batches read at once: one waits for the disk while the other is taken over. More of them get in
-# each other's way for Python's lock (1.5 µs an image with 4).
+# Number of batches that are read at once: one waits for the disk while the other is taken over.
+# More of them compete for Python's lock (1.5 µs an image with 4).
 NUM_FETCHES = 2
+# Number of results that wait for the reader of a dataset.
 PREFETCHED_BATCHES = 2
 
 
@@ -64,24 +66,24 @@ def read_pipeline(
 
     Args:
       source: one element a batch, such as its step.
-      fetch: graph function of an element, with a `tf.numpy_function` inside.
-      decode: graph function of what `fetch` returns.
-      rescue: graph function of what `fetch` returned for a batch that `decode` failed on; returns
-        the same with what is bad left out.
-      after: graph functions of what `decode` returned, and of each other's. Each of them has
-        results of its own under way, as many as there are cores.
+      fetch: graph function of an element, with a `python_call` inside.
+      decode: graph function of a fetched batch.
+      rescue: graph function of a fetched batch that `decode` failed on; returns the batch without
+        its bad files.
+      after: graph functions of the decoded batch, one after the other. Each keeps as many results
+        in flight as there are cores.
       one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default a
-        batch is under way for each core.
-      num_prefetched: results that wait for the reader beside those.
+        batch is in flight for each core.
+      num_prefetched: number of results that wait for the reader besides those.
     """
     options = tf.data.Options()
     options.deterministic = True
-    # The tuner takes about 4 µs an image for small files and ends where this begins; one batch
-    # a core in TensorFlow's decoder leaves no work for threads within an operation.
+    # The tuner takes about 4 µs an image for small files and ends with the numbers set here; one
+    # batch a core in TensorFlow's decoder leaves no work for threads within an operation.
     options.autotune.enabled = False
     options.threading.max_intra_op_parallelism = 1
-    # Reading begins with the iterator, not with the first batch that is asked for: while a model is
-    # being compiled, which takes seconds, the first batches get ready.
+    # Reading begins with the iterator, not with the first batch that is asked for: some batches get
+    # ready while a model is being compiled, which takes seconds.
     options.experimental_warm_start = True
     fetch, decode, *after = map(unconverted, (fetch, decode, *after))
     dataset = source.map(fetch, num_parallel_calls=NUM_FETCHES)

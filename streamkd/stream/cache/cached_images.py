@@ -1,128 +1,148 @@
-"""How a stream goes through its pixel cache.
+"""The images of a batch by way of the pixel cache.
 
-    take what is there -> decode the rest -> keep it -> render
+    cached = CachedImages(spec, cache)
+    batch = cached.gather(slots, gathered)      # pixels from the cache, files of the other images
+    decoded = cached.decode(batch)              # in the graph: the other images
+    pixels = cached.keep(batch)                 # puts them in the cache, returns all pixels
 
-Files that are there are not opened. Whether a batch comes from files or from the cache makes no
-difference to its pixels: in both cases views are cut from whole numbers of one size.
+Files whose images are in the cache are not opened. A batch has the same pixels whether it comes
+from files or from the cache: in both cases views are cut from whole numbers of one size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.image_options import ImageOptions
+from streamkd.pixels.decode import decode_canonical
 from streamkd.pixels.file_batch import BLACK_PIXEL, Files
 from streamkd.stream.cache.buffer_pool import BufferPool
 from streamkd.stream.cache.pixel_cache import PixelCache
-from streamkd.views.render import decode_canonical
-from streamkd.views.views import Views
+from streamkd.stream.columns import FILE, SOME_FILES, Column, Slots
+from streamkd.stream.file_columns import READ_COLUMNS, FileColumns
+from streamkd.stream.stream_spec import StreamSpec
+from streamkd.tf_support.read_pipeline import python_call
 
 
-class CachedImages:
-    """Reads the images of a batch from the cache, and from their files where they are not there.
+class CachedImages(FileColumns):
+    """Pixels of the images in the cache, and files of those that are not.
 
     Attributes:
-      cache: where pixels are kept.
-      canonical: what decides on them.
-      kind: dtype and shape of what is handed on of one image.
+      canonical: the size of cached images, and all else that decides on their pixels.
+      as_float: whether pixels are handed on as float32, since nothing is cut from them.
     """
 
-    def __init__(self, cache: PixelCache, *, as_float: bool) -> None:
-        """Args: `as_float`, whether pixels are wanted as float32, since nothing is cut of them."""
-        self.cache = cache
+    def __init__(self, spec: StreamSpec, cache: PixelCache) -> None:
+        super().__init__(spec)
         self.canonical = canonical = cache.canonical
-        self.kind: tuple[Any, tuple] = (tf.float32 if as_float else tf.uint8, canonical.shape)
-        self._dtype = np.dtype(np.float32 if as_float else np.uint8)
-        self._none = np.zeros((0, *canonical.shape), self._dtype)
+        self.as_float = canonical == spec.options and "view_crop" not in spec.shown.datasets()
+        self._cache = cache
+        self._dtype = np.dtype(np.float32 if self.as_float else np.uint8)
+        self._tf_dtype = tf.as_dtype(self._dtype)
+        self._no_pixels = np.zeros((0, *canonical.shape), self._dtype)
         self._buffers = BufferPool()
+        self.columns = {
+            **self.columns,
+            **{name: self.columns[name]._replace(per=SOME_FILES) for name in READ_COLUMNS},
+            "cached": Column(tf.bool, per=FILE),
+            "cached_pixels": Column(self._tf_dtype, canonical.shape, per=SOME_FILES),
+        }
 
-    def take(
-        self, indices: np.ndarray, rows: np.ndarray, stored_digests: np.ndarray | None
+    def gather(self, slots: Slots, gathered: dict[str, Any]) -> dict[str, Any]:
+        indices = slots.indices
+        cached, pixels = self._take(indices, slots.first_rows, gathered.get("stored_digests"))
+        known_bad = self.reader.known_bad(indices)
+        if known_bad.any():
+            cached, pixels = _with_blanks(cached, pixels, known_bad)
+        paths, files = self._read_others(indices, cached)
+        files = files._replace(bad=files.bad | known_bad)
+        return {"paths": paths, **files._asdict(), "cached": cached, "cached_pixels": pixels}
+
+    def _take(
+        self, indices: np.ndarray, first_rows: np.ndarray, stored_digests: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns which images need not be read, bool `[files]`, and the pixels of those.
 
         Args:
           indices: int64 `[files]`.
-          rows: int64 `[files]`, -1 for images without logits.
+          first_rows: int64 `[files]`, rows of the store; -1 for images without logits.
           stored_digests: uint64 `[files]`, digests of the files that the teacher answered. An image
             in the cache that was decoded from another file is read again and compared.
         """
-        there = self.cache.has(indices)
-        before = self._content_digests_of(indices, there)
+        present = self._cache.has(indices)
+        before = self._content_digests_of(indices, present)
         if stored_digests is not None:
-            there &= (before == stored_digests) | (rows < 0)
-        pixels = self._copied(indices, there)
+            present &= (before == stored_digests) | (first_rows < 0)
+        pixels = self._copied(indices, present)
         # Another process may have replaced pixels in the meantime, of a file that was changed.
-        replaced = there & (self._content_digests_of(indices, there) != before)
+        replaced = present & (self._content_digests_of(indices, present) != before)
         if replaced.any():
-            return there & ~replaced, pixels[~replaced[there]]
-        return there, pixels
+            return present & ~replaced, pixels[~replaced[present]]
+        return present, pixels
 
-    def _content_digests_of(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
-        if not there.any():
+    def _content_digests_of(self, indices: np.ndarray, present: np.ndarray) -> np.ndarray:
+        if not present.any():
             return np.zeros(len(indices), np.uint64)
-        return self.cache.content_digests_of(np.where(there, indices, 0))
+        return self._cache.content_digests_of(np.where(present, indices, 0))
 
-    def _copied(self, indices: np.ndarray, there: np.ndarray) -> np.ndarray:
-        """Returns the pixels `[there, height, width, channels]`, as `kind` says."""
-        if not there.any():
-            return self._none
-        some = indices if there.all() else indices[there]
-        pixels = self._buffers.array((len(some), *self.canonical.shape), self._dtype)
-        self.cache.copy_to(some, pixels)
+    def _copied(self, indices: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Returns the pixels `[present, height, width, channels]`, uint8 or float32."""
+        if not present.any():
+            return self._no_pixels
+        wanted = indices if present.all() else indices[present]
+        pixels = self._buffers.array((len(wanted), *self.canonical.shape), self._dtype)
+        self._cache.copy_to(wanted, pixels)
         return pixels
 
-    def read(
-        self, indices: np.ndarray, there: np.ndarray, read: Callable[[np.ndarray], Files]
-    ) -> Files:
-        """Returns the files of a batch, with a black pixel for each that is in the cache.
+    def _read_others(self, indices: np.ndarray, cached: np.ndarray) -> tuple[np.ndarray, Files]:
+        """Returns paths and files of a batch, with a black pixel for each image in the cache.
 
-        Where all of them are, there are no bytes and no digests.
+        Where all images are in the cache, there are no paths, no bytes and no digests.
 
         Args:
           indices: int64 `[files]`.
-          there: which of them are in the cache, as `take` returned it.
-          read: returns the files of some places in the batch, int64 `[some]`.
+          cached: bool `[files]`, the images that are in the cache.
         """
-        absent = np.flatnonzero(~there)
-        self.cache.about_to_read(indices[absent])
-        if len(absent) == len(indices):
-            return read(absent)
-        bad = np.zeros(len(indices), bool)
+        absent = np.flatnonzero(~cached)
+        self._cache.about_to_read(indices[absent])
         if not len(absent):
-            return Files(np.empty(0, object), np.bool_(False), np.empty(0, np.uint64), bad)
+            nothing, no_digests = np.empty(0, object), np.empty(0, np.uint64)
+            return nothing, Files(nothing, np.bool_(False), no_digests, np.zeros(len(cached), bool))
+        read_paths, read = self.reader.read(indices[absent], np.zeros(len(absent), bool))
+        if len(absent) == len(indices):
+            return read_paths, read
+        paths = np.full(len(indices), b"", object)
         file_bytes = np.full(len(indices), BLACK_PIXEL, object)
         known_digests = np.zeros(len(indices), np.uint64)
-        files = read(absent)
-        file_bytes[absent] = files.file_bytes
-        known_digests[absent] = files.known_digests
-        bad[absent] = files.bad
-        return Files(file_bytes, np.bool_(False), known_digests, bad)
+        bad = np.zeros(len(indices), bool)
+        paths[absent] = read_paths
+        file_bytes[absent] = read.file_bytes
+        known_digests[absent] = read.known_digests
+        bad[absent] = read.bad
+        return paths, Files(file_bytes, np.bool_(False), known_digests, bad)
 
-    def decode(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns uint8 `[files, height, width, channels]` of a batch that is not all there."""
-        return decode_canonical(found["file_bytes"], found["one_size"], self.canonical)
+    def decode(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns uint8 `[files, height, width, channels]` of a batch that is not all cached."""
+        return decode_canonical(batch["file_bytes"], batch["one_size"], self.canonical)
 
-    def keep(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Puts what was decoded into the cache and returns the pixels of the whole batch.
+    def keep(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Puts the decoded images into the cache and returns the pixels of the whole batch.
 
         Args:
-          found: the batch's `indices`, `cached`, `cached_pixels`, `digests_now` and `decoded`, and
-            `bad` where bad files are skipped.
+          batch: its `indices`, `cached`, `cached_pixels`, `digests_now` and `decoded`, and `bad`
+            where bad files are skipped.
 
         Returns:
-          `[files, height, width, channels]`, float32 or uint8 as `kind` says.
+          `[files, height, width, channels]`, float32 or uint8 as `as_float` says.
         """
-        cached = found["cached"]
-        bad = found.get("bad", tf.zeros_like(cached))
+        cached = batch["cached"]
         names = ("indices", "cached", "cached_pixels", "digests_now", "decoded")
-        arguments = [*(found[name] for name in names), bad]
-        pixels = tf.numpy_function(self._keep, arguments, self.kind[0])
-        return tf.ensure_shape(pixels, [cached.shape[0], *self.canonical.shape])
+        arguments = [*(batch[name] for name in names), batch.get("bad", tf.zeros_like(cached))]
+        shape = (cached.shape[0], *self.canonical.shape)
+        spec = {"pixels": tf.TensorSpec(shape, self._tf_dtype)}
+        return python_call(self._keep, arguments, spec)["pixels"]
 
     def _keep(
         self,
@@ -132,22 +152,28 @@ class CachedImages:
         digests_now: np.ndarray,
         decoded: np.ndarray,
         bad: np.ndarray,
-    ) -> np.ndarray:
+    ) -> dict[str, np.ndarray]:
         new = np.flatnonzero(~cached & ~bad)
-        self.cache.put(indices[new], decoded[new], digests_now[new])
+        self._cache.put(indices[new], decoded[new], digests_now[new])
         pixels = self._buffers.array((len(indices), *self.canonical.shape), self._dtype)
         pixels[:] = decoded
         pixels[cached] = cached_pixels
-        return pixels
+        return {"pixels": pixels}
 
 
-def cached_images(cache: PixelCache, shown: Views, options: ImageOptions) -> CachedImages:
-    """Returns how a stream of these views goes through a cache.
+def _with_blanks(
+    cached: np.ndarray, pixels: np.ndarray, skipped: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same with skipped images among those that are cached, black.
+
+    A batch with a skipped image is then not read and decoded as if the image were new.
 
     Args:
-      cache: of images of the views' canonical size; of the student's where they have none.
-      shown: the views that the student is shown.
-      options: how files become pixels, and their size.
+      cached: bool `[files]`.
+      pixels: `[cached, height, width, channels]`, their pixels.
+      skipped: bool `[files]`.
     """
-    as_float = cache.canonical == options and "view_crop" not in shown.datasets()
-    return CachedImages(cache, as_float=as_float)
+    with_skipped = cached | skipped
+    blank = np.zeros((int(with_skipped.sum()), *pixels.shape[1:]), pixels.dtype)
+    blank[cached[with_skipped]] = pixels
+    return with_skipped, blank

@@ -1,24 +1,24 @@
 """The pixel cache: decoded images of one size, kept after they were read for the first time.
 
     cache = PixelCache.on_disk(images, canonical, directory)     # or in_memory(images, canonical)
-    there = cache.has(indices)
-    cache.about_to_read(indices)                     # before the files of new ones are read
+    present = cache.has(indices)
+    cache.about_to_read(indices)                     # before the files of new images are read
     cache.put(indices, pixels, content_digests)
     cache.copy_to(indices, out)
 
-What is kept is derived from the files and may be deleted at any time. On disk it is two files,
+The cache is derived from the image files and may be deleted at any time. On disk it is two files,
 named after the keys of the images and all that decides on their pixels:
 
-  NAME.pixels    uint8 `[num_images, height, width, channels]`, with holes where nothing is kept yet
+  NAME.pixels    uint8 `[num_images, height, width, channels]`, with holes for images not kept yet
   NAME.records   uint64 `[num_images, 4]`: content digest, digest of the pixels, size and time of
-                 change of the file; zeros where nothing is kept
+                 change of the file; zeros for images not kept yet
 
-An image that another process has left there is compared once, when it is first asked for: its
-pixels with their digest, its file's size and time of change with those recorded. What does not fit
-is as if it were not there. The time is that of the inode, which no program can set back.
+An image that another process has left in the cache is compared once, when it is first asked for:
+its pixels with their digest, its file's size and time of change with those recorded. An image that
+differs counts as absent. The time is that of the inode, which no program can set back.
 
-Any number of processes may fill one cache. Who replaces pixels takes their record away first, and
-who copies pixels looks at the record before and after.
+Any number of processes may fill one cache. A writer that replaces pixels takes their record away
+first, and a reader that copies pixels looks at the record before and after.
 """
 
 from __future__ import annotations
@@ -40,27 +40,26 @@ import numpy as np
 from streamkd import disk
 from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.manifest import Manifest
+from streamkd.stream.cache.free_space import RECORD_BYTES, capacity_of, free_memory
 
 VERSION = 2
-# What each image's byte in `_state` says.
+# Values of each image's byte in `_state`.
 _ABSENT, _UNCHECKED, _READY = 0, 1, 2
-# Of the memory, or of the room on the disk, that is free when a cache is made.
-_SHARE_OF_MEMORY = 0.5
-_SHARE_OF_DISK = 0.9
-_NUM_FIELDS = 4
-# Images that are gathered together, of which each is small.
-_GATHERED, _SMALL_BYTES = 64, 1 << 14
-_RECORD_BYTES = 8 * _NUM_FIELDS
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
-_NOTHING = np.zeros(_NUM_FIELDS, np.uint64)
+# Fractions of the memory, and of the room on the disk, that is free when a cache is made.
+_MEMORY_FRACTION = 0.5
+_DISK_FRACTION = 0.9
+_NUM_FIELDS = RECORD_BYTES // 8
+# Size in bytes up to which images are gathered together, and how many at a time.
+_SMALL_BYTES, _NUM_GATHERED = 1 << 14, 64
+_EMPTY_RECORD = np.zeros(_NUM_FIELDS, np.uint64)
 
 
 class PixelCache:
-    """Keeps uint8 pixels of images by their numbers.
+    """Keeps uint8 pixels of images by their positions in the manifest.
 
     Attributes:
       canonical: the size of the images, and all else that decides on their pixels.
-      capacity: how many images are kept at most: those with the smallest numbers.
+      capacity: the number of images that are kept at most: the first ones of the manifest.
       path: the file of the pixels, or None in memory.
     """
 
@@ -75,7 +74,7 @@ class PixelCache:
         self._factors = _odd_numbers(-(-self._image_bytes // 8))
         self._full = False
         self._lock = threading.Lock()
-        # Size and time of change of files that are being read, by the numbers of their images.
+        # Size and time of change of files that are being read, by the indices of their images.
         self._seen: dict[int, tuple[int, int]] = {}
         # Part of every digest, so that another cache's file of this name is not believed.
         self._salt = 0 if path is None else int(path.stem[:16], 16)
@@ -96,12 +95,12 @@ class PixelCache:
         """Returns a cache that lasts as long as the process.
 
         Args:
-          images: whose pixels are kept.
-          canonical: their size, and all else that decides on them.
-          num_bytes: the most it may take; by default half of the memory that is free now.
+          images: the images whose pixels are kept.
+          canonical: their size, and all else that decides on their pixels.
+          num_bytes: the size at most; by default half of the memory that is free now.
         """
-        room = int(_SHARE_OF_MEMORY * _free_memory()) if num_bytes is None else num_bytes
-        return cls(images, canonical, _capacity(images, canonical, room, "in memory"), None)
+        room = int(_MEMORY_FRACTION * free_memory()) if num_bytes is None else num_bytes
+        return cls(images, canonical, capacity_of(images, canonical, room, "in memory"), None)
 
     @classmethod
     def on_disk(
@@ -117,7 +116,7 @@ class PixelCache:
         Args:
           images, canonical: as in `in_memory`.
           directory: by default `streamkd/pixels` in the user's cache directory.
-          num_bytes: the most it may take; by default nine tenths of the room that is free now.
+          num_bytes: the size at most; by default nine tenths of the room that is free now.
 
         Raises:
           OutputError, DiskFullError: the directory cannot be written.
@@ -127,13 +126,13 @@ class PixelCache:
         with disk.refusals(str(folder), ending="Give another one: `--cache-directory`."):
             folder.mkdir(parents=True, exist_ok=True)
             held = path.stat().st_blocks * 512 if path.exists() else 0
-            room = int(_SHARE_OF_DISK * shutil.disk_usage(folder).free) + held
+            room = int(_DISK_FRACTION * shutil.disk_usage(folder).free) + held
             room = room if num_bytes is None else num_bytes
-            capacity = _capacity(images, canonical, room, f"in {folder}")
+            capacity = capacity_of(images, canonical, room, f"in {folder}")
             return cls(images, canonical, capacity, path)
 
     def close(self) -> None:
-        """Closes the files; what was handed out stays valid."""
+        """Closes the files; arrays that were handed out stay valid."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -142,17 +141,17 @@ class PixelCache:
 
     @property
     def is_filled(self) -> bool:
-        """Whether every image is there, as far as can be told without a look at it."""
+        """Whether every image is present, as far as the records tell without reading pixels."""
         return self.capacity == len(self._images) and bool((self._state != _ABSENT).all())
 
     def has(self, indices: np.ndarray) -> np.ndarray:
-        """Returns bool `[images]`, whether each image (int64 `[images]`) is there and sound."""
+        """Returns bool `[images]`, whether each image (int64 `[images]`) is present and sound."""
         inside = indices < self.capacity
         states = self._state[np.where(inside, indices, 0)] if self.capacity else inside
         if self.path is not None:
             unchecked = np.flatnonzero(inside & (states == _UNCHECKED))
-            for place in unchecked.tolist():
-                index = int(indices[place])
+            for position in unchecked.tolist():
+                index = int(indices[position])
                 self._state[index] = _READY if self._is_sound(index) else _ABSENT
             if len(unchecked):
                 states = self._state[np.where(inside, indices, 0)]
@@ -174,17 +173,17 @@ class PixelCache:
         """Keeps some images, as far as there is room.
 
         Args:
-          indices: int64 `[images]`, their numbers.
+          indices: int64 `[images]`, their positions in the manifest.
           pixels: uint8 `[images, height, width, channels]`.
           content_digests: uint64 `[images]`, content digests of the files they were read from.
         """
-        for place in np.flatnonzero(indices < self.capacity).tolist():
-            index, image = int(indices[place]), pixels[place].reshape(-1)
+        for position in np.flatnonzero(indices < self.capacity).tolist():
+            index, image = int(indices[position]), pixels[position].reshape(-1)
             if self._full:
                 continue
             if self.path is None:
-                self._pixels[index], self._records[index, 0] = image, content_digests[place]
-            elif not self._write(index, image, content_digests[place]):
+                self._pixels[index], self._records[index, 0] = image, content_digests[position]
+            elif not self._write(index, image, content_digests[position]):
                 continue
             self._state[index] = _READY
 
@@ -193,20 +192,20 @@ class PixelCache:
         return self._records[:, 0][indices]
 
     def copy_to(self, indices: np.ndarray, out: np.ndarray) -> None:
-        """Copies images that are there to `out`, uint8 or float32 `[images, …]`."""
+        """Copies images that are present to `out`, uint8 or float32 `[images, …]`."""
         flat = out.reshape(len(indices), self._image_bytes)
         if self._image_bytes > _SMALL_BYTES:
-            for place, index in enumerate(indices.tolist()):
-                flat[place] = self._pixels[index]
+            for position, index in enumerate(indices.tolist()):
+                flat[position] = self._pixels[index]
             return
-        # Of small images a few at a time, so that what is gathered is converted before it leaves
-        # the processor's cache.
-        gathered = np.empty((_GATHERED, self._image_bytes), np.uint8)
-        for start in range(0, len(indices), _GATHERED):
-            some = indices[start : start + _GATHERED]
-            part = gathered[: len(some)]
-            np.take(self._pixels, some, axis=0, out=part, mode="clip")
-            flat[start : start + len(some)] = part
+        # Small images go a few at a time, so that they are converted before they leave the
+        # processor's cache.
+        gathered = np.empty((_NUM_GATHERED, self._image_bytes), np.uint8)
+        for start in range(0, len(indices), _NUM_GATHERED):
+            subset = indices[start : start + _NUM_GATHERED]
+            part = gathered[: len(subset)]
+            np.take(self._pixels, subset, axis=0, out=part, mode="clip")
+            flat[start : start + len(subset)] = part
 
     def _opened(self, path: Path, dtype: type[np.generic], width: int) -> np.ndarray:
         """Returns a file as an array `[capacity, width]`, made as long as it has to be."""
@@ -219,24 +218,24 @@ class PixelCache:
         mapped = mmap.mmap(descriptor, num_bytes, access=mmap.ACCESS_READ)
         return np.frombuffer(mapped, dtype).reshape(self.capacity, width)
 
-    def _write(self, index: int, image: np.ndarray, content: np.uint64) -> bool:
-        """Writes one image; returns False where there is no room or its file is gone.
+    def _write(self, index: int, image: np.ndarray, content_digest: np.uint64) -> bool:
+        """Writes one image; returns False where there is no room or the image's file is gone.
 
-        By calls and not through the map, in which a full disk would be the end of the process.
+        Written by calls and not through the map, where a full disk would end the process.
         """
         seen = self._seen.pop(index, None) or self._look_at(index)
         if seen is None:
             return False
-        record = np.array([content, self._digest(index, image), *seen], np.uint64)
-        there = self._records[index]
+        record = np.array([content_digest, self._digest(index, image), *seen], np.uint64)
+        old_record = self._records[index]
         pixels_file, records_file = self._descriptors
         try:
-            if np.array_equal(there, record) and np.array_equal(self._read(index), image):
+            if np.array_equal(old_record, record) and np.array_equal(self._read(index), image):
                 return True  # another process was faster
-            if there.any():
-                disk.write_at(records_file, _NOTHING, index * _RECORD_BYTES)
+            if old_record.any():
+                disk.write_at(records_file, _EMPTY_RECORD, index * RECORD_BYTES)
             disk.write_at(pixels_file, image, index * self._image_bytes)
-            disk.write_at(records_file, record, index * _RECORD_BYTES)
+            disk.write_at(records_file, record, index * RECORD_BYTES)
         except OSError as error:
             self._stop_writing(error)
             return False
@@ -248,13 +247,13 @@ class PixelCache:
             was_full, self._full = self._full, True
         if not was_full:
             warnings.warn(
-                f"The pixel cache {self.path} takes no more images: {error.strerror}. Those that "
-                "it does not have are decoded each time.",
+                f"The pixel cache {self.path} takes no more images: {error.strerror}. Images that "
+                "are not in it are decoded each time.",
                 stacklevel=2,
             )
 
     def _look_at(self, index: int) -> tuple[int, int] | None:
-        """Returns size and time of change of an image's file; None where there is none."""
+        """Returns size and time of change of an image's file; None where the file is gone."""
         try:
             status = os.stat(self._images.path(index))
         except OSError:
@@ -262,7 +261,7 @@ class PixelCache:
         return status.st_size, status.st_ctime_ns
 
     def _is_sound(self, index: int) -> bool:
-        """Returns whether an image that was found on the disk is whole and its file unchanged."""
+        """Returns whether an image that another process wrote is whole and its file unchanged."""
         _, digest, size, changed = self._records[index].tolist()
         try:
             image = self._read(index)
@@ -273,9 +272,9 @@ class PixelCache:
         return self._look_at(index) == (size, changed)
 
     def _read(self, index: int) -> np.ndarray:
-        """Returns what the file has of an image, uint8 `[bytes]`.
+        """Returns the pixels of an image as the file has them, uint8 `[bytes]`.
 
-        By a call: a fault of the disk is an error there, and in the map the end of the process.
+        Read by a call, where a fault of the disk is an error; in the map it would end the process.
         """
         data = disk.read_at(self._descriptors[0], self._image_bytes, index * self._image_bytes)
         return np.frombuffer(data, np.uint8)
@@ -283,7 +282,7 @@ class PixelCache:
     def _digest(self, index: int, image: np.ndarray) -> int:
         """Returns a digest of an image, above 0: multilinear hashing (Lemire and Kaser 2014).
 
-        Less than half the time of a CRC.
+        The hash takes less than half the time of a CRC.
         """
         words = np.zeros(len(self._factors), np.uint64)
         words.view(np.uint8)[: self._image_bytes] = image
@@ -292,41 +291,27 @@ class PixelCache:
 
 
 def default_directory() -> Path:
-    """Returns where pixels are kept unless something else is asked for."""
+    """Returns the directory of pixel caches unless a user names another one."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "streamkd" / "pixels"
 
 
 def _name_of(images: Manifest, canonical: ImageOptions) -> str:
-    """Returns a name that is another one wherever an image's number or pixels could be another."""
+    """Returns the name of a cache; it differs wherever an image's index or pixels could differ."""
     digest = hashlib.blake2b(digest_size=12)
-    what = {"version": VERSION, "decoder": DECODER, "images": canonical.to_dict()}
-    digest.update(json.dumps(what, sort_keys=True).encode())
+    made_with = {"version": VERSION, "decoder": DECODER, "images": canonical.to_dict()}
+    digest.update(json.dumps(made_with, sort_keys=True).encode())
     digest.update(os.path.abspath(images.root) + b"\0")
     digest.update(images.keys.offsets.tobytes())
     digest.update(images.keys.data.tobytes())
     return digest.hexdigest()
 
 
-def _capacity(images: Manifest, canonical: ImageOptions, room: int, where: str) -> int:
-    """Returns how many images fit into `room` bytes, and warns where that is not all of them."""
-    image_bytes = math.prod(canonical.shape) + _RECORD_BYTES
-    capacity = min(len(images), room // image_bytes)
-    if capacity < len(images):
-        warnings.warn(
-            f"The pixel cache {where} keeps {capacity:,} of {len(images):,} images: all of them "
-            f"take {len(images) * image_bytes / 1e9:.1f} GB, and there is room for "
-            f"{room / 1e9:.1f} GB. The others are decoded each time.",
-            stacklevel=4,
-        )
-    return capacity
-
-
 def _lengthen(descriptor: int, num_bytes: int, *, with_holes: bool) -> None:
-    """Makes a file at least so long; never shorter, since others may have it mapped.
+    """Makes a file at least `num_bytes` long; never shorter, since others may have it mapped.
 
-    Records are looked at where nothing was written yet, and on a full disk in memory (tmpfs) a look
-    into a hole of a mapped file is the end of the process.
+    Records are read before they are written, and on a full disk in memory (tmpfs) reading a hole of
+    a mapped file ends the process.
     """
     with contextlib.suppress(OSError):  # not every network file system has locks
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -339,23 +324,6 @@ def _lengthen(descriptor: int, num_bytes: int, *, with_holes: bool) -> None:
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _free_memory() -> int:
-    """Returns how much memory can be taken now, in bytes; a container's limit counts."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((_CONTROL_GROUP / "memory.max").read_text())
-        taken = int((_CONTROL_GROUP / "memory.current").read_text())
-        lines = (_CONTROL_GROUP / "memory.stat").read_text().splitlines()
-        # Files that were read, and are let go of where memory is wanted.
-        in_passing = dict(line.split() for line in lines).get("inactive_file", "0")
-        free = min(free, limit - taken + int(in_passing))
-    return max(free, 0)
 
 
 def _odd_numbers(count: int) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Balance: every class is drawn equally often, however many images it has.
 
     balance = Balance(labels, seed=1, shuffle=True)
-    places, turns = balance.draw(draws, epochs)          # in the graph
-    images = balance.images[places]
+    positions, rounds = balance.draw(draws, epochs)      # in the graph
+    images = balance.images[positions]
 
 An epoch is `num_draws` draws, the same number of each class. Each class goes through its own
-images in rounds, in another order each round, and goes on in the next epoch where it stopped: an
+images in rounds, in another order each round, and continues in the next epoch where it stopped: an
 image of a small class comes several times an epoch, one of a large class every few epochs, and none
-is left out. Nothing is kept but the images sorted by class.
+is left out. Only the images sorted by class are kept.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from streamkd.stream.order.shuffle import shuffled
 
-# Spread the numbers of classes and rounds over all bits: odd numbers near the golden ratio of
-# 2**32 (Knuth, The Art of Computer Programming, section 6.4) and of a prime.
-_OF_CLASS, _OF_ROUND = 0x9E3779B1, 0x85EBCA77
+# Factors that spread the numbers of classes and rounds over all bits: odd numbers near the golden
+# ratio of 2**32 (Knuth, The Art of Computer Programming, section 6.4) and of a prime.
+_CLASS_FACTOR, _ROUND_FACTOR = 0x9E3779B1, 0x85EBCA77
 
 
 class Balance:
@@ -27,8 +27,8 @@ class Balance:
 
     Attributes:
       images: int64 `[num_images]`, the images sorted by class.
-      num_draws: of an epoch: as many as there are images, rounded down to the same number of each
-        class; one of each at the least.
+      num_draws: draws an epoch: the number of images, rounded down to the same number of each
+        class; at least one of each.
     """
 
     def __init__(self, labels: np.ndarray, *, seed: int, shuffle: bool) -> None:
@@ -43,11 +43,11 @@ class Balance:
         self._shuffle = shuffle
 
     def draw(self, draws: tf.Tensor, epochs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns places in `images` and how often each had been drawn before, both int64.
+        """Returns positions in `images`, and how often each was drawn before, both int64.
 
         Args:
-          draws: int64 `[some]`, their numbers within the epoch, from 0.
-          epochs: int64 `[some]`.
+          draws: int64 `[draws]`, their numbers within the epoch, from 0.
+          epochs: int64 `[draws]`.
         """
         num_classes = len(self._counts)
         classes = draws % num_classes
@@ -59,9 +59,9 @@ class Balance:
         return tf.gather(tf.constant(self._starts), classes) + within, rounds
 
     def _seeds(self, classes: tf.Tensor, rounds: tf.Tensor) -> tf.Tensor:
-        """Returns what each class and round is shuffled by, uint32 `[some, 3]`."""
-        first = tf.cast(classes + 1, tf.uint32) * tf.constant(_OF_CLASS, tf.uint32)
-        second = tf.cast(rounds + 1, tf.uint32) * tf.constant(_OF_ROUND, tf.uint32)
+        """Returns the seed of the shuffle of each class and round, uint32 `[draws, 3]`."""
+        first = tf.cast(classes + 1, tf.uint32) * tf.constant(_CLASS_FACTOR, tf.uint32)
+        second = tf.cast(rounds + 1, tf.uint32) * tf.constant(_ROUND_FACTOR, tf.uint32)
         third = tf.bitwise.bitwise_xor(
             first, tf.bitwise.right_shift(second, tf.constant(15, tf.uint32))
         )
@@ -69,5 +69,5 @@ class Balance:
 
 
 def draws_of_epoch(num_images: int, num_classes: int) -> int:
-    """Returns how many images an epoch draws: the same number of each class."""
+    """Returns the number of images that an epoch draws, the same number of each class."""
     return max(1, num_images // num_classes) * num_classes

@@ -4,8 +4,8 @@
     units, views = pairs.of(view=3)        # int64 [num_units, 2], images and their views
 
 With mixing the pair is the unit of the shuffle, so that each file is decoded once for both of its
-roles. An image whose partner is gone, was changed, or is taught elsewhere by now cannot be shown
-mixed any more; it is shown plain, with what the teacher answered to the plain image.
+roles. An image whose partner is gone, was changed, or was taught again elsewhere cannot be shown
+mixed any more; it is shown plain, with the teacher's answer to the plain image.
 """
 
 from __future__ import annotations
@@ -14,53 +14,54 @@ import numpy as np
 
 from streamkd.store.row_store import RowStore
 
-# Of an epoch and the one before it, which batches straddle.
-_KEPT = 2
+# Number of views whose pairs are kept: two, since batches straddle an epoch and the one before.
+_NUM_KEPT = 2
 
 
 class Pairs:
     """Puts images into units of two, a different way for each view.
 
     Attributes:
-      num_units: in each epoch, half the images rounded up.
+      num_units: units an epoch, half the images rounded up.
     """
 
     def __init__(self, store: RowStore, images: np.ndarray) -> None:
         """Args: `images`, int64 `[num_images]`, each image's number in the store."""
         self._store = store
         self._images = images
-        self._place = np.full(int(images.max()) + 1, -1, np.int64)
-        self._place[images] = np.arange(len(images))
+        # The position in the manifest of each image of the store; -1 where it has none.
+        self._position = np.full(int(images.max()) + 1, -1, np.int64)
+        self._position[images] = np.arange(len(images))
         self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.num_units = -(-len(images) // 2)
 
     def of(self, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images of each unit and which view of them is shown.
+        """Returns the images of each unit, and the view of each that is shown.
 
         Returns:
-          int64 `[num_units, 2]`, places in the manifest; where an odd one is alone it stands
-          twice. And int64 `[num_units, 2]`, `view`, or 0 where an image is shown plain.
+          int64 `[num_units, 2]`, positions in the manifest; an odd image fills both slots of its
+          unit. And int64 `[num_units, 2]`, `view`, or 0 where an image is shown plain.
         """
         if view not in self._made:
-            made = dict(list(self._made.items())[1 - _KEPT :])
+            made = dict(list(self._made.items())[1 - _NUM_KEPT :])
             self._made = {**made, view: self._make(view)}
         return self._made[view]
 
     def partners(self, view: int) -> np.ndarray:
-        """Returns int64 `[num_images]`, the place of each image's partner.
+        """Returns int64 `[num_images]`, the position in the manifest of each image's partner.
 
-        -1 where the teacher saw it unmixed, -2 where it cannot be mixed as the teacher saw it.
+        -1 where the teacher saw the image unmixed, -2 where it cannot be mixed as the teacher saw.
         """
         stored = self._store.partners_of(view)[self._images]
-        place = np.full(len(stored), -2, np.int64)
-        place[stored == -1] = -1
-        known = (stored >= 0) & (stored < len(self._place))
-        place[known] = self._place[stored[known]]
-        place[known & (place < 0)] = -2
-        mixed = np.flatnonzero(place >= 0)
+        partners = np.full(len(stored), -2, np.int64)
+        partners[stored == -1] = -1
+        known = (stored >= 0) & (stored < len(self._position))
+        partners[known] = self._position[stored[known]]
+        partners[known & (partners < 0)] = -2
+        mixed = np.flatnonzero(partners >= 0)
         # Each must be the other's: an image that was taught again has another partner by now.
-        place[mixed[place[place[mixed]] != mixed]] = -2
-        return place
+        partners[mixed[partners[partners[mixed]] != mixed]] = -2
+        return partners
 
     def _make(self, view: int) -> tuple[np.ndarray, np.ndarray]:
         partners = self.partners(view)

@@ -23,11 +23,10 @@ def indices_of_batch(
 ) -> tf.Tensor:
     """Returns the images of one batch, or of several, one after the other.
 
-    What is put in order may as well be pairs of images, or whatever else there is a number of.
+    The items may be images, pairs, or anything numbered.
 
     Args:
-      numbers: int64, the step of one batch, or `[batches]`, ascending, so near each other that all
-        of them lie in two epochs.
+      numbers: int64, the step of one batch, or `[batches]`, ascending and all within two epochs.
 
     Returns:
       int64 `[batches * batch_size]`.
@@ -45,16 +44,16 @@ def indices_of_batch(
     return shuffled(within, tf.constant(num_images, tf.int64), seeds)
 
 
-def shuffled(places: tf.Tensor, counts: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-    """Returns where places go when all below `counts` are shuffled, int64 `[some]`.
+def shuffled(positions: tf.Tensor, counts: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    """Returns the items at some positions of a shuffle of 0 .. count - 1, int64 `[positions]`.
 
     Args:
-      places: int64 `[some]`.
-      counts: int64, one for all or `[some]`.
-      seeds: uint32 `[some, 3]`; the same seed and count is the same shuffle.
+      positions: int64 `[positions]`.
+      counts: int64, one for all or `[positions]`.
+      seeds: uint32 `[positions, 3]`; the same seed and count is the same shuffle.
     """
     return tf.raw_ops.RandomIndexShuffle(
-        index=places, seed=seeds, max_index=counts - 1, rounds=ROUNDS
+        index=positions, seed=seeds, max_index=counts - 1, rounds=ROUNDS
     )
 
 
@@ -64,7 +63,7 @@ def epochs_of_batch(numbers: tf.Tensor, *, num_images: int, batch_size: int) -> 
 
 
 def _positions(numbers: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """Returns where batches lie in all epochs laid end to end, int64 `[batches * batch_size]`."""
+    """Returns positions in all epochs laid end to end, int64 `[batches * batch_size]`."""
     firsts = tf.reshape(numbers, [-1, 1]) * batch_size
     return tf.reshape(firsts + tf.range(batch_size, dtype=tf.int64), [-1])
 
@@ -76,5 +75,5 @@ def _seed_of_epoch(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def end_of_epoch(epoch: int, *, num_images: int, batch_size: int) -> int:
-    """Returns the first step after `epoch` epochs: every image was seen that often by then."""
+    """Returns the first step after `epoch` epochs, when every image was seen that often."""
     return -(-epoch * num_images // batch_size)

@@ -1,14 +1,14 @@
-"""Shares: which pieces of every batch a worker reads, where several train one student.
+"""Worker slices: which pieces of every batch a worker reads, where several train one student.
 
     strategy.distribute_datasets_from_function(
         lambda context: stream.dataset(start, share=WorkerSlice.of(context))
     )
 
 The batch of a stream is the global one. It is cut into as many equal pieces as there are replicas
-of the student, in order: those of worker 0 come first. Put together again they are the batch that
-one device alone is given, to the bit, however many there are. Piece `p` of step `s` is batch
-`s * num_pieces + p` of the same stream with a smaller batch, so that a worker looks up and reads
-what is in its own pieces, and nothing else.
+of the student, in order: the pieces of worker 0 come first. Put together again, the pieces are the
+batch that one device alone is given, to the bit. Piece `p` of step `s` is batch
+`s * num_pieces + p` of the same stream with a smaller batch, so that a worker fetches the images of
+its own pieces and no others.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class WorkerSlice:
 
     Attributes:
       worker: its number, from 0.
-      num_workers: processes that read; each has a share of its own.
-      num_replicas: of the student in this worker, such as its GPUs; each gets one piece of a batch.
+      num_workers: processes that read; each has a slice of its own.
+      num_replicas: replicas of the student in this worker, such as its GPUs; each gets one piece of
+        a batch.
 
     Raises:
       OptionError: a number out of range.
@@ -52,7 +53,7 @@ class WorkerSlice:
 
     @classmethod
     def of(cls, context: tf.distribute.InputContext) -> WorkerSlice:
-        """Returns the share of the worker that a strategy asks for its input."""
+        """Returns the slice of the worker that a strategy asks for its input."""
         return cls(
             worker=context.input_pipeline_id,
             num_workers=context.num_input_pipelines,
@@ -61,14 +62,14 @@ class WorkerSlice:
 
     @property
     def num_pieces(self) -> int:
-        """Into how many pieces a batch is cut."""
+        """Number of pieces that a batch is cut into."""
         return self.num_workers * self.num_replicas
 
     def pieces(self, numbers: Any) -> Any:
         """Returns the pieces that this worker reads, counted from the first step of the run.
 
         Args:
-          numbers: which of its own pieces, from 0; int64, of any shape, NumPy or in the graph.
+          numbers: the worker's own pieces, from 0; int64, of any shape, NumPy or in the graph.
         """
         steps, replicas = numbers // self.num_replicas, numbers % self.num_replicas
         return (steps * self.num_workers + self.worker) * self.num_replicas + replicas
@@ -78,18 +79,19 @@ class WorkerSlice:
 
         Args:
           batch_size: rows of the global batch.
-          unit: rows that stay together: of a pair, or of a file with several views.
+          unit: rows that stay together: those of a pair, or of a file with several views.
         """
-        fitting = self.num_pieces * unit
-        if batch_size % fitting == 0:
+        multiple = self.num_pieces * unit
+        if batch_size % multiple == 0:
             return
-        each = "" if unit == 1 else f", {unit} neighbouring rows of which belong together"
+        fitting = -(-batch_size // multiple) * multiple
+        together = "" if unit == 1 else f", {unit} neighbouring rows of which belong together"
         raise OptionError(
             f"batch_size is {batch_size}, and the batch is shared by {self.num_pieces} replicas "
-            f"(workers: {self.num_workers}, replicas of each: {self.num_replicas}){each}.\n"
-            f"Give a multiple of {fitting}: `--batch-size {-(-batch_size // fitting) * fitting}`."
+            f"(workers: {self.num_workers}, replicas of each: {self.num_replicas}){together}.\n"
+            f"Give a multiple of {multiple}: `--batch-size {fitting}`."
         )
 
 
-# Of a worker that is alone.
+# The slice of a worker that is alone.
 WHOLE = WorkerSlice()

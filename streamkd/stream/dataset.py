@@ -1,0 +1,186 @@
+"""Builds the tf.data pipelines of a stream: from files, or through the pixel cache.
+
+    datasets = datasets_of(spec, sequence, columns, fetcher)
+    dataset = datasets.dataset(start, stop, worker_slice)
+
+Without a cache every batch is fetched, then decoded and rendered. With a cache the dataset comes
+from files until every image is in the cache, and from the full cache afterwards; it may be one, the
+other, or both.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd.stream.batch_fetch import BatchColumns, BatchFetcher
+from streamkd.stream.batch_render import BatchRenderer, CachedBatchRenderer
+from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.stream.order.sequence import Sequence
+from streamkd.stream.order.worker_slice import WorkerSlice
+from streamkd.stream.stream_spec import StreamSpec
+from streamkd.tf_support.autograph import unconverted
+from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
+
+# Largest number of rows and of bytes that one call into Python fetches from the cache. A call costs
+# as much as a hundred small images; of large images one batch is enough, and more would not stay in
+# the processor's cache.
+ROWS_PER_CALL = 4096
+BYTES_PER_CALL = 1 << 25
+# A step that no stream reaches.
+NO_STEP = int(np.iinfo(np.int64).max)
+
+
+class FileDatasets:
+    """Datasets whose batches are read and decoded anew each time."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        sequence: Sequence,
+        fetcher: BatchFetcher,
+        renderer: BatchRenderer,
+    ) -> None:
+        self._spec = spec
+        self._sequence = sequence
+        self._fetcher = fetcher
+        self._from_files = renderer.from_files
+
+    def dataset(self, start: int, stop: int, worker_slice: WorkerSlice) -> tf.data.Dataset:
+        """Returns the pieces of the steps from `start` up to and without `stop`."""
+        pieces = _own_pieces(start, stop, worker_slice)
+        fetch = self._fetch(worker_slice, 1)
+        return read_pipeline(pieces, fetch, self._from_files, self._fetcher.rescue)
+
+    def steps_per_call(self, worker_slice: WorkerSlice) -> int:
+        """Returns the largest number of steps that one call into Python fetches."""
+        return 1
+
+    def _fetch(self, worker_slice: WorkerSlice, num_pieces: int) -> Callable[[tf.Tensor], Any]:
+        """Returns a graph function that fetches a worker's pieces, given the first one's number."""
+        sequence = self._sequence.cut_into(worker_slice.num_pieces)
+
+        def fetch(first: tf.Tensor) -> dict[str, tf.Tensor]:
+            numbers = first + tf.range(num_pieces, dtype=tf.int64)
+            return self._fetcher.fetch(worker_slice.pieces(numbers), sequence)
+
+        return fetch
+
+
+class CachedDatasets(FileDatasets):
+    """Datasets whose images are decoded once and then come from the pixel cache."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        sequence: Sequence,
+        fetcher: BatchFetcher,
+        renderer: CachedBatchRenderer,
+        cache: PixelCache,
+    ) -> None:
+        super().__init__(spec, sequence, fetcher, renderer)
+        self._cache = cache
+        self._renderer = renderer
+
+    def dataset(self, start: int, stop: int, worker_slice: WorkerSlice) -> tf.data.Dataset:
+        # A call fetches one piece until all images are in the cache; from then on, several.
+        filled = min(self._step_when_filled(start, worker_slice), stop)
+        if filled == start:
+            is_found_full = self._cache.path is not None
+            return self._from_full_cache(start, stop, worker_slice, is_found_full)
+        filling = self._filling(start, filled, worker_slice)
+        if filled == stop:
+            return filling
+        return filling.concatenate(self._from_full_cache(filled, stop, worker_slice, False))
+
+    def steps_per_call(self, worker_slice: WorkerSlice) -> int:
+        num_rows = self._spec.batch_size // worker_slice.num_workers
+        num_bytes = 4 * math.prod(self._spec.options.shape) * num_rows
+        # At most the steps of an epoch, since the order is told of two epochs at a time.
+        steps_of_epoch = self._sequence.num_units // self._sequence.units_per_batch
+        return max(1, min(ROWS_PER_CALL // num_rows, BYTES_PER_CALL // num_bytes, steps_of_epoch))
+
+    def _step_when_filled(self, start: int, worker_slice: WorkerSlice) -> int:
+        """Returns the first step, from `start` on, at which the cache is to hold every image."""
+        if self._cache.is_filled:
+            return start
+        # One of several workers sees other images in each epoch, and never all of them in one.
+        if self._cache.capacity < len(self._spec.images) or worker_slice.num_workers > 1:
+            return NO_STEP
+        return self._sequence.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)
+
+    def _filling(self, start: int, stop: int, worker_slice: WorkerSlice) -> tf.data.Dataset:
+        """Returns pieces that are fetched one by one, and whose new images are cached."""
+        return read_pipeline(
+            _own_pieces(start, stop, worker_slice),
+            self._fetch(worker_slice, 1),
+            self._renderer.decode,
+            self._fetcher.rescue,
+            [self._renderer.keep, self._renderer.from_pixels],
+        )
+
+    def _from_full_cache(
+        self, start: int, stop: int, worker_slice: WorkerSlice, is_found_full: bool
+    ) -> tf.data.Dataset:
+        """Returns pieces that are fetched several at a time and share the cost of a call.
+
+        The pieces of a call are parts of the same memory. They are large together, and each stage
+        keeps several such results in flight, so there are few stages.
+
+        Args:
+          is_found_full: another process may have left the pixels there, and some may be stale.
+        """
+        num_pieces = self.steps_per_call(worker_slice) * worker_slice.num_replicas
+        pieces_of = functools.partial(self._pieces_of, num_pieces)
+        # Calls of Python are serial under op determinism, and crops must not be.
+        is_plain = self._renderer.shows_cached_pixels
+        dataset = read_pipeline(
+            _own_pieces(start, stop, worker_slice, num_pieces),
+            self._fetch(worker_slice, num_pieces),
+            (lambda batch: pieces_of(self._kept(batch))) if is_plain else self._kept,
+            self._fetcher.rescue,
+            [] if is_plain else [pieces_of],
+            # Many of the images that another process has left may have to be decoded anew.
+            one_at_a_time=not is_found_full,
+            num_prefetched=0,
+        )
+        if num_pieces > 1:
+            dataset = dataset.flat_map(
+                unconverted(lambda *pieces: tf.data.Dataset.from_tensor_slices(pieces))
+            ).take((stop - start) * worker_slice.num_replicas)
+        return dataset.prefetch(PREFETCHED_BATCHES)
+
+    def _kept(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self._renderer.keep(self._renderer.decode(batch))
+
+    def _pieces_of(self, num_pieces: int, batch: dict[str, tf.Tensor]) -> Any:
+        """Returns images, targets and weights, each `[num_pieces, …]` where there are several."""
+        rendered = self._renderer.from_pixels(batch)
+        if num_pieces == 1:
+            return rendered
+        return tf.nest.map_structure(
+            lambda part: tf.reshape(part, (num_pieces, -1, *part.shape[1:])), rendered
+        )
+
+
+def datasets_of(
+    spec: StreamSpec, sequence: Sequence, columns: BatchColumns, fetcher: BatchFetcher
+) -> FileDatasets:
+    """Returns the datasets of a stream, through its pixel cache where it has one."""
+    if spec.cache is None or columns.cached is None:
+        return FileDatasets(spec, sequence, fetcher, BatchRenderer(spec, columns))
+    renderer = CachedBatchRenderer(spec, columns, columns.cached)
+    return CachedDatasets(spec, sequence, fetcher, renderer, spec.cache)
+
+
+def _own_pieces(
+    start: int, stop: int, worker_slice: WorkerSlice, every: int = 1
+) -> tf.data.Dataset:
+    """Returns the numbers of a worker's own pieces of some steps, or of every so many of them."""
+    num_replicas = worker_slice.num_replicas
+    return tf.data.Dataset.range(start * num_replicas, stop * num_replicas, every)
