@@ -16,9 +16,15 @@ from run_helpers import command, dense_student, running
 from timeouts import TIMEOUT_SECS
 from worker_helpers import alone, finish, start, train
 
-from streamkd.errors import BadImageError, OptionError, RunBusyError, StreamkdError, WorkerLostError
+from streamkd.errors import (
+    BadImageError,
+    DamagedStoreError,
+    OptionError,
+    RunBusyError,
+    StreamkdError,
+    WorkerLostError,
+)
 from streamkd.manifest.manifest import scan
-from streamkd.store.layout import DamagedStoreError
 from streamkd.stream.join import join
 from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.training.distiller import Distiller
@@ -359,7 +365,7 @@ def pair_of_workers(monkeypatch):
 REFUSALS = {
     "with an image": BadImageError("'a.png' cannot be decoded.", key=b"bee/\xff.png"),
     "without": RunBusyError("Another process is training."),
-    "defined elsewhere": DamagedStoreError("Row 3 is damaged.", key=b"ant/1.png"),
+    "a kind of another": DamagedStoreError("Row 3 is damaged.", key=b"ant/1.png"),
     "of no kind": StreamkdError("No."),
 }
 

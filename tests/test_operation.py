@@ -9,16 +9,16 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import KilledError, command, dense_student, process, same_weights
+from run_helpers import command, dense_student, killed, process, same_weights
 from store_helpers import extents_of, flip_bit
 from test_deltas import change
-from test_distiller import stop_after_save
 from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
 from test_views import HASHES
 from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
 from streamkd.errors import OptionError, StoreError
+from streamkd.runs.checkpoint import Checkpoints
 from streamkd.store.merge import merge
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
@@ -192,10 +192,8 @@ class TestReplay:
             return distiller.student
 
         whole = fit("whole")
-        with monkeypatch.context() as patch:
-            stop_after_save(patch, 1)
-            with pytest.raises(KilledError):
-                fit("cut")
+        with killed(Checkpoints, "save", after=True):
+            fit("cut")
         assert same_weights(fit("cut"), whole)
 
 
