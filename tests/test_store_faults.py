@@ -144,7 +144,7 @@ import os, resource, sys
 sys.path.insert(0, sys.argv[2])
 import store_helpers
 from streamkd.errors import DiskFullError
-from streamkd.store import disk
+from streamkd import disk
 
 reserve, unlimited = disk.reserve, resource.getrlimit(resource.RLIMIT_FSIZE)
 
