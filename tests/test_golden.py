@@ -89,6 +89,15 @@ def test_a_store_is_sound_and_reads_as_before(golden, images, name):
     assert store.class_names == make_golden.CLASSES
 
 
+def test_a_summary_with_another_number_is_refused(golden, images, tmp_path):
+    data = (golden / "stores" / "float32.h5").read_bytes()
+    assert data.count(b'"num_labelled": 13') == 1
+    (tmp_path / "s.h5").write_bytes(data.replace(b'"num_labelled": 13', b'"num_labelled": 12'))
+    with pytest.raises(kd.StreamkdError, match="its summary does not have its checksum"):
+        assert kd.open_store(tmp_path / "s.h5").summary
+    assert not kd.verify(tmp_path / "s.h5", images=images, progress=False).sound
+
+
 @pytest.mark.parametrize("kind", make_golden.DRAWN)
 def test_stored_views_are_those_that_are_drawn(golden, images, kind):
     (path,) = (golden / "stores").glob(f"*-{kind}.h5")
