@@ -42,7 +42,8 @@ def test_the_same_command_finds_the_store_finished_and_other_views_are_refused(h
     assert command(capsys, *TEACH, *views, "--out", "views.h5")[0] == 0
     code, answer, _ = command(capsys, *TEACH, *views[:-1], "--out", "views.h5")
     assert code == 2
-    assert "another view specification.\n  now:   cutmix = 0.0\n" in answer["error"]["message"]
+    words = 'another view specification.\n  now:   {"cutmix": 0.0}\n  store: {"cutmix": 1.0}\n'
+    assert words in answer["error"]["message"]
     assert (here / "views.h5").read_bytes() == before
     assert open_store("views.h5").header.block_rows == 9
 
