@@ -255,7 +255,7 @@ def process(*words: Any, variables: dict[str, str] | None = None, **options: Any
     # With a UTF-8 locale, Python's standard output refuses what is not UTF-8.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"}
     return subprocess.Popen(
-        [sys.executable, *map(str, words)],
+        [sys.executable, *(word if isinstance(word, bytes) else str(word) for word in words)],
         env={**environment, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -79,7 +79,7 @@ def test_a_full_disk_under_no_resume_leaves_the_old_run(stream, run, monkeypatch
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "sync", full)
+    monkeypatch.setattr(checkpoint, "sync_file", full)
     with pytest.raises(DiskFullError, match="Earlier checkpoints are kept"):
         fit(stream, run=run, resume=False, **trained_with())
     assert snapshot(run) == before

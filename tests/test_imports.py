@@ -94,12 +94,15 @@ def test_modules_that_may_import_tensorflow_are_there():
 
 
 def is_module(name):
-    """Returns whether a name is a module or a public name, or begins with one of them."""
+    """Returns whether a name is a module, a package's own or a public name, or begins with one."""
     names = name.split(".")
     for count in range(len(names), 1, -1):
         path = ROOT.joinpath(*names[:count])
         if path.with_suffix(".py").exists() or (count == len(names) and path.is_dir()):
             return True
+    package = ROOT.joinpath(*names[:-1], "__init__.py")
+    if package.exists() and re.search(rf"\b{names[-1]}\b", package.read_text()):
+        return True
     return names[1] in (*streamkd.__all__, "Share") or names[1].startswith("__")
 
 

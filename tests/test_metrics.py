@@ -7,6 +7,7 @@ import pytest
 from run_helpers import distillation, log_softmax, softmax
 
 from streamkd.results import metrics
+from streamkd.store.codecs import fidelity
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
@@ -49,8 +50,8 @@ def test_negative_log_likelihood_stays_finite_for_a_confident_mistake():
 
 
 def test_log_softmax_is_that_of_float64(answers):
-    assert metrics.log_softmax(answers[0]).dtype == np.float64
-    np.testing.assert_allclose(metrics.log_softmax(answers[0]), log_softmax(answers[0]))
+    assert fidelity.log_softmax(answers[0]).dtype == np.float64
+    np.testing.assert_allclose(fidelity.log_softmax(answers[0]), log_softmax(answers[0]))
 
 
 def test_calibration_error_is_the_gap_bin_by_bin(answers):

@@ -264,7 +264,7 @@ class TestRefusals:
             views = Views(1, operation=other)
             answers(images, tmp_path / f"{number}.h5", views, shard=(number, 2))
         with pytest.raises(
-            StoreError, match=r"differ in views.*\n.*'version': 1.*\n.*'version': 2"
+            StoreError, match=r"differ in views.*\n.*\"version\": 1.*\n.*\"version\": 2"
         ):
             merge([tmp_path / "1.h5", tmp_path / "2.h5"], tmp_path / "m.h5", progress=False)
 

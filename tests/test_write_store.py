@@ -188,7 +188,7 @@ REFUSALS = {
     "columns": (r"4 logits, and there are 3 classes", {"logits": -np.ones((30, 4), np.float32)}),
     "kind": (r"int64\[30, 3\], and must hold floating", {"logits": np.zeros((30, 3), int)}),
     "axes": (r"float32\[90\], and must hold", {"logits": np.zeros(90, np.float32)}),
-    "sigmoid": (r"may be sigmoid outputs", {"logits": np.full((30, 3), 0.9)}),
+    "sigmoid": (r"sigmoid outputs or logits", {"logits": np.full((30, 3), 0.9)}),
     "output": (r"--teacher-output is 'p'; choose", {"output": "p"}),
     "one class": (
         r"float32\[30, 1\].*\n.*at least two classes",

@@ -5,7 +5,7 @@
     family.keras.optimizers.get("adamw")
 
 Both can live in one process. Everything that differs between them and matters here is in the two
-classes; see `family.Family`. A file is told apart by the version written in it, never by trying.
+classes; see `family_base.Family`. A file is told apart by the version written in it, never by trying.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import OptionError, StreamkdError, TeacherError
-from streamkd.models.family import Family, package_of
+from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
 from streamkd.models.tf_keras_family import TfKeras
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamkd.errors import OptionError
-from streamkd.models.family import Family
+from streamkd.models.family_base import Family
 
 BACKEND = "tensorflow"
 # Better direction of a metric, by the metric's own word for it.

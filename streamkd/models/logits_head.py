@@ -16,7 +16,7 @@ import dataclasses
 from typing import Any
 
 from streamkd.models.families import family_of
-from streamkd.models.family import Family
+from streamkd.models.family_base import Family
 
 # Last activations that are taken off.
 ACTIVATIONS = ("softmax", "sigmoid")

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from streamkd.models.family import Family
+from streamkd.models.family_base import Family
 
 
 class TfKeras(Family):

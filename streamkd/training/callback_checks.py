@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamkd.errors import OptionError
-from streamkd.models.family import Family, package_of
+from streamkd.models.family_base import Family, package_of
 from streamkd.training.optimizers import schedule_of
 
 # Callbacks that set the learning rate, which a schedule forbids.

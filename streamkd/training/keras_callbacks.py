@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.models.family import Family
+from streamkd.models.family_base import Family
 from streamkd.training.callback_checks import DIRECTIONS, is_kind_of, settle_direction
 
 # Callbacks that may be called once after several steps, although they have a batch hook.

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
-from streamkd.models.family import Family, package_of
+from streamkd.models.family_base import Family, package_of
 from streamkd.runs.run_directory import COLUMNS
 
 # Metrics that streamkd counts by itself.

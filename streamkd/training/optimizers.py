@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from streamkd.errors import OptionError
 from streamkd.models.families import family_of_optimizer
-from streamkd.models.family import Family
+from streamkd.models.family_base import Family
 from streamkd.training.recipe import Recipe
 
 

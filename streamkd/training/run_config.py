@@ -26,7 +26,7 @@ import streamkd
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import Manifest
 from streamkd.models.families import family_name
-from streamkd.models.family import Family
+from streamkd.models.family_base import Family
 from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.models.precision import precision_of
 from streamkd.stream.stream import Stream
