@@ -97,17 +97,16 @@ def sync_directory(directory: str | os.PathLike[str]) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:  # some network file systems sync no directory
+        if error.errno not in _UNSUPPORTED:  # network file systems may sync no directory
             raise
     finally:
         os.close(descriptor)
 
 
 def make_directory(path: Path) -> list[Path]:
-    """Makes a directory and the missing ones above it; returns when all their names are safe.
+    """Makes a directory and the missing ones above it; returns the missing ones, `path` first.
 
-    Returns:
-      The directories that were missing, `path` first.
+    All their names are safe when this returns.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -156,11 +155,7 @@ def reserve(descriptor: int, num_bytes: int) -> None:
 
 
 def rename_to_new(source: str, target: str) -> None:
-    """Gives `source` the name `target`, which must be free.
-
-    Raises:
-      FileExistsError: `target` exists; it is left alone.
-    """
+    """Gives `source` the name `target`, or raises FileExistsError and leaves both alone."""
     try:
         os.link(source, target)  # unlike rename, this refuses an existing name in one step
     except FileExistsError:
@@ -183,7 +178,7 @@ def refusals(path: str, *, ending: str, num_bytes: int | None = None) -> Iterato
     Args:
       path: file that is being written.
       ending: last line of the message: what is safe, what to type next.
-      num_bytes: number of bytes needed, for the message of a full disk.
+      num_bytes: bytes that are needed, for the message of a full disk.
 
     Raises:
       DiskFullError: no room, no quota, or a limit on the size of files.

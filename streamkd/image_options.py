@@ -108,7 +108,7 @@ class ImageOptions:
     def to_dict(self) -> dict[str, Any]:
         """Returns the image specification as a store keeps it.
 
-        Exact decoding is left out, as in stores from before there was a choice.
+        Exact decoding is left out, as in stores that are older than the choice.
         """
         values = {**dataclasses.asdict(self), "image_size": list(self.image_size)}
         del values["max_pixels"]

@@ -24,7 +24,7 @@ _CHUNK_KEYS = 65_536
 # Longest key, in bytes. No system opens a path of more than 4,096 bytes; a longer key is a mistake,
 # or a damaged offset that asks for gigabytes.
 MAX_KEY_BYTES = 65_535
-# Bytes of a key that are compared at once; most keys are shorter.
+# Bytes of a key that are compared at once; few keys are longer.
 _WINDOW_BYTES = 64
 
 
@@ -148,8 +148,7 @@ class Keys:
     def first_disorder(self, *, strictly: bool = True) -> int | None:
         """Returns the first index whose key does not come after the one before it, or None.
 
-        Args:
-          strictly: an equal key counts as well.
+        An equal key counts only if the order is to be strict.
         """
         for first in range(0, len(self) - 1, _CHUNK_KEYS):
             wrong = self._disorder_in(first, min(first + _CHUNK_KEYS, len(self) - 1), strictly)
@@ -302,7 +301,7 @@ def _pieces(keys: Keys) -> Iterator[np.ndarray]:
 
 
 def _suspects(keys: Keys) -> np.ndarray:
-    """Returns the indices of all invalid keys and of some others, without a Python loop."""
+    """Returns the indices of all invalid keys and of look-alikes, without a Python loop."""
     data, offsets = keys.data, keys.offsets.astype(np.int64)
     lengths = offsets[1:] - offsets[:-1]
     impossible = np.flatnonzero((lengths == 0) | (lengths > MAX_KEY_BYTES))

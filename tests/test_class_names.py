@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from streamkd.errors import ClassNamesError
+from streamkd.errors import ClassNamesError, readable_names
 from streamkd.manifest.class_names import class_numbers, renumber
-from streamkd.manifest.listing import shown
 
 
 @pytest.mark.parametrize(
@@ -42,6 +41,6 @@ def test_labels_without_classes_on_both_sides_are_unlabelled(names, classes):
 
 
 def test_many_names_are_cut_with_their_number():
-    assert shown(["a", "b c"]) == "'a', 'b c'"
+    assert readable_names(["a", "b c"]) == "'a', 'b c'"
     letters = list("abcdefghijkl")
-    assert shown(letters) == f"{', '.join(map(repr, letters[:10]))}, … (12 in all)"
+    assert readable_names(letters) == f"{', '.join(map(repr, letters[:10]))}, … (12 in all)"

@@ -27,11 +27,17 @@ from typing import IO, Any
 import numpy as np
 
 from streamkd import disk
-from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError, OutputError
+from streamkd.errors import (
+    ClassNamesError,
+    ImagesNotFoundError,
+    OptionError,
+    OutputError,
+    readable_names,
+)
 from streamkd.keys import Keys
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import LabelColumn
-from streamkd.manifest.listing import UNLABELLED, Listed, shown
+from streamkd.manifest.listing import UNLABELLED, Listed
 
 # Value of `format` in the first line of a manifest.
 FORMAT = "streamkd manifest"
@@ -93,12 +99,7 @@ def _read(path: Path, class_names: list[str] | None) -> Listed:
 
 
 def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
-    """Returns the images of a manifest that `write` wrote.
-
-    Args:
-      head: its first line.
-      lines: the lines after that.
-    """
+    """Returns the images of a manifest that `write` wrote: `head` is the first of its lines."""
     if head["format"] != FORMAT or head["version"] != 1:
         raise ValueError(f"it has format {head['format']!r}, version {head['version']!r}")
     root, class_names = os.fsencode(head["root"]), head["class_names"]
@@ -124,10 +125,9 @@ def _read_table(
     labels: LabelColumn,
     class_names: list[str] | None,
 ) -> Listed:
-    """Returns the images of a table.
+    """Returns the images of the table at `path`.
 
     Args:
-      path: of the table; its file names are relative to its folder.
       entries: the number of each line, and its cells by column.
       labels: an empty column that collects the labels.
       class_names: as in `read`.
@@ -158,7 +158,7 @@ def _csv_entries(lines: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = next(rows, [])
     if "file_name" not in header:
-        raise ValueError(f"no column 'file_name'; the columns are {shown(header)}")
+        raise ValueError(f"no column 'file_name'; the columns are {readable_names(header)}")
     for row in rows:
         if not row:
             continue
@@ -223,11 +223,7 @@ class _Weights:
 
 
 def write(listed: Any, path: Path) -> None:
-    """Writes a manifest as JSON lines, whole or not at all.
-
-    Args:
-      listed: a `Manifest`, or a `Listed`.
-      path: of the manifest; an older manifest is replaced.
+    """Writes a manifest (`Manifest` or `Listed`) as JSON lines, whole or not at all.
 
     Raises:
       OutputError: the manifest cannot be written, or `path` is a file of another kind.

@@ -5,7 +5,7 @@
     family.keras.optimizers.get("adamw")
 
 Both can live in one process. Everything that differs between them and matters here is in the two
-classes; see `family_base.Family`. A file is told apart by the version written in it, never by trying.
+classes; see `family_base.Family`. The version in a file tells its family.
 """
 
 from __future__ import annotations

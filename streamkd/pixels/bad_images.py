@@ -75,8 +75,7 @@ def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | N
 def leave_out_undecodable(files: Files, options: ImageOptions) -> tuple[Files, dict[int, str]]:
     """Returns the files of a batch with black pixels for files that TensorFlow cannot decode.
 
-    Returns:
-      The files, and the reasons by the indices of the undecodable files.
+    And the reasons, by the indices of those files.
     """
     reasons = {}
     for index in np.flatnonzero(~files.bad).tolist():

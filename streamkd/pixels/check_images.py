@@ -52,7 +52,7 @@ class CheckReport:
 def check_images(
     images: Manifest, *, max_pixels: int = MAX_PIXELS, progress: bool = True
 ) -> CheckReport:
-    """Returns formats, sizes and bad files, after decoding every image.
+    """Returns formats, sizes and bad files of a manifest, after decoding every image.
 
     Args:
       images: the manifest.

@@ -28,9 +28,7 @@ def digest_files(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the content digests of files, and whether each file could be read.
 
-    Args:
-      paths: the paths of the files.
-      progress: called with 1 for each file.
+    `progress` is called with 1 for each file.
 
     Returns:
       digests, uint64 `[num_paths]`, and readable, bool `[num_paths]`; a file that cannot be read

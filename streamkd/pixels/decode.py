@@ -26,7 +26,7 @@ class CanonicalDecoder:
 
     Attributes:
       options: the size asked for.
-      canonical: the size of every image before crops are cut, and how to get there.
+      canonical: the size of every image before crops are cut.
     """
 
     options: ImageOptions
@@ -59,10 +59,7 @@ _DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {
 def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> Decoder:
     """Returns the decoder that `options.decode` names.
 
-    Args:
-      options: how bytes become pixels.
-      canonical: brings every image to one size first, rounded to whole numbers; None to use the
-        file's own pixels.
+    With `canonical`, every image is brought to one size first, rounded to whole numbers.
     """
     if canonical is not None:
         return CanonicalDecoder(options, canonical)
@@ -74,9 +71,7 @@ def decode_canonical(
 ) -> tf.Tensor:
     """Returns files brought to the canonical size, as a pixel cache keeps them.
 
-    Args:
-      file_bytes, one_size: as in `decode_batch`.
-      canonical: the size, and how to get there.
+    Arguments as in `decode_batch`.
 
     Returns:
       uint8 `[files, height, width, channels]`.

@@ -6,7 +6,7 @@
 
 `tf.io.decode_image`, then `tf.image.resize` without antialiasing. One map call decodes a whole
 batch: for small files that is about 2.5 times faster than one call an image, since tf.data's own
-work for each element dominates there.
+work for each element dominates.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.
     """Returns the pixels of one file, uint8 `[height, width, channels]`.
 
     Args:
-      data: string `[]`, its bytes.
+      data: string `[]`, the file's bytes.
       options: for the channels.
-      ratio: 1 for the pixels as they are in the file; of a JPEG also 2, 4 or 8, for one pixel in
-        the place of so many in each direction.
+      ratio: 1 for all pixels of the file. For a JPEG also 2, 4 or 8: one pixel stands for so many
+        in each direction.
     """
     if ratio == 1:
         image = tf.io.decode_image(data, channels=options.num_channels, expand_animations=False)
@@ -140,13 +140,12 @@ def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.
 def crops_of_images(
     images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool = False
 ) -> tf.Tensor:
-    """Returns crops of images that are decoded, `[images, views, height, width, channels]`.
+    """Returns crops of decoded images, float32 `[images, views, height, width, channels]`.
 
     Args:
       images: uint8 `[images, any height, any width, channels]`.
-      boxes: float32 `[images, views, 4]`.
-      options: the size to return, and how to get there.
-      plain_first: the first view of each image is the plain image, whatever its box.
+      boxes, plain_first: as in `ExactDecoder.crops`.
+      options: the size asked for.
     """
     if not plain_first:
         return cut(images, boxes, options)
@@ -158,7 +157,7 @@ def fit(images: tf.Tensor, options: ImageOptions) -> tf.Tensor:
 
     Args:
       images: uint8 `[batch, any height, any width, channels]`.
-      options: the size, and how to get there.
+      options: the size asked for.
 
     Returns:
       float32 `[batch, height, width, channels]`, 0 to 255.

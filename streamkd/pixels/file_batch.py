@@ -1,4 +1,4 @@
-"""Reads the files of a batch, and puts a black pixel in the place of each bad file.
+"""Reads the files of a batch, and replaces each bad file by a black pixel.
 
     files = read_files(paths)                     # raises at the first bad file
     files = read_files(paths, on_bad=report)      # report(3, "the file is gone"), and a black pixel
@@ -53,10 +53,10 @@ def read_files(
     known_bad: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Files:
-    """Returns the bytes of the files of a batch.
+    """Returns the bytes of the files of a batch, which has at least one.
 
     Args:
-      paths: the paths of the files, at least one.
+      paths: the paths of the files.
       on_bad: called with the index and the reason of each file that cannot be read, or that its
         header refuses; by default the first such file is an error. Files that only the decoder
         refuses are not known yet.
@@ -100,12 +100,7 @@ def read_files(
 
 
 def leave_out(files: Files, indices: Sequence[int]) -> Files:
-    """Returns the files of a batch with black pixels for more bad files.
-
-    Args:
-      files: the files of a batch.
-      indices: the indices of the files that turned out to be bad.
-    """
+    """Returns the files of a batch with black pixels for more bad files, those at `indices`."""
     if not len(indices):
         return files
     file_bytes, known_digests = files.file_bytes.copy(), files.known_digests.copy()

@@ -24,10 +24,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
+from streamkd.errors import (
+    OtherImagesError,
+    StoreError,
+    TeacherError,
+    readable_key,
+    readable_names,
+)
 from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.class_names import renumber
-from streamkd.manifest.listing import shown
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
@@ -274,7 +279,7 @@ class TeacherPass:
             raise TeacherError(
                 f"The teacher has {num_outputs} outputs, and there are {len(classes)} classes."
                 f"\n  teacher: {self.setup.teacher.name}, {num_outputs} outputs\n"
-                f"  classes: {shown(classes)}\n"
+                f"  classes: {readable_names(classes)}\n"
                 "Give the teacher's classes in the order of its outputs, one a line: "
                 "`--class-names FILE`; an output that is no class is left out by `--drop-output N`."
             )

@@ -63,8 +63,7 @@ def make_collectable(iterator: Any) -> Any:
 
 
 def _release(resources: list[Any]) -> None:
-    """Releases an iterator's resources: at once on the main thread, which runs none of its calls;
-    else on a new thread."""
+    """Releases resources at once on the main thread, which runs no calls; else on a new thread."""
     if threading.current_thread() is threading.main_thread():
         return
     try:

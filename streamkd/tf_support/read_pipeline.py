@@ -82,7 +82,7 @@ def read_pipeline(
     # batch a core in TensorFlow's decoder leaves no work for threads within an operation.
     options.autotune.enabled = False
     options.threading.max_intra_op_parallelism = 1
-    # Reading begins with the iterator, not with the first batch that is asked for: some batches get
+    # Reading begins with the iterator, not with the first batch that is asked for: batches get
     # ready while a model is being compiled, which takes seconds.
     options.experimental_warm_start = True
     fetch, decode, *after = map(unconverted, (fetch, decode, *after))

@@ -97,7 +97,7 @@ class ViewOperation:
 
 
 def check_replayed(stored: ViewOperation | None, given: ViewOperation | None, path: str) -> None:
-    """Refuses an operation that is not the one of a store's views.
+    """Refuses the user's operation, or its absence, where a store's views have another one.
 
     Args:
       stored: the operation in the store's view specification, or None.

@@ -70,11 +70,7 @@ def check_operation(operation: ViewOperation, shape: tuple[int, int, int]) -> No
 
 
 def _traced(operation: ViewOperation, shape: tuple[int, int, int]) -> Any:
-    """Returns the function as a graph of its own, for any number of rows.
-
-    Raises:
-      OptionError: the function cannot be traced, or its result has another type or shape.
-    """
+    """Returns the function as a graph of its own; refuses another type or shape of the result."""
     function: Any = operation.function
     rows = tf.TensorSpec([None, *shape], tf.float32)
     try:

@@ -181,13 +181,13 @@ class Views:
         return {name: (dtype, shape) for name, (dtype, shape, used) in parameters.items() if used}
 
     def draw(self, key_hashes: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of every view of some images, without partners.
+        """Returns the parameters of every view of images, without partners; view 0 is plain.
 
         Args:
           key_hashes: uint64 `[images]`, from `keys.hash_keys`.
 
         Returns:
-          Arrays `[images, num_views, …]`, typed as in `datasets`. View 0 is the plain image.
+          Arrays `[images, num_views, …]`, typed as in `datasets`.
         """
         views = np.arange(1, self.num_views, dtype=np.uint64)
         uniform = functools.partial(_uniform, self.seed, key_hashes[:, None], views[None, :])
