@@ -1,4 +1,4 @@
-"""Which Keras family a model, an optimizer or a file belongs to: tf_keras or Keras 3.
+"""Tells which Keras family a model, an optimizer or a file belongs to: tf_keras or Keras 3.
 
     family = family_of(model)            # a `TfKeras` or a `Keras3`
     model = load_model("teacher.keras")  # of whichever family wrote the file
@@ -64,10 +64,10 @@ def _name_by_base(thing: Any, bases: tuple[str, ...]) -> str | None:
 def load_model(
     path: str | os.PathLike, *, refusal: type[StreamkdError] = TeacherError, trust: bool = False
 ) -> Any:
-    """Returns the model saved in `path`, loaded by the family that wrote it, uncompiled.
+    """Returns the model saved in a `.keras` file, loaded by the family that wrote it, uncompiled.
 
     Args:
-      path: a `.keras` file.
+      path: of the file.
       refusal: class of the error that refuses the file.
       trust: allow a model that runs code on loading (Lambda layers).
 

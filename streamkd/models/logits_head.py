@@ -106,8 +106,7 @@ def _activation_name(layer: Any) -> str | None:
 
 
 def _linear_twin(family: Family, layer: Any) -> Any:
-    """Returns a layer with the weights of a Dense or Conv2D layer and no activation; None for any
-    other layer."""
+    """Returns a Dense or Conv2D layer without its activation; None for any other layer."""
     kind = type(layer).__name__
     if kind not in ("Dense", "Conv2D"):
         return None

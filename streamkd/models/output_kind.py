@@ -14,6 +14,8 @@ import numpy as np
 from streamkd.errors import TeacherError
 
 KINDS = ("logits", "probabilities", "log-probabilities")
+# Values of `--teacher-output`; 'auto' judges by the answers.
+CHOICES = ("auto", *KINDS)
 # Largest distance of a row's sum from 1. Rows of float32 probabilities sum to 1 within a few
 # rounding steps; float16 needs more.
 SUM_TOLERANCE = 2e-3

@@ -1,12 +1,12 @@
 """Several stores read as one: a base and its deltas, or the shards of one pass.
 
-    store = open_store("teacher.h5")        # with teacher.h5.index beside it, if there is one
+    store = open_store("teacher.h5")        # with the deltas in teacher.h5.index, if any
     store = open_store("shards.index")
     link_stores(["shard-1.h5", "shard-2.h5"], "shards.index")
 
 A `StoreCollection` is used like a `LogitStore`. Images and rows are numbered through: those of the
 first store, then those of the second. The last store that has an image counts; the rows that the
-image had before keep their numbers, and are found by their content.
+image had before keep their numbers, and can be looked up by content.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def open_store(store: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> Row
     """Returns a store for reading, together with its deltas.
 
     Args:
-      store: path of a store or of an index file; `PATH.index` beside a store is taken into
-        account. A store that is open already is returned as it is.
+      store: path of a store, whose deltas `PATH.index` lists, or of an index file. A store that is
+        open already is returned as it is.
       io: 'mmap', or 'pread' for network file systems on which mapping is unsafe.
 
     Raises:
@@ -52,14 +52,14 @@ def open_store(store: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> Row
     path = os.fspath(store)
     if store_list.is_index_file(path):
         return _open_listed(path, io)
-    beside = store_list.index_beside(path)
-    if os.path.lexists(path) and os.path.lexists(beside):
-        return _open_listed(beside, io, path)
+    index_path = store_list.index_beside(path)
+    if os.path.lexists(path) and os.path.lexists(index_path):
+        return _open_listed(index_path, io, path)
     return LogitStore(path, io)
 
 
 def _open_listed(index_path: str, io: Io, base: str | None = None) -> StoreCollection:
-    """Returns the stores that an index file lists, each compared with its digest there."""
+    """Returns the stores that an index file lists, each compared with its listed digest."""
     index = store_list.read_index_file(index_path)
     folder = os.path.dirname(index_path)
     stores = []
@@ -302,7 +302,7 @@ class StoreCollection(RowStore):
           noun: 'image' or 'row', for messages.
           numbers: int `[N]`, images or rows, numbered through.
           per_image: how many numbers each image has.
-          take: given a store and numbers of its own, returns arrays by name, each `[n, …]`.
+          take: given a store and the numbers in it, returns arrays by name, each `[n, …]`.
         """
         bounds = self._first_images * per_image
         numbers = self._in_range(noun, numbers, int(bounds[-1]))

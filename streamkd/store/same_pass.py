@@ -23,11 +23,7 @@ _PASS_FIELDS = ("teacher", "images", "views", "decoder", "num_classes", "num_vie
 
 
 def check_finished(store: RowStore) -> None:
-    """Refuses a store in which rows are missing.
-
-    Raises:
-      UnfinishedStoreError: says how many rows are done.
-    """
+    """Raises UnfinishedStoreError for a store in which rows are missing."""
     if not store.finished:
         raise UnfinishedStoreError(
             f"The store {store.path} is unfinished: {store.rows_done:,} of {store.rows_total:,} "

@@ -5,10 +5,10 @@
         file.read("done", 0, 64)        # uint8 [64, num_views]
 
 A store received from someone else is data, not code. The userblock is checked first, then the size
-of the file, the place of each dataset, and the digest of the metadata. Only then does HDF5 see the
+of the file, the extent of each dataset, and the digest of the metadata. Only then does HDF5 see the
 file, through the same descriptor, to tell whether it holds exactly the datasets that the userblock
 names. HDF5 is closed at once; rows are read from the mapped file or by `pread`. A digest stops
-damage, not malice: examine a file of unknown origin in a process of its own.
+damage, not malice: examine a file of unknown origin in a separate process.
 """
 
 from __future__ import annotations
@@ -140,6 +140,10 @@ class StoreFile:
     def read_keys(self) -> Keys:
         """Returns the keys of all images."""
         return Keys(self.read("key_bytes"), self.read("key_offsets"))
+
+    def read_class_names(self) -> Keys:
+        """Returns the class names as stored; `layout.decode_class_names` makes texts of them."""
+        return Keys(self.read("class_bytes"), self.read("class_offsets"))
 
     def read_bytes(self, offset: int, num_bytes: int) -> bytes:
         """Returns bytes of the file as they are on disk, fewer only where it ends."""

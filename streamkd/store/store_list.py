@@ -3,7 +3,7 @@
     streamkd store index 1 6f0c…
     {"fingerprint": …, "num_images": …, "stores": [{"digest": …, "path": "teacher.h5"}, …]}
 
-A finished store never changes. New and changed images are taught into a delta store beside it, and
+A finished store never changes. New and changed images are taught into a delta store next to it, and
 `teacher.h5.index` lists base and deltas; shards of one pass are listed in the same way. The last
 listed store that has an image counts. Paths are relative to the index file's directory, so that
 all files can be moved together; `LogitStore.digest` tells whether a file is still the one that was
@@ -58,7 +58,7 @@ class StoreList:
         """Writes the file, whole or not at all; an older one is replaced.
 
         Raises:
-          OutputError, DiskFullError: it cannot be written; the older file is still there.
+          OutputError, DiskFullError: the file cannot be written; an older one is kept.
         """
         body = json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1).encode()
         packed = b"%s%d %s\n%s\n" % (_MAGIC, _VERSION, digest(body).encode(), body)
@@ -72,21 +72,17 @@ class StoreList:
 
 
 def index_beside(path: str) -> str:
-    """Returns the path of the index of the store at `path` and its deltas."""
+    """Returns the path of the index that lists the store at `path` and its deltas."""
     return path + SUFFIX
 
 
 def refuse_stale_list(path: str) -> None:
-    """Refuses to create a store where the index of an older store of that name lies.
-
-    Raises:
-      StoreError: names the index.
-    """
-    beside = index_beside(path)
-    if os.path.lexists(beside):
+    """Raises StoreError if an older store of this name, now gone, left its index."""
+    index = index_beside(path)
+    if os.path.lexists(index):
         raise StoreError(
-            f"{beside} lists deltas of a store {path} that no longer exists.\n"
-            f"Move it away (`mv {beside} {beside}.old`), or give another path with `--out`."
+            f"{index} lists deltas of a store {path} that no longer exists.\n"
+            f"Move it away (`mv {index} {index}.old`), or give another path with `--out`."
         )
 
 

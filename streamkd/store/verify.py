@@ -48,7 +48,7 @@ def verify(
       progress: show progress on standard error.
 
     Raises:
-      StoreError: there is no store at `path`.
+      StoreError: `path` is no store.
     """
     try:
         store = open_store(path)
@@ -59,7 +59,7 @@ def verify(
     files = flatten([store])
     comparison = None
     if images is not None:
-        # Images cannot be found by a damaged index; the damage is reported below.
+        # A damaged index leads to no image; the damage is reported below.
         with contextlib.suppress(DamagedStoreError):
             comparison = _Comparison(store, images, progress)
     report = VerifyReport()
@@ -107,11 +107,11 @@ class _Comparison:
         first = sum(file.num_images for file in self._files[:number])
 
         def compare(
-            images: np.ndarray, keys: Keys, content: np.ndarray
+            images: np.ndarray, keys: Keys, content_digests: np.ndarray
         ) -> Iterator[tuple[int, str]]:
-            # An image that a later store has as well is compared there.
+            # An image that a later store has as well is compared with that store alone.
             counting = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
-            yield from self._compare(images + first, keys, content, counting)
+            yield from self._compare(images + first, keys, content_digests, counting)
 
         return compare
 
@@ -122,17 +122,17 @@ class _Comparison:
             yield from self._images.keys.take(self._new[unknown])
 
     def _compare(
-        self, images: np.ndarray, keys: Keys, content: np.ndarray, counting: np.ndarray
+        self, images: np.ndarray, keys: Keys, content_digests: np.ndarray, counting: np.ndarray
     ) -> Iterator[tuple[int, str]]:
         """Yields the index and the fault of each image at the indices `counting`."""
         paths = [os.path.join(self._images.root, key) for key in keys.take(counting)]
         digests, readable = self._digest(paths)
-        renamed = np.isin(content[counting], self._new_digests)
+        renamed = np.isin(content_digests[counting], self._new_digests)
         for position, index in enumerate(counting.tolist()):
             if not readable[position]:
                 if not renamed[position]:
                     yield index, "the image has vanished"
-            elif digests[position] != content[index]:
+            elif digests[position] != content_digests[index]:
                 yield index, "the image was changed since the teacher saw it"
             elif reason := self._class_fault(int(images[index])):
                 yield index, reason

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_choice
 from streamkd.errors import OptionError, TeacherError, readable_key
 from streamkd.manifest.manifest import Manifest, key_of_fields
 from streamkd.models import output_kind
@@ -61,10 +62,7 @@ def import_logits(
       TeacherError: numbers that cannot be logits.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
-    if output != "auto" and output not in output_kind.KINDS:
-        raise OptionError(
-            f"--teacher-output is {output!r}; choose one of auto, {', '.join(output_kind.KINDS)}."
-        )
+    check_choice("--teacher-output", output, output_kind.CHOICES)
     array, own_keys = _read_array(logits)
     row_keys = own_keys if keys is None else _read_keys(keys)
     if row_keys is None:

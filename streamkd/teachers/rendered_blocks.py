@@ -39,11 +39,8 @@ PARTNER = "partner_"
 class Blocks(Sequence):
     """All images of a pass, block by block: a sequence of int64 indices.
 
-    An entry is made when it is asked for, since there may be millions of blocks.
-
-    Args:
-      num_images: number of images in all.
-      images_per_block: the last block may have fewer.
+    An entry is made when it is asked for: a pass may have millions of blocks. The last block may
+    have fewer images.
     """
 
     def __init__(self, num_images: int, images_per_block: int) -> None:
@@ -59,7 +56,7 @@ class Blocks(Sequence):
 
 
 class Block(NamedTuple):
-    """Some images as the teacher is shown them.
+    """Images of a block as the teacher is shown them.
 
     Attributes:
       pixels: float32 `[images * num_views, height, width, channels]`.
@@ -104,11 +101,7 @@ def rendered_blocks(
 
 
 def _render(block: dict[str, tf.Tensor], views: Views, options: ImageOptions) -> Block:
-    """Returns a block with its pixels; in the graph.
-
-    Args:
-      block: the tensors that `_BlockReader.spec` names.
-    """
+    """Returns a block with its pixels, in the graph; `_BlockReader.spec` names the tensors."""
     file_bytes, one_size, known_digests, refused = (block[name] for name in FILES_SPEC)
     alone = block[PARTNER + "bad"] if views.mixes else tf.zeros([0], tf.bool)
     if not views.count and views.canonical_size is None:
@@ -171,10 +164,9 @@ class _BlockReader:
         return self._without_bad_partners(block)
 
     def _leave_out_undecodable(self, *arrays: np.ndarray) -> dict[str, Any]:
-        """Returns the arrays of a block without the files that TensorFlow cannot decode.
+        """Returns a block without the files that TensorFlow cannot decode.
 
-        Args:
-          arrays: the arrays that `_read` returned, in the order of `spec`.
+        `arrays` are those that `_read` returned, in the order of `spec`.
         """
         block: dict[str, Any] = dict(zip(self.spec, arrays, strict=True))
         for prefix in ("", PARTNER) if self._drawn.views.mixes else ("",):

@@ -60,7 +60,7 @@ def teach(
     """Asks the teacher about every image, or resumes a pass that was stopped.
 
     On a finished store every file is compared with the one that the teacher saw. Images that are
-    new or have changed go into a delta beside the store (`streamkd/teachers/deltas.py`).
+    new or have changed go into a delta, a second store (`streamkd/teachers/deltas.py`).
 
     Args:
       images: the transfer set.
@@ -137,11 +137,7 @@ def teacher_setup(
     image_size: tuple[int, int] | None = None,
     **pixels: Any,
 ) -> TeacherSetup:
-    """Returns the checked setup of a pass; arguments and errors as in `teach`.
-
-    Args:
-      **pixels: the other fields of `ImageOptions`.
-    """
+    """Returns the checked setup of a pass; arguments and errors as in `teach`."""
     teacher = load_teacher(teacher)
     options = ImageOptions(image_size=_teaching_size(teacher, image_size), **pixels)
     check_count("--batch-size", batch_size)
@@ -160,7 +156,7 @@ def teacher_setup(
 
 
 def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) -> Manifest:
-    """Returns the i-th of n parts of the images, cut between blocks.
+    """Returns part i of n of the images, cut between blocks.
 
     Args:
       images: the images, in key order.
@@ -180,7 +176,7 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     if count > num_blocks:
         raise OptionError(
             f"--shard is {number}/{count}, and {len(images):,} images are {num_blocks:,} blocks of "
-            f"{images_per_block}, so that some parts would be empty.\n"
+            f"{images_per_block}: a part would be empty.\n"
             f"Divide the pass into at most {num_blocks:,} parts, or give a smaller --batch-size."
         )
     first = (number - 1) * num_blocks // count * images_per_block
@@ -200,7 +196,7 @@ def _warn_of_refused(images: Manifest, store: RowStore) -> None:
 
 
 def _warn_of_chance(teacher: Teacher, store: LogitStore) -> None:
-    """Warns of a teacher hardly better than chance: mostly its preprocessing is wrong."""
+    """Warns of a teacher hardly better than chance, whose preprocessing is probably wrong."""
     accuracy = (store.summary or {}).get("teacher_accuracy")
     chance = 1 / store.num_classes
     # With two classes, twice chance would be every image.

@@ -31,11 +31,11 @@ from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
 from streamkd.store.codecs.check_range import check_range
+from streamkd.store.creation import create_store
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_list
-from streamkd.store.writer import create_store
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.views.views import Views
 
@@ -152,7 +152,7 @@ class _Writing:
             refuse_stale_list(self.path)
             self._create()
         self._check_same(LogitStore(self.path))
-        return fill_store(self.path, self._answers, what="writing", progress=progress)
+        return fill_store(self.path, self._answers, activity="writing", progress=progress)
 
     def _answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
         """Yields the answer to each group of images."""
