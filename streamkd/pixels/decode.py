@@ -69,12 +69,9 @@ def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> 
 def decode_canonical(
     file_bytes: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
 ) -> tf.Tensor:
-    """Returns files brought to the canonical size, as a pixel cache keeps them.
+    """Returns files at the canonical size, uint8 `[files, height, width, channels]`, to be cached.
 
     Arguments as in `decode_batch`.
-
-    Returns:
-      uint8 `[files, height, width, channels]`.
     """
     decoder = _DECODERS[canonical.decode](canonical, whole_numbers=True)
     return tf.cast(decoder.whole(file_bytes, one_size), tf.uint8)

@@ -155,12 +155,8 @@ def crops_of_images(
 def fit(images: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Brings images of one size to the size asked for, as Keras does.
 
-    Args:
-      images: uint8 `[batch, any height, any width, channels]`.
-      options: the size asked for.
-
-    Returns:
-      float32 `[batch, height, width, channels]`, 0 to 255.
+    uint8 `[batch, any height, any width, channels]` becomes float32
+    `[batch, height, width, channels]`, 0 to 255.
     """
     placement = placement_of((tf.shape(images)[1], tf.shape(images)[2]), options)
     if placement.window is not None:

@@ -110,7 +110,7 @@ def _merge_rows(
       keys: of the images of the new store, each once.
       images: int64 `[num_keys]`, the number of each of these images, numbered through `stores`.
       out: path of the new store.
-      bar: progress bar that counts the images of the new store.
+      bar: progress bar that counts its images.
     """
     if not len(keys):
         raise MissingLogitsError(

@@ -35,11 +35,9 @@ class LogitStore(RowStore):
     Safe in threads and after `fork`; pickled as its path.
 
     Attributes:
-      path: as text.
       io: how rows are read: 'mmap', or 'pread' for network file systems on which mapping is unsafe;
         static data is then read into memory when it is first needed, and a row costs about 3 µs
         more.
-      header: everything that was known before the first row.
 
     Raises:
       StoreError: no such file, no store, or damaged; the message says which.

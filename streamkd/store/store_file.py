@@ -120,10 +120,7 @@ class StoreFile:
     def read_rows(self, name: str, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns single entries of a dataset, `[B, *shape]`; an unmapped file is read B times.
 
-        Args:
-          name: of a dataset.
-          indices: int64 `[B]`, counted in entries of that shape.
-          shape: of one entry: the last axes of the dataset's shape.
+        `indices` are int64 `[B]`, counted in entries of `shape`, the last axes of the dataset.
         """
         spec = self.spec(name)
         if self._map is not None:
@@ -152,7 +149,9 @@ class StoreFile:
     def check_static(self, *names: str) -> None:
         """Refuses the store if a static dataset does not have its digest."""
         for name in names:
-            digest = userblock.digest_of_extent(self.read_bytes, *self.userblock.extents[name])
+            offset, num_bytes = self.userblock.extents[name]
+            extent = [(offset, offset + num_bytes)]
+            digest = userblock.digest_of_ranges(self.read_bytes, extent)
             if digest != self.userblock.static_digests[name]:
                 raise damaged(self.path, f"dataset '{name}' does not have its digest")
 
@@ -226,7 +225,8 @@ def _check_bytes(path: str, descriptor: int) -> Userblock:
     if file_size != block.file_size:
         raise damaged(path, f"it has {file_size:,} bytes and was written with {block.file_size:,}")
     userblock.check_extents(path, block)
-    if userblock.metadata_digest(read, file_size, block.extents) != block.metadata_digest:
+    ranges = userblock.metadata_ranges(file_size, block.extents)
+    if userblock.digest_of_ranges(read, ranges) != block.metadata_digest:
         raise damaged(path, "its HDF5 metadata does not have its digest")
     return block
 

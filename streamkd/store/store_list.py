@@ -18,7 +18,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from streamkd import disk
 from streamkd.errors import DamagedStoreError, StoreError
@@ -88,14 +88,8 @@ def refuse_stale_list(path: str) -> None:
 
 def is_index_file(path: str) -> bool:
     """Returns whether a file begins as an index file does."""
-    with contextlib.suppress(OSError):
-        # O_NONBLOCK: a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            return regular and disk.read_at(descriptor, len(_MAGIC), 0) == _MAGIC
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(OSError), _opened(path) as file:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(len(_MAGIC)) == _MAGIC
     return False
 
 
@@ -107,7 +101,7 @@ def read_index_file(path: str) -> StoreList:
       StoreError: the file cannot be read, or is of a later version.
     """
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with _opened(path) as file:
             packed = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise StoreError(
@@ -130,8 +124,9 @@ def read_index_file(path: str) -> StoreList:
         raise damaged_index(path, "it does not list stores") from error
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+def _opened(path: str) -> IO[bytes]:
+    # O_NONBLOCK: a named pipe would wait for a writer for ever.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def damaged_index(path: str, fault: str) -> DamagedStoreError:

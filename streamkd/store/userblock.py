@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from streamkd.errors import DamagedStoreError, StoreError
@@ -73,16 +73,13 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(memoryview(data), digest_size=16).hexdigest()
 
 
-def digest_of_extent(read: Callable[[int, int], bytes], offset: int, num_bytes: int) -> str:
-    """Returns the digest of `num_bytes` bytes from `offset`; `read(offset, length)` gets them."""
-    return _digest_of_ranges(read, [(offset, offset + num_bytes)])
-
-
-def metadata_digest(
-    read: Callable[[int, int], bytes], file_size: int, extents: dict[str, tuple[int, int]]
-) -> str:
-    """Returns the digest of all bytes behind the userblock that lie in no extent."""
-    return _digest_of_ranges(read, list(metadata_ranges(file_size, extents)))
+def digest_of_ranges(read: Callable[[int, int], bytes], ranges: Iterable[tuple[int, int]]) -> str:
+    """Returns the digest of ranges (first byte, end), which `read(offset, num_bytes)` gets."""
+    state = hashlib.blake2b(digest_size=16)
+    for start, end in ranges:
+        for offset in range(start, end, _CHUNK_BYTES):
+            state.update(read(offset, min(_CHUNK_BYTES, end - offset)))
+    return state.hexdigest()
 
 
 def metadata_ranges(
@@ -202,11 +199,3 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
-
-
-def _digest_of_ranges(read: Callable[[int, int], bytes], ranges: list[tuple[int, int]]) -> str:
-    state = hashlib.blake2b(digest_size=16)
-    for start, end in ranges:
-        for offset in range(start, end, _CHUNK_BYTES):
-            state.update(read(offset, min(_CHUNK_BYTES, end - offset)))
-    return state.hexdigest()

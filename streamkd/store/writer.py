@@ -47,8 +47,7 @@ class StoreWriter:
     """The one writer of a store; readers are welcome meanwhile.
 
     Attributes:
-      path: of the store.
-      header: everything that was known before the first row.
+      path, header: of the store.
       keys: of all images, mapped from the file.
 
     Raises:

@@ -156,12 +156,7 @@ def teacher_setup(
 
 
 def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) -> Manifest:
-    """Returns part i of n of the images, cut between blocks.
-
-    Args:
-      images: the images, in key order.
-      shard: (i, n), with i from 1 to n.
-      images_per_block: images of a block.
+    """Returns part i of n of images in key order, cut between blocks; `shard` is (i, n), i from 1.
 
     Raises:
       OptionError: no such part, or a part without images.

@@ -97,8 +97,7 @@ class Teacher:
     def __call__(self, images: Any) -> np.ndarray:
         """Returns logits, float32 `[batch, num_classes]`, for pixels from 0 to 255.
 
-        Args:
-          images: float32 `[batch, height, width, channels]`.
+        `images` are float32 `[batch, height, width, channels]`.
 
         Raises:
           TeacherError: the answers are not one row of numbers for each image.

@@ -99,10 +99,8 @@ class ViewOperation:
 def check_replayed(stored: ViewOperation | None, given: ViewOperation | None, path: str) -> None:
     """Refuses the user's operation, or its absence, where a store's views have another one.
 
-    Args:
-      stored: the operation in the store's view specification, or None.
-      given: the operation that the user gives with its function, or None.
-      path: of the store.
+    `stored` is the operation in the store's view specification, `given` the user's, with its
+    function; either may be None.
 
     Raises:
       OptionError: shows both sides.

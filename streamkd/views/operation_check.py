@@ -38,9 +38,7 @@ _RETURN = "Return finite pixels of the type and shape that it is given."
 def check_operation(operation: ViewOperation, shape: tuple[int, int, int]) -> None:
     """Refuses an operation whose result does not depend on pixels and seeds alone.
 
-    Args:
-      operation: the operation, with its function.
-      shape: height, width and channels of the images that it will get.
+    `shape` is height, width and channels of the images that the operation will get.
 
     Raises:
       OptionError: names the operation, and the difference of two results.

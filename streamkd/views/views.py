@@ -183,11 +183,8 @@ class Views:
     def draw(self, key_hashes: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the parameters of every view of images, without partners; view 0 is plain.
 
-        Args:
-          key_hashes: uint64 `[images]`, from `keys.hash_keys`.
-
-        Returns:
-          Arrays `[images, num_views, …]`, typed as in `datasets`.
+        They are arrays `[images, num_views, …]`, typed as in `datasets`. `key_hashes` are uint64
+        `[images]`, from `keys.hash_keys`.
         """
         views = np.arange(1, self.num_views, dtype=np.uint64)
         uniform = functools.partial(_uniform, self.seed, key_hashes[:, None], views[None, :])
