@@ -29,7 +29,7 @@ TEMPORARY = ".tmp"
 
 _CHUNK_BYTES = 8 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# ENOTSUP and ENOTTY: macOS, of a file system that does not know F_FULLFSYNC.
+# ENOTSUP and ENOTTY come from macOS, for a file system without F_FULLFSYNC.
 _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
-from streamkd.keys import Keys
-from streamkd.manifest.manifest import Manifest, key_fields, scan
+from streamkd.keys import Keys, key_fields
+from streamkd.manifest.manifest import Manifest, scan
 
 NAMES = [b"a/1.png", b"a/2.png", b"b/\xff.png"]
 

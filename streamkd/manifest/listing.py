@@ -1,7 +1,7 @@
 """Lists class folders and the images below them, in Keras' order.
 
     folders = class_folders(b"photos/train")               # ['cat', 'dog']
-    add_images(builder, b"photos/train", b"cat", follow_links=False, count=bar.update)
+    add_images(builder, b"photos/train", b"cat", follow_links=False, progress=bar.update)
 
 The order is that of `image_dataset_from_directory`: classes in order, and within a class the
 folders by path and the files by name. Names are bytes throughout, since a file name need not be
@@ -111,7 +111,7 @@ def add_images(
     below: bytes,
     *,
     follow_links: bool,
-    count: Callable[[int], None],
+    progress: Callable[[int], None],
     visited: Collection[tuple[int, int]] = (),
 ) -> int:
     """Adds the keys of the images in `directory/below` and in its folders; returns their number.
@@ -121,7 +121,7 @@ def add_images(
       directory: the root.
       below: the folder to list, relative to the root; b'' for the root itself.
       follow_links: enter folders that are symbolic links. The starting folder is always listed.
-      count: called with the number of images of each folder, for a progress bar.
+      progress: called with the number of images of each folder, for a progress bar.
       visited: identities of folders that links must not enter.
     """
     num_before = len(builder)
@@ -137,7 +137,7 @@ def add_images(
                 continue
             entered.add(folder_identity)
         names, subfolders = _image_names_and_folders(path, follow_links)
-        count(len(names))
+        progress(len(names))
         names.sort()
         listed_folders.append((folder, SEPARATOR.join(names)))
         pending.extend(os.path.join(folder, name) if folder else name for name in subfolders)

@@ -38,30 +38,30 @@ def list_images(
     class_names: list[str] | None,
     class_map: Mapping[str, str | None] | None,
     follow_links: bool,
-    count: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Listed:
     """Returns the images of a directory or of a manifest file.
 
-    Arguments as in `manifest.scan`; `count` is called with numbers of images as they are listed.
+    Arguments as in `manifest.scan`; `progress` is called with numbers of images as they are listed.
     """
     labels = _checked_labels(labels, class_names, class_map)
     root = os.path.abspath(os.fsencode(source))
     if os.path.isfile(root):
-        return _from_file(root, labels, class_names, class_map, count)
+        return _from_file(root, labels, class_names, class_map, progress)
     listing.check_directory(root)
     if isinstance(labels, str):
         folders = listing.class_folders(root)
         if class_map is None and class_names is None:
             table = _table_of(root, folders)
             if table is not None:
-                return _from_file(table, labels, None, None, count)
+                return _from_file(table, labels, None, None, progress)
             _refuse_parts(root, folders)
         chosen, names = _choose(root, folders, class_names, class_map)
-        return _list_classes(root, folders, chosen, names, follow_links, count)
+        return _list_classes(root, folders, chosen, names, follow_links, progress)
     if class_names is not None:
         raise OptionError("class_names needs labels; leave labels=None out, or class_names.")
     builder = KeyBuilder()
-    listing.add_images(builder, root, b"", follow_links=follow_links, count=count)
+    listing.add_images(builder, root, b"", follow_links=follow_links, progress=progress)
     if not len(builder):
         _refuse_empty(root, 0)
     keys = builder.keys()
@@ -93,7 +93,7 @@ def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
 
 
 def _from_file(
-    path: bytes, labels: Any, class_names: Any, class_map: Any, count: Callable[[int], None]
+    path: bytes, labels: Any, class_names: Any, class_map: Any, progress: Callable[[int], None]
 ) -> Listed:
     """Returns the images that a manifest file lists; arguments as in `list_images`."""
     if isinstance(labels, list):
@@ -101,7 +101,7 @@ def _from_file(
     if class_map is not None:
         raise OptionError("A class map is about folders; a manifest has its own classes.")
     listed = tables.read(Path(os.fsdecode(path)), class_names)
-    count(len(listed.keys))
+    progress(len(listed.keys))
     return listed.without_labels() if labels is None else listed
 
 
@@ -161,7 +161,7 @@ def _list_classes(
     chosen: list[tuple[str, int]],
     names: list[str],
     follow_links: bool,
-    count: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Listed:
     """Returns the images of class folders.
 
@@ -175,7 +175,7 @@ def _list_classes(
         paths = [root, *(os.path.join(root, os.fsencode(folder)) for folder in folders)]
         visited = {listing.identity(path) for path in paths}
     add_folder = functools.partial(
-        listing.add_images, follow_links=follow_links, count=count, visited=visited
+        listing.add_images, follow_links=follow_links, progress=progress, visited=visited
     )
     builder = KeyBuilder()
     counts = [add_folder(builder, root, os.fsencode(folder)) for folder, _ in chosen]

@@ -13,7 +13,6 @@ Other columns are ignored. A file is read line by line, and no object is kept fo
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import math
@@ -34,7 +33,7 @@ from streamkd.errors import (
     OutputError,
     readable_names,
 )
-from streamkd.keys import Keys
+from streamkd.keys import Keys, key_fields, key_of_fields
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import LabelColumn
 from streamkd.manifest.listing import UNLABELLED, Listed
@@ -263,26 +262,3 @@ def _is_manifest(path: Path) -> bool:
             return FORMAT.encode() in lines.readline(4096)
     except OSError:
         return False
-
-
-def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
-    """Returns a key as JSON fields; a key that is not UTF-8 also has its bytes in base64."""
-    text = key.decode("utf-8", "backslashreplace")
-    if text.encode() == key:
-        return {name: text}
-    return {name: text, f"{name}_base64": base64.b64encode(key).decode()}
-
-
-def key_of_fields(entry: dict[str, Any], name: str = "key") -> bytes:
-    """Returns the key of which `key_fields` made JSON fields.
-
-    Raises:
-      KeyError, TypeError, ValueError: the fields hold no key.
-    """
-    encoded = entry.get(f"{name}_base64")
-    if encoded:
-        return base64.b64decode(encoded, validate=True)
-    text = entry[name]
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"a {name} {text!r}")
-    return text.encode("utf-8", "surrogateescape")

@@ -14,7 +14,8 @@ from typing import Any
 
 from streamkd.checks import check_count
 from streamkd.image_options import MAX_PIXELS
-from streamkd.manifest.manifest import Manifest, key_fields
+from streamkd.keys import key_fields
+from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.progress import image_progress

@@ -155,7 +155,7 @@ class DecodedParts:
         self._options = options
         wanted = tf.minimum(halvings, self._last)
         self._parts = [self._decode(data, number, wanted) for number in range(self._last + 1)]
-        # Other formats than JPEG tell their size only when all is decoded.
+        # Formats other than JPEG show their size only once they are decoded.
         self._size = tf.where(size > 0, size, tf.shape(self._parts[0])[:2])
 
     def _decode(self, data: tf.Tensor, number: int, wanted: tf.Tensor) -> tf.Tensor:

@@ -4,9 +4,9 @@
     store = open_store("shards.index")
     link_stores(["shard-1.h5", "shard-2.h5"], "shards.index")
 
-A `StoreCollection` is used like a `LogitStore`. Images and rows are numbered through: those of the
-first store, then those of the second. The last store that has an image counts; the rows that the
-image had before keep their numbers, and can be looked up by content.
+A `StoreCollection` is used like a `LogitStore`. Images and rows are numbered across all stores:
+those of the first store, then those of the second. The last store that has an image counts; the
+rows that the image had before keep their numbers, and can be looked up by content.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def flatten(stores: Sequence[RowStore]) -> list[LogitStore]:
 
 
 def as_one(stores: Sequence[LogitStore]) -> RowStore:
-    """Returns stores numbered through that no index file lists."""
+    """Returns stores read as one that no index file lists."""
     if len(stores) == 1:
         return stores[0]
     # The number of different images plays no part in reading rows by number.
@@ -248,13 +248,13 @@ class StoreCollection(RowStore):
         parameters = self._spread("row", rows, self.num_views, LogitStore.view_parameters)
         if "view_partner" in parameters:
             first = self._first_images[self.store_of_images(np.asarray(rows) // self.num_views)]
-            parameters["view_partner"] = _numbered_through(parameters["view_partner"], first)
+            parameters["view_partner"] = _numbered_across(parameters["view_partner"], first)
         return parameters
 
     def partners_of(self, view: int) -> np.ndarray:
         return np.concatenate(
             [
-                _numbered_through(store.partners_of(view), first)
+                _numbered_across(store.partners_of(view), first)
                 for store, first in zip(self.stores, self._first_images[:-1], strict=True)
             ]
         )
@@ -300,7 +300,7 @@ class StoreCollection(RowStore):
 
         Args:
           noun: 'image' or 'row', for messages.
-          numbers: int `[N]`, images or rows, numbered through.
+          numbers: int `[N]`, images or rows, numbered across all stores.
           per_image: how many numbers each image has.
           take: given a store and the numbers in it, returns arrays by name, each `[n, …]`.
         """
@@ -325,6 +325,6 @@ def _stored_with_done(store: LogitStore, rows: np.ndarray) -> dict[str, np.ndarr
     return {**stored, "done": done}
 
 
-def _numbered_through(partners: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _numbered_across(partners: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Returns partners, or -1 and -2, with `first` added to the numbers of images."""
     return np.where(partners < 0, partners, partners + first)

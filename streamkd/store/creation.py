@@ -31,7 +31,7 @@ from streamkd.store.layout import (
 )
 from streamkd.store.userblock import Userblock
 
-_NOTHING_LEFT = "Nothing was left behind. Free some space or give another directory, and try again."
+_NOTHING_LEFT = "Nothing was left behind. Free disk space or give another directory, and try again."
 
 
 def create_store(

@@ -108,7 +108,7 @@ def _merge_rows(
     Args:
       stores: finished, of one teacher pass.
       keys: of the images of the new store, each once.
-      images: int64 `[num_keys]`, the number of each of these images, numbered through `stores`.
+      images: int64 `[num_keys]`, the number of each of these images, across all `stores`.
       out: path of the new store.
       bar: progress bar that counts its images.
     """

@@ -61,7 +61,7 @@ def _check_equal(
 def effective_images(stores: Sequence[LogitStore]) -> tuple[Keys, np.ndarray]:
     """Returns the keys of all different images, sorted, and the number of each image.
 
-    Images are numbered through all stores. The last store that has a key counts. Memory: the keys
+    Images are numbered across all stores. The last store that has a key counts. Memory: the keys
     twice, and 16 bytes an image.
     """
     keys = Keys.concatenate([store.keys for store in stores])

@@ -18,7 +18,8 @@ import numpy as np
 
 from streamkd.errors import DamagedStoreError
 from streamkd.keys import Keys
-from streamkd.manifest.manifest import UNLABELLED, Manifest
+from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.public import public
@@ -93,13 +94,13 @@ class _Comparison:
         numbers = store.images_of_keys(images.keys)
         self._new = np.flatnonzero(numbers < 0)
         self._new_digests = self._digest(images.paths(self._new))[0]
-        # For each image of the stores, numbered through, its index in the manifest, or -1.
+        # The manifest index of each image, numbered across all stores; -1 for none.
         self._manifest_indices = np.full(sum(file.num_images for file in self._files), -1, np.int64)
         self._manifest_indices[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
-        """The labels of the stores, numbered through."""
+        """The labels of all stores, one after the other."""
         return np.concatenate([file.labels for file in self._files])
 
     def of_store(self, number: int) -> Compare:
@@ -110,8 +111,8 @@ class _Comparison:
             images: np.ndarray, keys: Keys, content_digests: np.ndarray
         ) -> Iterator[tuple[int, str]]:
             # An image that a later store has as well is compared with that store alone.
-            counting = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
-            yield from self._compare(images + first, keys, content_digests, counting)
+            compared = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
+            yield from self._compare(images + first, keys, content_digests, compared)
 
         return compare
 
@@ -122,13 +123,13 @@ class _Comparison:
             yield from self._images.keys.take(self._new[unknown])
 
     def _compare(
-        self, images: np.ndarray, keys: Keys, content_digests: np.ndarray, counting: np.ndarray
+        self, images: np.ndarray, keys: Keys, content_digests: np.ndarray, compared: np.ndarray
     ) -> Iterator[tuple[int, str]]:
-        """Yields the index and the fault of each image at the indices `counting`."""
-        paths = [os.path.join(self._images.root, key) for key in keys.take(counting)]
+        """Yields the index and the fault of each image at the indices `compared`."""
+        paths = [os.path.join(self._images.root, key) for key in keys.take(compared)]
         digests, readable = self._digest(paths)
-        renamed = np.isin(content_digests[counting], self._new_digests)
-        for position, index in enumerate(counting.tolist()):
+        renamed = np.isin(content_digests[compared], self._new_digests)
+        for position, index in enumerate(compared.tolist()):
             if not readable[position]:
                 if not renamed[position]:
                     yield index, "the image has vanished"
@@ -138,7 +139,7 @@ class _Comparison:
                 yield index, reason
 
     def _class_fault(self, image: int) -> str | None:
-        """Returns the fault of the class of an image, numbered through, or None."""
+        """Returns the fault of the class of an image, numbered across all stores, or None."""
         index, names = self._manifest_indices[image], self._store.class_names
         if index < 0 or not names or self._images.class_names is None:
             return None

@@ -19,7 +19,8 @@ import numpy as np
 
 from streamkd.checks import check_choice
 from streamkd.errors import OptionError, TeacherError, readable_key
-from streamkd.manifest.manifest import Manifest, key_of_fields
+from streamkd.keys import key_of_fields
+from streamkd.manifest.manifest import Manifest
 from streamkd.models import output_kind
 from streamkd.public import public
 from streamkd.store.reader import LogitStore

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from streamkd.tf_support.autograph import unconverted
 
-# Number of batches that are read at once: one waits for the disk while the other is taken over.
+# Number of batches that are read at once: one waits for the disk while the other is passed on.
 # More of them compete for Python's lock (1.5 µs an image with 4).
 NUM_FETCHES = 2
 # Number of results that wait for the reader of a dataset.
