@@ -72,21 +72,18 @@ def list_images(
 
 def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
     """Returns 'inferred', None or a list of labels."""
-    if labels is None or isinstance(labels, str | bytes | Mapping):
-        if labels not in ("inferred", None):
-            raise OptionError(
-                f"labels is {labels!r}; choose 'inferred' (the folders), None, or give a list with "
-                "one label for each image."
-            )
-    elif isinstance(labels, Iterable):
+    if isinstance(labels, Iterable) and not isinstance(labels, str | bytes | Mapping):
         labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
         if class_names is not None:
             raise OptionError(
                 "class_names goes with labels='inferred'; the classes of a list are its sorted "
                 "labels.\nLeave class_names out, or give a list of names."
             )
-    else:
-        raise OptionError(f"labels is {labels!r}; choose 'inferred', None, or give a list.")
+    elif labels not in ("inferred", None):
+        raise OptionError(
+            f"labels is {labels!r}; choose 'inferred' (the folders), None, or give a list with one "
+            "label for each image."
+        )
     if class_map is not None and labels != "inferred":
         raise OptionError("A class map goes with labels='inferred'; leave out labels or the map.")
     return labels

@@ -37,7 +37,7 @@ from streamkd.store.layout import (
     StoreHeader,
     dataset_specs,
 )
-from streamkd.store.userblock import USERBLOCK_BYTES, Userblock, damaged
+from streamkd.store.userblock import USERBLOCK_BYTES, Userblock, damaged, not_a_store
 
 Io = Literal["mmap", "pread"]
 
@@ -169,7 +169,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
                 f"Make it with `streamkd teach IMAGES --teacher T --out {path}`."
             ) from error
         if error.errno == errno.EISDIR:
-            raise _not_a_file(path, "a directory") from error
+            raise not_a_store(path, "a directory") from error
         raise StoreError(
             f"The logit store {path} cannot be opened for {'writing' if writable else 'reading'}: "
             f"{os.strerror(error.errno or 0)}.\n"
@@ -179,7 +179,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
         with _readable(path):
             mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise _not_a_file(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
+            raise not_a_store(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
     except BaseException:
         os.close(descriptor)
         raise
@@ -205,12 +205,6 @@ def _unreadable(path: str, error: Any) -> StoreError:
 def _read_bytes(path: str, descriptor: int, offset: int, num_bytes: int) -> bytes:
     with _readable(path):
         return disk.read_at(descriptor, num_bytes, offset)
-
-
-def _not_a_file(path: str, kind: str) -> StoreError:
-    return StoreError(
-        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
-    )
 
 
 def _check_bytes(path: str, descriptor: int) -> Userblock:

@@ -26,8 +26,8 @@ from streamkd.store.userblock import digest
 
 _MAGIC = b"streamkd store index "
 _VERSION = 1
-# Largest index file, in bytes. A million shards would be as many memory maps; this is far below
-# and far above any use.
+# Largest index file, in bytes: far above any use, and far below a million shards, which would be as
+# many memory maps.
 _MAX_BYTES = 16 << 20
 SUFFIX = ".index"
 

@@ -156,6 +156,13 @@ def damaged(path: str, fault: str, *, key: bytes | None = None) -> DamagedStoreE
     )
 
 
+def not_a_store(path: str, kind: str) -> StoreError:
+    """Returns the refusal of a file of another kind, such as 'a directory'."""
+    return StoreError(
+        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
+    )
+
+
 def _check_kind(path: str, head: bytes) -> None:
     """Refuses a file that is no logit store, with a message for each kind of file."""
     if head.startswith(_MAGIC):
@@ -168,9 +175,7 @@ def _check_kind(path: str, head: bytes) -> None:
         kind = "an HDF5 file without the first line of a store"
     else:
         kind = "neither HDF5 nor a store"
-    raise StoreError(
-        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
-    )
+    raise not_a_store(path, kind)
 
 
 def _from_json(values: dict[str, Any]) -> Userblock:
