@@ -1,7 +1,7 @@
 """Reads the files of a batch, and replaces each bad file by a black pixel.
 
     files = read_files(paths)                     # raises at the first bad file
-    files = read_files(paths, on_bad=report)      # report(3, "the file is gone"), and a black pixel
+    files = read_files(paths, report_bad=report)  # report(3, "the file is gone"), and a black pixel
 
 TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, or a black
 pixel, has other bytes than its file; the digest of the file then comes along, so that content
@@ -49,7 +49,7 @@ class Files(NamedTuple):
 def read_files(
     paths: Sequence[bytes],
     *,
-    on_bad: Callable[[int, str], None] | None = None,
+    report_bad: Callable[[int, str], None] | None = None,
     known_bad: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Files:
@@ -57,7 +57,7 @@ def read_files(
 
     Args:
       paths: the paths of the files.
-      on_bad: called with the index and the reason of each file that cannot be read, or that its
+      report_bad: called with the index and the reason of each file that cannot be read, or that its
         header refuses; by default the first such file is an error. Files that only the decoder
         refuses are not known yet.
       known_bad: bool `[files]`, bad files that are not even read.
@@ -76,9 +76,9 @@ def read_files(
         try:
             data.append(read_file(path))
         except OSError as error:
-            if on_bad is None:
+            if report_bad is None:
                 raise
-            on_bad(index, why_unreadable(error))
+            report_bad(index, why_unreadable(error))
             bad[index] = True
             data.append(b"")
     one_size, odd = inspect_headers(data, max_pixels)
@@ -88,9 +88,9 @@ def read_files(
         try:
             data[index] = BLACK_PIXEL if bad[index] else decodable(original, max_pixels)
         except UndecodableError as error:
-            if on_bad is None:
+            if report_bad is None:
                 raise UndecodableError(f"{paths[index]!r}: {error}") from error
-            on_bad(index, str(error))
+            report_bad(index, str(error))
             bad[index] = True
             data[index] = BLACK_PIXEL
         if data[index] is not original:

@@ -31,7 +31,7 @@ from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.same_pass import check_same_pass, effective_images
-from streamkd.store.store_list import refuse_stale_list
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.store.summary import teacher_summary
 from streamkd.store.writer import StoreWriter
 from streamkd.views.views import Views
@@ -126,7 +126,7 @@ def _merge_rows(
         fingerprint=fingerprint(keys, labels, stores[0].class_names or None),
     )
     if not os.path.lexists(out):
-        refuse_stale_list(out)
+        refuse_stale_index(out)
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
     if not LogitStore(out).finished:

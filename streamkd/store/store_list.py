@@ -76,7 +76,7 @@ def index_beside(path: str) -> str:
     return path + SUFFIX
 
 
-def refuse_stale_list(path: str) -> None:
+def refuse_stale_index(path: str) -> None:
     """Raises StoreError if an older store of this name, now gone, left its index."""
     index = index_beside(path)
     if os.path.lexists(index):

@@ -27,6 +27,7 @@ from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.store.codecs import Codec, FloatCodec, fidelity
 from streamkd.store.codecs import get as get_codec
+from streamkd.store.collection import open_store
 from streamkd.store.layout import DONE, StoreHeader, dataset_specs, encode_class_names
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.views.views import Views
@@ -226,8 +227,6 @@ def describe(report: PlanReport) -> str:
 
 def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarray]:
     """Returns the teacher's name, and logits of one view of each image that the store has."""
-    from streamkd.store.collection import open_store
-
     store = open_store(store)
     if not isinstance(get_codec(store.header.codec), FloatCodec):
         raise StoreError(

@@ -138,7 +138,7 @@ class _BlockReader:
     ) -> None:
         self._images, self._blocks = images, blocks
         self._drawn, self._options = drawn, options
-        self._on_bad = _leave_to_the_store if skip_bad else None
+        self._report_bad = _leave_to_the_store if skip_bad else None
         self.spec = {**FILES_SPEC, **_parameter_spec(drawn.views, drawn.views.num_views)}
         if drawn.views.mixes:
             of_partners = {**FILES_SPEC, **_parameter_spec(drawn.views)}
@@ -177,7 +177,7 @@ class _BlockReader:
 
     def _read_files(self, images: np.ndarray) -> Files:
         paths = self._images.paths(images)
-        return read_files(paths, on_bad=self._on_bad, max_pixels=self._options.max_pixels)
+        return read_files(paths, report_bad=self._report_bad, max_pixels=self._options.max_pixels)
 
     def _without_bad_partners(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a block in which images whose partner cannot be decoded are not mixed."""

@@ -41,7 +41,7 @@ from streamkd.store.creation import create_store
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_list
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
@@ -144,7 +144,7 @@ class TeacherPass:
         """
         answers = self.answers
         if not os.path.exists(self.path):
-            refuse_stale_list(self.path)
+            refuse_stale_index(self.path)
             answers = functools.partial(self._resumed, self._create())
         store = LogitStore(self.path)
         self.setup.check_same(store)

@@ -35,7 +35,7 @@ from streamkd.store.creation import create_store
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_list
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.views.views import Views
 
@@ -149,7 +149,7 @@ class _Writing:
     def run(self, progress: bool) -> LogitStore:
         """Creates or resumes the store, fills it, finishes it, and returns it."""
         if not os.path.exists(self.path):
-            refuse_stale_list(self.path)
+            refuse_stale_index(self.path)
             self._create()
         self._check_same(LogitStore(self.path))
         return fill_store(self.path, self._answers, activity="writing", progress=progress)
