@@ -71,10 +71,7 @@ def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | N
 
 
 def leave_out_undecodable(files: Files, options: ImageOptions) -> tuple[Files, dict[int, str]]:
-    """Returns the files of a batch with black pixels for files that TensorFlow cannot decode.
-
-    And the reasons, by the indices of those files.
-    """
+    """Returns files with black pixels where TensorFlow cannot decode them, and why, by index."""
     reasons = {}
     for index in np.flatnonzero(~files.bad).tolist():
         reason = why_undecodable(files.file_bytes[index], options)

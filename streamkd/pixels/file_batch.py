@@ -4,8 +4,8 @@
     files = read_files(paths, report_bad=report)  # report(3, "the file is gone"), and a black pixel
 
 TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, or a black
-pixel, has other bytes than its file; the digest of the file then comes along, so that content
-digests are always those of files.
+pixel, has other bytes than its file. `files.known_digests` then has the digest of the file, so that
+a content digest is always that of a file.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Static datasets, complete when the file appears under its name:
 | `key_hash`      | u8 `[N]`        | `keys.hash_keys` of all keys, sorted                    |
 | `key_row`       | u8 `[N]`        | the image that each of these hashes belongs to          |
 | `labels`        | i4 `[N]`        | class number, -1 for no label                           |
-| `class_bytes`   | u1 `[…]`        | class names in order, UTF-8 (bytes that are not, as is) |
+| `class_bytes`   | u1 `[…]`        | class names in order, as `encode_class_names` has them  |
 | `class_offsets` | u8 `[K + 1]`    | as `key_offsets`                                        |
 
 Datasets that the teacher pass fills, block by block:

@@ -73,7 +73,7 @@ def merge(
 
     Raises:
       StoreError: stores that do not fit together.
-      UnfinishedStoreError: one of them is unfinished.
+      UnfinishedStoreError: a store is unfinished.
       MissingLogitsError: the stores have none of `images`.
     """
     if os.path.realpath(out) in map(os.path.realpath, paths):

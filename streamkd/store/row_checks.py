@@ -49,9 +49,9 @@ class RowChecks:
         if len(wrong):
             first = wrong[0]
             raise self._refusal(int(new[first]), keys, int(done[first]), bool(good[first]))
-        # A refused row is not remembered: it has no logits, and whoever asks for them is told
-        # again. A bit that another thread sets at the same moment may be lost, and its row is
-        # compared once more.
+        # A refused row is not remembered: it has no logits, and each request for them is refused.
+        # A bit that another thread sets at the same moment may be lost, and its row is compared
+        # once more.
         new = new[done == DONE]
         np.bitwise_or.at(self._good_rows, new >> 3, (1 << (new & 7)).astype(np.uint8))
 

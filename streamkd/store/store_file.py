@@ -139,7 +139,7 @@ class StoreFile:
         return Keys(self.read("key_bytes"), self.read("key_offsets"))
 
     def read_class_names(self) -> Keys:
-        """Returns the class names as stored; `layout.decode_class_names` makes texts of them."""
+        """Returns the class names as stored; see `layout.decode_class_names`."""
         return Keys(self.read("class_bytes"), self.read("class_offsets"))
 
     def read_bytes(self, offset: int, num_bytes: int) -> bytes:

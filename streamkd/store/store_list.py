@@ -134,7 +134,7 @@ def damaged_index(path: str, fault: str) -> DamagedStoreError:
     return DamagedStoreError(
         f"The store index {path} cannot be used: {fault}.\n"
         "Restore it from a copy, or move it away: the stores that it lists can be read one by one, "
-        "and `streamkd merge` makes one of them."
+        "or joined by `streamkd merge`."
     )
 
 

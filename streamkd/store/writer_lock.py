@@ -46,11 +46,8 @@ def unlock_writer(path: str, descriptor: int) -> None:
 
 
 def lock_out_hdf5(path: str, descriptor: int) -> None:
-    """Keeps HDF5 from opening the store for writing; HDF5 readers share this lock.
-
-    The lock ends when `descriptor`, that of the open store, is closed.
-    """
-    _lock_or_refuse(path, descriptor, fcntl.LOCK_SH)
+    """Keeps HDF5 from opening the store for writing until its `descriptor` is closed."""
+    _lock_or_refuse(path, descriptor, fcntl.LOCK_SH)  # HDF5 readers share this lock
 
 
 def _lock_path(path: str) -> str:

@@ -3,8 +3,8 @@
     store = teach_changes(setup, images, "teacher.h5")
 
 A finished store never changes. Rows that it lacks go into `teacher.delta-1.h5`, and
-`teacher.h5.index` lists the two stores; whoever opens `teacher.h5` gets both. The next change makes
-`teacher.delta-2.h5`. `streamkd merge` makes one store of them all.
+`teacher.h5.index` lists the two stores; opening `teacher.h5` opens both. The next change makes
+`teacher.delta-2.h5`. `streamkd merge` makes one store of all.
 """
 
 from __future__ import annotations

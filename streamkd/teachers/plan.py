@@ -61,7 +61,7 @@ class CodecPlan(Report):
       num_bytes: bytes of the whole store.
       kl: mean KL(true ‖ rebuilt) in nats by temperature; None if logits of the sample are too
         large for the codec.
-      agreement: fraction of rows whose largest logit stays that of the same class; None as `kl`.
+      agreement: fraction of rows whose largest logit keeps its class; None where `kl` is.
     """
 
     codec: str

@@ -124,7 +124,7 @@ class _BlockReader:
 
     Attributes:
       spec: dtype and shape of each array: the fields of `Files`, the parameters of the views, and
-        with mixing the same of the partners, their names with the prefix `PARTNER`.
+        with mixing both of the partners, their names with the prefix `PARTNER`.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ def read_pipeline(
         in flight as there are cores.
       one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default a
         batch is in flight for each core.
-      num_prefetched: number of results that wait for the reader besides those.
+      num_prefetched: number of finished results that wait for the reader.
     """
     options = tf.data.Options()
     options.deterministic = True

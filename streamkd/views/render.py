@@ -146,7 +146,7 @@ def mix(pixels: tf.Tensor, partners: tf.Tensor, parameters: dict[str, tf.Tensor]
 
     Args:
       pixels: float32 `[rows, height, width, channels]`, after `change`.
-      partners: the same of each row's partner; the row's own where it is not mixed.
+      partners: pixels of each row's partner; the row itself where it is not mixed.
       parameters: `view_share` and, with cutmix, `view_paste`.
     """
     share = parameters["view_share"][:, None, None, None]
