@@ -41,7 +41,7 @@ class DrawnViews:
         return {name: drawn[name] for name in self.views.datasets()}
 
     def of_rows(self, images: np.ndarray, alone: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of all views, each `[images * num_views, …]`, in the store's row order.
+        """Returns the parameters of all views, each `[images * num_views, …]`, as a store's rows.
 
         `alone` as in `unmixed`.
         """
