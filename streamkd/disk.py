@@ -7,8 +7,7 @@
         student.save(temporary)
 
 HDF5 never syncs, and on a full disk it ends the process with a segmentation fault when it closes
-the file; so stores are written by these calls alone. They are Linux calls, with the nearest ones
-of macOS.
+the file; so stores are written by these calls alone: Linux calls, or the nearest ones of macOS.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     options = ImageOptions(image_size=(160, 160), interpolation="bilinear")
     ImageOptions.from_dict(options.to_dict()) == options
 
-Field names are those of `image_dataset_from_directory`, with Keras' meaning, and those of the
-command line's flags.
+Fields are named as in `image_dataset_from_directory`, with Keras' meaning, and as the flags.
 """
 
 from __future__ import annotations

@@ -72,8 +72,7 @@ def load_model(
       trust: allow a model that runs code on loading (Lambda layers).
 
     Raises:
-      refusal: the file does not exist, is no `.keras` file, holds weights only, is damaged, or is
-        not trusted.
+      refusal: no such file, no `.keras` file, weights alone, or a damaged or untrusted file.
       OptionError: Keras 3 wrote it, and is set to another backend than TensorFlow.
     """
     path = Path(path)

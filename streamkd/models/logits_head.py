@@ -30,8 +30,7 @@ class LogitsModel:
 
     Attributes:
       model: callable on a batch of images; shares the weights of the model it was made from.
-      removed: 'softmax' or 'sigmoid' where that activation was taken off, None where the layers
-        show no such activation.
+      removed: 'softmax' or 'sigmoid' where that was taken off, None where the layers show neither.
       inspected: False for a model whose layers cannot be looked into (subclassed); its answers
         alone tell whether they are logits.
     """

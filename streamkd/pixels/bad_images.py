@@ -37,8 +37,7 @@ def why_bad(
 ) -> str | None:
     """Returns why a file cannot be decoded, or None for a good file.
 
-    Without `options` the file is decoded with its own size and channels; `options` bring their own
-    `max_pixels`.
+    Without `options` the file keeps its size and channels; `options` bring their own `max_pixels`.
     """
     try:
         return why_bad_bytes(read_file(path), options, max_pixels=max_pixels)

@@ -96,8 +96,7 @@ def decode_batch(
       uint64 `[batch]`, FarmHash64 of each file's bytes.
 
     Raises (when run):
-      tf.errors.InvalidArgumentError: a file cannot be decoded. TensorFlow does not name the file;
-        `refuse_bad_image` does.
+      tf.errors.InvalidArgumentError: a file cannot be decoded. `refuse_bad_image` names the file.
     """
     images = decoder_of(options).whole(file_bytes, one_size)
     return images, content_digests(file_bytes, digests)

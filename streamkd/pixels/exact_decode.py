@@ -20,8 +20,7 @@ import tensorflow as tf
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.crop import cut
 
-# Number of files above which a batch is decoded in a loop: a graph of one operation a file takes
-# seconds to trace.
+# Largest number of files decoded without a loop: a longer graph takes seconds to trace.
 MAX_UNROLLED_FILES = 256
 # Interpolations that change nothing where an image has the size asked for; the others blur the
 # image, or differ in the last bits.
@@ -126,8 +125,7 @@ def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.
     Args:
       data: string `[]`, the file's bytes.
       options: for the channels.
-      ratio: 1 for all pixels of the file. For a JPEG also 2, 4 or 8: one pixel stands for so many
-        in each direction.
+      ratio: file pixels in each direction for one decoded pixel: 1; for a JPEG also 2, 4 or 8.
     """
     if ratio == 1:
         image = tf.io.decode_image(data, channels=options.num_channels, expand_animations=False)
@@ -193,8 +191,7 @@ class Placement(NamedTuple):
     """Where an image's pixels go in the image asked for.
 
     Attributes:
-      window: top, left, bottom and right of the part to resize, int32, in the file's pixels; None
-        for the whole image.
+      window: top, left, bottom, right of the part to resize, int32, in file pixels; None for all.
       size: height and width that the window is resized to.
       corner: top and left of the resized window between black borders; None without borders.
     """

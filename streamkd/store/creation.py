@@ -3,8 +3,7 @@
     create_store("teacher.h5", header, keys, labels, class_names)
 
 Order of the steps: a hidden temporary file in the same directory; disk space for the whole file;
-metadata, static datasets and userblock; fsync; its name, unless that is taken; fsync of the
-directory.
+metadata, static datasets, userblock; fsync; its name, unless that is taken; fsync of the directory.
 """
 
 from __future__ import annotations

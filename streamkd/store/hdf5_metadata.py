@@ -101,8 +101,7 @@ def build(
 class _ScratchFile(FileIO):
     """An unnamed file that keeps its first `error`, and tells HDF5 that every call succeeded.
 
-    An error would leave the file open inside HDF5, which then ends the process with a segmentation
-    fault at its exit.
+    An error would leave the file open in HDF5: a segmentation fault when the process ends.
     """
 
     error: OSError | None = None

@@ -18,8 +18,7 @@ from streamkd.store.row_store import RowStore
 def match_images(images: Manifest, store: RowStore, progress: bool) -> np.ndarray:
     """Returns int64 `[num_images]`, each image's number in the store; -1 where the store has none.
 
-    Renamed and moved files are recognized by their content. `progress` shows a bar while files are
-    read.
+    Renamed and moved files are recognized by their content; `progress` shows how they are read.
     """
     in_store = store.images_of_keys(images.keys)
     unknown = np.flatnonzero(in_store < 0)

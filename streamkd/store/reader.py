@@ -36,8 +36,7 @@ class LogitStore(RowStore):
 
     Attributes:
       io: how rows are read: 'mmap', or 'pread' for network file systems on which mapping is unsafe;
-        static data is then read into memory when it is first needed, and a row costs about 3 µs
-        more.
+        static data is then read into memory on first use, and a row costs about 3 µs more.
 
     Raises:
       StoreError: no such file, no store, or damaged; the message says which.

@@ -50,8 +50,7 @@ class RowChecks:
             first = wrong[0]
             raise self._refusal(int(new[first]), keys, int(done[first]), bool(good[first]))
         # A refused row is not remembered: it has no logits, and each request for them is refused.
-        # A bit that another thread sets at the same moment may be lost, and its row is compared
-        # once more.
+        # A bit that another thread sets meanwhile may be lost; its row is compared once more.
         new = new[done == DONE]
         np.bitwise_or.at(self._good_rows, new >> 3, (1 << (new & 7)).astype(np.uint8))
 

@@ -166,8 +166,7 @@ class RowStore(abc.ABC):
         Args and errors: as in `gather`, except that rows of refused images are returned too.
 
         Returns:
-          The datasets of view parameters and codec, each `[B, …]`, and `done` of each row,
-          uint8 `[B]`.
+          The datasets of view parameters and codec, each `[B, …]`, and `done`, uint8 `[B]`.
         """
 
     @abc.abstractmethod

@@ -26,8 +26,7 @@ from streamkd.store.userblock import digest
 
 _MAGIC = b"streamkd store index "
 _VERSION = 1
-# Largest index file, in bytes: far above any use, and far below a million shards, which would be as
-# many memory maps.
+# Largest index file, in bytes: above any use, below a million shards (and as many memory maps).
 _MAX_BYTES = 16 << 20
 SUFFIX = ".index"
 

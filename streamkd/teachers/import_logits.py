@@ -53,8 +53,7 @@ def import_logits(
         for a CSV file that has the keys itself.
       images: the manifest that has the keys; images without logits are left out of the store.
       out: path of the store.
-      output: kind of the numbers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
-        judge by the numbers.
+      output: 'logits', 'probabilities', 'log-probabilities', or 'auto' to judge by the numbers.
       teacher: the teacher's name; by default the name of the file.
       **options: as in `write_store`.
 

@@ -59,8 +59,7 @@ class CodecPlan(Report):
       row_bytes: bytes of a row's logits alone.
       bytes_per_image: bytes of the whole store, divided by the number of images.
       num_bytes: bytes of the whole store.
-      kl: mean KL(true ‖ rebuilt) in nats by temperature; None if logits of the sample are too
-        large for the codec.
+      kl: mean KL(true ‖ rebuilt) in nats by temperature; None for logits too large for the codec.
       agreement: fraction of rows whose largest logit keeps its class; None where `kl` is.
     """
 
@@ -81,8 +80,7 @@ class PlanReport(Report):
       rows_total: rows of the store.
       num_sampled: number of rows that the codecs were measured on.
       teacher: name of the teacher.
-      seconds_per_row, hours: time of a row, and of the whole pass, on this machine; None with a
-        store.
+      seconds_per_row, hours: time of a row and of the pass on this machine; None with a store.
       max_kl: see `recommended`, in nats.
       recommended: the codec with the smallest store whose KL is at most `max_kl` at each of the
         four temperatures; float32 if no codec is that exact.

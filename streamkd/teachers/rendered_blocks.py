@@ -39,8 +39,7 @@ PARTNER = "partner_"
 class Blocks(Sequence):
     """All images of a pass, block by block: a sequence of int64 indices.
 
-    An entry is made when it is asked for: a pass may have millions of blocks. The last block may
-    have fewer images.
+    An entry is made when it is asked for: there may be millions. The last may have fewer images.
     """
 
     def __init__(self, num_images: int, images_per_block: int) -> None:

@@ -31,8 +31,7 @@ from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 from streamkd.views.operation_check import check_operation
 from streamkd.views.views import Views
 
-# Default of `batch_size`, in rows: 64 keep both cores busy in the forward pass of the models that
-# were measured.
+# Default of `batch_size`, in rows: 64 kept both cores busy in the forward pass of measured models.
 BATCH_SIZE = 64
 
 

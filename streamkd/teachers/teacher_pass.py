@@ -61,8 +61,7 @@ class TeacherSetup:
     Attributes:
       teacher: the teacher that is asked.
       options: how files become the pixels that the teacher sees.
-      class_names: the teacher's classes in the order of its outputs; None for classes without
-        names.
+      class_names: the teacher's classes in the order of its outputs; None without names.
       batch_size: largest number of rows that are answered and written at once. A block has whole
         images, and so a few rows less.
       codec: name of the codec that keeps the logits.

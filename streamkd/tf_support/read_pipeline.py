@@ -8,8 +8,7 @@ logits, by the batch (about ten microseconds an image); the second is TensorFlow
 several batches at once. If they were one, op determinism would make the decoding serial too.
 
 A batch that cannot be decoded is an error, or goes through `rescue` and is decoded again: tf.data
-drops the first try and takes the second. A batch without faults pays 0.1 ms for that, and nothing
-an image.
+drops the first try and takes the second. A batch without faults pays 0.1 ms for that.
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ def read_pipeline(
       source: one element a batch, such as its step.
       fetch: graph function of an element, with a `python_call` inside.
       decode: graph function of a fetched batch.
-      rescue: graph function of a fetched batch that `decode` failed on; returns the batch without
-        its bad files.
+      rescue: graph function of a batch that `decode` failed on; returns it without bad files.
       after: graph functions of the decoded batch, one after the other. Each keeps as many results
         in flight as there are cores.
       one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default a

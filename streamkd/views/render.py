@@ -111,8 +111,7 @@ def change(
 
     Args:
       pixels: float32 `[rows, height, width, channels]`, 0 to 255.
-      parameters: of each row, as far as the views have them: `view_flip`, `view_color`,
-        `view_seed`.
+      parameters: of each row, those that the views have of `view_flip`, `view_color`, `view_seed`.
       operation: as in `render_rows`.
     """
     flip_and_color = {n: p for n, p in parameters.items() if n in ("view_flip", "view_color")}

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Temperatures whose KL is minimized, and their weights. Either gains at the cost of the other
-# (DESIGN.md).
+# Temperatures whose KL is minimized, and their weights. One gains at the other's cost (DESIGN.md).
 _TEMPERATURES = (1.0, 20.0)
 _IMPORTANCES = (1.0, 4.0)
 # Rounds of nearest levels and regression.
