@@ -3,8 +3,7 @@
     kind = output_kind(answers)             # 'probabilities'
     logits = to_logits(answers, kind)       # float32 [batch, num_classes]
 
-Used for models whose layers cannot be inspected: callables and subclassed models. The user's word
-(`--teacher-output`) always goes first.
+For models whose layers are hidden: callables, subclassed models. `--teacher-output` goes first.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@
     images = decoder.whole(file_bytes, one_size)          # float32 [files, height, width, channels]
     crops = decoder.crops(file_bytes, one_size, boxes)    # float32 [files, views, height, …]
 
-`tf.io.decode_image`, then `tf.image.resize` without antialiasing. One map call decodes a whole
-batch: for small files that is about 2.5 times faster than one call an image, since tf.data's own
-work for each element dominates.
+`tf.io.decode_image`, then `tf.image.resize` without antialiasing. One map call decodes a batch:
+about 2.5 times faster for small files than one call an image, where tf.data's own work dominates.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from streamkd.pixels.crop import cut
 
 # Largest number of files decoded without a loop: a longer graph takes seconds to trace.
 MAX_UNROLLED_FILES = 256
-# Interpolations that change nothing where an image has the size asked for; the others blur the
-# image, or differ in the last bits.
+# Interpolations that keep an image of the size asked for; the others blur it or change last bits.
 _KEEP_PIXELS = ("bilinear", "nearest", "area")
 
 

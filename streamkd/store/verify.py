@@ -41,9 +41,8 @@ def verify(
 
     Args:
       path: of a store or of an index file.
-      images: the images it was made of. Every file is read and compared with the bytes that the
-        teacher saw, and class names with those of the store. An image without logits is a problem
-        too; a renamed file is not.
+      images: the images it was made of. Every file is compared with the bytes that the teacher saw,
+        and class names with the store's. An image without logits is a problem, a renamed one not.
       sample: check about this many rows of each file, drawn with `seed`, instead of all.
       seed: of the sample.
       progress: show progress on standard error.

@@ -35,8 +35,7 @@ class VerifyReport:
       rows_checked: rows compared with their checksums.
       rows_done, rows_total: of the store; rows that were refused count as done.
       num_problems: number of all problems.
-      problems: the first `MAX_LISTED` problems, as dicts: `key` (bytes or None), `view` (int or
-        None), `reason`.
+      problems: the first `MAX_LISTED`: dicts of `key` (bytes, None), `view` (int, None), `reason`.
     """
 
     rows_checked: int = 0
@@ -78,8 +77,7 @@ def verify_store(
 
     Args:
       path: of the store.
-      compare: yields the index and the fault of each image that has one; called in key order, with
-        thousands of images at a time.
+      compare: yields index and fault of each bad image; called with thousands, in key order.
       sample: check about this many rows, in blocks drawn by `seed`; by default all.
       seed: of the sample.
       progress: called with the rows checked so far and the rows to check.

@@ -226,8 +226,7 @@ class StoreWriter:
         """Writes the summary, which makes the store finished.
 
         Args:
-          summary: JSON of under 4 KB, without times or dates: a pass that was killed leaves the
-            same bytes as one that was not.
+          summary: JSON of under 4 KB, without dates: a resumed pass leaves the same bytes.
 
         Raises:
           UnfinishedStoreError: rows are missing.

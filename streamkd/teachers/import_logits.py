@@ -2,8 +2,7 @@
 
     import_logits("logits.npy", "keys.jsonl", scan("photos/train"), "teacher.h5")
 
-Row i of the array belongs to the i-th key. Every image file is read once, for the content digest
-that ties the file to its logits.
+Row i of the array belongs to the i-th key. Every file is read once, for its content digest.
 """
 
 from __future__ import annotations

@@ -129,8 +129,7 @@ def plan(
       teacher: instead of a store, a `Teacher`, or a source that `load_teacher` takes.
       views: the views, or their number besides the plain one; each image has 1 + `views` rows. A
         number stands for views with crop and flip, whose parameters take 17 bytes a row.
-      codecs: names of the codecs to compare; by default `CODECS`, without those that would keep
-        more than half of the classes.
+      codecs: to compare; by default those of `CODECS` that keep at most half of the classes.
       max_kl: largest KL of a recommended codec, in nats.
       sample: largest number of images to look at, drawn by `seed`.
       seed: seed of the sample.

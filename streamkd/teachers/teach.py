@@ -68,8 +68,7 @@ def teach(
       image_size: (height, width) in pixels; by default the size that the teacher needs.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
-      batch_size: rows that are answered and written at once. The store keeps it, since another
-        size gives other last bits.
+      batch_size: rows that are answered and written at once; stored, since it changes last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs/codec.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       views: the renditions of every image that the teacher answers besides the plain one. An

@@ -8,8 +8,7 @@ another grouping changes the last bits of a float32 model's answers. A block tha
 is never asked for again: kill the pass at any moment and start it again, and it resumes. On the
 same machine the finished file is the same to the byte.
 
-The pass creates the store when the first block has been answered, so that a teacher or an image
-that does not fit leaves nothing behind.
+The first answered block creates the store: a teacher or image that does not fit leaves no file.
 """
 
 from __future__ import annotations
@@ -62,8 +61,7 @@ class TeacherSetup:
       teacher: the teacher that is asked.
       options: how files become the pixels that the teacher sees.
       class_names: the teacher's classes in the order of its outputs; None without names.
-      batch_size: largest number of rows that are answered and written at once. A block has whole
-        images, and so a few rows less.
+      batch_size: largest number of rows answered and written at once; a block has whole images.
       codec: name of the codec that keeps the logits.
       views: the renditions of an image that are answered.
     """

@@ -81,14 +81,12 @@ def write_store(
       out: path of the store; an unfinished store is resumed.
       answer: given an `ImageBatch`, returns its logits, float `[images, num_classes]`: a NumPy
         array, or anything that `np.asarray` takes.
-      teacher: the teacher's name, or a dict of all that its answers depend on. The store keeps it,
-        and a repeated call compares it.
+      teacher: the teacher's name, or a dict of all that its answers depend on; stored and compared.
       image_size: (height, width) that the teacher sees; the student's default. Without it, the
         size has to be given when the store is joined.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: the options of Keras'
         loader that come nearest to the teacher's own; the student sees its images that way.
-      decode: 'scaled' where the teacher's images are resized with antialiasing, as Pillow and
-        torchvision do; see `ImageOptions`.
+      decode: 'scaled' for antialiased resizing, as in Pillow and torchvision; see `ImageOptions`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       batch_size: images that are answered and written at once.
       codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs/codec.py`.

@@ -68,10 +68,9 @@ def read_pipeline(
       fetch: graph function of an element, with a `python_call` inside.
       decode: graph function of a fetched batch.
       rescue: graph function of a batch that `decode` failed on; returns it without bad files.
-      after: graph functions of the decoded batch, one after the other. Each keeps as many results
-        in flight as there are cores.
-      one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default a
-        batch is in flight for each core.
+      after: graph functions of the decoded batch, in order, each with one batch in flight a core.
+      one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default it
+        has one batch in flight a core.
       num_prefetched: number of finished results that wait for the reader.
     """
     options = tf.data.Options()

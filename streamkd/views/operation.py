@@ -99,8 +99,7 @@ class ViewOperation:
 def check_replayed(stored: ViewOperation | None, given: ViewOperation | None, path: str) -> None:
     """Refuses the user's operation, or its absence, where a store's views have another one.
 
-    `stored` is the operation in the store's view specification, `given` the user's, with its
-    function; either may be None.
+    `stored` is that of the store's view specification, `given` the user's; either may be None.
 
     Raises:
       OptionError: shows both sides.

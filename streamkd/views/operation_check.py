@@ -20,8 +20,7 @@ from streamkd.views.render import seeds_of
 
 # Rows of the random pixels: enough for another order, few enough for large images.
 NUM_ROWS = 4
-# Largest difference of two results, of 255 levels. Convolutions of other batch sizes round in
-# another order, a few 1e-5 apart.
+# Largest difference of two results, of 255 levels. The batch size moves convolutions a few 1e-5.
 TOLERANCE = 1e-2
 # Faults of operations, each with its advice.
 _UNREPEATABLE = (
