@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import Any
 
@@ -47,19 +47,16 @@ class Hdf5Metadata:
 
     def metadata_digest(self) -> str:
         """Returns the digest of all bytes behind the userblock that lie in no dataset."""
-        return userblock.digest_of_ranges(self._read, self._ranges())
+        return userblock.metadata_digest(self._read, self.file_size, self.extents)
 
     def copy_to(self, descriptor: int) -> None:
         """Writes the metadata into a file of zeros, between the datasets."""
-        for start, end in self._ranges():
+        for start, end in userblock.metadata_ranges(self.file_size, self.extents):
             disk.write_at(descriptor, self._read(start, end - start), start)
 
     def close(self) -> None:
         """Frees the memory."""
         self._scratch.close()
-
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        return userblock.metadata_ranges(self.file_size, self.extents)
 
     def _read(self, offset: int, num_bytes: int) -> bytes:
         return disk.read_at(self._scratch.fileno(), num_bytes, offset)

@@ -219,8 +219,7 @@ def _check_bytes(path: str, descriptor: int) -> Userblock:
     if file_size != block.file_size:
         raise damaged(path, f"it has {file_size:,} bytes and was written with {block.file_size:,}")
     userblock.check_extents(path, block)
-    ranges = userblock.metadata_ranges(file_size, block.extents)
-    if userblock.digest_of_ranges(read, ranges) != block.metadata_digest:
+    if userblock.metadata_digest(read, file_size, block.extents) != block.metadata_digest:
         raise damaged(path, "its HDF5 metadata does not have its digest")
     return block
 

@@ -82,6 +82,13 @@ def digest_of_ranges(read: Callable[[int, int], bytes], ranges: Iterable[tuple[i
     return state.hexdigest()
 
 
+def metadata_digest(
+    read: Callable[[int, int], bytes], file_size: int, extents: dict[str, tuple[int, int]]
+) -> str:
+    """Returns the digest of all bytes behind the userblock that lie in no extent."""
+    return digest_of_ranges(read, metadata_ranges(file_size, extents))
+
+
 def metadata_ranges(
     file_size: int, extents: dict[str, tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
