@@ -7,8 +7,7 @@
         student.save(temporary)
 
 HDF5 never syncs, and on a full disk it ends the process with a segmentation fault when it closes
-the file; so stores are written by these calls alone. They are Linux calls, with the nearest ones
-of macOS.
+the file; so stores are written by these calls alone: Linux calls, or the nearest ones of macOS.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ TEMPORARY = ".tmp"
 
 _CHUNK_BYTES = 8 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# ENOTSUP and ENOTTY: macOS, of a file system that does not know F_FULLFSYNC.
+# ENOTSUP and ENOTTY come from macOS, for a file system without F_FULLFSYNC.
 _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY)
 
 
@@ -97,17 +96,16 @@ def sync_directory(directory: str | os.PathLike[str]) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:  # some network file systems sync no directory
+        if error.errno not in _UNSUPPORTED:  # network file systems may sync no directory
             raise
     finally:
         os.close(descriptor)
 
 
 def make_directory(path: Path) -> list[Path]:
-    """Makes a directory and the missing ones above it; returns when all their names are safe.
+    """Makes a directory and the missing ones above it; returns the missing ones, `path` first.
 
-    Returns:
-      The directories that were missing, `path` first.
+    All their names are safe when this returns.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -156,11 +154,7 @@ def reserve(descriptor: int, num_bytes: int) -> None:
 
 
 def rename_to_new(source: str, target: str) -> None:
-    """Gives `source` the name `target`, which must be free.
-
-    Raises:
-      FileExistsError: `target` exists; it is left alone.
-    """
+    """Gives `source` the name `target`, or raises FileExistsError and leaves both alone."""
     try:
         os.link(source, target)  # unlike rename, this refuses an existing name in one step
     except FileExistsError:
@@ -183,7 +177,7 @@ def refusals(path: str, *, ending: str, num_bytes: int | None = None) -> Iterato
     Args:
       path: file that is being written.
       ending: last line of the message: what is safe, what to type next.
-      num_bytes: number of bytes needed, for the message of a full disk.
+      num_bytes: bytes that are needed, for the message of a full disk.
 
     Raises:
       DiskFullError: no room, no quota, or a limit on the size of files.

@@ -35,6 +35,8 @@ something to type. Exit code 2 on the command line; `code` names the kind in `--
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from streamkd.public import public
 
 
@@ -175,6 +177,16 @@ class DiskFullError(StreamkdError, OSError):
     """Not enough room on the disk."""
 
     code = "disk_full"
+
+
+# Names in one line of a message.
+MAX_SHOWN_NAMES = 10
+
+
+def readable_names(names: Sequence[str]) -> str:
+    """Returns names as a message shows them: quoted, the first `MAX_SHOWN_NAMES` of them."""
+    more = f", … ({len(names)} in all)" if len(names) > MAX_SHOWN_NAMES else ""
+    return ", ".join(map(repr, names[:MAX_SHOWN_NAMES])) + more
 
 
 def readable_key(key: bytes) -> str:

@@ -3,8 +3,7 @@
     options = ImageOptions(image_size=(160, 160), interpolation="bilinear")
     ImageOptions.from_dict(options.to_dict()) == options
 
-Field names are those of `image_dataset_from_directory`, with Keras' meaning, and those of the
-command line's flags.
+Fields are named as in `image_dataset_from_directory`, with Keras' meaning, and as the flags.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ class ImageOptions:
     def to_dict(self) -> dict[str, Any]:
         """Returns the image specification as a store keeps it.
 
-        Exact decoding is left out, as in stores from before there was a choice.
+        Exact decoding is left out, as in stores that are older than the choice.
         """
         values = {**dataclasses.asdict(self), "image_size": list(self.image_size)}
         del values["max_pixels"]

@@ -11,9 +11,11 @@ keys are two arrays, in memory or mapped from a file; no Python object is kept f
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,7 @@ _CHUNK_KEYS = 65_536
 # Longest key, in bytes. No system opens a path of more than 4,096 bytes; a longer key is a mistake,
 # or a damaged offset that asks for gigabytes.
 MAX_KEY_BYTES = 65_535
-# Bytes of a key that are compared at once; most keys are shorter.
+# Bytes of a key that are compared at once; few keys are longer.
 _WINDOW_BYTES = 64
 
 
@@ -115,7 +117,7 @@ class Keys:
     def sort_order(self) -> np.ndarray:
         """Returns int64 `[N]`, the indices that sort the keys by their bytes; equal keys stay put.
 
-        Compares eight bytes at a time, and only keys that agree so far again. One million paths of
+        Compares eight bytes at a time, each round only keys that agree so far. One million paths of
         40 bytes take about a second and no Python object.
         """
         order = np.arange(len(self), dtype=np.int64)
@@ -128,7 +130,7 @@ class Keys:
             keys = order[unsettled]
             words = _words(self.data, starts[keys], lengths[keys], depth)
             left = np.maximum(lengths[keys] - depth, 0)
-            left[left > 8] = 9  # of two equal words the shorter key is first
+            left[left > 8] = 9  # the shorter of two keys with equal words is first
             by_word = np.lexsort((left, words, group))
             keys, words, left, group = (a[by_word] for a in (keys, words, left, group))
             order[unsettled] = keys
@@ -146,11 +148,7 @@ class Keys:
         return order
 
     def first_disorder(self, *, strictly: bool = True) -> int | None:
-        """Returns the first index whose key does not come after the one before it, or None.
-
-        Args:
-          strictly: an equal key counts as well.
-        """
+        """Returns the first index whose key does not follow the key before it, or None."""
         for first in range(0, len(self) - 1, _CHUNK_KEYS):
             wrong = self._disorder_in(first, min(first + _CHUNK_KEYS, len(self) - 1), strictly)
             if wrong is not None:
@@ -188,8 +186,7 @@ class Keys:
         """
         for first in range(0, len(self), _CHUNK_KEYS):
             part = self._contiguous(first, min(first + _CHUNK_KEYS, len(self)))
-            suspects = _suspects(part)
-            for index in suspects.tolist():
+            for index in _suspects(part).tolist():
                 fault = _fault(part[index])
                 if fault:
                     return first + index, fault
@@ -222,10 +219,9 @@ class Keys:
             before = _words(self.data, starts[undecided], lengths[undecided], depth)
             after = _words(self.data, starts[undecided + 1], lengths[undecided + 1], depth)
             depth += 8
-            ended = (before == after) & (
-                np.minimum(lengths[undecided], lengths[undecided + 1]) <= depth
-            )
-            longer = lengths[undecided] - lengths[undecided + 1]
+            length, next_length = lengths[undecided], lengths[undecided + 1]
+            ended = (before == after) & (np.minimum(length, next_length) <= depth)
+            longer = length - next_length
             bad = (before > after) | (ended & (longer >= 0 if strictly else longer > 0))
             if bad.any():
                 wrong = min(wrong, int(undecided[bad][0]))
@@ -246,6 +242,25 @@ def hash_keys(keys: Keys) -> np.ndarray:
         joined = b"".join([blake2b(key, digest_size=8).digest() for key in part])
         hashes[start : start + len(part)] = np.frombuffer(joined, "<u8")
     return hashes
+
+
+def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
+    """Returns a key as JSON fields; a key that is not UTF-8 also has its bytes in base64."""
+    text = key.decode("utf-8", "backslashreplace")
+    if text.encode() == key:
+        return {name: text}
+    return {name: text, f"{name}_base64": base64.b64encode(key).decode()}
+
+
+def key_of_fields(entry: dict[str, Any], name: str = "key") -> bytes:
+    """Returns the key of JSON fields; KeyError, TypeError or ValueError if they hold none."""
+    encoded = entry.get(f"{name}_base64")
+    if encoded:
+        return base64.b64decode(encoded, validate=True)
+    text = entry[name]
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"a {name} {text!r}")
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _words(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray, depth: int) -> np.ndarray:
@@ -302,7 +317,7 @@ def _pieces(keys: Keys) -> Iterator[np.ndarray]:
 
 
 def _suspects(keys: Keys) -> np.ndarray:
-    """Returns the indices of all invalid keys and of some others, without a Python loop."""
+    """Returns the indices of all invalid keys and of look-alikes, without a Python loop."""
     data, offsets = keys.data, keys.offsets.astype(np.int64)
     lengths = offsets[1:] - offsets[:-1]
     impossible = np.flatnonzero((lengths == 0) | (lengths > MAX_KEY_BYTES))

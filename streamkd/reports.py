@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Entries of a list in a report or in `--json` output; the report also says how many there are.
+# Entries of a list in a report or in `--json` output; the report also has the full number.
 MAX_LISTED = 100
 
 

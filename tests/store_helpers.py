@@ -20,9 +20,10 @@ import numpy as np
 
 from streamkd.keys import Keys
 from streamkd.store import userblock
+from streamkd.store.creation import create_store
 from streamkd.store.layout import DatasetSpec, StoreHeader, dataset_specs
 from streamkd.store.userblock import USERBLOCK_BYTES, Userblock
-from streamkd.store.writer import StoreWriter, create_store
+from streamkd.store.writer import StoreWriter
 
 SUMMARY = {"teacher_accuracy": 0.75}
 CLASS_NAMES = ["cat", "dog", "été", "owl"]

@@ -28,8 +28,7 @@ from streamkd.errors import (
     readable_key,
 )
 from streamkd.image_options import ImageOptions
-from streamkd.keys import Keys, hash_keys
-from streamkd.manifest.manifest import key_fields
+from streamkd.keys import Keys, hash_keys, key_fields
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.pixels.check_images import check_images
 from streamkd.pixels.content_digest import digest_files

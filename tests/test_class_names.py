@@ -5,7 +5,6 @@ import pytest
 
 from streamkd.errors import ClassNamesError
 from streamkd.manifest.class_names import class_numbers, renumber
-from streamkd.manifest.listing import shown
 
 
 @pytest.mark.parametrize(
@@ -39,9 +38,3 @@ def test_labels_are_renumbered_and_missing_ones_stay_missing():
 @pytest.mark.parametrize(("names", "classes"), [(None, ["a"]), (["a"], None), (["a"], [])])
 def test_labels_without_classes_on_both_sides_are_unlabelled(names, classes):
     assert renumber(np.zeros(3, np.int32), names, classes, "the store").tolist() == [-1] * 3
-
-
-def test_many_names_are_cut_with_their_number():
-    assert shown(["a", "b c"]) == "'a', 'b c'"
-    letters = list("abcdefghijkl")
-    assert shown(letters) == f"{', '.join(map(repr, letters[:10]))}, … (12 in all)"

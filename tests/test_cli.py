@@ -27,7 +27,8 @@ from timeouts import TIMEOUT_SECS
 from streamkd.cli import commands
 from streamkd.cli.answer import Answer
 from streamkd.cli.main import build_parser, main
-from streamkd.manifest.manifest import key_fields, scan
+from streamkd.keys import key_fields
+from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 
 STORE_KEYS = {

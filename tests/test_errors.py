@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from streamkd import errors
-from streamkd.errors import StreamkdError, readable_key
+from streamkd.errors import StreamkdError, readable_key, readable_names
 
 CLASSES = [
     value
@@ -89,3 +89,9 @@ def test_the_tree_in_the_docstring_names_every_class_and_its_builtin(refusal):
 )
 def test_a_key_is_shown_on_one_line(key, text):
     assert readable_key(key) == text
+
+
+def test_many_names_are_cut_with_their_number():
+    assert readable_names(["a", "b c"]) == "'a', 'b c'"
+    letters = list("abcdefghijkl")
+    assert readable_names(letters) == f"{', '.join(map(repr, letters[:10]))}, … (12 in all)"

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from streamkd.keys import Keys, hash_keys
+from streamkd.keys import Keys, hash_keys, key_fields
 
 
 def random_names(seed):
@@ -117,3 +117,8 @@ def test_first_invalid_names_what_is_no_path_below_a_root(name, fault):
     ).first_invalid()
     assert index == 4
     assert re.search(fault, found)
+
+
+def test_key_fields_keep_a_key_that_is_no_utf8_in_base64():
+    assert key_fields(b"a/1.png") == {"key": "a/1.png"}
+    assert key_fields(b"\xff.png") == {"key": "\\xff.png", "key_base64": "/y5wbmc="}

@@ -9,7 +9,7 @@ import pytest
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError
 from streamkd.keys import Keys
-from streamkd.manifest.manifest import Manifest, key_fields, scan
+from streamkd.manifest.manifest import Manifest, scan
 
 NAMES = [b"a/1.png", b"a/2.png", b"b/\xff.png"]
 
@@ -66,11 +66,6 @@ def test_paths_are_the_keys_below_the_root():
 def test_the_representation_says_how_many_images_and_classes():
     assert repr(manifest()) == "Manifest('/photos', 3 images, 2 classes)"
     assert "unlabelled" in repr(manifest(class_names=None, labels=(-1, -1, -1)))
-
-
-def test_key_fields_keep_a_key_that_is_no_utf8_in_base64():
-    assert key_fields(b"a/1.png") == {"key": "a/1.png"}
-    assert key_fields(b"\xff.png") == {"key": "\\xff.png", "key_base64": "/y5wbmc="}
 
 
 def test_scan_write_scan_keeps_every_name(tmp_path):

@@ -71,7 +71,7 @@ def test_a_shard_that_was_cut_goes_on(images, store, tmp_path):
     [
         ((0, 2), r"--shard is 0/2; the parts of a pass are counted from 1 to 2"),
         ((3, 2), r"--shard is 3/2; the parts"),
-        ((1, 6), r"30 images are 5 blocks of 7, so that some .*\n.*at most 5 parts"),
+        ((1, 6), r"30 images are 5 blocks of 7: a part would be .*\n.*at most 5 parts"),
     ],
 )
 def test_a_part_that_cannot_be_is_refused(images, tmp_path, shard, words):

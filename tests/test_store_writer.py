@@ -24,7 +24,8 @@ from streamkd.errors import (
 )
 from streamkd.keys import Keys
 from streamkd.store.collection import open_store
-from streamkd.store.writer import StoreWriter, create_store
+from streamkd.store.creation import create_store
+from streamkd.store.writer import StoreWriter
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_blocks_in_any_order_and_over_several_sessions_give_the_same_bytes(path,
         (np.zeros((3, 5), "f4"), np.zeros(3, "u8"), "logits of this block are float32[3, 5]"),
         (np.zeros((2, 4), "f4"), np.zeros(3, "u8"), "must be [3, 4]"),
         (np.zeros((3, 4), "i8"), np.zeros(3, "u8"), "logits of this block are int64"),
-        (np.zeros((3, 4), "f4"), np.zeros(1, "u8"), "content of this block are uint64[1]"),
+        (np.zeros((3, 4), "f4"), np.zeros(1, "u8"), "content_digests of this block are uint64[1]"),
     ],
 )
 def test_arrays_of_another_shape_are_refused(path, logits, content, message):

@@ -398,7 +398,7 @@ def test_an_unfinished_store_of_other_images_is_refused_with_both_sides(
 ):
     words = {
         "added": "first of 1 images without logits: 'ant/x.png'",
-        "removed": "1 images of the store are not there",
+        "removed": "1 images of the store are gone",
         "renamed": "first of 1 images without logits: 'ant/x.png'",
     }
     with pytest.raises(helpers.TeacherFailedError):

@@ -23,7 +23,8 @@ from streamkd.errors import (
     StoreError,
     TeacherError,
 )
-from streamkd.manifest.manifest import key_fields, scan
+from streamkd.keys import key_fields
+from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.import_logits import import_logits

@@ -281,7 +281,7 @@ def _capped(values: list | None) -> list | None:
 
 def _with_reasons(manifest: Manifest, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first refused images, each with its fault now; None if it has been repaired."""
-    from streamkd.manifest.manifest import key_fields
+    from streamkd.keys import key_fields
     from streamkd.pixels.bad_images import why_bad
 
     return [
@@ -295,7 +295,7 @@ def _with_reasons(manifest: Manifest, refused: Any, max_pixels: int) -> list[dic
 
 def _with_key_text(problem: dict[str, Any]) -> dict[str, Any]:
     """Returns a problem of a store with its key as JSON fields instead of bytes."""
-    from streamkd.manifest.manifest import key_fields
+    from streamkd.keys import key_fields
 
     key = problem["key"]
     return problem | key_fields(key) if isinstance(key, bytes) else problem

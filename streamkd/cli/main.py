@@ -69,7 +69,7 @@ def _print_refusal(code: str, message: str, key: bytes | None, as_json: bool) ->
     if not as_json:
         print(f"streamkd: {message}", file=sys.stderr)
         return
-    from streamkd.manifest.manifest import key_fields
+    from streamkd.keys import key_fields
 
     fields = {"key": None} if key is None else key_fields(key)
     print(json.dumps({"error": {"code": code, "message": message, **fields}}))

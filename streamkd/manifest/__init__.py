@@ -1,1 +1,1 @@
-"""Which images there are: folders and tables become keys, labels and classes."""
+"""Lists of images: folders and tables become keys, labels and classes."""

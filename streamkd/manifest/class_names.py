@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamkd.errors import ClassNamesError
-from streamkd.manifest.listing import UNLABELLED, shown
+from streamkd.errors import ClassNamesError, readable_names
+from streamkd.manifest.listing import UNLABELLED
 
 
 def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarray:
@@ -18,7 +18,7 @@ def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarra
     Args:
       names: the classes of the images, in the order of their labels.
       classes: the classes of the other side, which may have more than `names`.
-      owner: the owner of `classes`, for the message: 'the store', 'the teacher'.
+      owner: the other side, for the message: 'the store', 'the teacher'.
 
     Returns:
       int32 `[len(names) + 1]`; the last entry is -1, which the label -1 picks.
@@ -31,8 +31,8 @@ def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarra
     if unknown:
         raise ClassNamesError(
             f"The class names of the images and of {owner} disagree.\n"
-            f"  images: {shown(names)}\n"
-            f"  {owner}: {shown(classes)}\n"
+            f"  images: {readable_names(names)}\n"
+            f"  {owner}: {readable_names(classes)}\n"
             f"  first of {len(unknown)} unknown to {owner}: {unknown[0]!r}\n"
             f"Name the folders as {owner} names its classes, or move the unknown folder away."
         )

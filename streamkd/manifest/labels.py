@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import ClassNamesError, OptionError
+from streamkd.errors import ClassNamesError, OptionError, readable_names
 from streamkd.manifest import listing
 from streamkd.manifest.listing import UNLABELLED
 
@@ -31,8 +31,7 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 class LabelColumn:
     """The labels of images, numbers or names, collected one by one at four bytes each.
 
-    Args:
-      texts: labels come as text, and are numbers if all of them look like numbers.
+    With `texts`, labels come as text, and are numbers if all of them look like numbers.
     """
 
     def __init__(self, *, texts: bool = False) -> None:
@@ -88,10 +87,7 @@ class LabelColumn:
 def number_labels(
     labels: Iterable[Any], class_names: list[str] | None = None
 ) -> tuple[np.ndarray, list[str] | None]:
-    """Returns class numbers, int32, and class names for labels that are numbers or names.
-
-    See `LabelColumn.numbered`.
-    """
+    """Returns class numbers, int32, and class names, as `LabelColumn.numbered` does."""
     column = LabelColumn()
     for label in labels:
         column.add(label)
@@ -128,7 +124,7 @@ def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
     """
     text = _read_text(path, "class map")
     try:
-        class_map = json.loads(text, object_pairs_hook=_each_once)
+        class_map = json.loads(text, object_pairs_hook=_unique_entries)
     except ValueError as error:
         raise OptionError(
             f"The class map {str(path)!r} cannot be read: {error}.\n"
@@ -172,8 +168,8 @@ def map_folders(
     if unknown:
         raise ClassNamesError(
             "The class map does not fit the directory.\n"
-            f"  class map: {listing.shown(list(class_map))}\n"
-            f"  folders: {listing.shown(folders)}\n"
+            f"  class map: {readable_names(list(class_map))}\n"
+            f"  folders: {readable_names(folders)}\n"
             f"  first of {len(unknown)} without a class: {unknown[0]!r}\n"
             f'Add the folder to the map, with null to leave it out: {{"{unknown[0]}": null}}.'
         )
@@ -184,8 +180,8 @@ def map_folders(
         if missing:
             raise ClassNamesError(
                 "class_names does not fit the class map.\n"
-                f"  class_names: {listing.shown(class_names)}\n"
-                f"  class map: {listing.shown(classes)}\n"
+                f"  class_names: {readable_names(class_names)}\n"
+                f"  class map: {readable_names(classes)}\n"
                 f"  first of {len(missing)} unknown to the map: {missing[0]!r}\n"
                 "Name only classes of the map."
             )
@@ -208,8 +204,8 @@ def _class_numbers(labels: list[Any], class_names: list[str]) -> dict[Any, int]:
     if unknown:
         raise ClassNamesError(
             "class_names does not fit the labels.\n"
-            f"  class_names: {listing.shown(class_names)}\n"
-            f"  labels: {listing.shown([str(label) for label in labels])}\n"
+            f"  class_names: {readable_names(class_names)}\n"
+            f"  labels: {readable_names([str(label) for label in labels])}\n"
             f"  first of {len(unknown)} that is no class: {unknown[0]!r}\n"
             "Name every class; numbers count the names from 0."
         )
@@ -222,12 +218,8 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON object as a dict; JSON itself would silently keep the last of two entries.
-
-    Raises:
-      ValueError: a name is there twice.
-    """
+def _unique_entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object as a dict; JSON itself would silently keep the last of two entries."""
     for (name, _), (next_name, _) in itertools.pairwise(sorted(pairs, key=lambda pair: pair[0])):
         if name == next_name:
             raise ValueError(f"it names {name!r} twice")

@@ -1,7 +1,7 @@
 """Lists class folders and the images below them, in Keras' order.
 
     folders = class_folders(b"photos/train")               # ['cat', 'dog']
-    add_images(builder, b"photos/train", b"cat", follow_links=False, count=bar.update)
+    add_images(builder, b"photos/train", b"cat", follow_links=False, progress=bar.update)
 
 The order is that of `image_dataset_from_directory`: classes in order, and within a class the
 folders by path and the files by name. Names are bytes throughout, since a file name need not be
@@ -11,12 +11,12 @@ UTF-8. Only directory entries are read; a `stat` for each file would cost four t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamkd.errors import ClassNamesError, ImagesNotFoundError
+from streamkd.errors import ClassNamesError, ImagesNotFoundError, readable_names
 from streamkd.keys import Keys
 from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 
@@ -26,8 +26,6 @@ from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
 # Label of an image without a class.
 UNLABELLED = -1
-# Largest number of names in one line of a message.
-MAX_SHOWN_NAMES = 10
 
 
 class Listed(NamedTuple):
@@ -65,10 +63,9 @@ def check_directory(directory: bytes) -> None:
 
 
 def class_folders(directory: bytes) -> list[str]:
-    """Returns the names of the class folders, sorted.
+    """Returns the names of the class folders, sorted, without hidden ones.
 
-    Folders whose names start with a dot are left out. An empty folder is a class, and so is a link
-    to a folder.
+    An empty folder is a class, and so is a link to a folder.
     """
     with _entries_of(directory) as entries:
         return sorted(
@@ -79,15 +76,10 @@ def class_folders(directory: bytes) -> list[str]:
 
 
 def choose_folders(folders: list[str], class_names: list[str], directory: bytes) -> list[str]:
-    """Returns the folders to list, which are `class_names` in their order.
-
-    Args:
-      folders: the folders of the directory.
-      class_names: as in `manifest.scan`.
-      directory: path of the directory, for the message.
+    """Returns the folders to list: `class_names`, of which each is one of `folders`, once.
 
     Raises:
-      ClassNamesError: a class is named twice, or has no folder.
+      ClassNamesError: a class is named twice, or has no folder in `directory`.
     """
     names = list(class_names)
     check_each_once(names)
@@ -96,8 +88,8 @@ def choose_folders(folders: list[str], class_names: list[str], directory: bytes)
     if missing:
         raise ClassNamesError(
             "class_names does not fit the directory.\n"
-            f"  class_names: {shown(names)}\n"
-            f"  {os.fsdecode(directory)}: {shown(folders)}\n"
+            f"  class_names: {readable_names(names)}\n"
+            f"  {os.fsdecode(directory)}: {readable_names(folders)}\n"
             f"  first of {len(missing)} without a folder: {missing[0]!r}\n"
             "Name only folders of the directory."
         )
@@ -119,7 +111,7 @@ def add_images(
     below: bytes,
     *,
     follow_links: bool,
-    count: Callable[[int], None],
+    progress: Callable[[int], None],
     visited: Collection[tuple[int, int]] = (),
 ) -> int:
     """Adds the keys of the images in `directory/below` and in its folders; returns their number.
@@ -129,7 +121,7 @@ def add_images(
       directory: the root.
       below: the folder to list, relative to the root; b'' for the root itself.
       follow_links: enter folders that are symbolic links. The starting folder is always listed.
-      count: called with the number of images of each folder, for a progress bar.
+      progress: called with the number of images of each folder, for a progress bar.
       visited: identities of folders that links must not enter.
     """
     num_before = len(builder)
@@ -145,7 +137,7 @@ def add_images(
                 continue
             entered.add(folder_identity)
         names, subfolders = _image_names_and_folders(path, follow_links)
-        count(len(names))
+        progress(len(names))
         names.sort()
         listed_folders.append((folder, SEPARATOR.join(names)))
         pending.extend(os.path.join(folder, name) if folder else name for name in subfolders)
@@ -187,9 +179,3 @@ def _image_names_and_folders(path: bytes, follow_links: bool) -> tuple[list[byte
             elif name.lower().endswith(EXTENSIONS) and not (entry.is_symlink() and entry.is_dir()):
                 names.append(name)
     return names, folders
-
-
-def shown(names: Sequence[str]) -> str:
-    """Returns names as a message shows them: quoted, the first `MAX_SHOWN_NAMES` of them."""
-    more = f", … ({len(names)} in all)" if len(names) > MAX_SHOWN_NAMES else ""
-    return ", ".join(map(repr, names[:MAX_SHOWN_NAMES])) + more

@@ -26,10 +26,7 @@ from streamkd.manifest import sources, split, tables
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.labels import read_class_map
 from streamkd.manifest.listing import UNLABELLED
-from streamkd.manifest.tables import key_fields, key_of_fields
 from streamkd.public import public
-
-__all__ = ["UNLABELLED", "Manifest", "key_fields", "key_of_fields", "scan"]
 
 # Number of paths that are made at once.
 CHUNK_PATHS = 65_536
@@ -196,7 +193,7 @@ def scan(
         class_names=class_names,
         class_map=class_map,
         follow_links=follow_links,
-        count=progress or (lambda num_images: None),
+        progress=progress or (lambda num_images: None),
     )
     images = Manifest(*listed)
     if validation_split is None or subset is None or seed is None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import ImagesNotFoundError, OptionError
+from streamkd.errors import ImagesNotFoundError, OptionError, readable_names
 from streamkd.manifest import listing, tables
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import check_class_map, map_folders, number_labels
@@ -37,32 +38,30 @@ def list_images(
     class_names: list[str] | None,
     class_map: Mapping[str, str | None] | None,
     follow_links: bool,
-    count: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Listed:
     """Returns the images of a directory or of a manifest file.
 
-    Args:
-      count: called with numbers of images as they are listed, for a progress bar.
-      source, labels, class_names, class_map, follow_links: as in `manifest.scan`.
+    Arguments as in `manifest.scan`; `progress` is called with numbers of images as they are listed.
     """
     labels = _checked_labels(labels, class_names, class_map)
     root = os.path.abspath(os.fsencode(source))
     if os.path.isfile(root):
-        return _from_file(root, labels, class_names, class_map, count)
+        return _from_file(root, labels, class_names, class_map, progress)
     listing.check_directory(root)
     if isinstance(labels, str):
         folders = listing.class_folders(root)
         if class_map is None and class_names is None:
             table = _table_of(root, folders)
             if table is not None:
-                return _from_file(table, labels, None, None, count)
+                return _from_file(table, labels, None, None, progress)
             _refuse_parts(root, folders)
         chosen, names = _choose(root, folders, class_names, class_map)
-        return _list_classes(root, folders, chosen, names, follow_links, count)
+        return _list_classes(root, folders, chosen, names, follow_links, progress)
     if class_names is not None:
         raise OptionError("class_names needs labels; leave labels=None out, or class_names.")
     builder = KeyBuilder()
-    listing.add_images(builder, root, b"", follow_links=follow_links, count=count)
+    listing.add_images(builder, root, b"", follow_links=follow_links, progress=progress)
     if not len(builder):
         _refuse_empty(root, 0)
     keys = builder.keys()
@@ -73,28 +72,25 @@ def list_images(
 
 def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
     """Returns 'inferred', None or a list of labels."""
-    if labels is None or isinstance(labels, str | bytes | Mapping):
-        if labels not in ("inferred", None):
-            raise OptionError(
-                f"labels is {labels!r}; choose 'inferred' (the folders), None, or give a list with "
-                "one label for each image."
-            )
-    elif isinstance(labels, Iterable):
+    if isinstance(labels, Iterable) and not isinstance(labels, str | bytes | Mapping):
         labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
         if class_names is not None:
             raise OptionError(
                 "class_names goes with labels='inferred'; the classes of a list are its sorted "
                 "labels.\nLeave class_names out, or give a list of names."
             )
-    else:
-        raise OptionError(f"labels is {labels!r}; choose 'inferred', None, or give a list.")
+    elif labels not in ("inferred", None):
+        raise OptionError(
+            f"labels is {labels!r}; choose 'inferred' (the folders), None, or give a list with one "
+            "label for each image."
+        )
     if class_map is not None and labels != "inferred":
         raise OptionError("A class map goes with labels='inferred'; leave out labels or the map.")
     return labels
 
 
 def _from_file(
-    path: bytes, labels: Any, class_names: Any, class_map: Any, count: Callable[[int], None]
+    path: bytes, labels: Any, class_names: Any, class_map: Any, progress: Callable[[int], None]
 ) -> Listed:
     """Returns the images that a manifest file lists; arguments as in `list_images`."""
     if isinstance(labels, list):
@@ -102,15 +98,14 @@ def _from_file(
     if class_map is not None:
         raise OptionError("A class map is about folders; a manifest has its own classes.")
     listed = tables.read(Path(os.fsdecode(path)), class_names)
-    count(len(listed.keys))
+    progress(len(listed.keys))
     return listed.without_labels() if labels is None else listed
 
 
 def _table_of(root: bytes, folders: list[str]) -> bytes | None:
     """Returns the path of the metadata file of a directory; None for a directory without one.
 
-    Raises:
-      OptionError: the directory has two metadata files, or class folders besides one.
+    Refuses two metadata files, and class folders besides one.
     """
     path = os.fsdecode(root)
     present = [name for name in tables.METADATA_NAMES if os.path.isfile(f"{path}/{name}")]
@@ -123,7 +118,7 @@ def _table_of(root: bytes, folders: list[str]) -> bytes | None:
         )
     if len(folders) > 1:
         raise OptionError(
-            f"{path!r} has {len(folders)} folders ({listing.shown(folders)}) and a {name}; "
+            f"{path!r} has {len(folders)} folders ({readable_names(folders)}) and a {name}; "
             "either could give the classes.\n"
             f"Give the file, {path}/{name}, or name the folders: class_names=[...] "
             "(on the command line `scan --class-names FILE` or `--class-map FILE`)."
@@ -137,7 +132,7 @@ def _refuse_parts(root: bytes, folders: list[str]) -> None:
         return
     path = os.fsdecode(root)
     raise ImagesNotFoundError(
-        f"The folders of {path!r} are {listing.shown(folders)}: parts of a data set, not "
+        f"The folders of {path!r} are {readable_names(folders)}: parts of a data set, not "
         "classes.\n"
         f"Give one of them, such as {os.path.join(path, folders[0])}; if they are classes, name "
         "them: class_names=[...] (on the command line `--class-map FILE`)."
@@ -163,33 +158,24 @@ def _list_classes(
     chosen: list[tuple[str, int]],
     names: list[str],
     follow_links: bool,
-    count: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Listed:
     """Returns the images of class folders.
 
     Args:
-      root: path of the directory.
       folders: all class folders of the directory, which no link may enter a second time.
       chosen: the folders to list, each with its class number.
       names: the classes in order.
-      follow_links, count: as in `list_images`.
     """
     visited = set()
     if follow_links:
         paths = [root, *(os.path.join(root, os.fsencode(folder)) for folder in folders)]
         visited = {listing.identity(path) for path in paths}
+    add_folder = functools.partial(
+        listing.add_images, follow_links=follow_links, progress=progress, visited=visited
+    )
     builder = KeyBuilder()
-    counts = [
-        listing.add_images(
-            builder,
-            root,
-            os.fsencode(folder),
-            follow_links=follow_links,
-            count=count,
-            visited=visited,
-        )
-        for folder, _ in chosen
-    ]
+    counts = [add_folder(builder, root, os.fsencode(folder)) for folder, _ in chosen]
     if not len(builder):
         _refuse_empty(root, len(chosen))
     labels = np.repeat(np.array([number for _, number in chosen], np.int32), counts)
@@ -216,10 +202,10 @@ def _labels_of(
 
 
 def _refuse_empty(root: bytes, num_folders: int) -> None:
-    """Refuses a directory in whose class folders there are no images."""
+    """Refuses a directory without images in its class folders."""
     path = os.fsdecode(root)
     endings = ", ".join(ending.decode() for ending in listing.EXTENSIONS)
-    num_loose = sum(1 for name in os.listdir(root) if name.lower().endswith(listing.EXTENSIONS))
+    num_loose = sum(name.lower().endswith(listing.EXTENSIONS) for name in os.listdir(root))
     if num_loose:
         raise ImagesNotFoundError(
             f"The directory {path!r} has {num_loose:,} images but no folder a class.\n"

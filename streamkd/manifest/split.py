@@ -14,11 +14,7 @@ SUBSETS = ("training", "validation")
 
 
 def check_split(validation_split: float | None, subset: str | None, seed: int | None) -> None:
-    """Refuses arguments that describe no split.
-
-    Raises:
-      OptionError: `validation_split` outside 0 to 1, an unknown `subset`, or no `seed`.
-    """
+    """Raises OptionError for a fraction outside 0 to 1, an unknown or lone subset, or no seed."""
     if validation_split is None:
         if subset is not None:
             raise OptionError("subset needs validation_split; add validation_split=0.2.")

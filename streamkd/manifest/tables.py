@@ -13,7 +13,6 @@ Other columns are ignored. A file is read line by line, and no object is kept fo
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import math
@@ -27,11 +26,17 @@ from typing import IO, Any
 import numpy as np
 
 from streamkd import disk
-from streamkd.errors import ClassNamesError, ImagesNotFoundError, OptionError, OutputError
-from streamkd.keys import Keys
+from streamkd.errors import (
+    ClassNamesError,
+    ImagesNotFoundError,
+    OptionError,
+    OutputError,
+    readable_names,
+)
+from streamkd.keys import Keys, key_fields, key_of_fields
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import LabelColumn
-from streamkd.manifest.listing import UNLABELLED, Listed, shown
+from streamkd.manifest.listing import UNLABELLED, Listed
 
 # Value of `format` in the first line of a manifest.
 FORMAT = "streamkd manifest"
@@ -93,12 +98,7 @@ def _read(path: Path, class_names: list[str] | None) -> Listed:
 
 
 def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
-    """Returns the images of a manifest that `write` wrote.
-
-    Args:
-      head: its first line.
-      lines: the lines after that.
-    """
+    """Returns the images of a manifest that `write` wrote: `head` is the first of its lines."""
     if head["format"] != FORMAT or head["version"] != 1:
         raise ValueError(f"it has format {head['format']!r}, version {head['version']!r}")
     root, class_names = os.fsencode(head["root"]), head["class_names"]
@@ -124,10 +124,9 @@ def _read_table(
     labels: LabelColumn,
     class_names: list[str] | None,
 ) -> Listed:
-    """Returns the images of a table.
+    """Returns the images of the table at `path`.
 
     Args:
-      path: of the table; its file names are relative to its folder.
       entries: the number of each line, and its cells by column.
       labels: an empty column that collects the labels.
       class_names: as in `read`.
@@ -158,7 +157,7 @@ def _csv_entries(lines: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = next(rows, [])
     if "file_name" not in header:
-        raise ValueError(f"no column 'file_name'; the columns are {shown(header)}")
+        raise ValueError(f"no column 'file_name'; the columns are {readable_names(header)}")
     for row in rows:
         if not row:
             continue
@@ -223,11 +222,7 @@ class _Weights:
 
 
 def write(listed: Any, path: Path) -> None:
-    """Writes a manifest as JSON lines, whole or not at all.
-
-    Args:
-      listed: a `Manifest`, or a `Listed`.
-      path: of the manifest; an older manifest is replaced.
+    """Writes a manifest (`Manifest` or `Listed`) as JSON lines, whole or not at all.
 
     Raises:
       OutputError: the manifest cannot be written, or `path` is a file of another kind.
@@ -267,26 +262,3 @@ def _is_manifest(path: Path) -> bool:
             return FORMAT.encode() in lines.readline(4096)
     except OSError:
         return False
-
-
-def key_fields(key: bytes, name: str = "key") -> dict[str, str]:
-    """Returns a key as JSON fields; a key that is not UTF-8 also has its bytes in base64."""
-    text = key.decode("utf-8", "backslashreplace")
-    if text.encode() == key:
-        return {name: text}
-    return {name: text, f"{name}_base64": base64.b64encode(key).decode()}
-
-
-def key_of_fields(entry: dict[str, Any], name: str = "key") -> bytes:
-    """Returns the key of which `key_fields` made JSON fields.
-
-    Raises:
-      KeyError, TypeError, ValueError: the fields hold no key.
-    """
-    encoded = entry.get(f"{name}_base64")
-    if encoded:
-        return base64.b64decode(encoded, validate=True)
-    text = entry[name]
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"a {name} {text!r}")
-    return text.encode("utf-8", "surrogateescape")

@@ -1,11 +1,11 @@
-"""Which Keras family a model, an optimizer or a file belongs to: tf_keras or Keras 3.
+"""Tells which Keras family a model, an optimizer or a file belongs to: tf_keras or Keras 3.
 
     family = family_of(model)            # a `TfKeras` or a `Keras3`
     model = load_model("teacher.keras")  # of whichever family wrote the file
     family.keras.optimizers.get("adamw")
 
 Both can live in one process. Everything that differs between them and matters here is in the two
-classes; see `family_base.Family`. A file is told apart by the version written in it, never by trying.
+classes; see `family_base.Family`. The version in a file tells its family.
 """
 
 from __future__ import annotations
@@ -64,16 +64,15 @@ def _name_by_base(thing: Any, bases: tuple[str, ...]) -> str | None:
 def load_model(
     path: str | os.PathLike, *, refusal: type[StreamkdError] = TeacherError, trust: bool = False
 ) -> Any:
-    """Returns the model saved in `path`, loaded by the family that wrote it, uncompiled.
+    """Returns the model saved in a `.keras` file, loaded by the family that wrote it, uncompiled.
 
     Args:
-      path: a `.keras` file.
+      path: of the file.
       refusal: class of the error that refuses the file.
       trust: allow a model that runs code on loading (Lambda layers).
 
     Raises:
-      refusal: the file does not exist, is no `.keras` file, holds weights only, is damaged, or is
-        not trusted.
+      refusal: no such file, no `.keras` file, weights alone, or a damaged or untrusted file.
       OptionError: Keras 3 wrote it, and is set to another backend than TensorFlow.
     """
     path = Path(path)

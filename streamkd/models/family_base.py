@@ -5,7 +5,7 @@
     family.apply_gradients(optimizer, gradients, variables)
 
 The rest of the package neither compares the names of families nor reads private attributes of
-Keras. Attributes that both families have alike are read here, all others by the two subclasses.
+Keras. Attributes that both families have are read in this module, all others by the subclasses.
 """
 
 from __future__ import annotations
@@ -40,11 +40,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def check_backend(self) -> None:
-        """Refuses a family that is not set to compute with TensorFlow.
-
-        Raises:
-          OptionError: names the backend that is set.
-        """
+        """Raises OptionError for a family that does not compute with TensorFlow."""
 
     def defines(self, thing: Any) -> bool:
         """Returns whether a class or a function is the family's own."""
@@ -53,7 +49,7 @@ class Family(abc.ABC):
     # Models and layers.
 
     def models_and_layers(self, model: Any) -> tuple[list[Any], list[Any]]:
-        """Returns a model and all models in it; and all layers of them that are no models."""
+        """Returns a model with all models in it, and their layers that are no models."""
         kind = self.keras.Model
         layers = list(model._flatten_layers(include_self=False, recursive=True))
         models = [model, *(layer for layer in layers if isinstance(layer, kind))]
@@ -65,8 +61,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def producer_of(self, tensor: Any) -> tuple[Any, Any]:
-        """Returns the layer that made a symbolic tensor, and that layer's first input; None for the
-        input of a model."""
+        """Returns the layer that made a symbolic tensor, and its first input; None for an input."""
 
     @abc.abstractmethod
     def matmul(self, inputs: Any, kernel: Any) -> Any:
@@ -111,8 +106,7 @@ class Family(abc.ABC):
         """Updates variables by gradients of the scaled loss that are summed over all replicas."""
 
     def schedule_of(self, optimizer: Any) -> Callable[[Any], Any] | None:
-        """Returns the learning rate schedule of an optimizer; None if its learning rate is a
-        number."""
+        """Returns an optimizer's learning rate schedule; None if its learning rate is a number."""
         rate = optimizer._learning_rate
         return rate if callable(rate) else None
 
@@ -151,8 +145,10 @@ class Family(abc.ABC):
         """Tells a callback that lacks its direction: 'max' or 'min'."""
 
     def takes_smallest_as_best(self, callback: Any) -> bool:
-        """Returns whether a callback prefers small values of its metric, or guesses by the metric's
-        name, and 'min' if it does not know the name."""
+        """Returns whether a callback prefers small values of its metric.
+
+        A callback that guesses by the metric's name takes 'min' for a name that it does not know.
+        """
         if not getattr(callback, "save_best_only", True):
             return False  # a ModelCheckpoint that keeps every epoch compares nothing
         compares = getattr(callback, "monitor_op", None)

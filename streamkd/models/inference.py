@@ -1,4 +1,4 @@
-"""A model compiled once, for batches of any size.
+"""Compiles a model once, for batches of any size.
 
 answer = compiled_answer(model)
 answer(images)          # float32 `[batch, …]`

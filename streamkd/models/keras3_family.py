@@ -47,7 +47,7 @@ class Keras3(Family):
         return self.keras.ops.matmul(inputs, kernel)
 
     def as_tf_variable(self, variable: Any) -> Any:
-        # A metric of the user's may hold TensorFlow's own.
+        # A user's metric may hold a TensorFlow variable.
         return variable.value if self.defines(type(variable)) else variable
 
     def random_states(self, model: Any) -> list[Any]:

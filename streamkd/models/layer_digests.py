@@ -1,4 +1,4 @@
-"""Digests of a student's layers, so that a run is not resumed with other ones.
+"""Digests of a student's layers, so that a run is not resumed with other layers.
 
     describe_layers(student)
     {"0 InputLayer": "93f0a1c2", "1 Rescaling": "5d0e77b1", "2 Dense": "0c4b92aa"}

@@ -30,8 +30,7 @@ class LogitsModel:
 
     Attributes:
       model: callable on a batch of images; shares the weights of the model it was made from.
-      removed: 'softmax' or 'sigmoid' where that activation was taken off, None where the layers
-        show no such activation.
+      removed: 'softmax' or 'sigmoid' where that was taken off, None where the layers show neither.
       inspected: False for a model whose layers cannot be looked into (subclassed); its answers
         alone tell whether they are logits.
     """
@@ -106,8 +105,7 @@ def _activation_name(layer: Any) -> str | None:
 
 
 def _linear_twin(family: Family, layer: Any) -> Any:
-    """Returns a layer with the weights of a Dense or Conv2D layer and no activation; None for any
-    other layer."""
+    """Returns a Dense or Conv2D layer without its activation; None for any other layer."""
     kind = type(layer).__name__
     if kind not in ("Dense", "Conv2D"):
         return None

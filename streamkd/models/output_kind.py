@@ -3,8 +3,7 @@
     kind = output_kind(answers)             # 'probabilities'
     logits = to_logits(answers, kind)       # float32 [batch, num_classes]
 
-Used for models whose layers cannot be inspected: callables and subclassed models. The user's word
-(`--teacher-output`) always goes first.
+For models whose layers are hidden: callables, subclassed models. `--teacher-output` goes first.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import numpy as np
 from streamkd.errors import TeacherError
 
 KINDS = ("logits", "probabilities", "log-probabilities")
+# Values of `--teacher-output`; 'auto' judges by the answers.
+CHOICES = ("auto", *KINDS)
 # Largest distance of a row's sum from 1. Rows of float32 probabilities sum to 1 within a few
 # rounding steps; float16 needs more.
 SUM_TOLERANCE = 2e-3

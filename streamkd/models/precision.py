@@ -51,11 +51,7 @@ def precision_of(model: Any) -> str:
 
 
 def check_precision(student: Any, name: str | None) -> None:
-    """Refuses a student that computes in another precision than asked for, such as a saved one.
-
-    Raises:
-      StudentError: shows both sides.
-    """
+    """Raises StudentError for a student that computes in another precision than asked for."""
     own = precision_of(student)
     if name is not None and own != name:
         raise StudentError(

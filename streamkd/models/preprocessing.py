@@ -111,8 +111,7 @@ def _of_application(name: str, num_channels: int) -> Preprocessing:
 
 
 def _application_function(name: str) -> Any:
-    """Returns `preprocess_input` of the module that defines a Keras application; None without
-    such an application."""
+    """Returns the `preprocess_input` that goes with a Keras application; None for another name."""
     import tf_keras.applications as applications
 
     application = getattr(applications, name, None)
@@ -124,9 +123,7 @@ def _application_function(name: str) -> Any:
 def with_preprocessing(model: Any, preprocessing: Preprocessing) -> Any:
     """Returns a model that takes raw pixels and preprocesses them in its first layers.
 
-    Args:
-      model: a Keras model with one image input.
-      preprocessing: that `model` expects.
+    `model` is a Keras model with one image input, which expects this preprocessing.
     """
     if preprocessing.is_identity:
         return model

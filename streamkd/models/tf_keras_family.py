@@ -52,7 +52,7 @@ class TfKeras(Family):
 
         By default the layers draw from a counter within TensorFlow that cannot be read. They get
         their own generators back at the end, so that the student is saved as it was built. Under a
-        strategy each replica draws numbers of its own.
+        strategy each replica draws other numbers.
         """
         from tf_keras.src.backend import RandomGenerator
 

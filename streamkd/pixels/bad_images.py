@@ -37,10 +37,7 @@ def why_bad(
 ) -> str | None:
     """Returns why a file cannot be decoded, or None for a good file.
 
-    Args:
-      path: of the file.
-      options: how the file is decoded; None to decode it with its own size and channels.
-      max_pixels: largest number of pixels of an image; `options` bring their own.
+    Without `options` the file keeps its size and channels; `options` bring their own `max_pixels`.
     """
     try:
         return why_bad_bytes(read_file(path), options, max_pixels=max_pixels)
@@ -73,11 +70,7 @@ def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | N
 
 
 def leave_out_undecodable(files: Files, options: ImageOptions) -> tuple[Files, dict[int, str]]:
-    """Returns the files of a batch with black pixels for files that TensorFlow cannot decode.
-
-    Returns:
-      The files, and the reasons by the indices of the undecodable files.
-    """
+    """Returns files with black pixels where TensorFlow cannot decode them, and why, by index."""
     reasons = {}
     for index in np.flatnonzero(~files.bad).tolist():
         reason = why_undecodable(files.file_bytes[index], options)
@@ -98,11 +91,7 @@ def refuse_bad_image(
 ) -> None:
     """Raises `BadImageError` with the name of the bad file of a batch; returns if all are good.
 
-    Args:
-      error: TensorFlow's error for the batch, kept as the cause.
-      manifest: the manifest that the images belong to.
-      indices: the indices of the images of the batch.
-      options: how files become pixels.
+    `indices` are those of the batch's images in the manifest. TensorFlow's `error` is the cause.
     """
     bad = find_bad_image(manifest, indices, options)
     if bad is None:

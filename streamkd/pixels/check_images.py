@@ -14,7 +14,8 @@ from typing import Any
 
 from streamkd.checks import check_count
 from streamkd.image_options import MAX_PIXELS
-from streamkd.manifest.manifest import Manifest, key_fields
+from streamkd.keys import key_fields
+from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.progress import image_progress
@@ -52,7 +53,7 @@ class CheckReport:
 def check_images(
     images: Manifest, *, max_pixels: int = MAX_PIXELS, progress: bool = True
 ) -> CheckReport:
-    """Returns formats, sizes and bad files, after decoding every image.
+    """Returns formats, sizes and bad files of a manifest, after decoding every image.
 
     Args:
       images: the manifest.

@@ -4,8 +4,7 @@
     digests = digest_each([b"the bytes of a file"])
 
 TensorFlow takes this digest inside the graph (`tf.fingerprint`), so that checking every batch costs
-about a microsecond an image. Outside the graph `pyfarmhash` takes it if it is installed, and
-TensorFlow if it is not.
+about a microsecond an image. Outside the graph `pyfarmhash` takes it if installed, else TensorFlow.
 """
 
 from __future__ import annotations
@@ -28,13 +27,10 @@ def digest_files(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the content digests of files, and whether each file could be read.
 
-    Args:
-      paths: the paths of the files.
-      progress: called with 1 for each file.
+    `progress` is called with 1 for each file.
 
     Returns:
-      digests, uint64 `[num_paths]`, and readable, bool `[num_paths]`; a file that cannot be read
-      has the digest 0.
+      digests, uint64 `[num_paths]`, 0 for an unreadable file; and readable, bool `[num_paths]`.
     """
     digest = _digest_function()
     digests, readable = [], []

@@ -26,7 +26,7 @@ class CanonicalDecoder:
 
     Attributes:
       options: the size asked for.
-      canonical: the size of every image before crops are cut, and how to get there.
+      canonical: the size of every image before crops are cut.
     """
 
     options: ImageOptions
@@ -59,10 +59,7 @@ _DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {
 def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> Decoder:
     """Returns the decoder that `options.decode` names.
 
-    Args:
-      options: how bytes become pixels.
-      canonical: brings every image to one size first, rounded to whole numbers; None to use the
-        file's own pixels.
+    With `canonical`, every image is brought to one size first, rounded to whole numbers.
     """
     if canonical is not None:
         return CanonicalDecoder(options, canonical)
@@ -72,14 +69,9 @@ def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> 
 def decode_canonical(
     file_bytes: tf.Tensor, one_size: tf.Tensor, canonical: ImageOptions
 ) -> tf.Tensor:
-    """Returns files brought to the canonical size, as a pixel cache keeps them.
+    """Returns files at the canonical size, uint8 `[files, height, width, channels]`, to be cached.
 
-    Args:
-      file_bytes, one_size: as in `decode_batch`.
-      canonical: the size, and how to get there.
-
-    Returns:
-      uint8 `[files, height, width, channels]`.
+    Arguments as in `decode_batch`.
     """
     decoder = _DECODERS[canonical.decode](canonical, whole_numbers=True)
     return tf.cast(decoder.whole(file_bytes, one_size), tf.uint8)
@@ -104,8 +96,7 @@ def decode_batch(
       uint64 `[batch]`, FarmHash64 of each file's bytes.
 
     Raises (when run):
-      tf.errors.InvalidArgumentError: a file cannot be decoded. TensorFlow does not name the file;
-        `refuse_bad_image` does.
+      tf.errors.InvalidArgumentError: a file cannot be decoded. `refuse_bad_image` names the file.
     """
     images = decoder_of(options).whole(file_bytes, one_size)
     return images, content_digests(file_bytes, digests)

@@ -4,9 +4,8 @@
     images = decoder.whole(file_bytes, one_size)          # float32 [files, height, width, channels]
     crops = decoder.crops(file_bytes, one_size, boxes)    # float32 [files, views, height, …]
 
-`tf.io.decode_image`, then `tf.image.resize` without antialiasing. One map call decodes a whole
-batch: for small files that is about 2.5 times faster than one call an image, since tf.data's own
-work for each element dominates there.
+`tf.io.decode_image`, then `tf.image.resize` without antialiasing. One map call decodes a batch:
+about 2.5 times faster for small files than one call an image, where tf.data's own work dominates.
 """
 
 from __future__ import annotations
@@ -20,11 +19,9 @@ import tensorflow as tf
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.crop import cut
 
-# Number of files above which a batch is decoded in a loop: a graph of one operation a file takes
-# seconds to trace.
+# Largest number of files decoded without a loop: a longer graph takes seconds to trace.
 MAX_UNROLLED_FILES = 256
-# Interpolations that change nothing where an image has the size asked for; the others blur the
-# image, or differ in the last bits.
+# Interpolations that keep an image of the size asked for; the others blur it or change last bits.
 _KEEP_PIXELS = ("bilinear", "nearest", "area")
 
 
@@ -124,10 +121,9 @@ def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.
     """Returns the pixels of one file, uint8 `[height, width, channels]`.
 
     Args:
-      data: string `[]`, its bytes.
+      data: string `[]`, the file's bytes.
       options: for the channels.
-      ratio: 1 for the pixels as they are in the file; of a JPEG also 2, 4 or 8, for one pixel in
-        the place of so many in each direction.
+      ratio: file pixels in each direction for one decoded pixel: 1; for a JPEG also 2, 4 or 8.
     """
     if ratio == 1:
         image = tf.io.decode_image(data, channels=options.num_channels, expand_animations=False)
@@ -140,13 +136,12 @@ def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.
 def crops_of_images(
     images: tf.Tensor, boxes: tf.Tensor, options: ImageOptions, plain_first: bool = False
 ) -> tf.Tensor:
-    """Returns crops of images that are decoded, `[images, views, height, width, channels]`.
+    """Returns crops of decoded images, float32 `[images, views, height, width, channels]`.
 
     Args:
       images: uint8 `[images, any height, any width, channels]`.
-      boxes: float32 `[images, views, 4]`.
-      options: the size to return, and how to get there.
-      plain_first: the first view of each image is the plain image, whatever its box.
+      boxes, plain_first: as in `ExactDecoder.crops`.
+      options: the size asked for.
     """
     if not plain_first:
         return cut(images, boxes, options)
@@ -156,12 +151,8 @@ def crops_of_images(
 def fit(images: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Brings images of one size to the size asked for, as Keras does.
 
-    Args:
-      images: uint8 `[batch, any height, any width, channels]`.
-      options: the size, and how to get there.
-
-    Returns:
-      float32 `[batch, height, width, channels]`, 0 to 255.
+    uint8 `[batch, any height, any width, channels]` becomes float32
+    `[batch, height, width, channels]`, 0 to 255.
     """
     placement = placement_of((tf.shape(images)[1], tf.shape(images)[2]), options)
     if placement.window is not None:
@@ -198,8 +189,7 @@ class Placement(NamedTuple):
     """Where an image's pixels go in the image asked for.
 
     Attributes:
-      window: top, left, bottom and right of the part to resize, int32, in the file's pixels; None
-        for the whole image.
+      window: top, left, bottom, right of the part to resize, int32, in file pixels; None for all.
       size: height and width that the window is resized to.
       corner: top and left of the resized window between black borders; None without borders.
     """

@@ -1,11 +1,11 @@
-"""Reads the files of a batch, and puts a black pixel in the place of each bad file.
+"""Reads the files of a batch, and replaces each bad file by a black pixel.
 
     files = read_files(paths)                     # raises at the first bad file
-    files = read_files(paths, on_bad=report)      # report(3, "the file is gone"), and a black pixel
+    files = read_files(paths, report_bad=report)  # report(3, "the file is gone"), and a black pixel
 
 TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, or a black
-pixel, has other bytes than its file; the digest of the file then comes along, so that content
-digests are always those of files.
+pixel, has other bytes than its file. `files.known_digests` then has the digest of the file, so that
+a content digest is always that of a file.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Files(NamedTuple):
 def read_files(
     paths: Sequence[bytes],
     *,
-    on_bad: Callable[[int, str], None] | None = None,
+    report_bad: Callable[[int, str], None] | None = None,
     known_bad: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Files:
-    """Returns the bytes of the files of a batch.
+    """Returns the bytes of the files of a batch, which has at least one.
 
     Args:
-      paths: the paths of the files, at least one.
-      on_bad: called with the index and the reason of each file that cannot be read, or that its
+      paths: the paths of the files.
+      report_bad: called with the index and the reason of each file that cannot be read, or that its
         header refuses; by default the first such file is an error. Files that only the decoder
         refuses are not known yet.
       known_bad: bool `[files]`, bad files that are not even read.
@@ -76,9 +76,9 @@ def read_files(
         try:
             data.append(read_file(path))
         except OSError as error:
-            if on_bad is None:
+            if report_bad is None:
                 raise
-            on_bad(index, why_unreadable(error))
+            report_bad(index, why_unreadable(error))
             bad[index] = True
             data.append(b"")
     one_size, odd = inspect_headers(data, max_pixels)
@@ -88,9 +88,9 @@ def read_files(
         try:
             data[index] = BLACK_PIXEL if bad[index] else decodable(original, max_pixels)
         except UndecodableError as error:
-            if on_bad is None:
+            if report_bad is None:
                 raise UndecodableError(f"{paths[index]!r}: {error}") from error
-            on_bad(index, str(error))
+            report_bad(index, str(error))
             bad[index] = True
             data[index] = BLACK_PIXEL
         if data[index] is not original:
@@ -100,12 +100,7 @@ def read_files(
 
 
 def leave_out(files: Files, indices: Sequence[int]) -> Files:
-    """Returns the files of a batch with black pixels for more bad files.
-
-    Args:
-      files: the files of a batch.
-      indices: the indices of the files that turned out to be bad.
-    """
+    """Returns the files of a batch with black pixels for more bad files, those at `indices`."""
     if not len(indices):
         return files
     file_bytes, known_digests = files.file_bytes.copy(), files.known_digests.copy()

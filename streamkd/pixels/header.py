@@ -23,7 +23,7 @@ _JPEG_HEAD = b"\xff\xd8\xff"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Second bytes without a segment behind them: data, TEM, restarts, the start, and filling.
 _WITHOUT_SEGMENT = frozenset([0x00, 0x01, *range(0xD0, 0xD9), 0xFF])
-# A marker, found behind any bytes that are none.
+# The next marker behind any other bytes.
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
 
@@ -41,13 +41,8 @@ def inspect_headers(
 ) -> tuple[bool, list[int]]:
     """Returns whether all files hold images of one size, and the indices of odd files.
 
-    Args:
-      file_bytes: the bytes of the files, at least one.
-      max_pixels: largest number of pixels of an ordinary image.
-
-    Returns:
-      The bool, and the indices of files that are neither PNG nor JPEG, whose header cannot be
-      followed, or whose image has more than `max_pixels`.
+    Odd are files that are neither PNG nor JPEG, whose header cannot be followed, or whose image has
+    more than `max_pixels`. `file_bytes` has at least one file.
     """
     end = _end_of_size(file_bytes[0])
     if end is not None:
@@ -114,10 +109,8 @@ def _end_of_size(data: bytes) -> int | None:
 def _end_of_jpeg_size(data: bytes, *, skip_garbage: bool = False) -> int | None:
     """Returns the index behind height and width in the first frame header of a JPEG.
 
-    Args:
-      data: bytes of the file.
-      skip_garbage: look for the next marker wherever a segment does not begin with one, as libjpeg
-        does; by default such a file has no size.
+    With `skip_garbage`, looks for the next marker wherever a segment does not begin with one, as
+    libjpeg does; by default such a file has no size.
     """
     position, last = 2, len(data) - 9
     while position <= last:

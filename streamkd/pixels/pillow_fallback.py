@@ -32,7 +32,7 @@ _MAGIC = (
 )
 # Pillow's modes that a PNG holds without loss.
 _EXACT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
-# For other modes, the mode that keeps most of them; RGB for modes that are not listed.
+# The nearest of these for another mode; RGB for a mode that is not listed.
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
 # Modes of 32-bit numbers, of which no file says which number is white.
 _MODES_WITHOUT_RANGE = ("I", "F")
@@ -47,13 +47,9 @@ class UndecodableError(ValueError):
 def decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
     """Returns bytes that TensorFlow decodes to the pixels of a file: its own, or those of a PNG.
 
-    Args:
-      data: the bytes of one file.
-      max_pixels: largest number of pixels of an image; one with more is refused by its header.
-
     Raises:
-      UndecodableError: the file is empty, has too many pixels, or cannot be decoded by Pillow. The
-        other faults are found by TensorFlow, which decodes the whole file.
+      UndecodableError: the file is empty, has more than `max_pixels` by its header, or cannot be
+        decoded by Pillow. TensorFlow, which decodes the whole file, reports the other faults.
     """
     if not data:
         raise UndecodableError("the file is empty")

@@ -51,12 +51,7 @@ class ScaledDecoder:
     whole_numbers: bool = False
 
     def whole(self, file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
-        """Returns every image whole, float32 `[files, height, width, channels]`.
-
-        Args:
-          file_bytes: string `[files]`, the bytes of each file.
-          one_size: bool; makes no difference here, since each file is decoded at a part of its own.
-        """
+        """Returns every image whole, as `ExactDecoder.whole` does; `one_size` changes nothing."""
         pixels_of_one = tf.TensorSpec(self.options.shape, tf.float32)
         images = tf.map_fn(self.image, file_bytes, fn_output_signature=pixels_of_one)
         return tf.ensure_shape(images, (file_bytes.shape[0], *self.options.shape))
@@ -69,17 +64,10 @@ class ScaledDecoder:
         *,
         plain_first: bool = False,
     ) -> tf.Tensor:
-        """Returns crops of files, each decoded at the part of its size that the box asks for.
+        """Returns crops of files, as `ExactDecoder.crops` does; `one_size` changes nothing.
 
-        Antialiased as the whole image is: `cut` would leave 25 dB of PSNR where this leaves 42.
-
-        Args:
-          file_bytes, one_size: as in `whole`.
-          boxes: float32 `[files, views, 4]`, the crops of each file: y1, x1, y2, x2, from 0 to 1.
-          plain_first: the first view of each file is the plain image, whatever its box.
-
-        Returns:
-          float32 `[files, views, height, width, channels]`.
+        Each is decoded at the part of its size that its box asks for, and antialiased as the whole
+        image is: `cut` would leave 25 dB of PSNR where this leaves 42.
         """
         shape = (boxes.shape[1], *self.options.shape)
         crops_of_one = self._plain_and_crops if plain_first else self._crops
@@ -106,7 +94,7 @@ class ScaledDecoder:
         return self._resampled(DecodedParts(data, size, halvings, self.options), boxes, halvings)
 
     def _plain_and_crops(self, element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """Returns the same with the plain image in the place of the first crop."""
+        """Returns the crops of one file, the first replaced by the plain image."""
         data, boxes = element
         size = size_in_file(data)
         halvings = halvings_of_crops(size, boxes, self.options)
@@ -150,28 +138,28 @@ class Part(NamedTuple):
 
 
 class DecodedParts:
-    """One file, decoded once at every part of its size that is asked for."""
+    """One file, decoded once at every part of its size that is asked for.
+
+    Args:
+      data: string `[]`, the file's bytes.
+      size: the result of `size_in_file`.
+      halvings: int32 `[any]`, all that will be asked for: 0 to 3.
+      options: for the channels.
+    """
 
     def __init__(
         self, data: tf.Tensor, size: tf.Tensor, halvings: tf.Tensor, options: ImageOptions
     ) -> None:
-        """
-        Args:
-          data: string `[]`, the file's bytes.
-          size: the result of `size_in_file`.
-          halvings: int32 `[any]`, all that will be asked for: 0 to 3.
-          options: for the channels.
-        """
         # No JPEG has an alpha channel: where one is asked for, `decode_image` is to say so.
         self._last = 0 if options.num_channels == 4 else MAX_HALVINGS
         self._options = options
         wanted = tf.minimum(halvings, self._last)
         self._parts = [self._decode(data, number, wanted) for number in range(self._last + 1)]
-        # Other formats than JPEG tell their size only when all is decoded.
+        # Formats other than JPEG show their size only once they are decoded.
         self._size = tf.where(size > 0, size, tf.shape(self._parts[0])[:2])
 
     def _decode(self, data: tf.Tensor, number: int, wanted: tf.Tensor) -> tf.Tensor:
-        """Returns the pixels after some halvings; none where nobody will ask for them."""
+        """Returns the pixels after so many halvings; none for a number that nobody asks for."""
         return tf.cond(
             tf.reduce_any(tf.equal(wanted, number)),
             lambda: decode_pixels(data, self._options, 2**number),
@@ -190,11 +178,7 @@ class DecodedParts:
 
 
 def fit_part(part: Part, options: ImageOptions) -> tf.Tensor:
-    """Brings a part of an image to the size asked for, with antialiasing.
-
-    Returns:
-      float32 `[1, height, width, channels]`.
-    """
+    """Brings a part of an image to the size asked for, float32 `[1, height, width, channels]`."""
     placement = placement_of((part.size[0], part.size[1]), options)
     window = placement.window
     corners = tf.stack([0, 0, *tf.unstack(part.size)] if window is None else window)
@@ -218,10 +202,11 @@ def size_in_file(data: tf.Tensor) -> tf.Tensor:
 def halvings_of_image(size: tf.Tensor, options: ImageOptions) -> tf.Tensor:
     """Returns how often decoding halves each side of a whole image, int32 `[]`, 0 to 3.
 
+    With `pad_to_aspect_ratio` one large enough side will do, since the other is shortened with it.
+
     Args:
       size: int32 `[2]`, height and width of the image in the file.
-      options: the size asked for. With `pad_to_aspect_ratio` one large enough side will do, since
-        the other is shortened with it.
+      options: the size asked for.
     """
     needed, margin = tf.constant(options.image_size), tf.constant(MARGIN)
     enough = tf.reduce_any if options.pad_to_aspect_ratio else tf.reduce_all
@@ -230,7 +215,7 @@ def halvings_of_image(size: tf.Tensor, options: ImageOptions) -> tf.Tensor:
 
 
 def halvings_of_crops(size: tf.Tensor, boxes: tf.Tensor, options: ImageOptions) -> tf.Tensor:
-    """Returns the same for crops of an image, int32 `[crops]`, each by itself.
+    """Returns how often decoding halves each side for crops of an image, int32 `[crops]`, 0 to 3.
 
     Args:
       size, options: as in `halvings_of_image`.

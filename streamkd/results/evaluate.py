@@ -20,7 +20,8 @@ from streamkd.checks import check_count
 from streamkd.errors import OptionError, StudentError
 from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.manifest.class_names import class_numbers, renumber
-from streamkd.manifest.manifest import UNLABELLED, Manifest
+from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.manifest import Manifest
 from streamkd.models import families, output_kind
 from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model

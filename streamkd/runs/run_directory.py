@@ -23,7 +23,7 @@ from typing import Any
 
 from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError
-from streamkd.manifest.manifest import key_fields, key_of_fields
+from streamkd.keys import key_fields, key_of_fields
 from streamkd.runs.checkpoint import finished_checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
 

@@ -20,7 +20,7 @@ from streamkd.store.writer import StoreWriter
 
 
 class BackgroundWriter:
-    """Writes blocks of a `StoreWriter` in a thread of its own, one at a time, in order.
+    """Writes blocks of a `StoreWriter` on a second thread, one at a time, in order.
 
     Leaving the `with` block waits for the block that is being written, also after an exception, so
     that every answer that was handed over is kept.
@@ -44,22 +44,15 @@ class BackgroundWriter:
             self._pool.shutdown(wait=True)
 
     def write_block(self, *args: Any, **kwargs: Any) -> None:
-        """Hands a block over; returns when the block before it is on the disk.
+        """Hands a block over, and its arrays; returns when the block before it is on the disk.
 
-        Args: as `StoreWriter.write_block`; the arrays must not be changed afterwards.
-
-        Raises:
-          StreamkdError: the error of `StoreWriter.write_block` for the block before.
+        Arguments as in `StoreWriter.write_block`; its error for the block before is raised here.
         """
         self.wait()
         self._pending = self._pool.submit(self._writer.write_block, *args, **kwargs)
 
     def wait(self) -> None:
-        """Returns when every block that was handed over is on the disk.
-
-        Raises:
-          StreamkdError: the error of `StoreWriter.write_block` for the last block.
-        """
+        """Returns when every block is on the disk, or raises the error of the last one."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

@@ -23,7 +23,7 @@ from streamkd.store.userblock import damaged
 from streamkd.views.views import Views
 
 # Bytes of length and CRC-32 before the summary's text. They are written last, when the text is on
-# the disk, so that a torn summary reads as one not written.
+# the disk, so that a torn summary counts as unwritten.
 SUMMARY_HEAD_BYTES = 8
 
 
@@ -38,23 +38,21 @@ def view_datasets(file: StoreFile) -> list[str]:
 
 
 def row_crc32(
-    key_hashes: np.ndarray, content: np.ndarray, stored: Sequence[np.ndarray]
+    key_hashes: np.ndarray, content_digests: np.ndarray, stored: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Returns the checksum of each row, uint32 `[images, num_views]`.
 
-    Args:
-      key_hashes: uint64 `[images]`.
-      content: uint64 `[images]`.
-      stored: the datasets of these images that hold a row, each `[images, num_views, …]`.
+    The rows are laid side by side, so that each is one call: 0.3 µs for 36 bytes, 1.2 µs for 2 KB.
 
-    The rows are laid side by side first, so that each is one call: 0.3 µs for 36 bytes, 1.2 µs
-    for 2 KB.
+    Args:
+      key_hashes, content_digests: uint64 `[images]`.
+      stored: the datasets of these images that hold a row, each `[images, num_views, …]`.
     """
     num_images, num_views = stored[0].shape[:2]
     num_rows = num_images * num_views
     heads = np.empty((num_images, num_views, 2), "<u8")
     heads[..., 0] = key_hashes[:, None]
-    heads[..., 1] = content[:, None]
+    heads[..., 1] = content_digests[:, None]
     parts = [heads, *map(np.ascontiguousarray, stored)]
     flat = [part.reshape(num_rows, -1).view(np.uint8) for part in parts]
     joined = np.concatenate(flat, axis=1).reshape(-1).data
@@ -69,8 +67,7 @@ def check_rows(
     """Returns `done` of each row, and whether the row is as it was written.
 
     Args:
-      file: the store.
-      keys: its keys.
+      keys: of all images of the store.
       first, stop: range of images.
       key_hashes: of these images, if known; hashing takes a third of the time.
 
@@ -95,9 +92,7 @@ def check_single_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `done` of each row, uint8 `[B]`, and whether it is as it was written, bool `[B]`.
 
-    Args:
-      file, keys: as in `check_rows`.
-      rows: int64 `[B]`, rows anywhere in the store.
+    `rows` are int64 `[B]`, anywhere in the store; `keys` are those of all images.
     """
     done = np.array(file.read_rows("done", rows, ()))
     good = (done != NOT_DONE) & (done <= REFUSED)
@@ -154,18 +149,14 @@ def pack_summary(summary: dict[str, Any]) -> bytes:
     if len(text) > SUMMARY_BYTES - SUMMARY_HEAD_BYTES:
         raise OptionError(
             f"The summary takes {len(text):,} bytes, and a store holds "
-            f"{SUMMARY_BYTES - SUMMARY_HEAD_BYTES:,}.\nLeave out some of its entries."
+            f"{SUMMARY_BYTES - SUMMARY_HEAD_BYTES:,}.\nLeave out entries."
         )
     head = np.array([len(text), zlib.crc32(text)], "<u4").tobytes()
     return (head + text).ljust(SUMMARY_BYTES, b"\0")
 
 
 def read_summary(file: StoreFile) -> dict[str, Any] | None:
-    """Returns the summary, or None if it has not been written yet.
-
-    Raises:
-      DamagedStoreError: the summary is damaged.
-    """
+    """Returns the summary, or None before it is written; DamagedStoreError if it is damaged."""
     packed = file.read("summary").tobytes()
     if not packed[:SUMMARY_HEAD_BYTES].strip(b"\0"):
         return None

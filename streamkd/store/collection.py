@@ -1,12 +1,12 @@
 """Several stores read as one: a base and its deltas, or the shards of one pass.
 
-    store = open_store("teacher.h5")        # with teacher.h5.index beside it, if there is one
+    store = open_store("teacher.h5")        # with the deltas in teacher.h5.index, if any
     store = open_store("shards.index")
     link_stores(["shard-1.h5", "shard-2.h5"], "shards.index")
 
-A `StoreCollection` is used like a `LogitStore`. Images and rows are numbered through: those of the
-first store, then those of the second. The last store that has an image counts; the rows that the
-image had before keep their numbers, and are found by their content.
+A `StoreCollection` is used like a `LogitStore`. Images and rows are numbered across all stores:
+those of the first store, then those of the second. The last store that has an image counts; the
+rows that the image had before keep their numbers, and can be looked up by content.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def open_store(store: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> Row
     """Returns a store for reading, together with its deltas.
 
     Args:
-      store: path of a store or of an index file; `PATH.index` beside a store is taken into
-        account. A store that is open already is returned as it is.
+      store: path of a store, whose deltas `PATH.index` lists, or of an index file. A store that is
+        open already is returned as it is.
       io: 'mmap', or 'pread' for network file systems on which mapping is unsafe.
 
     Raises:
@@ -52,14 +52,14 @@ def open_store(store: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> Row
     path = os.fspath(store)
     if store_list.is_index_file(path):
         return _open_listed(path, io)
-    beside = store_list.index_beside(path)
-    if os.path.lexists(path) and os.path.lexists(beside):
-        return _open_listed(beside, io, path)
+    index_path = store_list.index_beside(path)
+    if os.path.lexists(path) and os.path.lexists(index_path):
+        return _open_listed(index_path, io, path)
     return LogitStore(path, io)
 
 
 def _open_listed(index_path: str, io: Io, base: str | None = None) -> StoreCollection:
-    """Returns the stores that an index file lists, each compared with its digest there."""
+    """Returns the stores that an index file lists, each compared with its listed digest."""
     index = store_list.read_index_file(index_path)
     folder = os.path.dirname(index_path)
     stores = []
@@ -93,7 +93,7 @@ def flatten(stores: Sequence[RowStore]) -> list[LogitStore]:
 
 
 def as_one(stores: Sequence[LogitStore]) -> RowStore:
-    """Returns stores numbered through that no index file lists."""
+    """Returns stores read as one that no index file lists."""
     if len(stores) == 1:
         return stores[0]
     # The number of different images plays no part in reading rows by number.
@@ -248,13 +248,13 @@ class StoreCollection(RowStore):
         parameters = self._spread("row", rows, self.num_views, LogitStore.view_parameters)
         if "view_partner" in parameters:
             first = self._first_images[self.store_of_images(np.asarray(rows) // self.num_views)]
-            parameters["view_partner"] = _numbered_through(parameters["view_partner"], first)
+            parameters["view_partner"] = _numbered_across(parameters["view_partner"], first)
         return parameters
 
     def partners_of(self, view: int) -> np.ndarray:
         return np.concatenate(
             [
-                _numbered_through(store.partners_of(view), first)
+                _numbered_across(store.partners_of(view), first)
                 for store, first in zip(self.stores, self._first_images[:-1], strict=True)
             ]
         )
@@ -300,9 +300,9 @@ class StoreCollection(RowStore):
 
         Args:
           noun: 'image' or 'row', for messages.
-          numbers: int `[N]`, images or rows, numbered through.
+          numbers: int `[N]`, images or rows, numbered across all stores.
           per_image: how many numbers each image has.
-          take: given a store and numbers of its own, returns arrays by name, each `[n, …]`.
+          take: given a store and the numbers in it, returns arrays by name, each `[n, …]`.
         """
         bounds = self._first_images * per_image
         numbers = self._in_range(noun, numbers, int(bounds[-1]))
@@ -325,6 +325,6 @@ def _stored_with_done(store: LogitStore, rows: np.ndarray) -> dict[str, np.ndarr
     return {**stored, "done": done}
 
 
-def _numbered_through(partners: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _numbered_across(partners: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Returns partners, or -1 and -2, with `first` added to the numbers of images."""
     return np.where(partners < 0, partners, partners + first)

@@ -2,9 +2,8 @@
 
     create_store("teacher.h5", header, keys, labels, class_names)
 
-Order of the steps: a hidden temporary file in the same directory; disk space for all of it;
-metadata, static datasets and userblock; fsync; its name, unless that is taken; fsync of the
-directory.
+Order of the steps: a hidden temporary file in the same directory; disk space for the whole file;
+metadata, static datasets, userblock; fsync; its name, unless that is taken; fsync of the directory.
 """
 
 from __future__ import annotations
@@ -22,10 +21,16 @@ from streamkd import disk
 from streamkd.errors import OptionError, StoreError, readable_key
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import hdf5_metadata, userblock
-from streamkd.store.layout import STATIC_DATASETS, DatasetSpec, StoreHeader, dataset_specs
+from streamkd.store.layout import (
+    STATIC_DATASETS,
+    DatasetSpec,
+    StoreHeader,
+    dataset_specs,
+    encode_class_names,
+)
 from streamkd.store.userblock import Userblock
 
-_NOTHING_LEFT = "Nothing was left behind. Free some space or give another directory, and try again."
+_NOTHING_LEFT = "Nothing was left behind. Free disk space or give another directory, and try again."
 
 
 def create_store(
@@ -101,16 +106,6 @@ def _write_static(
     disk.write_at(descriptor, block.pack(), 0)
 
 
-def encode_class_names(class_names: Sequence[str]) -> Keys:
-    """Returns class names as stored: UTF-8, except bytes of folder names that are not UTF-8."""
-    return Keys.from_list(name.encode("utf-8", "surrogateescape") for name in class_names)
-
-
-def decode_class_names(names: Keys) -> list[str]:
-    """Returns the class names that `encode_class_names` was given."""
-    return [name.decode("utf-8", "surrogateescape") for name in names]
-
-
 def check_keys(keys: Keys) -> None:
     """Refuses keys that are not sorted and unique paths below a root."""
     invalid = keys.first_invalid()
@@ -179,7 +174,7 @@ def _check_labels(keys: Keys, labels: np.ndarray, num_classes: int) -> None:
 
 @contextlib.contextmanager
 def _temporary_file(path: str) -> Iterator[tuple[int, str]]:
-    """Yields descriptor and name of a new hidden file beside `path`, removed at the end.
+    """Yields descriptor and name of a new hidden file next to `path`, removed at the end.
 
     The file is locked while its maker lives, which a process in another container sees too; a
     process number alone would not tell. A temporary file without a lock was left by a killed maker.
@@ -217,7 +212,7 @@ def _locked_new_file(temporary: str) -> int:
 
 
 def remove_leftovers(path: str) -> None:
-    """Removes the temporary files beside `path` whose makers were killed.
+    """Removes the temporary files of `path` whose makers were killed.
 
     A temporary file may be a second name of the store itself: its maker was killed between giving
     the store its name and removing the temporary one.

@@ -4,7 +4,7 @@
         for images in groups:
             yield Answer(logits=..., content_digests=..., views={})
 
-    store = fill_store("teacher.h5", answers, what="teaching", progress=True)
+    store = fill_store("teacher.h5", answers, activity="teaching", progress=True)
 
 A pass that was killed is resumed: only the missing blocks are asked for.
 """
@@ -44,17 +44,14 @@ class Answer:
 Answers = Callable[[list[np.ndarray]], Iterator[Answer]]
 
 
-def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> LogitStore:
-    """Answers and commits the missing blocks of a store, and finishes it.
+def fill_store(path: str, answers: Answers, *, activity: str, progress: bool) -> LogitStore:
+    """Answers and commits the missing blocks of a store, finishes it, and returns it for reading.
 
     Args:
       path: of a store that was created, and perhaps filled in part.
       answers: called once, with all missing blocks.
-      what: one word for the progress bar.
+      activity: one word for the progress bar.
       progress: show it.
-
-    Returns:
-      The finished store, open for reading.
     """
     store = LogitStore(path)
     if store.finished:
@@ -65,7 +62,7 @@ def fill_store(path: str, answers: Answers, *, what: str, progress: bool) -> Log
         num_images = writer.header.num_images
         num_done = num_images - sum(map(len, groups))
         with (
-            image_progress(num_images, num_done, what, progress) as bar,
+            image_progress(num_images, num_done, activity, progress) as bar,
             BackgroundWriter(writer) as background,
         ):
             for block, answer in zip(blocks, answers(groups), strict=True):

@@ -1,4 +1,4 @@
-"""The HDF5 metadata of a store, made in memory and copied into place.
+"""The HDF5 metadata of a store, made in memory and copied into the file.
 
     metadata = hdf5_metadata.build(header.to_attributes(), specs)
     metadata.file_size                  # of the finished store
@@ -25,10 +25,10 @@ from streamkd.store import userblock
 from streamkd.store.layout import DatasetSpec
 from streamkd.store.userblock import HDF5_SIGNATURE, USERBLOCK_BYTES
 
-# Alignment of every dataset, in bytes. Each starts a page of its own: a torn write to `done` can
-# reach no static byte, and rows are aligned for the memory map.
+# Alignment of every dataset, in bytes. Each starts on a new page: a torn write to `done` can reach
+# no static byte, and rows are aligned for the memory map.
 _ALIGNMENT_BYTES = 4096
-# Most bytes of userblock, superblock and root group, each rounded up to a page; 70 KB in fact.
+# Largest size of userblock, superblock and root group, in bytes; in fact they take 70 KB.
 _MAX_OTHER_BYTES = 256 << 10
 
 
@@ -50,7 +50,7 @@ class Hdf5Metadata:
         return userblock.metadata_digest(self._read, self.file_size, self.extents)
 
     def copy_to(self, descriptor: int) -> None:
-        """Writes the metadata to its place in a file of zeros."""
+        """Writes the metadata into a file of zeros, between the datasets."""
         for start, end in userblock.metadata_ranges(self.file_size, self.extents):
             disk.write_at(descriptor, self._read(start, end - start), start)
 
@@ -96,13 +96,9 @@ def build(
 
 
 class _ScratchFile(FileIO):
-    """An unnamed file that keeps its first error, and tells HDF5 that every call succeeded.
+    """An unnamed file that keeps its first `error`, and tells HDF5 that every call succeeded.
 
-    An error would leave the file open inside HDF5, which then ends the process with a segmentation
-    fault at its exit.
-
-    Attributes:
-      error: the first error, or None.
+    An error would leave the file open in HDF5: a segmentation fault when the process ends.
     """
 
     error: OSError | None = None
@@ -146,7 +142,7 @@ def _create_hdf5(scratch: _ScratchFile) -> h5py.File:
 
 
 def _create_dataset(file: h5py.h5f.FileID, name: str, spec: DatasetSpec) -> tuple[int, int]:
-    """Creates a dataset and returns its extent; nothing of it is written."""
+    """Creates a dataset, writes no value, and returns the dataset's extent."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

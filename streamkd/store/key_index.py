@@ -23,8 +23,8 @@ _MAX_EQUAL_HASHES = 64
 # Guesses of a hash's position, and hashes compared around the last. Hashes are evenly spread: among
 # 100 million, the third guess is off by about 10.
 _NUM_GUESSES, _WINDOW = 3, 32
-# Fewest hashes for each wanted hash that are worth guessing. With fewer, sorted look-ups meet on
-# the same pages and cost less.
+# Smallest number of hashes for each wanted hash that is worth guessing. With fewer, sorted look-ups
+# meet on the same pages and cost less.
 _SPARSE = 1024
 
 
@@ -33,11 +33,6 @@ def find(file: StoreFile, store_keys: Keys, keys: Keys) -> np.ndarray:
 
     About 2 µs a key, a third of it for the hash. A run of keys in the order of the store, as in a
     manifest of the images that it was taught with, is compared as one block of bytes: 0.1 µs a key.
-
-    Args:
-      file: the store.
-      store_keys: its keys.
-      keys: to look up.
 
     Raises:
       DamagedStoreError: the index is damaged.

@@ -6,19 +6,19 @@ order: `row = image * num_views + view`. N images, V views, C classes of the tea
 
 Static datasets, complete when the file appears under its name:
 
-| dataset         | type, shape     | what                                                    |
+| dataset         | type, shape     | contents                                                |
 |-----------------|-----------------|---------------------------------------------------------|
 | `key_bytes`     | u1 `[…]`        | the keys, one after the other, sorted by their bytes    |
 | `key_offsets`   | u8 `[N + 1]`    | key i is `key_bytes[key_offsets[i]:key_offsets[i + 1]]` |
 | `key_hash`      | u8 `[N]`        | `keys.hash_keys` of all keys, sorted                    |
 | `key_row`       | u8 `[N]`        | the image that each of these hashes belongs to          |
-| `labels`        | i4 `[N]`        | class number, -1 where there is none                    |
-| `class_bytes`   | u1 `[…]`        | class names in order, UTF-8 (bytes that are not, as is) |
+| `labels`        | i4 `[N]`        | class number, -1 for no label                           |
+| `class_bytes`   | u1 `[…]`        | class names in order, as `encode_class_names` has them  |
 | `class_offsets` | u8 `[K + 1]`    | as `key_offsets`                                        |
 
 Datasets that the teacher pass fills, block by block:
 
-| dataset     | type, shape             | what                                                |
+| dataset     | type, shape             | contents                                            |
 |-------------|-------------------------|-----------------------------------------------------|
 | `logits`    | f2 or f4 `[N, V, C]`    | codec `float16` or `float32`, before softmax; the   |
 |             |                         | packed codecs have others instead, below            |
@@ -31,9 +31,9 @@ Datasets that the teacher pass fills, block by block:
 Drawn views add a dataset `[N, V, …]` for each parameter, such as `view_crop`: the table in
 `views/views.py` has their names, types and shapes. `row_crc32` covers them as well.
 
-A packed codec, of B bits and K kept logits, has these in the place of `logits`:
+A packed codec, of B bits and K kept logits, has these instead of `logits`:
 
-| dataset          | type, shape             | what                                            |
+| dataset          | type, shape             | contents                                        |
 |------------------|-------------------------|-------------------------------------------------|
 | `scale`          | f4 `[N, V, 2]`          | `packed:B`: lowest level, step between levels   |
 |                  | f4 `[N, V, 3]`          | `packed:B+K`: those, and the largest logit      |
@@ -56,8 +56,8 @@ HDF5 metadata changes afterwards, so that a crash cannot make the file unreadabl
 `block_rows` rows, of whole images; it is what the teacher is asked at once and what is committed
 at once. `done` is written only when the rows of its block are on the disk.
 
-A file is finished when its summary is there, which is written last, when no `done` is 0. A
-finished file never changes.
+A file is finished when it has its summary, which is written last, when no `done` is 0. A finished
+file never changes.
 """
 
 from __future__ import annotations
@@ -65,11 +65,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.keys import Keys
 from streamkd.store import codecs
 from streamkd.views.views import Views
 
@@ -234,6 +236,16 @@ def dataset_specs(
     specs["done"] = ("|u1", (images, views))
     specs["summary"] = ("|u1", (SUMMARY_BYTES,))
     return {name: DatasetSpec(dtype=dtype, shape=shape) for name, (dtype, shape) in specs.items()}
+
+
+def encode_class_names(class_names: Sequence[str]) -> Keys:
+    """Returns class names as stored: UTF-8, except bytes of folder names that are not UTF-8."""
+    return Keys.from_list(name.encode("utf-8", "surrogateescape") for name in class_names)
+
+
+def decode_class_names(names: Keys) -> list[str]:
+    """Returns the class names that `encode_class_names` was given."""
+    return [name.decode("utf-8", "surrogateescape") for name in names]
 
 
 def _encode_text(name: str, text: str) -> bytes:

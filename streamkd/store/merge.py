@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,20 +25,21 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.store.collection import as_one, flatten, link_stores, open_store
+from streamkd.store.creation import create_store
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.same_pass import check_same_pass, effective_images
-from streamkd.store.store_list import refuse_stale_list
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.store.summary import teacher_summary
-from streamkd.store.writer import StoreWriter, create_store
+from streamkd.store.writer import StoreWriter
 from streamkd.views.views import Views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergeReport:
-    """The merged store, and how many images it does not have of those that it was made of.
+    """The merged store, and the numbers of images that it left behind.
 
     Attributes:
       store: the new store, or the collection that the index file lists.
@@ -65,13 +67,13 @@ def merge(
       paths: of finished stores. The last store that has an image counts.
       out: path of the new store; a merge that was killed is resumed.
       images: keep the logits of these images only, under the keys that they have now: a renamed
-        file is found by its content. By default everything is kept.
+        file is recognized by its content. By default everything is kept.
       index: write an index file that lists the stores, and copy no row.
       progress: show progress on standard error.
 
     Raises:
       StoreError: stores that do not fit together.
-      UnfinishedStoreError: one of them is unfinished.
+      UnfinishedStoreError: a store is unfinished.
       MissingLogitsError: the stores have none of `images`.
     """
     if os.path.realpath(out) in map(os.path.realpath, paths):
@@ -90,9 +92,7 @@ def merge(
         kept = np.flatnonzero(matches >= 0)
         keys, numbers = images.keys.take(kept), matches[kept]
     with image_progress(len(keys), 0, "merging", progress) as bar:
-        store = _merge_rows(
-            stores, keys, numbers, os.fspath(out), lambda num_copied: bar.update(num_copied - bar.n)
-        )
+        store = _merge_rows(stores, keys, numbers, os.fspath(out), bar)
     return MergeReport(
         store=store,
         num_superseded=num_listed - num_different,
@@ -101,24 +101,16 @@ def merge(
 
 
 def _merge_rows(
-    stores: Sequence[LogitStore],
-    keys: Keys,
-    images: np.ndarray,
-    out: str,
-    progress: Callable[[int], None],
+    stores: Sequence[LogitStore], keys: Keys, images: np.ndarray, out: str, bar: Any
 ) -> LogitStore:
     """Returns the finished store `out`, with rows of several stores; resumes an earlier merge.
 
     Args:
       stores: finished, of one teacher pass.
       keys: of the images of the new store, each once.
-      images: int64 `[num_keys]`, the number of each of these images, numbered through `stores`.
+      images: int64 `[num_keys]`, the number of each of these images, across all `stores`.
       out: path of the new store.
-      progress: called with the number of images copied so far.
-
-    Raises:
-      StoreError: `out` exists and is not the beginning of this merge.
-      MissingLogitsError: there are no keys.
+      bar: progress bar that counts its images.
     """
     if not len(keys):
         raise MissingLogitsError(
@@ -134,11 +126,11 @@ def _merge_rows(
         fingerprint=fingerprint(keys, labels, stores[0].class_names or None),
     )
     if not os.path.lexists(out):
-        refuse_stale_list(out)
+        refuse_stale_index(out)
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
     if not LogitStore(out).finished:
-        _copy(as_one(stores), images, out, progress)
+        _copy(as_one(stores), images, out, bar)
     return LogitStore(out)
 
 
@@ -154,13 +146,13 @@ def _check_begun(out: str, header: StoreHeader, keys: Keys) -> None:
         )
 
 
-def _copy(source: RowStore, images: np.ndarray, out: str, progress: Callable[[int], None]) -> None:
+def _copy(source: RowStore, images: np.ndarray, out: str, bar: Any) -> None:
     """Fills and finishes the new store; `images` are numbers of `source`, in the new order."""
     views = np.arange(source.num_views)
     new_numbers = _new_numbers(source, images)
     with StoreWriter(out) as writer:
         pending = writer.pending_blocks().tolist()
-        num_copied = len(images) - sum(len(writer.images_of_block(block)) for block in pending)
+        bar.update(len(images) - sum(len(writer.images_of_block(block)) for block in pending))
         for block in pending:
             wanted = writer.images_of_block(block)
             originals = images[wanted.start : wanted.stop]
@@ -171,8 +163,7 @@ def _copy(source: RowStore, images: np.ndarray, out: str, progress: Callable[[in
                 stored["view_partner"] = np.where(partners < 0, partners, new_numbers[partners])
             refused = (done == REFUSED).reshape(len(originals), -1).any(axis=1)
             writer.write_stored(block, stored, source.content_of(originals), refused)
-            num_copied += len(originals)
-            progress(num_copied)
+            bar.update(len(originals))
         writer.finish(teacher_summary(LogitStore(out)))
 
 

@@ -21,8 +21,7 @@ from streamkd.public import public
 from streamkd.reports import MAX_LISTED
 from streamkd.store import codecs, key_index
 from streamkd.store.checksums import count_settled, read_summary, row_datasets, view_datasets
-from streamkd.store.creation import decode_class_names
-from streamkd.store.layout import DONE, StoreHeader
+from streamkd.store.layout import DONE, StoreHeader, decode_class_names
 from streamkd.store.row_checks import RowChecks
 from streamkd.store.row_store import RowStore, StoreDescription
 from streamkd.store.store_file import Io, StoreFile
@@ -36,11 +35,8 @@ class LogitStore(RowStore):
     Safe in threads and after `fork`; pickled as its path.
 
     Attributes:
-      path: as text.
       io: how rows are read: 'mmap', or 'pread' for network file systems on which mapping is unsafe;
-        static data is then read into memory when it is first needed, and a row costs about 3 µs
-        more.
-      header: everything that was known before the first row.
+        static data is then read into memory on first use, and a row costs about 3 µs more.
 
     Raises:
       StoreError: no such file, no store, or damaged; the message says which.
@@ -54,7 +50,7 @@ class LogitStore(RowStore):
         self._codec = codecs.get(self.header.codec)
         self._row_datasets = row_datasets(self._file)
         self._view_datasets = view_datasets(self._file)
-        # Mapped arrays are made once: finding a dataset's place at each read took 20 µs.
+        # Mapped arrays are made once: looking up a dataset's extent at each read took 20 µs.
         self._mapped = {
             name: self._file.read(name).reshape(-1, *self._shape_of_row(name))
             for name in [*self._row_datasets, "content", "done"]
@@ -71,10 +67,7 @@ class LogitStore(RowStore):
         return f"LogitStore({self.path!r}, {self.num_images:,} images, {self.header.codec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            _reopen,
-            (os.path.abspath(self.path), self.io, self.digest),
-        )
+        return _reopen, (os.path.abspath(self.path), self.io, self.digest)
 
     @property
     def rows_done(self) -> int:
@@ -127,8 +120,7 @@ class LogitStore(RowStore):
     def class_names(self) -> list[str]:
         if self._class_names is None:
             self._file.check_static("class_bytes", "class_offsets")
-            names = Keys(self._file.read("class_bytes"), self._file.read("class_offsets"))
-            self._class_names = decode_class_names(names)
+            self._class_names = decode_class_names(self._file.read_class_names())
         return self._class_names
 
     def images_of_keys(self, keys: Keys) -> np.ndarray:
@@ -145,9 +137,6 @@ class LogitStore(RowStore):
 
         The first of several images with the same bytes counts. The index is made on first use,
         from the images that are done: 16 bytes an image.
-
-        Args:
-          content: uint64 `[N]`, digests of file bytes.
         """
         if self._by_content is None:
             self._by_content = self._index_content()
@@ -238,7 +227,7 @@ class LogitStore(RowStore):
 
 
 def _reopen(path: str, io: Io, userblock_digest: str) -> LogitStore:
-    """Returns the store that was pickled; refuses another file in its place."""
+    """Returns the store that was pickled; refuses another file under its name."""
     store = LogitStore(path, io)
     if store.digest != userblock_digest:
         raise damaged(path, "it was replaced by another store since it was opened elsewhere")

@@ -4,7 +4,7 @@
     checks.check(rows, keys, allow_refused=False)       # raises for a row that cannot be given out
     checks.impossible(row, keys)                        # the error for a forged row
 
-A comparison takes 3 to 5 µs a row, which on every read would be most of the cost.
+A comparison takes 3 to 5 µs a row, which on every read would be the main cost.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from streamkd.store.userblock import damaged
 
 
 class RowChecks:
-    """Remembers which rows of a store were found to be as they were written."""
+    """Remembers which rows of a store were as they were written when they were first read."""
 
     def __init__(self, file: StoreFile) -> None:
         self._file = file
-        # One bit a row, set where the row was found good. Memory is taken as rows are read.
+        # One bit a row, set for a good row. Memory is taken as rows are read.
         self._good_rows = np.zeros(-(-file.header.num_rows // 8), np.uint8)
 
     def check(self, rows: np.ndarray, keys: Keys, *, allow_refused: bool) -> None:
@@ -49,9 +49,8 @@ class RowChecks:
         if len(wrong):
             first = wrong[0]
             raise self._refusal(int(new[first]), keys, int(done[first]), bool(good[first]))
-        # A refused row is not remembered: it has no logits, and whoever asks for them is told
-        # again. A bit that another thread sets at the same moment may be lost, and its row is
-        # compared once more.
+        # A refused row is not remembered: it has no logits, and each request for them is refused.
+        # A bit that another thread sets meanwhile may be lost; its row is compared once more.
         new = new[done == DONE]
         np.bitwise_or.at(self._good_rows, new >> 3, (1 << (new & 7)).astype(np.uint8))
 

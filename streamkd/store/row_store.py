@@ -23,7 +23,7 @@ from streamkd.store.layout import StoreHeader
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreDescription(Report):
-    """What a store holds, as `streamkd inspect --json` prints it.
+    """The contents of a store, as `streamkd inspect --json` prints them.
 
     Attributes:
       num_images, num_views, num_classes: counts; an image of several stores counts once.
@@ -166,8 +166,7 @@ class RowStore(abc.ABC):
         Args and errors: as in `gather`, except that rows of refused images are returned too.
 
         Returns:
-          The datasets of view parameters and codec, each `[B, …]`, and `done` of each row,
-          uint8 `[B]`.
+          The datasets of view parameters and codec, each `[B, …]`, and `done`, uint8 `[B]`.
         """
 
     @abc.abstractmethod
@@ -191,7 +190,7 @@ class RowStore(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> StoreDescription:
-        """Returns what the store holds, as `streamkd inspect --json` prints it."""
+        """Returns the description that `streamkd inspect` prints."""
 
     def _in_range(self, noun: str, numbers: np.ndarray, count: int) -> np.ndarray:
         """Returns `numbers` as int64 `[N]`; refuses any that is not from 0 to `count - 1`."""

@@ -23,11 +23,7 @@ _PASS_FIELDS = ("teacher", "images", "views", "decoder", "num_classes", "num_vie
 
 
 def check_finished(store: RowStore) -> None:
-    """Refuses a store in which rows are missing.
-
-    Raises:
-      UnfinishedStoreError: says how many rows are done.
-    """
+    """Raises UnfinishedStoreError for a store in which rows are missing."""
     if not store.finished:
         raise UnfinishedStoreError(
             f"The store {store.path} is unfinished: {store.rows_done:,} of {store.rows_total:,} "
@@ -63,10 +59,9 @@ def _check_equal(
 
 
 def effective_images(stores: Sequence[LogitStore]) -> tuple[Keys, np.ndarray]:
-    """Returns the keys of all different images, sorted, and the number of each image.
+    """Returns the sorted keys of all different images, and each image's number across all stores.
 
-    Images are numbered through all stores. The last store that has a key counts. Memory: the keys
-    twice, and 16 bytes an image.
+    The last store that has a key counts. Memory: the keys twice, and 16 bytes an image.
     """
     keys = Keys.concatenate([store.keys for store in stores])
     order = keys.sort_order()  # equal keys stay in the order of their stores

@@ -5,10 +5,10 @@
         file.read("done", 0, 64)        # uint8 [64, num_views]
 
 A store received from someone else is data, not code. The userblock is checked first, then the size
-of the file, the place of each dataset, and the digest of the metadata. Only then does HDF5 see the
+of the file, the extent of each dataset, and the digest of the metadata. Only then does HDF5 see the
 file, through the same descriptor, to tell whether it holds exactly the datasets that the userblock
 names. HDF5 is closed at once; rows are read from the mapped file or by `pread`. A digest stops
-damage, not malice: examine a file of unknown origin in a process of its own.
+damage, not malice: examine a file of unknown origin in a separate process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from streamkd.store.layout import (
     StoreHeader,
     dataset_specs,
 )
-from streamkd.store.userblock import USERBLOCK_BYTES, Userblock, damaged
+from streamkd.store.userblock import USERBLOCK_BYTES, Userblock, damaged, not_a_store
 
 Io = Literal["mmap", "pread"]
 
@@ -120,10 +120,7 @@ class StoreFile:
     def read_rows(self, name: str, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns single entries of a dataset, `[B, *shape]`; an unmapped file is read B times.
 
-        Args:
-          name: of a dataset.
-          indices: int64 `[B]`, counted in entries of that shape.
-          shape: of one entry: the last axes of the dataset's shape.
+        `indices` are int64 `[B]`, counted in entries of `shape`, the last axes of the dataset.
         """
         spec = self.spec(name)
         if self._map is not None:
@@ -141,6 +138,10 @@ class StoreFile:
         """Returns the keys of all images."""
         return Keys(self.read("key_bytes"), self.read("key_offsets"))
 
+    def read_class_names(self) -> Keys:
+        """Returns the class names as stored; see `layout.decode_class_names`."""
+        return Keys(self.read("class_bytes"), self.read("class_offsets"))
+
     def read_bytes(self, offset: int, num_bytes: int) -> bytes:
         """Returns bytes of the file as they are on disk, fewer only where it ends."""
         return _read_bytes(self.path, self.descriptor, offset, num_bytes)
@@ -148,7 +149,9 @@ class StoreFile:
     def check_static(self, *names: str) -> None:
         """Refuses the store if a static dataset does not have its digest."""
         for name in names:
-            digest = userblock.digest_of_extent(self.read_bytes, *self.userblock.extents[name])
+            offset, num_bytes = self.userblock.extents[name]
+            extent = [(offset, offset + num_bytes)]
+            digest = userblock.digest_of_ranges(self.read_bytes, extent)
             if digest != self.userblock.static_digests[name]:
                 raise damaged(self.path, f"dataset '{name}' does not have its digest")
 
@@ -166,7 +169,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
                 f"Make it with `streamkd teach IMAGES --teacher T --out {path}`."
             ) from error
         if error.errno == errno.EISDIR:
-            raise _not_a_file(path, "a directory") from error
+            raise not_a_store(path, "a directory") from error
         raise StoreError(
             f"The logit store {path} cannot be opened for {'writing' if writable else 'reading'}: "
             f"{os.strerror(error.errno or 0)}.\n"
@@ -176,7 +179,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
         with _readable(path):
             mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise _not_a_file(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
+            raise not_a_store(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
     except BaseException:
         os.close(descriptor)
         raise
@@ -202,12 +205,6 @@ def _unreadable(path: str, error: Any) -> StoreError:
 def _read_bytes(path: str, descriptor: int, offset: int, num_bytes: int) -> bytes:
     with _readable(path):
         return disk.read_at(descriptor, num_bytes, offset)
-
-
-def _not_a_file(path: str, kind: str) -> StoreError:
-    return StoreError(
-        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
-    )
 
 
 def _check_bytes(path: str, descriptor: int) -> Userblock:

@@ -3,7 +3,7 @@
     streamkd store index 1 6f0c…
     {"fingerprint": …, "num_images": …, "stores": [{"digest": …, "path": "teacher.h5"}, …]}
 
-A finished store never changes. New and changed images are taught into a delta store beside it, and
+A finished store never changes. New and changed images are taught into a delta store next to it, and
 `teacher.h5.index` lists base and deltas; shards of one pass are listed in the same way. The last
 listed store that has an image counts. Paths are relative to the index file's directory, so that
 all files can be moved together; `LogitStore.digest` tells whether a file is still the one that was
@@ -18,7 +18,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from streamkd import disk
 from streamkd.errors import DamagedStoreError, StoreError
@@ -26,8 +26,7 @@ from streamkd.store.userblock import digest
 
 _MAGIC = b"streamkd store index "
 _VERSION = 1
-# Largest index file, in bytes. A million shards would be as many memory maps; this is far below
-# and far above any use.
+# Largest index file, in bytes: above any use, below a million shards (and as many memory maps).
 _MAX_BYTES = 16 << 20
 SUFFIX = ".index"
 
@@ -58,7 +57,7 @@ class StoreList:
         """Writes the file, whole or not at all; an older one is replaced.
 
         Raises:
-          OutputError, DiskFullError: it cannot be written; the older file is still there.
+          OutputError, DiskFullError: the file cannot be written; an older one is kept.
         """
         body = json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1).encode()
         packed = b"%s%d %s\n%s\n" % (_MAGIC, _VERSION, digest(body).encode(), body)
@@ -72,34 +71,24 @@ class StoreList:
 
 
 def index_beside(path: str) -> str:
-    """Returns the path of the index of the store at `path` and its deltas."""
+    """Returns the path of the index that lists the store at `path` and its deltas."""
     return path + SUFFIX
 
 
-def refuse_stale_list(path: str) -> None:
-    """Refuses to create a store where the index of an older store of that name lies.
-
-    Raises:
-      StoreError: names the index.
-    """
-    beside = index_beside(path)
-    if os.path.lexists(beside):
+def refuse_stale_index(path: str) -> None:
+    """Raises StoreError if an older store of this name, now gone, left its index."""
+    index = index_beside(path)
+    if os.path.lexists(index):
         raise StoreError(
-            f"{beside} lists deltas of a store {path} that no longer exists.\n"
-            f"Move it away (`mv {beside} {beside}.old`), or give another path with `--out`."
+            f"{index} lists deltas of a store {path} that no longer exists.\n"
+            f"Move it away (`mv {index} {index}.old`), or give another path with `--out`."
         )
 
 
 def is_index_file(path: str) -> bool:
     """Returns whether a file begins as an index file does."""
-    with contextlib.suppress(OSError):
-        # O_NONBLOCK: a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            return regular and disk.read_at(descriptor, len(_MAGIC), 0) == _MAGIC
-        finally:
-            os.close(descriptor)
+    with contextlib.suppress(OSError), _opened(path) as file:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(len(_MAGIC)) == _MAGIC
     return False
 
 
@@ -111,7 +100,7 @@ def read_index_file(path: str) -> StoreList:
       StoreError: the file cannot be read, or is of a later version.
     """
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with _opened(path) as file:
             packed = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise StoreError(
@@ -134,8 +123,9 @@ def read_index_file(path: str) -> StoreList:
         raise damaged_index(path, "it does not list stores") from error
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+def _opened(path: str) -> IO[bytes]:
+    # O_NONBLOCK: a named pipe would wait for a writer for ever.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def damaged_index(path: str, fault: str) -> DamagedStoreError:
@@ -143,7 +133,7 @@ def damaged_index(path: str, fault: str) -> DamagedStoreError:
     return DamagedStoreError(
         f"The store index {path} cannot be used: {fault}.\n"
         "Restore it from a copy, or move it away: the stores that it lists can be read one by one, "
-        "and `streamkd merge` makes one of them."
+        "or joined by `streamkd merge`."
     )
 
 

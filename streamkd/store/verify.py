@@ -18,7 +18,8 @@ import numpy as np
 
 from streamkd.errors import DamagedStoreError
 from streamkd.keys import Keys
-from streamkd.manifest.manifest import UNLABELLED, Manifest
+from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.public import public
@@ -40,15 +41,14 @@ def verify(
 
     Args:
       path: of a store or of an index file.
-      images: the images it was made of. Every file is read and compared with the bytes that the
-        teacher saw, and class names with those of the store. An image without logits is a problem
-        too; a renamed file is not.
+      images: the images it was made of. Every file is compared with the bytes that the teacher saw,
+        and class names with the store's. An image without logits is a problem, a renamed one not.
       sample: check about this many rows of each file, drawn with `seed`, instead of all.
       seed: of the sample.
       progress: show progress on standard error.
 
     Raises:
-      StoreError: there is no store at `path`.
+      StoreError: `path` is no store.
     """
     try:
         store = open_store(path)
@@ -59,7 +59,7 @@ def verify(
     files = flatten([store])
     comparison = None
     if images is not None:
-        # Images cannot be found by a damaged index; the damage is reported below.
+        # A damaged index leads to no image; the damage is reported below.
         with contextlib.suppress(DamagedStoreError):
             comparison = _Comparison(store, images, progress)
     report = VerifyReport()
@@ -93,13 +93,13 @@ class _Comparison:
         numbers = store.images_of_keys(images.keys)
         self._new = np.flatnonzero(numbers < 0)
         self._new_digests = self._digest(images.paths(self._new))[0]
-        # For each image of the stores, numbered through, its index in the manifest, or -1.
+        # The manifest index of each image, numbered across all stores; -1 for none.
         self._manifest_indices = np.full(sum(file.num_images for file in self._files), -1, np.int64)
         self._manifest_indices[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
-        """The labels of the stores, numbered through."""
+        """The labels of all stores, one after the other."""
         return np.concatenate([file.labels for file in self._files])
 
     def of_store(self, number: int) -> Compare:
@@ -107,11 +107,11 @@ class _Comparison:
         first = sum(file.num_images for file in self._files[:number])
 
         def compare(
-            images: np.ndarray, keys: Keys, content: np.ndarray
+            images: np.ndarray, keys: Keys, content_digests: np.ndarray
         ) -> Iterator[tuple[int, str]]:
-            # An image that a later store has as well is compared there.
-            counting = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
-            yield from self._compare(images + first, keys, content, counting)
+            # An image that a later store has as well is compared with that store alone.
+            compared = np.flatnonzero(self._store.images_of_keys(keys) == images + first)
+            yield from self._compare(images + first, keys, content_digests, compared)
 
         return compare
 
@@ -122,23 +122,23 @@ class _Comparison:
             yield from self._images.keys.take(self._new[unknown])
 
     def _compare(
-        self, images: np.ndarray, keys: Keys, content: np.ndarray, counting: np.ndarray
+        self, images: np.ndarray, keys: Keys, content_digests: np.ndarray, compared: np.ndarray
     ) -> Iterator[tuple[int, str]]:
-        """Yields the index and the fault of each image at the indices `counting`."""
-        paths = [os.path.join(self._images.root, key) for key in keys.take(counting)]
+        """Yields the index and the fault of each image at the indices `compared`."""
+        paths = [os.path.join(self._images.root, key) for key in keys.take(compared)]
         digests, readable = self._digest(paths)
-        renamed = np.isin(content[counting], self._new_digests)
-        for position, index in enumerate(counting.tolist()):
+        renamed = np.isin(content_digests[compared], self._new_digests)
+        for position, index in enumerate(compared.tolist()):
             if not readable[position]:
                 if not renamed[position]:
                     yield index, "the image has vanished"
-            elif digests[position] != content[index]:
+            elif digests[position] != content_digests[index]:
                 yield index, "the image was changed since the teacher saw it"
             elif reason := self._class_fault(int(images[index])):
                 yield index, reason
 
     def _class_fault(self, image: int) -> str | None:
-        """Returns the fault of the class of an image, numbered through, or None."""
+        """Returns the fault of the class of an image, numbered across all stores, or None."""
         index, names = self._manifest_indices[image], self._store.class_names
         if index < 0 or not names or self._images.class_names is None:
             return None

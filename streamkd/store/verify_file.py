@@ -3,7 +3,7 @@
     report = verify_store("teacher.h5")
     report.sound, report.problems       # [{"key": b"cat/1.png", "view": 0, "reason": "…"}]
 
-The caller's function `compare` is given the images whose rows are intact, and compares their files.
+A function `compare` of the caller gets the images whose rows are intact, and compares their files.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass
 class VerifyReport:
-    """How much was checked, and the problems that were found.
+    """How much was checked, and all problems.
 
     Attributes:
       rows_checked: rows compared with their checksums.
       rows_done, rows_total: of the store; rows that were refused count as done.
       num_problems: number of all problems.
-      problems: the first `MAX_LISTED` problems, as dicts: `key` (bytes or None), `view` (int or
-        None), `reason`.
+      problems: the first `MAX_LISTED`: dicts of `key` (bytes, None), `view` (int, None), `reason`.
     """
 
     rows_checked: int = 0
@@ -78,9 +77,7 @@ def verify_store(
 
     Args:
       path: of the store.
-      compare: given images, their keys and the digests of the bytes that the teacher saw, yields
-        the index and the fault of each image with one; called in key order, with some thousand
-        images at a time.
+      compare: yields index and fault of each bad image; called with thousands, in key order.
       sample: check about this many rows, in blocks drawn by `seed`; by default all.
       seed: of the sample.
       progress: called with the rows checked so far and the rows to check.
@@ -112,8 +109,8 @@ def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarr
             file.check_static(name)
         except DamagedStoreError as error:
             report.add(str(error))
-    keys = file.read_keys()
-    for kind, entries in (("key", keys), ("class", _class_names(file))):
+    keys, class_names = file.read_keys(), file.read_class_names()
+    for kind, entries in (("key", keys), ("class", class_names)):
         if not entries.is_divided():
             report.add(f"the {kind} offsets do not divide the {kind} bytes")
             return None
@@ -129,7 +126,7 @@ def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarr
         report.add("the key index does not hold the hashes of the keys")
     elif not np.array_equal(file.read("key_row"), order.view(np.uint64)):
         report.add("the key index does not lead to the keys")
-    labels, num_classes = file.read("labels"), len(_class_names(file)) or file.header.num_classes
+    labels, num_classes = file.read("labels"), len(class_names) or file.header.num_classes
     wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
     if len(wrong):
         report.add(
@@ -137,10 +134,6 @@ def _check_static(file: StoreFile, report: VerifyReport) -> tuple[Keys, np.ndarr
             key=keys[wrong[0]],
         )
     return keys, hashes
-
-
-def _class_names(file: StoreFile) -> Keys:
-    return Keys(file.read("class_bytes"), file.read("class_offsets"))
 
 
 def _check_summary(file: StoreFile, report: VerifyReport) -> None:

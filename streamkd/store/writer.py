@@ -3,8 +3,8 @@
     create_store("teacher.h5", header, keys, labels, class_names)
     with StoreWriter("teacher.h5") as writer:
         for block in writer.pending_blocks():
-            logits, content = ask_the_teacher(writer.images_of_block(block))
-            writer.write_block(block, logits, content)
+            logits, content_digests = ask_the_teacher(writer.images_of_block(block))
+            writer.write_block(block, logits, content_digests)
         writer.finish({"teacher_accuracy": 0.93})
 
 The same lines resume where an earlier process was killed. Order of the writes: rows, digests and
@@ -36,21 +36,18 @@ from streamkd.store.checksums import (
     row_datasets,
 )
 from streamkd.store.codecs.check_range import check_range
-from streamkd.store.creation import create_store, remove_leftovers
+from streamkd.store.creation import remove_leftovers
 from streamkd.store.layout import DONE, REFUSED, STATIC_DATASETS, SUMMARY_BYTES, StoreHeader
 from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
 from streamkd.store.writer_lock import lock_out_hdf5, lock_writer, unlock_writer
-
-__all__ = ["StoreWriter", "create_store"]
 
 
 class StoreWriter:
     """The one writer of a store; readers are welcome meanwhile.
 
     Attributes:
-      path: of the store.
-      header: everything that was known before the first row.
+      path, header: of the store.
       keys: of all images, mapped from the file.
 
     Raises:
@@ -73,7 +70,7 @@ class StoreWriter:
             with self._refusals():
                 # The process that created the store may have been killed before its own sync.
                 disk.sync_directory(os.path.dirname(self.path) or ".")
-            # Rows written under damaged keys would never be found: 1 s for 1 GB of keys.
+            # No look-up would reach rows under damaged keys. The check takes 1 s for 1 GB of keys.
             self._file.check_static(*STATIC_DATASETS)
             with StoreFile(self.path, io="mmap") as mapped:
                 self.keys: Keys = mapped.read_keys()
@@ -135,7 +132,7 @@ class StoreWriter:
         self,
         block: int,
         logits: np.ndarray,
-        content: np.ndarray,
+        content_digests: np.ndarray,
         refused: np.ndarray | None = None,
         views: dict[str, np.ndarray] | None = None,
     ) -> None:
@@ -144,7 +141,7 @@ class StoreWriter:
         Args:
           block: one of `pending_blocks()`.
           logits: float32 `[rows, num_classes]` in the order of `rows_of_block`.
-          content: uint64 `[images]`, digests of the files' bytes as the teacher saw them.
+          content_digests: uint64 `[images]`, of the files' bytes as the teacher saw them.
           refused: bool `[images]`, images that could not be decoded and are left out, as asked
             for; their logits are not looked at. By default none.
           views: the parameters of the views that were answered, each `[rows, …]` as in
@@ -157,27 +154,22 @@ class StoreWriter:
           DiskFullError, OutputError: the disk refused; acknowledged rows are safe.
         """
         images = self.images_of_block(block)
-        logits, content, refused = self._checked(images, logits, content, refused)
+        checked = self._checked(images, logits, content_digests, refused)
+        logits, content_digests, refused = checked
         stored = {**(views or {}), **codecs.get(self.header.codec).encode(logits)}
-        self.write_stored(block, stored, content, refused)
+        self.write_stored(block, stored, content_digests, refused)
 
     def write_stored(
         self,
         block: int,
         stored: dict[str, np.ndarray],
-        content: np.ndarray,
+        content_digests: np.ndarray,
         refused: np.ndarray,
     ) -> None:
         """Stores rows that another store with the same codec gave out by `stored_rows`.
 
-        Args:
-          block: one of `pending_blocks()`.
-          stored: the datasets of views and codec, each `[rows, …]` in the order of
-            `rows_of_block`.
-          content: uint64 `[images]`.
-          refused: bool `[images]`.
-
-        Raises: as `write_block`.
+        Arguments and errors as in `write_block`, except `stored`: the datasets of views and codec,
+        each `[rows, …]` in the order of `rows_of_block`.
         """
         names = row_datasets(self._file)
         if set(stored) != set(names):
@@ -193,10 +185,14 @@ class StoreWriter:
                     f"The {name} of this block are {part.dtype}{list(part.shape)}, and must be "
                     f"{spec.dtype}{list(shape)}.\nGive rows of a store with the same codec."
                 )
-        self._commit(block, {name: stored[name] for name in names}, content, refused)
+        self._commit(block, {name: stored[name] for name in names}, content_digests, refused)
 
     def _commit(
-        self, block: int, stored: dict[str, np.ndarray], content: np.ndarray, refused: np.ndarray
+        self,
+        block: int,
+        stored: dict[str, np.ndarray],
+        content_digests: np.ndarray,
+        refused: np.ndarray,
     ) -> None:
         """Writes a block; returns when it is on the disk."""
         images = self.images_of_block(block)
@@ -211,10 +207,10 @@ class StoreWriter:
         shape = (len(images), self.header.num_views)
         stored = {name: part.reshape(*shape, *part.shape[1:]) for name, part in stored.items()}
         hashes = hash_keys(self.keys.take(images))
-        sums = row_crc32(hashes, content, list(stored.values()))
+        sums = row_crc32(hashes, content_digests, list(stored.values()))
         state = np.where(refused[:, None], REFUSED, DONE).astype(np.uint8)
         with self._refusals():
-            for name, part in [*stored.items(), ("content", content), ("row_crc32", sums)]:
+            for name, part in {**stored, "content": content_digests, "row_crc32": sums}.items():
                 self._write(name, images.start, part)
             disk.sync(self._file.descriptor)
             try:
@@ -230,8 +226,7 @@ class StoreWriter:
         """Writes the summary, which makes the store finished.
 
         Args:
-          summary: JSON of under 4 KB, without times or dates: a pass that was killed leaves the
-            same bytes as one that was not.
+          summary: JSON of under 4 KB, without dates: a resumed pass leaves the same bytes.
 
         Raises:
           UnfinishedStoreError: rows are missing.
@@ -249,7 +244,7 @@ class StoreWriter:
             if packed == self._file.read("summary").tobytes():
                 disk.sync(self._file.descriptor)  # its writer may have been killed before this
                 return
-            # The text before its length: without a length there is no summary.
+            # The text before its length: without a length the summary counts as unwritten.
             self._write_summary(bytes(SUMMARY_HEAD_BYTES), 0)
             self._write_summary(packed[SUMMARY_HEAD_BYTES:], SUMMARY_HEAD_BYTES)
             self._write_summary(packed[:SUMMARY_HEAD_BYTES], 0)
@@ -263,14 +258,14 @@ class StoreWriter:
             raise damaged(self.path, f"the key of image {invalid[0]:,} {invalid[1]}")
 
     def _checked(
-        self, images: range, logits: Any, content: Any, refused: Any
+        self, images: range, logits: Any, content_digests: Any, refused: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the arrays of a block as stored, after all checks."""
         num_rows = len(images) * self.header.num_views
         refused = np.zeros(len(images), bool) if refused is None else np.asarray(refused, bool)
         given = {
             "logits": (np.asarray(logits), (num_rows, self.header.num_classes), "f"),
-            "content": (np.asarray(content), (len(images),), "iu"),
+            "content_digests": (np.asarray(content_digests), (len(images),), "iu"),
             "refused": (refused, (len(images),), "b"),
         }
         for name, (array, shape, kinds) in given.items():
@@ -284,7 +279,7 @@ class StoreWriter:
             logits = given["logits"][0].astype(np.float32)
         logits[np.repeat(refused, self.header.num_views)] = 0
         check_range(logits, self.keys.take(images), self.header.codec)
-        return logits, given["content"][0].astype(np.uint64), refused
+        return logits, given["content_digests"][0].astype(np.uint64), refused
 
     def _clear(self, blocks: np.ndarray) -> None:
         """Marks blocks as not done; the store is unfinished from then on."""

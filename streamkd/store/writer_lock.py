@@ -1,4 +1,4 @@
-"""The lock of a store's one writer: `teacher.h5.lock`, held by a process and let go with it.
+"""The lock of a store's one writer: `teacher.h5.lock`, held by a process and freed at its end.
 
     descriptor = lock_writer("teacher.h5")
     lock_out_hdf5("teacher.h5", descriptor_of_the_store)
@@ -46,13 +46,8 @@ def unlock_writer(path: str, descriptor: int) -> None:
 
 
 def lock_out_hdf5(path: str, descriptor: int) -> None:
-    """Keeps HDF5 from opening the store for writing; HDF5 readers share this lock.
-
-    Args:
-      path: of the store.
-      descriptor: of the open store; its lock ends when it is closed.
-    """
-    _lock_or_refuse(path, descriptor, fcntl.LOCK_SH)
+    """Keeps HDF5 from opening the store for writing until its `descriptor` is closed."""
+    _lock_or_refuse(path, descriptor, fcntl.LOCK_SH)  # HDF5 readers share this lock
 
 
 def _lock_path(path: str) -> str:

@@ -68,7 +68,7 @@ class SkippingFileReader(FileReader):
             self.skipped[int(indices[position])] = reason
 
         known = known_bad if known_bad.any() else None
-        files = read_files(paths, on_bad=skip, known_bad=known, max_pixels=self._max_pixels)
+        files = read_files(paths, report_bad=skip, known_bad=known, max_pixels=self._max_pixels)
         return np.array(paths, object), files
 
 

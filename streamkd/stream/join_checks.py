@@ -16,7 +16,8 @@ import numpy as np
 
 from streamkd.checks import check_choice, check_count
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
-from streamkd.manifest.manifest import UNLABELLED, Manifest
+from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.manifest import Manifest
 from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.views.operation import ViewOperation, check_replayed

@@ -1,10 +1,10 @@
-"""Deltas: images that are new or have changed since a store was finished, in stores beside it.
+"""Deltas: images that are new or have changed since a store was finished, in stores next to it.
 
     store = teach_changes(setup, images, "teacher.h5")
 
 A finished store never changes. Rows that it lacks go into `teacher.delta-1.h5`, and
-`teacher.h5.index` lists the two stores; whoever opens `teacher.h5` gets both. The next change makes
-`teacher.delta-2.h5`. `streamkd merge` makes one store of them all.
+`teacher.h5.index` lists the two stores; opening `teacher.h5` opens both. The next change makes
+`teacher.delta-2.h5`. `streamkd merge` makes one store of all.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def teach_changes(
     """Returns the finished store at `path` once every image has its logits.
 
     Every file is read, and its digest compared with that of the file that the teacher saw. Renamed
-    and moved files are found by their content, and the teacher is not asked about them again. Rows
-    of images that are gone stay in the store.
+    and moved files are recognized by their content, and the teacher is not asked about them again.
+    Rows of images that are gone stay in the store.
 
     Args:
       setup: the setup of the pass that filled the store.
@@ -112,7 +112,7 @@ def _images_of_begun(images: Manifest, delta: str) -> np.ndarray:
         gone = next(key for key in store.keys if key not in present_keys)
         raise StoreError(
             f"The delta {delta} was begun for {store.num_images:,} images, and "
-            f"{store.num_images - len(present):,} of them are no longer there.\n"
+            f"{store.num_images - len(present):,} of them are gone.\n"
             f"  first: '{readable_key(gone)}'\n"
             f"Move it away (`mv {delta} {delta}.old`) and give the same command again.",
             key=gone,

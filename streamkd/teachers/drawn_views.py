@@ -13,10 +13,7 @@ from streamkd.views.views import NEUTRAL, Views
 
 
 class DrawnViews:
-    """The parameters of every view of every image of a pass.
-
-    Attributes:
-      views: the specification.
+    """The parameters of every view (`views`) of every image of a pass.
 
     With mixing, the partners of all images are kept: 8 bytes for each view of each image.
     """
@@ -30,11 +27,7 @@ class DrawnViews:
             self._hashes_and_partners = hashes, views.match(hashes)
 
     def of_images(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of all views of the images, each `[images, num_views, …]`.
-
-        Args:
-          images: int64, their indices.
-        """
+        """Returns the parameters of all views of images, each `[images, num_views, …]`."""
         if not self.views.datasets():
             return {}
         if self._hashes_and_partners is None:
@@ -48,11 +41,9 @@ class DrawnViews:
         return {name: drawn[name] for name in self.views.datasets()}
 
     def of_rows(self, images: np.ndarray, alone: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the same parameters, each `[images * num_views, …]`, in the store's row order.
+        """Returns the parameters of all views, each `[images * num_views, …]`, as a store's rows.
 
-        Args:
-          images: int64, their indices.
-          alone: as in `unmixed`.
+        `alone` as in `unmixed`.
         """
         parameters = unmixed(self.of_images(images), alone)
         return {name: p.reshape(-1, *p.shape[2:]) for name, p in parameters.items()}
@@ -68,10 +59,9 @@ class DrawnViews:
         return np.where(partners < 0, images[:, None], partners).reshape(-1)
 
     def of_partners(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of the partners' own views, each `[images * (num_views - 1), …]`.
+        """Returns the parameters of the partners' views, each `[images * (num_views - 1), …]`.
 
-        Args:
-          images: int64, the indices of the images, not of their partners.
+        `images` are the indices of the images, not of their partners.
         """
         partners = self.partners_of(images)
         parameters = self.of_images(partners)
@@ -80,7 +70,7 @@ class DrawnViews:
 
 
 def unmixed(parameters: dict[str, np.ndarray], alone: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns parameters in which some views are no longer mixed.
+    """Returns the parameters of a block in which the views `alone` are no longer mixed.
 
     Args:
       parameters: each `[images, num_views, …]`.

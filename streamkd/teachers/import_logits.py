@@ -2,8 +2,7 @@
 
     import_logits("logits.npy", "keys.jsonl", scan("photos/train"), "teacher.h5")
 
-Row i of the array belongs to the i-th key. Every image file is read once, for the content digest
-that ties the file to its logits.
+Row i of the array belongs to the i-th key. Every file is read once, for its content digest.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_choice
 from streamkd.errors import OptionError, TeacherError, readable_key
-from streamkd.manifest.manifest import Manifest, key_of_fields
+from streamkd.keys import key_of_fields
+from streamkd.manifest.manifest import Manifest
 from streamkd.models import output_kind
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
@@ -51,8 +52,7 @@ def import_logits(
         for a CSV file that has the keys itself.
       images: the manifest that has the keys; images without logits are left out of the store.
       out: path of the store.
-      output: kind of the numbers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
-        judge by the numbers.
+      output: 'logits', 'probabilities', 'log-probabilities', or 'auto' to judge by the numbers.
       teacher: the teacher's name; by default the name of the file.
       **options: as in `write_store`.
 
@@ -61,10 +61,7 @@ def import_logits(
       TeacherError: numbers that cannot be logits.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
-    if output != "auto" and output not in output_kind.KINDS:
-        raise OptionError(
-            f"--teacher-output is {output!r}; choose one of auto, {', '.join(output_kind.KINDS)}."
-        )
+    check_choice("--teacher-output", output, output_kind.CHOICES)
     array, own_keys = _read_array(logits)
     row_keys = own_keys if keys is None else _read_keys(keys)
     if row_keys is None:

@@ -36,7 +36,7 @@ def load_teacher(
       preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
-        judge by the first of them.
+        judge by the first answers.
       drop_output: index of an output that is no class, such as background.
       name: the teacher's name in the store; by default that of the file or the function.
       trust: allow a file that runs code when it is loaded.

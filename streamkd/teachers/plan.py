@@ -27,7 +27,8 @@ from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.store.codecs import Codec, FloatCodec, fidelity
 from streamkd.store.codecs import get as get_codec
-from streamkd.store.layout import DONE, StoreHeader, dataset_specs
+from streamkd.store.collection import open_store
+from streamkd.store.layout import DONE, StoreHeader, dataset_specs, encode_class_names
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.views.views import Views
 
@@ -58,9 +59,8 @@ class CodecPlan(Report):
       row_bytes: bytes of a row's logits alone.
       bytes_per_image: bytes of the whole store, divided by the number of images.
       num_bytes: bytes of the whole store.
-      kl: mean KL(true ‖ rebuilt) in nats by temperature; None if logits of the sample are too
-        large for the codec.
-      agreement: fraction of rows whose largest logit stays that of the same class; None as `kl`.
+      kl: mean KL(true ‖ rebuilt) in nats by temperature; None for logits too large for the codec.
+      agreement: fraction of rows whose largest logit keeps its class; None where `kl` is.
     """
 
     codec: str
@@ -73,20 +73,17 @@ class CodecPlan(Report):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanReport(Report):
-    """The codecs that a store of some images could have, measured.
+    """The codecs that a store of these images could have, measured.
 
     Attributes:
-      num_images: number of images.
-      num_views: rows of each image.
+      num_images, num_views, num_classes: counts; each image has `num_views` rows.
       rows_total: rows of the store.
-      num_classes: number of logits in a row.
       num_sampled: number of rows that the codecs were measured on.
       teacher: name of the teacher.
-      seconds_per_row: time that the teacher takes on this machine; None with a store.
-      hours: time of the whole pass on this machine; None with a store.
+      seconds_per_row, hours: time of a row and of the pass on this machine; None with a store.
       max_kl: see `recommended`, in nats.
-      recommended: the codec of the fewest bytes whose KL is at most `max_kl` at each of the four
-        temperatures; float32 if no codec is that exact.
+      recommended: the codec with the smallest store whose KL is at most `max_kl` at each of the
+        four temperatures; float32 if no codec is that exact.
       codecs: one `CodecPlan` for each codec, the smallest store first.
     """
 
@@ -128,12 +125,11 @@ def plan(
 
     Args:
       images: the transfer set.
-      store: a store, or the path of one, that has some of these images in float16 or float32.
+      store: a store, or its path, that has a part of these images in float16 or float32.
       teacher: instead of a store, a `Teacher`, or a source that `load_teacher` takes.
       views: the views, or their number besides the plain one; each image has 1 + `views` rows. A
         number stands for views with crop and flip, whose parameters take 17 bytes a row.
-      codecs: names of the codecs to compare; by default `CODECS`, without those that would keep
-        more than half of the classes.
+      codecs: to compare; by default those of `CODECS` that keep at most half of the classes.
       max_kl: largest KL of a recommended codec, in nats.
       sample: largest number of images to look at, drawn by `seed`.
       seed: seed of the sample.
@@ -157,7 +153,16 @@ def plan(
     if store is not None:
         name, logits = _from_store(sampled, store, seed)
     else:
-        setup = _setup(images, teacher, batch_size, class_names, pixels)
+        from streamkd.teachers.teach import teacher_setup  # needs TensorFlow
+
+        setup = teacher_setup(
+            images,
+            teacher,
+            batch_size=batch_size,
+            class_names=class_names,
+            codec="float32",
+            **pixels,
+        )
         name, (logits, seconds) = setup.teacher.name, _ask(sampled, setup, progress, clock)
     num_rows = len(images) * views.num_views
     compared = [
@@ -180,7 +185,7 @@ def plan(
 
 
 def check_source(store: Any, teacher: Any) -> None:
-    """Refuses a plan without a source of logits, or with two."""
+    """Raises OptionError for a plan without a source of logits, or with two."""
     if (store is None) == (teacher is None):
         raise OptionError(
             "A plan needs logits of the teacher: give one of --store S.h5 and --teacher T."
@@ -219,14 +224,12 @@ def describe(report: PlanReport) -> str:
 
 def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarray]:
     """Returns the teacher's name, and logits of one view of each image that the store has."""
-    from streamkd.store.collection import open_store
-
     store = open_store(store)
     if not isinstance(get_codec(store.header.codec), FloatCodec):
         raise StoreError(
             f"The store {store.path} holds logits as {store.header.codec}, and the loss of a codec "
             "is measured on exact logits.\n"
-            "Give a store with --codec float16 or float32, of some thousand images for example, or "
+            "Give a store with --codec float16 or float32, for example of 1,000 images, or "
             "`--teacher T`."
         )
     in_store = store.images_of_keys(images.keys)
@@ -243,26 +246,12 @@ def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarra
     return str(store.header.teacher.get("name")), store.gather(rows)
 
 
-def _setup(
-    images: Manifest,
-    teacher: Any,
-    batch_size: int,
-    class_names: list[str] | None,
-    pixels: dict[str, Any],
-) -> Any:
-    from streamkd.teachers.teach import teacher_setup
-
-    return teacher_setup(
-        images, teacher, batch_size=batch_size, class_names=class_names, codec="float32", **pixels
-    )
-
-
 def _ask(
     images: Manifest, setup: Any, progress: bool, clock: Callable[[], float]
 ) -> tuple[np.ndarray, float]:
     """Returns the teacher's logits, and its seconds for one image.
 
-    The first batch, which compiles the model, is not timed if there are others.
+    The first of several batches, which compiles the model, is not timed.
     """
     from streamkd.teachers.rendered_blocks import Blocks
     from streamkd.teachers.teacher_pass import TeacherPass
@@ -309,7 +298,7 @@ def _compare(codec: Codec, logits: np.ndarray, images: Manifest, views: Views) -
 
 def store_bytes(images: Manifest, codec: Codec, num_classes: int, views: Views) -> int:
     """Returns the bytes of a store of these images, without up to 200 kB between its datasets."""
-    names = images.class_names or []
+    class_names = encode_class_names(images.class_names or [])
     header = StoreHeader(
         num_images=len(images),
         num_views=views.num_views,
@@ -326,14 +315,14 @@ def store_bytes(images: Manifest, codec: Codec, num_classes: int, views: Views) 
     specs = dataset_specs(
         header,
         num_key_bytes=len(images.keys.data),
-        num_class_bytes=sum(len(name.encode("utf-8", "surrogateescape")) for name in names),
-        num_class_names=len(names),
+        num_class_bytes=len(class_names.data),
+        num_class_names=len(class_names),
     )
     return USERBLOCK_BYTES + sum(spec.num_bytes for spec in specs.values())
 
 
 def _recommended(compared: list[CodecPlan], max_kl: float) -> str:
-    for entry in compared:  # the smallest first
+    for entry in compared:  # the smallest store first
         if entry.kl is not None and max(entry.kl.values()) <= max_kl:
             return entry.codec
     return "float32"

@@ -1,4 +1,4 @@
-"""What the rows of a store depend on: kept in its header, compared when a pass is resumed.
+"""Provenance of a store's rows: kept in its header, compared when a pass is resumed.
 
 versions = package_versions("tensorflow", "numpy")
 check_same(store, {"--codec": ("float32", store.header.codec), "teacher": (identity, …)})
@@ -16,17 +16,15 @@ from streamkd.store.reader import LogitStore
 
 
 def package_versions(*names: str) -> dict[str, str]:
-    """Returns the versions of streamkd and of some packages by name, for a store's header."""
+    """Returns the versions of streamkd and of the named packages, for a store's header."""
     packages = {name: importlib.import_module(name).__version__ for name in names}
     return {"streamkd": streamkd.__version__, **packages}
 
 
 def check_same(store: LogitStore, settings: dict[str, tuple[Any, Any]]) -> None:
-    """Refuses to resume a store that was begun with other settings.
+    """Refuses to resume a store, finished or not, that was begun with other settings.
 
-    Args:
-      store: the store, unfinished or finished.
-      settings: for each name that a user knows, the value of this call and that of the store.
+    `settings` has, for each name that a user knows, the value of this call and that of the store.
 
     Raises:
       StoreError: names the first setting that differs, with both sides.

@@ -39,11 +39,7 @@ PARTNER = "partner_"
 class Blocks(Sequence):
     """All images of a pass, block by block: a sequence of int64 indices.
 
-    An entry is made when it is asked for, since there may be millions of blocks.
-
-    Args:
-      num_images: number of images in all.
-      images_per_block: the last block may have fewer.
+    An entry is made when it is asked for: there may be millions. The last may have fewer images.
     """
 
     def __init__(self, num_images: int, images_per_block: int) -> None:
@@ -59,7 +55,7 @@ class Blocks(Sequence):
 
 
 class Block(NamedTuple):
-    """Some images as the teacher is shown them.
+    """Images of a block as the teacher is shown them.
 
     Attributes:
       pixels: float32 `[images * num_views, height, width, channels]`.
@@ -104,11 +100,7 @@ def rendered_blocks(
 
 
 def _render(block: dict[str, tf.Tensor], views: Views, options: ImageOptions) -> Block:
-    """Returns a block with its pixels; in the graph.
-
-    Args:
-      block: the tensors that `_BlockReader.spec` names.
-    """
+    """Returns a block with its pixels, in the graph; `_BlockReader.spec` names the tensors."""
     file_bytes, one_size, known_digests, refused = (block[name] for name in FILES_SPEC)
     alone = block[PARTNER + "bad"] if views.mixes else tf.zeros([0], tf.bool)
     if not views.count and views.canonical_size is None:
@@ -131,7 +123,7 @@ class _BlockReader:
 
     Attributes:
       spec: dtype and shape of each array: the fields of `Files`, the parameters of the views, and
-        with mixing the same of the partners, their names with the prefix `PARTNER`.
+        with mixing both of the partners, their names with the prefix `PARTNER`.
     """
 
     def __init__(
@@ -145,7 +137,7 @@ class _BlockReader:
     ) -> None:
         self._images, self._blocks = images, blocks
         self._drawn, self._options = drawn, options
-        self._on_bad = _leave_to_the_store if skip_bad else None
+        self._report_bad = _leave_to_the_store if skip_bad else None
         self.spec = {**FILES_SPEC, **_parameter_spec(drawn.views, drawn.views.num_views)}
         if drawn.views.mixes:
             of_partners = {**FILES_SPEC, **_parameter_spec(drawn.views)}
@@ -171,10 +163,9 @@ class _BlockReader:
         return self._without_bad_partners(block)
 
     def _leave_out_undecodable(self, *arrays: np.ndarray) -> dict[str, Any]:
-        """Returns the arrays of a block without the files that TensorFlow cannot decode.
+        """Returns a block without the files that TensorFlow cannot decode.
 
-        Args:
-          arrays: the arrays that `_read` returned, in the order of `spec`.
+        `arrays` are those that `_read` returned, in the order of `spec`.
         """
         block: dict[str, Any] = dict(zip(self.spec, arrays, strict=True))
         for prefix in ("", PARTNER) if self._drawn.views.mixes else ("",):
@@ -185,7 +176,7 @@ class _BlockReader:
 
     def _read_files(self, images: np.ndarray) -> Files:
         paths = self._images.paths(images)
-        return read_files(paths, on_bad=self._on_bad, max_pixels=self._options.max_pixels)
+        return read_files(paths, report_bad=self._report_bad, max_pixels=self._options.max_pixels)
 
     def _without_bad_partners(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a block in which images whose partner cannot be decoded are not mixed."""

@@ -31,8 +31,7 @@ from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 from streamkd.views.operation_check import check_operation
 from streamkd.views.views import Views
 
-# Default of `batch_size`, in rows: 64 keep both cores busy in the forward pass of the models that
-# were measured.
+# Default of `batch_size`, in rows: 64 kept both cores busy in the forward pass of measured models.
 BATCH_SIZE = 64
 
 
@@ -60,7 +59,7 @@ def teach(
     """Asks the teacher about every image, or resumes a pass that was stopped.
 
     On a finished store every file is compared with the one that the teacher saw. Images that are
-    new or have changed go into a delta beside the store (`streamkd/teachers/deltas.py`).
+    new or have changed go into a delta, a second store (`streamkd/teachers/deltas.py`).
 
     Args:
       images: the transfer set.
@@ -69,8 +68,7 @@ def teach(
       image_size: (height, width) in pixels; by default the size that the teacher needs.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
-      batch_size: rows that are answered and written at once. The store keeps it, since another
-        size gives other last bits.
+      batch_size: rows that are answered and written at once; stored, since it changes last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs/codec.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       views: the renditions of every image that the teacher answers besides the plain one. An
@@ -137,11 +135,7 @@ def teacher_setup(
     image_size: tuple[int, int] | None = None,
     **pixels: Any,
 ) -> TeacherSetup:
-    """Returns the checked setup of a pass; arguments and errors as in `teach`.
-
-    Args:
-      **pixels: the other fields of `ImageOptions`.
-    """
+    """Returns the checked setup of a pass; arguments and errors as in `teach`."""
     teacher = load_teacher(teacher)
     options = ImageOptions(image_size=_teaching_size(teacher, image_size), **pixels)
     check_count("--batch-size", batch_size)
@@ -160,12 +154,7 @@ def teacher_setup(
 
 
 def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) -> Manifest:
-    """Returns the i-th of n parts of the images, cut between blocks.
-
-    Args:
-      images: the images, in key order.
-      shard: (i, n), with i from 1 to n.
-      images_per_block: images of a block.
+    """Returns part i of n of images in key order, cut between blocks; `shard` is (i, n), i from 1.
 
     Raises:
       OptionError: no such part, or a part without images.
@@ -180,7 +169,7 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     if count > num_blocks:
         raise OptionError(
             f"--shard is {number}/{count}, and {len(images):,} images are {num_blocks:,} blocks of "
-            f"{images_per_block}, so that some parts would be empty.\n"
+            f"{images_per_block}: a part would be empty.\n"
             f"Divide the pass into at most {num_blocks:,} parts, or give a smaller --batch-size."
         )
     first = (number - 1) * num_blocks // count * images_per_block
@@ -200,7 +189,7 @@ def _warn_of_refused(images: Manifest, store: RowStore) -> None:
 
 
 def _warn_of_chance(teacher: Teacher, store: LogitStore) -> None:
-    """Warns of a teacher hardly better than chance: mostly its preprocessing is wrong."""
+    """Warns of a teacher hardly better than chance, whose preprocessing is probably wrong."""
     accuracy = (store.summary or {}).get("teacher_accuracy")
     chance = 1 / store.num_classes
     # With two classes, twice chance would be every image.

@@ -20,8 +20,6 @@ from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
 
-OUTPUTS = ("auto", *output_kind.KINDS)
-
 
 @public
 class Teacher:
@@ -29,7 +27,7 @@ class Teacher:
 
     Attributes:
       name: its name in the store and in messages.
-      output_kind: one of `models.output_kind.KINDS`, or 'auto' until the first answers are judged.
+      output_kind: one of `output_kind.KINDS`, or 'auto' until the first answers are judged.
       preprocess: name of the pixels' preprocessing; see `streamkd.models.preprocessing`.
       removed: the activation that was taken off the model's end, or None.
       num_outputs: number of outputs; None where it is not known before the first answer.
@@ -53,7 +51,7 @@ class Teacher:
         weights_digest: str | None = None,
         drop_output: int | None = None,
     ) -> None:
-        check_choice("--teacher-output", output, OUTPUTS)
+        check_choice("--teacher-output", output, output_kind.CHOICES)
         self.answer = answer
         self.name = name
         self.output_kind = output
@@ -73,7 +71,7 @@ class Teacher:
         output = options.pop("output", "auto")
         # The user describes the outputs of the whole model; without its softmax they are logits.
         if logits.removed is not None or (output == "auto" and logits.inspected):
-            check_choice("--teacher-output", output, OUTPUTS)
+            check_choice("--teacher-output", output, output_kind.CHOICES)
             output = "logits"
         from streamkd.models.inference import compiled_answer
 
@@ -99,8 +97,7 @@ class Teacher:
     def __call__(self, images: Any) -> np.ndarray:
         """Returns logits, float32 `[batch, num_classes]`, for pixels from 0 to 255.
 
-        Args:
-          images: float32 `[batch, height, width, channels]`.
+        `images` are float32 `[batch, height, width, channels]`.
 
         Raises:
           TeacherError: the answers are not one row of numbers for each image.
@@ -131,19 +128,14 @@ class Teacher:
         return np.delete(logits, dropped, axis=1)
 
     def settle_output(self, kind: str) -> None:
-        """Fixes the kind of the outputs if it has been 'auto' so far.
-
-        Args:
-          kind: one of `models.output_kind.KINDS`.
-        """
+        """Fixes the kind of the outputs, one of `output_kind.KINDS`, unless it is fixed already."""
         if self.output_kind == "auto":
             self.output_kind = kind
 
     def identity(self, *, default_output: str | None = None) -> dict[str, Any]:
         """Returns the teacher's settings as a store keeps them; equal for equal teachers.
 
-        Args:
-          default_output: kind of the outputs to assume while `output_kind` is 'auto'.
+        While `output_kind` is 'auto', `default_output` stands in.
         """
         undecided = self.output_kind == "auto" and default_output is not None
         return {

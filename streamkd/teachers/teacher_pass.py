@@ -8,8 +8,7 @@ another grouping changes the last bits of a float32 model's answers. A block tha
 is never asked for again: kill the pass at any moment and start it again, and it resumes. On the
 same machine the finished file is the same to the byte.
 
-The pass creates the store when the first block has been answered, so that a teacher or an image
-that does not fit leaves nothing behind.
+The first answered block creates the store: a teacher or image that does not fit leaves no file.
 """
 
 from __future__ import annotations
@@ -24,28 +23,33 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import OtherImagesError, StoreError, TeacherError, readable_key
+from streamkd.errors import (
+    OtherImagesError,
+    StoreError,
+    TeacherError,
+    readable_key,
+    readable_names,
+)
 from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.class_names import renumber
-from streamkd.manifest.listing import shown
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import refuse_bad_image
 from streamkd.store import codecs
 from streamkd.store.codecs.check_range import check_range
+from streamkd.store.creation import create_store
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_list
-from streamkd.store.writer import create_store
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
 from streamkd.teachers.teacher import Teacher
 from streamkd.views.views import Views
 
-# Largest difference of two answers of one teacher, as a fraction of the largest logit. Between two
-# machines, or with float16 in the store, the last digits differ by up to 1e-3 of it; another
-# preprocessing or another teacher differs by tenths of it and more.
+# Largest difference of two answers of one teacher, as a fraction of the largest logit. Another
+# machine, or float16 in the store, changes the last digits, up to 1e-3; another preprocessing or
+# another teacher changes tenths and more.
 ANSWER_TOLERANCE = 0.01
 
 
@@ -56,10 +60,8 @@ class TeacherSetup:
     Attributes:
       teacher: the teacher that is asked.
       options: how files become the pixels that the teacher sees.
-      class_names: the teacher's classes in the order of its outputs; None for classes without
-        names.
-      batch_size: largest number of rows that are answered and written at once. A block has whole
-        images, and so a few rows less.
+      class_names: the teacher's classes in the order of its outputs; None without names.
+      batch_size: largest number of rows answered and written at once; a block has whole images.
       codec: name of the codec that keeps the logits.
       views: the renditions of an image that are answered.
     """
@@ -77,11 +79,7 @@ class TeacherSetup:
         return max(1, self.batch_size // self.views.num_views)
 
     def check_same(self, store: LogitStore) -> None:
-        """Refuses a store that was begun with another setup.
-
-        Raises:
-          StoreError: names the first setting that differs, with both sides.
-        """
+        """Raises StoreError for a store that was begun with another setup, naming both sides."""
         header = store.header
         identity = self.teacher.identity(default_output=header.teacher.get("output"))
         settings = {
@@ -97,7 +95,7 @@ class TeacherSetup:
 
 
 class TeacherPass:
-    """The answers of one teacher to some images, in one store file.
+    """The answers of one teacher to all images of a store file.
 
     Attributes:
       setup: all that the answers depend on.
@@ -143,14 +141,15 @@ class TeacherPass:
         """
         answers = self.answers
         if not os.path.exists(self.path):
-            refuse_stale_list(self.path)
+            refuse_stale_index(self.path)
             answers = functools.partial(self._resumed, self._create())
         store = LogitStore(self.path)
         self.setup.check_same(store)
-        self._check_images(store)
+        if store.header.fingerprint != self.images.fingerprint:
+            raise other_images(self.images, store)
         self.setup.teacher.settle_output(store.header.teacher["output"])
         self.check_answers(store)
-        return fill_store(self.path, answers, what="teaching", progress=progress)
+        return fill_store(self.path, answers, activity="teaching", progress=progress)
 
     def check_answers(self, store: LogitStore) -> None:
         """Refuses a teacher whose answers differ from those in a store of the same setup.
@@ -189,11 +188,7 @@ class TeacherPass:
         )
 
     def answers(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
-        """Yields the answer to each group of images; the teacher is asked as they are taken.
-
-        Args:
-          groups: int64 arrays, indices of images.
-        """
+        """Yields the answer to each group of image indices, and asks the teacher meanwhile."""
         for group, block in zip(groups, self._read(groups, self._drawn), strict=True):
             pixels, content_digests, refused, alone = block
             views = self._drawn.of_rows(group, alone)
@@ -202,16 +197,15 @@ class TeacherPass:
     def _resumed(self, begun: Iterator[Answer], groups: Sequence[np.ndarray]) -> Iterator[Answer]:
         """Returns the answers that `_create` has begun, if every block is still to be written.
 
-        Another process may have written some blocks since the store was created; then the teacher
-        is asked about the other groups alone.
+        Another process may have written blocks since the store was created; then the teacher is
+        asked about the other groups alone.
         """
         return begun if len(groups) == len(self._blocks) else self.answers(groups)
 
     def _create(self) -> Iterator[Answer]:
         """Creates the store once the teacher has answered the first block.
 
-        Returns:
-          The answers to all blocks, the first of which has been made.
+        Returns the answers to all blocks, the first of which has been made.
         """
         setup, images = self.setup, self.images
         num_views = setup.views.num_views
@@ -241,11 +235,10 @@ class TeacherPass:
     def _read(
         self, groups: Sequence[np.ndarray], drawn: DrawnViews
     ) -> Iterator[tuple[tf.Tensor, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields the fields of the `Block` of each group.
+        """Yields the fields of the `Block` of each group, with the views `drawn`.
 
         Args:
           groups: int64 arrays, indices of images that are read together.
-          drawn: the views that are rendered.
 
         Raises:
           BadImageError: names the file that cannot be decoded.
@@ -272,16 +265,12 @@ class TeacherPass:
         classes = self.setup.class_names
         if classes is not None and num_outputs != len(classes):
             raise TeacherError(
-                f"The teacher has {num_outputs} outputs, and there are {len(classes)} classes."
-                f"\n  teacher: {self.setup.teacher.name}, {num_outputs} outputs\n"
-                f"  classes: {shown(classes)}\n"
+                f"The teacher has {num_outputs} outputs, and there are {len(classes)} classes.\n"
+                f"  teacher: {self.setup.teacher.name}, {num_outputs} outputs\n"
+                f"  classes: {readable_names(classes)}\n"
                 "Give the teacher's classes in the order of its outputs, one a line: "
                 "`--class-names FILE`; an output that is no class is left out by `--drop-output N`."
             )
-
-    def _check_images(self, store: LogitStore) -> None:
-        if store.header.fingerprint != self.images.fingerprint:
-            raise other_images(self.images, store)
 
 
 def other_images(images: Manifest, store: LogitStore) -> OtherImagesError:
@@ -305,12 +294,12 @@ def _first_difference(images: Manifest, store: LogitStore) -> str:
         key = readable_key(images.keys[missing[0]])
         return f"  first of {len(missing):,} images without logits: '{key}'\n"
     if len(images) < store.num_images:
-        return f"  {store.num_images - len(images):,} images of the store are not there\n"
+        return f"  {store.num_images - len(images):,} images of the store are gone\n"
     return "  the same keys with other labels or class names\n"
 
 
 def _nearly_equal(now: np.ndarray, stored: np.ndarray, codec: codecs.Codec) -> bool:
-    """Returns whether two answers differ by rounding at most, on this or another machine."""
+    """Returns whether two answers differ at most by rounding, on this or another machine."""
     if not (np.abs(now) <= codec.largest).all():
         return False
     apart = np.abs(codec.decode(codec.encode(now), now.shape[1]) - stored)

@@ -31,11 +31,11 @@ from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
 from streamkd.store.codecs.check_range import check_range
+from streamkd.store.creation import create_store
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
-from streamkd.store.store_list import refuse_stale_list
-from streamkd.store.writer import create_store
+from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.views.views import Views
 
@@ -81,14 +81,12 @@ def write_store(
       out: path of the store; an unfinished store is resumed.
       answer: given an `ImageBatch`, returns its logits, float `[images, num_classes]`: a NumPy
         array, or anything that `np.asarray` takes.
-      teacher: the teacher's name, or a dict of all that its answers depend on. The store keeps it,
-        and a repeated call compares it.
+      teacher: the teacher's name, or a dict of all that its answers depend on; stored and compared.
       image_size: (height, width) that the teacher sees; the student's default. Without it, the
         size has to be given when the store is joined.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: the options of Keras'
         loader that come nearest to the teacher's own; the student sees its images that way.
-      decode: 'scaled' where the teacher's images are resized with antialiasing, as Pillow and
-        torchvision do; see `ImageOptions`.
+      decode: 'scaled' for antialiased resizing, as in Pillow and torchvision; see `ImageOptions`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       batch_size: images that are answered and written at once.
       codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs/codec.py`.
@@ -149,10 +147,10 @@ class _Writing:
     def run(self, progress: bool) -> LogitStore:
         """Creates or resumes the store, fills it, finishes it, and returns it."""
         if not os.path.exists(self.path):
-            refuse_stale_list(self.path)
+            refuse_stale_index(self.path)
             self._create()
         self._check_same(LogitStore(self.path))
-        return fill_store(self.path, self._answers, what="writing", progress=progress)
+        return fill_store(self.path, self._answers, activity="writing", progress=progress)
 
     def _answers(self, groups: list[np.ndarray]) -> Iterator[Answer]:
         """Yields the answer to each group of images."""

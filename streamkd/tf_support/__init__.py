@@ -1,1 +1,1 @@
-"""What TensorFlow needs of us: reading pipelines, iterators, AutoGraph, a quiet import."""
+"""TensorFlow's plumbing: reading pipelines, iterators, AutoGraph, a quiet import."""

@@ -6,8 +6,7 @@
 
 AutoGraph reads the source of a function and of all functions that it calls, and writes functions
 whose `if` and `while` may test tensors. That takes seconds at the start of a run. Functions of
-streamkd use `tf.cond` and `tf.while_loop` instead. The user's layers and operations are rewritten,
-as under `fit`.
+streamkd use `tf.cond` and `tf.while_loop` instead. As under `fit`, the user's code is rewritten.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ import tensorflow as tf
 _ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 # Resources that could not be released, because Python was ending.
 _KEPT: list[list[Any]] = []
-# Longest time that a collection takes, in seconds. An iterator in use for longer has another owner,
-# which will release it.
+# Longest time of a collection, in seconds. An iterator in use for longer has another owner.
 _MAX_WAIT_SECS = 60
 
 
@@ -63,8 +62,7 @@ def make_collectable(iterator: Any) -> Any:
 
 
 def _release(resources: list[Any]) -> None:
-    """Releases an iterator's resources: at once on the main thread, which runs none of its calls;
-    else on a new thread."""
+    """Releases resources at once on the main thread, which runs no calls; else on a new thread."""
     if threading.current_thread() is threading.main_thread():
         return
     try:

@@ -3,9 +3,8 @@
     import_tensorflow()
     import tensorflow as tf
 
-TensorFlow writes lines about missing GPUs to standard error before its own log level applies. On a
-machine without a GPU they are most of the output of a short command. Errors still show, since they
-are Python exceptions.
+TensorFlow writes lines about missing GPUs to standard error before its own log level applies, more
+than a short command itself writes. Errors still show, since they are Python exceptions.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ logits, by the batch (about ten microseconds an image); the second is TensorFlow
 several batches at once. If they were one, op determinism would make the decoding serial too.
 
 A batch that cannot be decoded is an error, or goes through `rescue` and is decoded again: tf.data
-drops the first try and takes the second. A batch without faults pays 0.1 ms for that, and nothing
-an image.
+drops the first try and takes the second. A batch without faults pays 0.1 ms for that.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import tensorflow as tf
 
 from streamkd.tf_support.autograph import unconverted
 
-# Number of batches that are read at once: one waits for the disk while the other is taken over.
+# Number of batches that are read at once: one waits for the disk while the other is passed on.
 # More of them compete for Python's lock (1.5 µs an image with 4).
 NUM_FETCHES = 2
 # Number of results that wait for the reader of a dataset.
@@ -68,13 +67,11 @@ def read_pipeline(
       source: one element a batch, such as its step.
       fetch: graph function of an element, with a `python_call` inside.
       decode: graph function of a fetched batch.
-      rescue: graph function of a fetched batch that `decode` failed on; returns the batch without
-        its bad files.
-      after: graph functions of the decoded batch, one after the other. Each keeps as many results
-        in flight as there are cores.
-      one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default a
-        batch is in flight for each core.
-      num_prefetched: number of results that wait for the reader besides those.
+      rescue: graph function of a batch that `decode` failed on; returns it without bad files.
+      after: graph functions of the decoded batch, in order, each with one batch in flight a core.
+      one_at_a_time: `decode` runs in the reader's thread, when a batch is asked for; by default it
+        has one batch in flight a core.
+      num_prefetched: number of finished results that wait for the reader.
     """
     options = tf.data.Options()
     options.deterministic = True
@@ -82,7 +79,7 @@ def read_pipeline(
     # batch a core in TensorFlow's decoder leaves no work for threads within an operation.
     options.autotune.enabled = False
     options.threading.max_intra_op_parallelism = 1
-    # Reading begins with the iterator, not with the first batch that is asked for: some batches get
+    # Reading begins with the iterator, not with the first batch that is asked for: batches get
     # ready while a model is being compiled, which takes seconds.
     options.experimental_warm_start = True
     fetch, decode, *after = map(unconverted, (fetch, decode, *after))

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import NonFiniteError, readable_key
-from streamkd.manifest.manifest import key_fields
+from streamkd.keys import key_fields
 from streamkd.stream.stream import Stream
 
 # Steps in a row that `on_nonfinite="skip"` leaves out; with more, something else is wrong.

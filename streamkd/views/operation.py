@@ -97,12 +97,9 @@ class ViewOperation:
 
 
 def check_replayed(stored: ViewOperation | None, given: ViewOperation | None, path: str) -> None:
-    """Refuses an operation that is not the one of a store's views.
+    """Refuses the user's operation, or its absence, where a store's views have another one.
 
-    Args:
-      stored: the operation in the store's view specification, or None.
-      given: the operation that the user gives with its function, or None.
-      path: of the store.
+    `stored` is that of the store's view specification, `given` the user's; either may be None.
 
     Raises:
       OptionError: shows both sides.

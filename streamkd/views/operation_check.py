@@ -20,8 +20,7 @@ from streamkd.views.render import seeds_of
 
 # Rows of the random pixels: enough for another order, few enough for large images.
 NUM_ROWS = 4
-# Largest difference of two results, of 255 levels. Convolutions of other batch sizes round in
-# another order, a few 1e-5 apart.
+# Largest difference of two results, of 255 levels. The batch size moves convolutions a few 1e-5.
 TOLERANCE = 1e-2
 # Faults of operations, each with its advice.
 _UNREPEATABLE = (
@@ -38,9 +37,7 @@ _RETURN = "Return finite pixels of the type and shape that it is given."
 def check_operation(operation: ViewOperation, shape: tuple[int, int, int]) -> None:
     """Refuses an operation whose result does not depend on pixels and seeds alone.
 
-    Args:
-      operation: the operation, with its function.
-      shape: height, width and channels of the images that it will get.
+    `shape` is height, width and channels of the images that the operation will get.
 
     Raises:
       OptionError: names the operation, and the difference of two results.
@@ -70,11 +67,7 @@ def check_operation(operation: ViewOperation, shape: tuple[int, int, int]) -> No
 
 
 def _traced(operation: ViewOperation, shape: tuple[int, int, int]) -> Any:
-    """Returns the function as a graph of its own, for any number of rows.
-
-    Raises:
-      OptionError: the function cannot be traced, or its result has another type or shape.
-    """
+    """Returns the function as a graph of its own; refuses another type or shape of the result."""
     function: Any = operation.function
     rows = tf.TensorSpec([None, *shape], tf.float32)
     try:

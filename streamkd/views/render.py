@@ -35,7 +35,7 @@ def render_block(
     views: Views,
     options: ImageOptions,
 ) -> tf.Tensor:
-    """Returns every view of some images, as the teacher is shown them.
+    """Returns every view of a block's images, as the teacher is shown them.
 
     Args:
       file_bytes, one_size: the files, as in `decode_batch`.
@@ -111,9 +111,8 @@ def change(
 
     Args:
       pixels: float32 `[rows, height, width, channels]`, 0 to 255.
-      parameters: of each row, as far as the views have them: `view_flip`, `view_color`,
-        `view_seed`.
-      operation: the user's own operation, with its function; None where the views have none.
+      parameters: of each row, those that the views have of `view_flip`, `view_color`, `view_seed`.
+      operation: as in `render_rows`.
     """
     flip_and_color = {n: p for n, p in parameters.items() if n in ("view_flip", "view_color")}
     if flip_and_color:
@@ -146,7 +145,7 @@ def mix(pixels: tf.Tensor, partners: tf.Tensor, parameters: dict[str, tf.Tensor]
 
     Args:
       pixels: float32 `[rows, height, width, channels]`, after `change`.
-      partners: the same of each row's partner; the row's own where it is not mixed.
+      partners: pixels of each row's partner; the row itself where it is not mixed.
       parameters: `view_share` and, with cutmix, `view_paste`.
     """
     share = parameters["view_share"][:, None, None, None]
@@ -192,8 +191,7 @@ def inside(boxes: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
 def seeds_of(view_seeds: tf.Tensor) -> tf.Tensor:
     """Returns stored seeds, uint64 `[rows]`, as TensorFlow's stateless draws take them.
 
-    Returns:
-      int32 `[rows, 2]`, the lower half first.
+    The result is int32 `[rows, 2]`, the lower half first.
     """
     return tf.bitcast(view_seeds, tf.int32)
 
@@ -204,8 +202,7 @@ def _operate(pixels: tf.Tensor, view_seeds: tf.Tensor, operation: ViewOperation)
     changed = converted(operation.function)(pixels, seeds_of(view_seeds))
     changed = tf.clip_by_value(tf.ensure_shape(changed, pixels.shape), 0, 255)
     plain = tf.equal(view_seeds, 0)[:, None, None, None]
-    # Most batches of a student have no plain row, and choosing row by row takes 10 µs an image of
-    # 32×32.
+    # A student's batch seldom has a plain row, and choosing by row takes 10 µs an image of 32×32.
     return tf.cond(tf.reduce_any(plain), lambda: tf.where(plain, pixels, changed), lambda: changed)
 
 

@@ -74,8 +74,7 @@ class Views:
         both, a coin decides for each pair.
       canonical_size: (height, width) to which every image is resized before views are cut from it;
         None to cut them from the file's own pixels. The pixel cache needs a canonical size.
-      operation: the user's own operation, applied to every drawn view with a seed of its own; or
-        None.
+      operation: the user's own operation, applied to each drawn view with another seed; or None.
       seed: seed of all draws.
 
     Raises:
@@ -181,13 +180,10 @@ class Views:
         return {name: (dtype, shape) for name, (dtype, shape, used) in parameters.items() if used}
 
     def draw(self, key_hashes: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the parameters of every view of some images, without partners.
+        """Returns the parameters of every view of images, without partners; view 0 is plain.
 
-        Args:
-          key_hashes: uint64 `[images]`, from `keys.hash_keys`.
-
-        Returns:
-          Arrays `[images, num_views, …]`, typed as in `datasets`. View 0 is the plain image.
+        They are arrays `[images, num_views, …]`, typed as in `datasets`. `key_hashes` are uint64
+        `[images]`, from `keys.hash_keys`.
         """
         views = np.arange(1, self.num_views, dtype=np.uint64)
         uniform = functools.partial(_uniform, self.seed, key_hashes[:, None], views[None, :])
@@ -236,8 +232,7 @@ class Views:
         """Returns `view_share`, and `view_paste` with cutmix, equal for both partners of a pair.
 
         Args:
-          key_hashes: uint64 `[images, num_views]`, hashes of the images' keys, repeated for each
-            view.
+          key_hashes: uint64 `[images, num_views]`, the hash of each image's key in every column.
           partners: uint64 `[images, num_views]`, hashes of the partners' keys; the image's own hash
             for a view that is not mixed.
         """

@@ -32,9 +32,10 @@ from common import cpu_seconds, made_up_header, rotated
 from streamkd.keys import Keys
 from streamkd.store import codecs
 from streamkd.store.collection import open_store
+from streamkd.store.creation import create_store
 from streamkd.store.reader import LogitStore
 from streamkd.store.verify_file import verify_store
-from streamkd.store.writer import StoreWriter, create_store
+from streamkd.store.writer import StoreWriter
 
 Contender = Callable[[np.ndarray], Any]
 CODECS = ("float16", "float32", "packed:8", "packed:4", "packed:3+28", "packed:0+100")

@@ -89,7 +89,8 @@ def print_row(title: str, values: dict[str, float]) -> None:
 def create(path: str, num_images: int) -> dict[str, float]:
     """Creates a store whose rows are sparse on disk."""
     from streamkd import disk
-    from streamkd.store.writer import StoreWriter, create_store
+    from streamkd.store.creation import create_store
+    from streamkd.store.writer import StoreWriter
 
     header = made_up_header(
         num_images, NUM_CLASSES, block_rows=BLOCK_ROWS, images={"image_size": [224, 224]}

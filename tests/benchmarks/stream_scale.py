@@ -184,7 +184,8 @@ def make(directory: Path, num_images: int) -> None:
     from streamkd.manifest.fingerprint import fingerprint
     from streamkd.manifest.manifest import Manifest
     from streamkd.pixels.content_digest import digest_files
-    from streamkd.store.writer import StoreWriter, create_store
+    from streamkd.store.creation import create_store
+    from streamkd.store.writer import StoreWriter
 
     names = make_files(directory, num_images // NUM_FILES)
     path = directory / f"{num_images}.h5"

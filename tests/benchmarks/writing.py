@@ -30,7 +30,8 @@ from streamkd import disk
 from streamkd.keys import Keys
 from streamkd.store import writer
 from streamkd.store.background_writer import BackgroundWriter
-from streamkd.store.writer import StoreWriter, create_store
+from streamkd.store.creation import create_store
+from streamkd.store.writer import StoreWriter
 
 NUM_CLASSES, BLOCK_IMAGES = 1000, 64
 SECONDS_A_BLOCK = BLOCK_IMAGES / 1000

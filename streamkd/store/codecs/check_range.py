@@ -39,7 +39,6 @@ def check_range(logits: np.ndarray, keys: Keys, codec_name: str) -> None:
     raise NonFiniteError(
         f"The teacher's logits of '{readable_key(keys[image])}', view {view}, hold {worst}.\n"
         f"  codec {codec.name} holds finite numbers up to {codec.largest:g}\n"
-        f"  first of {int((~fits).sum()):,} such rows in this block; nothing of it was "
-        f"written\n{advice}",
+        f"  first of {int((~fits).sum()):,} such rows; this block was not written\n{advice}",
         key=keys[image],
     )

@@ -4,7 +4,7 @@
     stored = codec.encode(logits)    # {"scale": float32 [rows, 3], "packed": uint8 [rows, 375], …
     codec.decode(stored, 1000)       # float32 [rows, 1000]
 
-| name          | what is kept of a row                                                           |
+| name          | kept of a row                                                                   |
 |---------------|---------------------------------------------------------------------------------|
 | `float32`     | every logit                                                                     |
 | `float16`     | every logit                                                                     |
@@ -71,7 +71,7 @@ class Codec(Protocol):
 
     Attributes:
       name: as on the command line.
-      largest: the largest magnitude that it can hold.
+      largest: the largest magnitude of a logit that the codec holds.
     """
 
     @property
@@ -81,11 +81,7 @@ class Codec(Protocol):
     def largest(self) -> float: ...
 
     def check_num_classes(self, num_classes: int) -> None:
-        """Refuses a number of classes that the codec does not fit.
-
-        Raises:
-          OptionError: as many logits are kept as there are classes, or more.
-        """
+        """Raises OptionError unless there are more classes than kept logits."""
 
     def datasets(self, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Returns the dtype of each dataset, and the shape of one row in it."""
@@ -106,9 +102,8 @@ class FloatCodec:
     """Every logit as one floating-point number, in the dataset `logits`.
 
     Attributes:
-      name: as on the command line.
       dtype: of the stored numbers, little-endian.
-      largest: the largest magnitude that it can hold.
+      name, largest: as in `Codec`.
     """
 
     name: str
@@ -140,7 +135,6 @@ class LevelCodec:
     Attributes:
       bits: of a code: 8, 4, 3 or 2.
       num_kept: K, or 0.
-      largest: the largest magnitude that it can hold.
     """
 
     bits: int
@@ -207,7 +201,6 @@ class KeptCodec:
 
     Attributes:
       num_kept: K.
-      largest: the largest magnitude that it can hold.
     """
 
     num_kept: int

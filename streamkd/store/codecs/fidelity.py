@@ -28,7 +28,7 @@ class Fidelity:
       codec: its name.
       num_bytes: bytes of a row's logits, without checksum and `done`.
       divergences: mean KL(true ‖ rebuilt) for each of `TEMPERATURES`.
-      agreement: fraction of rows whose largest logit is still that of the same class.
+      agreement: fraction of rows whose largest logit keeps its class.
     """
 
     codec: str

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Temperatures whose KL is minimized, and the weight of each. More weight for the one costs the
-# other (DESIGN.md).
+# Temperatures whose KL is minimized, and their weights. One gains at the other's cost (DESIGN.md).
 _TEMPERATURES = (1.0, 20.0)
 _IMPORTANCES = (1.0, 4.0)
 # Rounds of nearest levels and regression.
@@ -21,7 +20,7 @@ _ITERATIONS = 4
 # Levels on either side of the mean, in standard deviations, from which the fit starts: about
 # where normally distributed logits want them.
 _REACH = {3: 1.3, 4: 1.5, 7: 1.9, 8: 2.0, 15: 2.5, 16: 2.6, 255: 4.0, 256: 4.0}
-# Logits that are fitted at a time: they stay in the second-level cache.
+# Logits that are fitted at a time, which stay in the second-level cache.
 _NUMBERS_AT_ONCE = 1 << 15
 # A weight too small to matter, for logits without any other.
 _MIN_WEIGHT = np.float32(1e-30)
@@ -44,7 +43,7 @@ def fit_levels(
       codes: uint8 `[rows, num_classes]`, 0 to `num_levels - 1`; meaningless for kept logits.
 
     No level in use lies above the largest logit that is not kept, and all lie below the kept ones.
-    A row's levels depend on that row alone, not on the rows beside it.
+    A row's levels depend on that row alone, not on the other rows.
     """
     rows, num_classes = logits.shape
     lowest, step = np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -170,5 +169,5 @@ class _Fit:
 
 
 def _sum(numbers: np.ndarray) -> np.ndarray:
-    # Not a matrix product, whose last bits may depend on the rows beside it.
+    # Not a matrix product: the last bits of a row may depend on the other rows.
     return numbers.sum(axis=1, keepdims=True)
