@@ -86,7 +86,7 @@ def label_loss(
     num_examples, num_classes = tf.unstack(tf.shape(student_log))
     labels = tf.cast(labels, tf.int32)
     positions = num_classes * tf.range(num_examples)[:, None] + tf.where(known, labels, 0)
-    # A label that no class has is an error, and not a class of the next example.
+    # A label beyond the classes must fail, and not pick a class of the next example.
     positions = tf.where(labels < num_classes, positions, -1)
     picked = tf.gather(tf.reshape(student_log, [-1]), positions)
     if smoothing:

@@ -89,8 +89,8 @@ def join(
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: part of what the teacher
         saw; with a store they can only be repeated. See `ImageOptions`.
       missing: 'raise' refuses images without logits; 'drop' leaves them out and warns; 'label' lets
-        the student learn them from their labels alone and warns. A store without logits of any of
-        the images is refused in any case.
+        the student learn them from their labels alone and warns. A store that has logits of none of
+        the images is always refused.
       augment: 'replay' shows the views that the teacher answered. 'independent' draws others for
         every epoch, while the logits stay those of the plain image: known to be no better than
         labels alone in long runs, and offered for comparison.
@@ -98,7 +98,7 @@ def join(
       operation: the operation of the store's views, where they have one: the store knows its name
         and version, the function is the caller's. It is first tried out on random pixels.
       balance: draw every class equally often, however many images it has; an epoch then has about
-        as many draws as there are images.
+        one draw for each image.
       views_per_decode: number of views of a decoded image that share a batch. An epoch decodes
         every image once, and so has that many times as many steps.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
@@ -110,8 +110,8 @@ def join(
         A file that changes is noticed when a process first asks for its image, by the file's size
         and time of change.
       cache_directory: for 'disk'; by default `streamkd/pixels` in the user's cache directory.
-      cache_bytes: size of the cache at most; images without room are decoded each time. By default
-        half of the free memory, or nine tenths of the free room on the disk.
+      cache_bytes: largest size of the cache; images without room are decoded each time. By default
+        half of the free memory, or nine tenths of the free disk space.
       progress: show progress where files have to be read to find renamed ones.
 
     Raises:
@@ -286,10 +286,7 @@ def find_rows(
 
 
 def _refuse_missing(
-    images: Manifest,
-    store: RowStore,
-    absent: np.ndarray,
-    refused: np.ndarray,
+    images: Manifest, store: RowStore, absent: np.ndarray, refused: np.ndarray
 ) -> None:
     first = int(absent[0])
     root = os.fsdecode(images.root)

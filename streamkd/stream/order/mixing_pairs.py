@@ -14,7 +14,7 @@ import numpy as np
 
 from streamkd.store.row_store import RowStore
 
-# Number of views whose pairs are kept: two, since batches straddle an epoch and the one before.
+# Number of views whose pairs are kept: batches straddle two epochs.
 _NUM_KEPT = 2
 
 
@@ -29,7 +29,7 @@ class Pairs:
         """Args: `images`, int64 `[num_images]`, each image's number in the store."""
         self._store = store
         self._images = images
-        # The position in the manifest of each image of the store; -1 where it has none.
+        # The position in the manifest of each image of the store; -1 for an image without one.
         self._position = np.full(int(images.max()) + 1, -1, np.int64)
         self._position[images] = np.arange(len(images))
         self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
