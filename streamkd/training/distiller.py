@@ -56,8 +56,6 @@ from streamkd.training.student_checks import check_fits, check_loss
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
 
-__all__ = ["Distiller", "History"]
-
 
 @public
 class Distiller:
@@ -209,8 +207,15 @@ class Distiller:
         if save_every is not None:
             check_count("save_every", save_every)
         callbacks = check_callbacks(callbacks, self.family)
-        self._check_stream(stream)
-        weights = self._class_weights(class_weight, stream)
+        stream.check_divides_batch(self.workers.worker_slice)
+        check_loss(self.recipe.label_weight, stream)
+        check_fits(self._logits, self.student, stream)
+        weights = class_weights(
+            class_weight,
+            class_names=stream.class_names,
+            labels=stream.labels,
+            num_classes=stream.num_classes,
+        )
         with restorable_random_layers(self._logits.model, self.strategy):
             schedule = self._schedule(callbacks)
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
@@ -249,20 +254,6 @@ class Distiller:
                 shows_progress=progress and self.workers.is_chief,
             )
             return loop.train(resume)
-
-    def _check_stream(self, stream: Stream) -> None:
-        """Refuses a stream that this student cannot learn from."""
-        stream.check_divides_batch(self.workers.worker_slice)
-        check_loss(self.recipe.label_weight, stream)
-        check_fits(self._logits, self.student, stream)
-
-    def _class_weights(self, given: Any, stream: Stream) -> np.ndarray | None:
-        return class_weights(
-            given,
-            class_names=stream.class_names,
-            labels=stream.labels,
-            num_classes=stream.num_classes,
-        )
 
     def _schedule(self, callbacks: list[Any]) -> str:
         """Returns the schedule of an optimizer given by name."""

@@ -6,11 +6,10 @@
     begun = workers.from_chief(lambda: read(path))
 
 A worker is a process: `tf.distribute` gives each the same program. Workers wait for each other in
-every step. A decision that one worker would take by itself, by its clock or by a signal, is
-therefore agreed upon by all before any acts on it. One worker, the chief, keeps the run on its
-disk; the others need no access to it.
+every step, so all agree on a decision that one would take by its own clock or signal. One worker,
+the chief, keeps the run on its disk, to which the others need no access.
 
-Without a strategy there is one worker with one replica, and nothing here costs any time.
+Without a strategy, one worker has one replica, and the methods cost no time.
 """
 
 from __future__ import annotations
@@ -74,8 +73,7 @@ class Workers:
     def iterate(self, dataset_of: Callable[[WorkerSlice], tf.data.Dataset]) -> Any:
         """Returns an iterator for the compiled loop over this worker's pieces of every batch.
 
-        Args:
-          dataset_of: returns an endless dataset of these pieces.
+        `dataset_of` returns an endless dataset of these pieces.
         """
         pieces = self.strategy.distribute_datasets_from_function(
             lambda context: dataset_of(WorkerSlice.of(context))
@@ -150,7 +148,7 @@ class Workers:
         """Lets the chief read replica-local variables alone within this context.
 
         Such a variable is the sum or the mean of the replicas' values. Reading one asks all
-        workers, so all workers fetch the values on entry, together.
+        workers, so all fetch the values together, on entry.
         """
         spread = [] if self.is_alone else [v for v in variables if _is_spread(v)]
         with self.named_losses():
@@ -226,7 +224,5 @@ def _number_in_cluster(resolver: Any) -> tuple[int, int]:
     num_chiefs, num_workers = len(jobs.get("chief", ())), len(jobs.get("worker", ()))
     if num_chiefs + num_workers < 2:
         return 0, 1
-    number = resolver.task_id
-    return (number if resolver.task_type == "chief" else num_chiefs + number), (
-        num_chiefs + num_workers
-    )
+    first = 0 if resolver.task_type == "chief" else num_chiefs
+    return first + resolver.task_id, num_chiefs + num_workers

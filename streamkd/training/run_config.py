@@ -97,14 +97,7 @@ def _without_names(settings: Any) -> Any:
 def describe_training(
     recipe: Recipe, student: Any, *, schedule: str, epochs: int
 ) -> dict[str, Any]:
-    """Returns the entries about recipe and student.
-
-    Args:
-      recipe: of the run.
-      student: the user's model.
-      schedule: of an optimizer given by name.
-      epochs: of the whole run.
-    """
+    """Returns the entries about recipe and student; `schedule` is of an optimizer given by name."""
     described = recipe.described()
     described["student"] = {
         "family": family_name(student),

@@ -64,11 +64,7 @@ class StepCalls:
         self._iterator: Any = None
 
     def choose_xla(self, begun: dict[str, Any] | None) -> None:
-        """Settles what XLA compiles.
-
-        Args:
-          begun: configuration of the run that resumes, or None for a new run.
-        """
+        """Settles which parts XLA compiles; `begun` is the configuration of a run that resumes."""
         spec = None
         if begun is None:
             # The first batches are read while steps are compiled, which takes seconds.
@@ -77,7 +73,7 @@ class StepCalls:
         self.steps = self._xla.choose(self.steps, begun, spec)
 
     def open(self, step: int) -> None:
-        """Begins to read batches from a step on, unless that has begun."""
+        """Begins to read batches from a step on, unless reading has begun."""
         if self._iterator is None:
             first = step * self.steps.accumulate
             self._iterator = self._workers.iterate(

@@ -51,7 +51,7 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
     Args:
       logits: of the student; it is called with one black image.
       student: the user's model.
-      stream: that the student is to learn from.
+      stream: the stream to learn from.
 
     Raises:
       StudentError: names both sides.

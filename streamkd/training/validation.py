@@ -24,8 +24,7 @@ from streamkd.training.distribution import Workers
 from streamkd.training.keras_metrics import UserMetrics
 
 
-def _nothing(*_: Any) -> None:
-    """Does nothing."""
+def _nothing(*_: Any) -> None: ...
 
 
 class Validation:
@@ -37,7 +36,7 @@ class Validation:
       class_names: the classes in the order of the logits.
       options, batch_size: of the stream.
       metrics: the user's, the same objects as in training; reset before and after a validation.
-      workers: that train together; each takes a part of the images.
+      workers: each takes a part of the images.
 
     Raises:
       OptionError: the images have no labels, or the store has no class names.
@@ -118,16 +117,13 @@ class Validation:
         return results
 
     def _sums_of_all(self, pieces: Any) -> tf.Tensor:
-        """Returns the sums over this worker's replicas, each of which has one of the pieces."""
+        """Returns the sums over this worker's replicas, each of which has one piece."""
         strategy = self._workers.strategy
         sums = strategy.run(self._sums_of, args=(pieces,))
         return tf.add_n(strategy.experimental_local_results(sums))
 
     def _sums_of(self, piece: Any) -> tf.Tensor:
-        """Returns the sums of loss, right answers and images of a piece.
-
-        The user's metrics count the piece too.
-        """
+        """Returns a piece's sums of loss, right answers and images; the user's metrics count too."""
         images, _, indices, weights = piece
         logits = tf.cast(self._answer(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)
