@@ -97,12 +97,7 @@ def _teach(subparsers: Any) -> None:
     flags.add_trust(parser)
     parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
     _add_out_store(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        help="images that the teacher answers at once; the store remembers it (default 64)",
-    )
+    flags.add_batch_size(parser, "images that the teacher answers at once; the store remembers it")
     flags.add_codec(parser)
     parser.add_argument(
         "--views",
@@ -143,7 +138,6 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
-    """Adds --out for a store."""
     parser.add_argument(
         "--out",
         required=True,
@@ -192,12 +186,7 @@ def _plan(subparsers: Any) -> None:
         help="recommend the smallest codec whose KL divergence is at most this at the temperatures "
         "1, 2, 4 and 20 (default 0.01)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        help="images that the teacher answers at once (default 64)",
-    )
+    flags.add_batch_size(parser, "images that the teacher answers at once")
     flags.add_max_pixels(parser)
     _add_teacher_answers(parser)
     parser.epilog = (
@@ -223,15 +212,13 @@ def _import(subparsers: Any) -> None:
         "--images",
         required=True,
         metavar="IMAGES",
-        help="the directory or manifest in which the keys are found",
+        help="the directory or manifest that holds the keys",
     )
     _add_out_store(parser)
     flags.add_labels(parser)
     flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
-    parser.add_argument(
-        "--batch-size", type=int, default=1024, help="images written at once (default 1024)"
-    )
+    flags.add_batch_size(parser, "images written at once", 1024)
     flags.add_teacher_output(parser)
     parser.add_argument(
         "--teacher-name",
@@ -256,7 +243,7 @@ def _merge(subparsers: Any) -> None:
     parser.add_argument(
         "--images",
         metavar="IMAGES",
-        help="keep only the images of this directory; renamed files are found by their content",
+        help="keep only the images of this directory; renamed files are recognized by content",
     )
     parser.add_argument(
         "--index",
@@ -287,7 +274,6 @@ def _inspect(subparsers: Any) -> None:
 
 
 def _add_store(parser: arguments.Parser) -> None:
-    """Adds the store that a command looks at."""
     parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
 
 
@@ -313,12 +299,7 @@ def _evaluate(subparsers: Any) -> None:
         parser,
         f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        help="images that the model answers at once (default 64)",
-    )
+    flags.add_batch_size(parser, "images that the model answers at once")
     flags.add_max_pixels(parser)
 
 
@@ -346,5 +327,4 @@ def _export(subparsers: Any) -> None:
 
 
 def _add_model(parser: arguments.Parser) -> None:
-    """Adds the model that a command looks at."""
     parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")

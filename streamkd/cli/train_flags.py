@@ -41,7 +41,7 @@ def add_train(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--epochs", type=int, default=10, help="passes over the images, in all (default 10)"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="images a batch (default 32)")
+    flags.add_batch_size(parser, "images a batch", 32)
     parser.add_argument(
         "--student-preprocess",
         default="none",
@@ -195,7 +195,7 @@ def _add_loop(group: arguments.Group) -> None:
         type=arguments.count,
         default=32,
         metavar="N",
-        help="most steps in one call of the compiled loop (default 32)",
+        help="largest number of steps in one call of the compiled loop (default 32)",
     )
     group.add_argument(
         "--precision",

@@ -172,7 +172,7 @@ class Loop:
             self._undo_callbacks()
 
     def _undo_callbacks(self) -> None:
-        """Sets tensors that callbacks changed at a resumed start, such as the learning rate, back."""
+        """Sets tensors of a resumed run that callbacks changed back, such as the learning rate."""
         if len(self.callbacks):
             self.saver.restore_tensors()
 

@@ -123,7 +123,7 @@ class Validation:
         return tf.add_n(strategy.experimental_local_results(sums))
 
     def _sums_of(self, piece: Any) -> tf.Tensor:
-        """Returns a piece's sums of loss, right answers and images; the user's metrics count too."""
+        """Returns a piece's sums of loss, right answers and images; the user's metrics count it."""
         images, _, indices, weights = piece
         logits = tf.cast(self._answer(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)
