@@ -56,11 +56,7 @@ def distillation_loss(
 
 @public
 def label_loss(
-    labels: tf.Tensor,
-    label_shares: tf.Tensor,
-    student_logits: tf.Tensor,
-    *,
-    smoothing: float = 0.0,
+    labels: tf.Tensor, label_shares: tf.Tensor, student_logits: tf.Tensor, *, smoothing: float = 0.0
 ) -> tf.Tensor:
     """Returns the cross-entropy with the labels at temperature 1, one number per example.
 

@@ -257,10 +257,7 @@ def _against_teacher(
 
 
 def _teacher_logits(
-    store: RowStore,
-    rows: np.ndarray,
-    classes: list[str] | None,
-    num_outputs: int,
+    store: RowStore, rows: np.ndarray, classes: list[str] | None, num_outputs: int
 ) -> np.ndarray:
     """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
     if num_outputs != store.num_classes:

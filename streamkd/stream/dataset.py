@@ -39,11 +39,7 @@ class FileDatasets:
     """Datasets whose batches are read and decoded anew each time."""
 
     def __init__(
-        self,
-        spec: StreamSpec,
-        sequence: Sequence,
-        fetcher: BatchFetcher,
-        renderer: BatchRenderer,
+        self, spec: StreamSpec, sequence: Sequence, fetcher: BatchFetcher, renderer: BatchRenderer
     ) -> None:
         self._spec = spec
         self._sequence = sequence

@@ -26,12 +26,8 @@ from streamkd.models.logits_head import logits_model
 from streamkd.models.precision import precision_of
 from streamkd.public import public
 from streamkd.stream.stream import Stream
+from streamkd.training import callback_checks, run_config
 from streamkd.training.batch_loss import BatchLoss
-from streamkd.training.callback_checks import (
-    check_callbacks,
-    check_learning_rate,
-    learning_rate_callback,
-)
 from streamkd.training.class_weights import class_weights
 from streamkd.training.distribution import Workers
 from streamkd.training.history import History
@@ -41,13 +37,6 @@ from streamkd.training.loop import Loop
 from streamkd.training.optimizers import build_optimizer
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
-from streamkd.training.run_config import (
-    describe_fit,
-    describe_for_the_reader,
-    describe_optimizer,
-    describe_stream,
-    describe_training,
-)
 from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
@@ -149,7 +138,7 @@ class Distiller:
         self.student_preprocess = student_preprocess
         self.metrics = metrics
         # Described before `fit`, which may set its learning rate by a callback.
-        self._optimizer = describe_optimizer(self.recipe, self.family)
+        self._optimizer = run_config.describe_optimizer(self.recipe, self.family)
         if self._logits.removed == "sigmoid":
             raise StudentError(
                 f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
@@ -206,7 +195,7 @@ class Distiller:
         check_count("epochs", epochs)
         if save_every is not None:
             check_count("save_every", save_every)
-        callbacks = check_callbacks(callbacks, self.family)
+        callbacks = callback_checks.check_callbacks(callbacks, self.family)
         stream.check_divides_batch(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
         check_fits(self._logits, self.student, stream)
@@ -220,15 +209,15 @@ class Distiller:
             schedule = self._schedule(callbacks)
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
             state, metrics = self._state(stream.num_classes, num_steps, schedule)
-            check_learning_rate(callbacks, state.optimizer)
+            callback_checks.check_learning_rate(callbacks, state.optimizer)
             called = self._keras_callbacks(callbacks, state, epochs)
             config = {
-                **describe_stream(stream),
-                **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
+                **run_config.describe_stream(stream),
+                **run_config.describe_training(self.recipe, self.student, schedule, epochs),
                 **self._optimizer,
-                **describe_for_the_reader(self.student, arguments),
+                **run_config.describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
-                **describe_fit(self.student_preprocess, weights, metrics, validation),
+                **run_config.describe_fit(self.student_preprocess, weights, metrics, validation),
             }
             loop = Loop(
                 stream=stream,
@@ -257,9 +246,8 @@ class Distiller:
 
     def _schedule(self, callbacks: list[Any]) -> str:
         """Returns the schedule of an optimizer given by name."""
-        if self.recipe.schedule is not None:
-            return self.recipe.schedule
-        return "cosine" if learning_rate_callback(callbacks) is None else "constant"
+        sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
+        return self.recipe.schedule or ("constant" if sets_rate else "cosine")
 
     def _state(
         self, num_classes: int, num_steps: int, schedule: str

@@ -54,9 +54,7 @@ class Workers:
         self.strategy = strategy
         number, count = _number_in_cluster(strategy.cluster_resolver)
         self.worker_slice = WorkerSlice(
-            worker=number,
-            num_workers=count,
-            num_replicas=strategy.num_replicas_in_sync // count,
+            worker=number, num_workers=count, num_replicas=strategy.num_replicas_in_sync // count
         )
         self._sum = tf.function(self._sum_of_all, reduce_retracing=True, autograph=False)
 

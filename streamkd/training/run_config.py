@@ -2,7 +2,7 @@
 
     config = {
         **describe_stream(stream),
-        **describe_training(recipe, student, schedule="cosine", epochs=30),
+        **describe_training(recipe, student, "cosine", epochs=30),
         **describe_optimizer(recipe, family),
         **describe_for_the_reader(student, arguments),
     }
@@ -94,9 +94,7 @@ def _without_names(settings: Any) -> Any:
     return {name: _without_names(value) for name, value in settings.items() if name != "name"}
 
 
-def describe_training(
-    recipe: Recipe, student: Any, *, schedule: str, epochs: int
-) -> dict[str, Any]:
+def describe_training(recipe: Recipe, student: Any, schedule: str, epochs: int) -> dict[str, Any]:
     """Returns the entries about recipe and student; `schedule` is of an optimizer given by name."""
     described = recipe.described()
     described["student"] = {
