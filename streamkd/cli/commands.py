@@ -67,9 +67,10 @@ def teach(args: argparse.Namespace) -> Answer:
     class_names = files.read_class_names(args.class_names)
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
+    teacher = _load_teacher(args)  # imports TensorFlow without its messages, before `kd.teach` does
     store = kd.teach(
         manifest,
-        _load_teacher(args),
+        teacher,
         args.out,
         batch_size=args.batch_size,
         codec=args.codec,

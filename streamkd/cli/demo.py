@@ -148,7 +148,7 @@ def untrained(directory: Path, name: str, seed: int) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Training:
-    """The steps of the demo that train or ask a model; each is resumed where it was stopped."""
+    """The steps of the demo that train or ask a model; each resumes at the point of a stop."""
 
     directory: Path
     seed: int

@@ -75,12 +75,8 @@ def add_directory(parser: arguments.Parser) -> None:
     group.add_argument(
         "--stratify", action="store_true", help="split every class by the same fraction"
     )
-    group.add_argument(
-        "--seed",
-        type=arguments.seed,
-        default=0,
-        help="seed of the split, of the order and of all random numbers (default 0)",
-    )
+    text = "seed of the split, of the order and of all random numbers"
+    add_number(group, "--seed", 0, text, type=arguments.seed)
 
 
 def add_labels(parser: arguments.Parser | arguments.Group) -> None:
@@ -95,7 +91,6 @@ def add_labels(parser: arguments.Parser | arguments.Group) -> None:
 
 
 def add_class_names(parser: arguments.Parser, help: str) -> None:
-    """Adds --class-names, whose meaning depends on the command."""
     parser.add_argument("--class-names", metavar="FILE", help=help)
 
 
@@ -107,7 +102,7 @@ def add_pixels(
     Args:
       parser: of the command.
       image_size, color_mode: the defaults, in words.
-      others: where the other defaults come from, in words; '' where they are always the same.
+      others: source of the other defaults, in words; '' if they are always the same.
     """
     source = f"{others}, else " if others else ""
     group = parser.add_group("pixels")
@@ -149,10 +144,12 @@ def add_pixels(
     )
 
 
-def add_batch_size(parser: arguments.Parser, help: str, default: int = 64) -> None:
-    parser.add_argument(
-        "--batch-size", type=int, default=default, help=f"{help} (default {default})"
-    )
+def add_number(
+    to: arguments.Parser | arguments.Group, name: str, default: float, help: str, **settings: Any
+) -> None:
+    """Adds a flag that takes numbers like its default, which ends the help text."""
+    settings = {"type": type(default), **settings}
+    to.add_argument(name, default=default, help=f"{help} (default {default:g})", **settings)
 
 
 def add_max_pixels(parser: arguments.Parser) -> None:

@@ -58,12 +58,8 @@ def _demo(subparsers: Any) -> None:
         metavar="DIRECTORY",
         help="directory for the digits, the models and the picture (default streamkd-demo)",
     )
-    parser.add_argument(
-        "--seed",
-        type=arguments.seed,
-        default=0,
-        help="seed of the first weights and of the order (default 0)",
-    )
+    text = "seed of the first weights and of the order"
+    flags.add_number(parser, "--seed", 0, text, type=arguments.seed)
     parser.epilog = (
         "JSON keys: out, seconds, table (one object a model: model, num_errors, accuracy, "
         "agreement, num_parameters, latency_ms), num_train_images, num_test_images, picture, "
@@ -97,15 +93,11 @@ def _teach(subparsers: Any) -> None:
     flags.add_trust(parser)
     parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
     _add_out_store(parser)
-    flags.add_batch_size(parser, "images that the teacher answers at once; the store remembers it")
+    text = "images that the teacher answers at once; the store remembers it"
+    flags.add_number(parser, "--batch-size", 64, text)
     flags.add_codec(parser)
-    parser.add_argument(
-        "--views",
-        type=int,
-        default=0,
-        metavar="N",
-        help="views of every image to answer besides the plain image (default 0)",
-    )
+    text = "views of every image to answer besides the plain image"
+    flags.add_number(parser, "--views", 0, text, metavar="N")
     flags.add_views(parser)
     flags.add_on_bad(parser)
     flags.add_max_pixels(parser)
@@ -161,16 +153,9 @@ def _plan(subparsers: Any) -> None:
     parser.add_argument(
         "--teacher", metavar="T", help="measure on its answers to --sample images, and time them"
     )
-    parser.add_argument(
-        "--views",
-        type=int,
-        default=0,
-        metavar="N",
-        help="views with crop and flip to plan for, besides the plain image (default 0)",
-    )
-    parser.add_argument(
-        "--sample", type=int, default=1000, metavar="N", help="images to measure on (default 1000)"
-    )
+    text = "views with crop and flip to plan for, besides the plain image"
+    flags.add_number(parser, "--views", 0, text, metavar="N")
+    flags.add_number(parser, "--sample", 1000, "images to measure on", metavar="N")
     parser.add_argument(
         "--codecs",
         nargs="+",
@@ -178,22 +163,22 @@ def _plan(subparsers: Any) -> None:
         metavar="CODEC",
         help="codecs to compare (default: all that suit the number of classes)",
     )
-    parser.add_argument(
+    flags.add_number(
+        parser,
         "--max-kl",
-        type=float,
-        default=0.01,
+        0.01,
+        "recommend the smallest codec whose KL divergence is at most this at the temperatures 1, "
+        "2, 4 and 20",
         metavar="NATS",
-        help="recommend the smallest codec whose KL divergence is at most this at the temperatures "
-        "1, 2, 4 and 20 (default 0.01)",
     )
-    flags.add_batch_size(parser, "images that the teacher answers at once")
+    flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
     flags.add_max_pixels(parser)
     _add_teacher_answers(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
         "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
-        "agreement; the last two null where the logits are too large for it)."
+        "agreement; the last two null if the logits are too large for it)."
     )
 
 
@@ -218,7 +203,7 @@ def _import(subparsers: Any) -> None:
     flags.add_labels(parser)
     flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
-    flags.add_batch_size(parser, "images written at once", 1024)
+    flags.add_number(parser, "--batch-size", 1024, "images written at once")
     flags.add_teacher_output(parser)
     parser.add_argument(
         "--teacher-name",
@@ -299,7 +284,7 @@ def _evaluate(subparsers: Any) -> None:
         parser,
         f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",
     )
-    flags.add_batch_size(parser, "images that the model answers at once")
+    flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     flags.add_max_pixels(parser)
 
 

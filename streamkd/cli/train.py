@@ -35,7 +35,7 @@ JOIN_FLAGS = (
 )
 # Arguments that config.json does not keep: the command itself, and how it answers.
 UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet")
-# Columns of metrics.csv whose last values are part of the answer.
+# Columns of metrics.csv: the answer has their last values.
 ANSWERED_COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
 
 

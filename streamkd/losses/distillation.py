@@ -30,7 +30,7 @@ def distillation_loss(
       temperature: positive number; 1 leaves the logits as they are.
 
     Returns:
-      float32 `[batch]`, in nats times temperature²; 0 where both distributions are equal.
+      float32 `[batch]`, in nats times temperature²; 0 if both distributions are equal.
 
     Raises:
       ValueError: the two shapes differ.

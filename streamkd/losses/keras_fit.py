@@ -76,7 +76,7 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
 
 @public
 def packed_accuracy(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-    """Returns 1 where the student finds an image's own label, else 0, float32 `[batch]`: a metric.
+    """Returns 1 if the student chooses an image's own label, else 0, float32 `[batch]`: a metric.
 
     An image without a label counts as wrong.
     """

@@ -17,7 +17,7 @@ NAMED_FIRST = ("optimizer", "schedule")
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the name of the first entry that differs; None where two configurations agree.
+    """Returns the name of the first entry that differs; None if two configurations agree.
 
     Layers are compared only as one Keras describes them: another release may describe the same
     layers differently.

@@ -80,8 +80,8 @@ class BatchFetcher:
 
     Attributes:
       refusal: the refusal that the last failed fetch ended with; None without one.
-      rescue: graph function that leaves undecodable files out of a batch; None where the first
-        such file is an error.
+      rescue: graph function that leaves undecodable files out of a batch; None if the first such
+        file is an error.
     """
 
     def __init__(self, spec: StreamSpec, sequence: Sequence, columns: BatchColumns) -> None:

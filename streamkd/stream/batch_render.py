@@ -127,5 +127,5 @@ class CachedBatchRenderer(BatchRenderer):
 
 
 def _blackened(pixels: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
-    """Returns pixels `[batch, height, width, channels]` with zeros where bad, bool `[batch]`."""
+    """Returns pixels `[batch, …]` with zeros for the images that are `bad`, bool `[batch]`."""
     return tf.where(bad[:, None, None, None], tf.zeros_like(pixels), pixels)

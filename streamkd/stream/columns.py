@@ -281,7 +281,7 @@ class FileColumns(Columns):
         return np.array([index in self.skipped for index in indices.tolist()])
 
     def _read(self, indices: np.ndarray, known_bad: np.ndarray) -> tuple[np.ndarray, Files]:
-        """Returns paths and bytes of files; those that are known to be bad are left unread."""
+        """Returns paths and bytes of files; files known to be bad are left unread."""
         paths = self._images.paths(indices)
 
         def skip(position: int, reason: str) -> None:

@@ -36,7 +36,7 @@ KEY_LABEL = "\n  key in base64: "
 def check_content_digests(
     images: Manifest, paths: tf.Tensor, digests: tf.Tensor, stored: tf.Tensor, rows: tf.Tensor
 ) -> tf.Tensor:
-    """Returns True, or fails where a file is not the one the teacher answered.
+    """Returns True, or fails if a file is not the one the teacher answered.
 
     Args:
       images: the manifest, whose root the message leaves out.

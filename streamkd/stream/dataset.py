@@ -110,7 +110,7 @@ class CachedDatasets(FileDatasets):
         return self._sequence.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)
 
     def _filling(self, start: int, stop: int, worker_slice: WorkerSlice) -> tf.data.Dataset:
-        """Returns pieces that are fetched one by one, and whose new images are cached."""
+        """Returns pieces that are fetched one by one and put new images into the cache."""
         return read_pipeline(
             _own_pieces(start, stop, worker_slice),
             self._fetch(worker_slice, 1),
@@ -166,7 +166,7 @@ class CachedDatasets(FileDatasets):
 def datasets_of(
     spec: StreamSpec, sequence: Sequence, columns: BatchColumns, fetcher: BatchFetcher
 ) -> FileDatasets:
-    """Returns the datasets of a stream, through its pixel cache where it has one."""
+    """Returns the datasets of a stream, through its pixel cache if it has one."""
     if spec.cache is None or columns.cached is None:
         return FileDatasets(spec, sequence, fetcher, BatchRenderer(spec, columns))
     renderer = CachedBatchRenderer(spec, columns, columns.cached)

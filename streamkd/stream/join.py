@@ -1,4 +1,4 @@
-"""The join: pairs images with stored logits by key, and refuses before the first batch.
+"""The join: pairs images with stored logits by key, and checks both before the first batch.
 
     stream = join(images, store, image_size=(160, 160), batch_size=128, seed=1)
 
@@ -177,7 +177,7 @@ def _pixel_cache(
     directory: str | os.PathLike | None,
     num_bytes: int | None,
 ) -> PixelCache | None:
-    """Returns where decoded images are kept, or None."""
+    """Returns the cache of decoded images, or None."""
     check_choice("cache", cache, (None, *CACHES))
     if num_bytes is not None:
         check_count("cache_bytes", num_bytes)

@@ -23,7 +23,7 @@ from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 
 AUGMENTS = ("replay", "independent")
-# Number of rows whose accuracy is compared: a wrong pairing shows, and they are read in a moment.
+# Number of rows whose accuracy is compared: enough to show a wrong pairing, and soon read.
 ACCURACY_ROWS = 4096
 
 
@@ -90,7 +90,7 @@ def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> N
 
 
 def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> None:
-    """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
+    """Warns if the teacher's accuracy on joined rows is not that of the teacher pass.
 
     The tolerance is five standard deviations and two points: a part of the images, such as one
     side of a split, may be a little easier or harder than the whole.

@@ -1,4 +1,4 @@
-"""The specification of a stream: which images, which of their views, in which order, read how.
+"""The specification of a stream: its images, their views, the order, and how files are read.
 
     spec = StreamSpec(images=images, store=store, rows=rows, labels=labels, …)
     stream = Stream(spec)

@@ -74,7 +74,7 @@ class Distiller:
       student_preprocess: the preprocessing that the student expects; becomes its first layers, so
         that `distiller.student` takes pixels from 0 to 255.
       jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
-        'auto' measures both, where a run takes more than a minute.
+        'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
         called fewer at a time.
       metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in

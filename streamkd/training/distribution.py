@@ -28,7 +28,7 @@ from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.tf_support.iterators import make_collectable
 
 SUM = tf.distribute.ReduceOp.SUM
-# TensorFlow's errors where another process is gone, and a part of their message.
+# TensorFlow's errors when another process is gone, and a part of their message.
 LOST_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 LOST_WORD = "ollective"
 
@@ -178,7 +178,7 @@ class Workers:
 
     @contextlib.contextmanager
     def named_losses(self) -> Iterator[None]:
-        """Raises WorkerLostError instead of TensorFlow's error where another worker is gone."""
+        """Raises WorkerLostError instead of TensorFlow's error if another worker is gone."""
         try:
             yield
         except LOST_ERRORS as error:

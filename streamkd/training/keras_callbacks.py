@@ -181,7 +181,7 @@ class KerasCallbacks:
         self._call("on_test_end", _test_logs_of(metrics))
 
     def _call(self, hook: str, *arguments: Any, to: Sequence[Any] | None = None) -> None:
-        """Calls a hook of all callbacks, or of those in `to`, in the order they were given in."""
+        """Calls a hook of all callbacks, or of those in `to`, in the order given."""
         for callback in self._callbacks if to is None else to:
             if callback in self._left_to_chief:
                 continue

@@ -70,7 +70,7 @@ class UserMetrics:
 
     @property
     def directions(self) -> dict[str, str]:
-        """'max' or 'min' by name, of metrics that say which is better; those of Keras 3 do."""
+        """The better direction, 'max' or 'min', by name; metrics of tf_keras do not tell it."""
         directions = {m.name: self._family.direction_of(m) for m in self.metrics}
         return {name: direction for name, direction in directions.items() if direction}
 

@@ -124,7 +124,7 @@ class Loop:
             )
 
     def _train_or_stop(self) -> None:
-        """Trains; saves the steps done so far where the run is stopped."""
+        """Trains; saves the steps done so far if the run is stopped."""
         try:
             self._train_epochs()
         except KeyboardInterrupt:
@@ -172,7 +172,7 @@ class Loop:
             self._undo_callbacks()
 
     def _undo_callbacks(self) -> None:
-        """Sets tensors of a resumed run that callbacks changed back, such as the learning rate."""
+        """Undoes changes of a resumed run's tensors by callbacks, such as of the learning rate."""
         if len(self.callbacks):
             self.saver.restore_tensors()
 
@@ -181,7 +181,7 @@ class Loop:
         return self.recipe.num_steps(self.stream.end_of_epoch(epoch))
 
     def _steps_per_epoch(self) -> int | None:
-        """Returns the steps of each epoch; None where epochs differ."""
+        """Returns the steps of each epoch; None if epochs differ."""
         ends = [self._end_of_epoch(epoch) for epoch in range(self.epochs + 1)]
         lengths = {last - first for first, last in itertools.pairwise(ends)}
         return lengths.pop() if len(lengths) == 1 else None
@@ -283,7 +283,7 @@ class Loop:
         return self.save_schedule.is_due(step)
 
     def _save_if_new(self) -> None:
-        """Saves a run that was stopped, unless an epoch was ending: the run then resumes before."""
+        """Saves a stopped run; a run that stops while an epoch ends resumes from before that."""
         is_new = self.state.num_steps not in (0, self.saver.saved_step)
         if is_new and not self._is_between_epochs:
             self._save()

@@ -34,7 +34,7 @@ from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
-# Packages whose versions are recorded.
+# Packages with recorded versions.
 LIBRARIES = ("tensorflow", "tf-keras", "keras", "numpy", "h5py", "pillow")
 
 

@@ -28,7 +28,7 @@ class BatchGradients(NamedTuple):
 
     Attributes:
       gradients: of the batch's mean loss times the loss scale; None for a weight without any.
-      num_bad: float32, 0 where loss and gradients are finite.
+      num_bad: float32, 0 if loss and gradients are finite.
       sums: float32 `[len(SUMS)]`, for the metrics.
       logits: float32 `[batch, num_classes]`.
     """
@@ -111,7 +111,7 @@ class TrainingSteps:
         """Updates the student once, unless a number is not finite.
 
         Returns:
-          bool, whether it did; float64, the seconds spent waiting for batches.
+          bool, whether the student was updated; float64, the seconds spent waiting for batches.
         """
         batches, waited = zip(*(_next(iterator) for _ in range(self.accumulate)), strict=True)
         step = self.strategy.run(self._replica_step, args=(batches,))
@@ -155,7 +155,7 @@ class TrainingSteps:
         return dataclasses.replace(self, jit=jit, jit_update=jit_update)
 
     def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Takes `num_steps` steps, int32, or fewer where one of them is not finite.
+        """Takes `num_steps` steps, int32, or fewer if one is not finite.
 
         Returns:
           int32, the steps done; bool, whether all were finite; float64, the seconds spent waiting
@@ -244,7 +244,7 @@ class TrainingSteps:
 
 
 def _num_bad(loss: tf.Tensor, gradients: list[Any], scale: tf.Tensor) -> tf.Tensor:
-    """Returns 0 where a loss and its gradients are finite, else 1, float32."""
+    """Returns 0 if a loss and its gradients are finite, else 1, float32."""
     # A sum of squares is one operation a variable. It overflows at a norm of 1e19, from which no
     # run recovers either.
     squares = tf.add_n([tf.nn.l2_loss(g) for g in gradients if g is not None])

@@ -29,8 +29,8 @@ class Call:
     Attributes:
       num_steps: steps done, the one that is not finite included.
       seconds: of the whole call.
-      waited: seconds of these spent waiting for input.
-      nonfinite: the last step, where it is not finite; the student is as it was before that step.
+      waited: seconds of the call spent waiting for input.
+      nonfinite: the last step, if it is not finite; the student is as it was before that step.
     """
 
     num_steps: int
@@ -81,7 +81,7 @@ class StepCalls:
             )
 
     def take(self, step: int, num_steps: int) -> Call:
-        """Takes `num_steps` steps, or fewer where one of them is not finite.
+        """Takes `num_steps` steps, or fewer if one is not finite.
 
         Args:
           step: number of the first.

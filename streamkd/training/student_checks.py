@@ -21,7 +21,7 @@ LABELS_ALONE = 1.0
 
 
 def check_loss(label_weight: float, stream: Stream) -> None:
-    """Refuses a loss that the stream has no targets for.
+    """Refuses a loss for which the stream has no targets.
 
     Raises:
       OptionError: the loss needs logits or labels that the stream does not have, or the teacher

@@ -26,7 +26,7 @@ from streamkd.training.step import TrainingSteps
 SHORT_RUN_SECS = 60.0
 # Fraction of a step that XLA has to save: less than this is the noise of the measurement.
 MIN_GAIN = 0.05
-# Measurements of each part, of which the shortest counts.
+# Number of measurements of each part; the shortest counts.
 NUM_ROUNDS = 7
 # Factor by which a step may be slower while the first batches of a run are being read.
 MAX_SLOWDOWN = 4.0
@@ -63,15 +63,15 @@ class XlaPolicy:
 def faster_steps(
     plain: TrainingSteps, batch: Any, num_steps: int
 ) -> tuple[TrainingSteps, dict[str, float]]:
-    """Returns the steps with XLA where it makes them faster, and the measurements.
+    """Returns the steps with XLA for the parts that gain by it, and the measurements.
 
     Args:
       plain: without XLA.
       batch: in the stream's form. Nothing is learned from it.
-      num_steps: that are still to be done.
+      num_steps: steps still to be done.
 
     Returns:
-      The steps; and seconds: 'step', and where XLA was tried 'gradients' and 'update',
+      The steps; and seconds: 'step', and if XLA was tried, 'gradients' and 'update',
       'gradients_xla' and 'update_xla'.
     """
     changed = [*plain.state.changed_by_a_step(), *plain.state.counted_by_a_step()]

@@ -1,4 +1,4 @@
-"""Arrays that TensorFlow takes as they are, and whose memory is used again.
+"""Arrays that TensorFlow takes without copying, and whose memory is used again.
 
     pool = BufferPool()
     pixels = pool.array((64, 224, 224, 3), np.float32)       # returned from a tf.numpy_function

@@ -1,4 +1,4 @@
-"""The images of a batch by way of the pixel cache.
+"""The images of a batch, from the pixel cache or from their files.
 
     cached = CachedImages(spec, cache)
     batch = cached.gather(slots, gathered)    # pixels from the cache, files of the other images

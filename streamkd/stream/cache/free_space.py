@@ -21,7 +21,7 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def capacity_of(images: Manifest, canonical: ImageOptions, num_bytes: int, where: str) -> int:
-    """Returns how many images fit into `num_bytes`, and warns if not all do; `where` is a word."""
+    """Returns how many images fit into `num_bytes`, and warns if not all do."""
     image_bytes = math.prod(canonical.shape) + RECORD_BYTES
     capacity = min(len(images), num_bytes // image_bytes)
     if capacity < len(images):

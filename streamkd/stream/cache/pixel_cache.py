@@ -169,7 +169,7 @@ class PixelCache:
                 self._seen.setdefault(index, seen)  # an older look is the safer one
 
     def put(self, indices: np.ndarray, pixels: np.ndarray, content_digests: np.ndarray) -> None:
-        """Keeps images, as far as the room goes.
+        """Keeps images until the cache is full.
 
         Args:
           indices: int64 `[images]`, positions in the manifest.
@@ -252,7 +252,7 @@ class PixelCache:
             )
 
     def _look_at(self, index: int) -> tuple[int, int] | None:
-        """Returns size and time of change of an image's file; None where the file is gone."""
+        """Returns size and time of change of an image's file; None if the file is gone."""
         try:
             status = os.stat(self._images.path(index))
         except OSError:

@@ -1,4 +1,4 @@
-"""The sequence of a stream: which images and which of their views each batch shows.
+"""The sequence of a stream: the images that each batch shows, and their views.
 
     sequence = Sequence(spec)
     units, epochs = sequence.units(step)                        # in the graph
@@ -22,7 +22,7 @@ from streamkd.stream.stream_spec import StreamSpec
 
 
 class Sequence:
-    """Tells the images of a batch, and their views.
+    """The images and views of every batch of a stream.
 
     Attributes:
       batch_size: rows a batch.

@@ -1,4 +1,4 @@
-"""Worker slices: which pieces of every batch a worker reads, where several train one student.
+"""Worker slices: the pieces of every batch that one of several workers reads.
 
     strategy.distribute_datasets_from_function(
         lambda context: stream.dataset(start, share=WorkerSlice.of(context))
