@@ -104,7 +104,7 @@ class CachedDatasets(FileDatasets):
         """Returns the first step, from `start` on, at which the cache will hold every image."""
         if self._cache.is_filled:
             return start
-        # One of several workers sees other images in each epoch, and never all of them in one.
+        # Each of several workers sees other images every epoch, and never all in one epoch.
         if self._cache.capacity < len(self._spec.images) or worker_slice.num_workers > 1:
             return NO_STEP
         return self._sequence.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)

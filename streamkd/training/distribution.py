@@ -1,7 +1,7 @@
 """The workers that train one student together: their input, their agreement, their errors.
 
     workers = Workers(student.distribute_strategy)
-    iterator = workers.iterate(lambda share: stream.dataset(start, share=share))
+    iterator = workers.iterate(lambda worker_slice: stream.dataset(start, share=worker_slice))
     if workers.any(stop()): ...            # the same answer on all workers
     begun = workers.from_chief(lambda: read(path))
 

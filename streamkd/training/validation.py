@@ -69,10 +69,10 @@ class Validation:
         self.images = images
         self.options = options
         self._workers = workers or Workers(tf.distribute.get_strategy())
-        share = self._workers.worker_slice
-        self.batch_size = -(-min(batch_size, len(images)) // share.num_pieces)
+        worker_slice = self._workers.worker_slice
+        self.batch_size = -(-min(batch_size, len(images)) // worker_slice.num_pieces)
         self.labels = tf.constant(labels)
-        self.batches = evaluation_batches(images, options, self.batch_size, share)
+        self.batches = evaluation_batches(images, options, self.batch_size, worker_slice)
         self._answer = converted(model)
         self._metrics = metrics
         self._sums = tf.function(self._sums_of_all, autograph=False)
@@ -94,11 +94,11 @@ class Validation:
         total = np.zeros(3)
         if self._metrics is not None:
             self._metrics.reset()
-        share = self._workers.worker_slice
-        pieces = each_once(self.batches, self.images, self.options, self.batch_size, share)
+        worker_slice = self._workers.worker_slice
+        pieces = each_once(self.batches, self.images, self.options, self.batch_size, worker_slice)
         for number, first in enumerate(pieces):
             before(number)
-            own = [first, *(next(pieces) for _ in range(share.num_replicas - 1))]
+            own = [first, *(next(pieces) for _ in range(worker_slice.num_replicas - 1))]
             total += self._sums(self._workers.on_replicas(own)).numpy()
             after(number, functools.partial(self._numbers, total))
         results = self._numbers(self._workers.everyones(total.tolist()).sum(axis=0))
