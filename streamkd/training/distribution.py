@@ -2,7 +2,7 @@
 
     workers = Workers(student.distribute_strategy)
     iterator = workers.iterate(lambda worker_slice: stream.dataset(start, share=worker_slice))
-    if workers.any(stop()): ...            # the same answer on all workers
+    stops = workers.everyones([stop()]).any()            # the same answer on all workers
     begun = workers.from_chief(lambda: read(path))
 
 A worker is a process: `tf.distribute` gives each the same program. Workers wait for each other in
@@ -92,10 +92,6 @@ class Workers:
         given = np.zeros((self.worker_slice.num_workers, len(numbers)))
         given[self.worker_slice.worker] = numbers
         return self._summed(given)
-
-    def any(self, flag: bool) -> bool:
-        """Returns whether the flag is True on any worker; the same answer on all."""
-        return bool(self.everyones([float(flag)]).any())
 
     def from_all(self, value: Any) -> list[Any]:
         """Returns the value of each worker, JSON, on all workers."""
