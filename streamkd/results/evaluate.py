@@ -28,7 +28,7 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.results import metrics
-from streamkd.runs.run_directory import read_config
+from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
@@ -113,7 +113,7 @@ def evaluate(
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):
-        config = read_config(model)
+        config = config_of_model(model)
         class_names = class_names or config.get("class_names")
         trained = config.get("image_options", {})
         model = open_model(model, trust=trust)

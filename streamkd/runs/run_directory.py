@@ -203,7 +203,7 @@ def skipped_of(entries: list[dict[str, Any]]) -> dict[bytes, str]:
     return {key_of_fields(entry): entry["reason"] for entry in entries}
 
 
-def read_config(model: str | os.PathLike) -> dict[str, Any]:
+def config_of_model(model: str | os.PathLike) -> dict[str, Any]:
     """Returns the configuration in a run directory; an empty dict for a bare model file."""
     path = Path(model) / CONFIG
     return json.loads(path.read_text()) if path.exists() else {}

@@ -38,10 +38,7 @@ NO_STEP = int(np.iinfo(np.int64).max)
 class FileDatasets:
     """Datasets whose batches are read and decoded anew each time."""
 
-    def __init__(
-        self, spec: StreamSpec, sequence: Sequence, fetcher: BatchFetcher, renderer: BatchRenderer
-    ) -> None:
-        self._spec = spec
+    def __init__(self, sequence: Sequence, fetcher: BatchFetcher, renderer: BatchRenderer) -> None:
         self._sequence = sequence
         self._fetcher = fetcher
         self._from_files = renderer.from_files
@@ -78,7 +75,8 @@ class CachedDatasets(FileDatasets):
         renderer: CachedBatchRenderer,
         cache: PixelCache,
     ) -> None:
-        super().__init__(spec, sequence, fetcher, renderer)
+        super().__init__(sequence, fetcher, renderer)
+        self._spec = spec
         self._cache = cache
         self._renderer = renderer
 
@@ -168,7 +166,7 @@ def datasets_of(
 ) -> FileDatasets:
     """Returns the datasets of a stream, through its pixel cache if it has one."""
     if spec.cache is None or columns.cached is None:
-        return FileDatasets(spec, sequence, fetcher, BatchRenderer(spec, columns))
+        return FileDatasets(sequence, fetcher, BatchRenderer(spec, columns))
     renderer = CachedBatchRenderer(spec, columns, columns.cached)
     return CachedDatasets(spec, sequence, fetcher, renderer, spec.cache)
 

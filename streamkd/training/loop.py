@@ -172,7 +172,7 @@ class Loop:
             self._undo_callbacks()
 
     def _undo_callbacks(self) -> None:
-        """Undoes changes of a resumed run's tensors by callbacks, such as of the learning rate."""
+        """Sets back a resumed run's tensors that callbacks changed, such as the learning rate."""
         if len(self.callbacks):
             self.saver.restore_tensors()
 
