@@ -120,7 +120,7 @@ class Stream:
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
         """
-        self.check_divides_batch(share)
+        self.check_share(share)
         self._fetcher.refusal = None
         last = NO_STEP // share.num_pieces if stop is None else stop
         dataset = self._datasets.dataset(start, last, share)
@@ -129,7 +129,7 @@ class Stream:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
         return CollectableDataset(dataset)
 
-    def check_divides_batch(self, share: WorkerSlice) -> None:
+    def check_share(self, share: WorkerSlice) -> None:
         """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
         rows_per_unit = self.batch_size // self._sequence.units_per_batch
         share.check_batch_size(self.batch_size, rows_per_unit)

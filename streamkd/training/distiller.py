@@ -196,7 +196,7 @@ class Distiller:
         if save_every is not None:
             check_count("save_every", save_every)
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
-        stream.check_divides_batch(self.workers.worker_slice)
+        stream.check_share(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
         check_fits(self._logits, self.student, stream)
         weights = class_weights(
