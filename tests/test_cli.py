@@ -317,7 +317,7 @@ def test_our_own_fault_is_exit_code_3_with_a_traceback(here, capsys, monkeypatch
     def crash(path):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr("streamkd.store.collection.open_store", crash)
+    monkeypatch.setattr("streamkd.open_store", crash)
     code, answer, errors = command(capsys, "inspect", "s.h5")
     assert code == 3 and "Traceback (most recent call last)" in errors
     assert "RuntimeError: a bug of ours" in errors
@@ -330,7 +330,7 @@ def test_an_interrupt_is_exit_code_130(here, capsys, monkeypatch):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("streamkd.store.collection.open_store", interrupt)
+    monkeypatch.setattr("streamkd.open_store", interrupt)
     code, answer, errors = command(capsys, "inspect", "s.h5")
     assert code == 130 and "Traceback" not in errors
     assert answer["error"]["code"] == "interrupted"

@@ -6,8 +6,7 @@ from test_replay import ASKED, FADE, draw_noisy
 
 from streamkd.pixels.file_batch import Files
 from streamkd.stream.batch_fetch import BatchColumns, BatchFetcher
-from streamkd.stream.columns import MixedImageColumns
-from streamkd.stream.file_columns import READ_COLUMNS
+from streamkd.stream.columns import READ_COLUMNS, MixedImageColumns
 from streamkd.stream.join import join
 from streamkd.stream.order.sequence import Sequence
 from streamkd.views.views import Views

@@ -332,7 +332,6 @@ def test_one_worker_is_the_chief_and_alone_and_asks_nobody():
     workers = Workers(tf.distribute.get_strategy())
     assert workers.worker_slice == WorkerSlice()
     assert workers.is_chief and workers.is_alone
-    assert workers.any(True) and not workers.any(False)
     assert workers.everyones([1.5, 2]).tolist() == [[1.5, 2]]
     assert workers.from_all({"a": 1}) == [{"a": 1}]
     assert workers.bytes_from_chief(b"abc") == b"abc"

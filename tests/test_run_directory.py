@@ -10,7 +10,7 @@ import tf_keras
 from run_helpers import dense_student, same_weights, snapshot
 
 from streamkd.errors import OutputError, ResumeError
-from streamkd.runs.run_directory import COLUMNS, RunDirectory, read_config
+from streamkd.runs.run_directory import COLUMNS, RunDirectory, config_of_model
 
 CONFIG = {
     "images": "8f31",
@@ -129,7 +129,7 @@ def test_the_student_is_replaced_whole(run):
 
 
 def test_class_names_are_those_of_the_configuration(run):
-    assert read_config(run.path) == {}
+    assert config_of_model(run.path) == {}
     run.write_config(CONFIG)
-    assert read_config(run.path)["class_names"] == ["ant", "bee"]
+    assert config_of_model(run.path)["class_names"] == ["ant", "bee"]
     assert read_config(run.path / "student.keras") == {}

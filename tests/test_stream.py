@@ -13,7 +13,7 @@ import tensorflow as tf
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
-from streamkd.stream import file_columns
+from streamkd.stream import columns
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.teach import teach
@@ -251,13 +251,13 @@ def test_weights_of_images_are_those_of_their_samples(images, store):
 
 def test_reading_begins_with_the_iterator(images, store, monkeypatch):
     began = threading.Event()
-    real = file_columns.read_files
+    real = columns.read_files
 
     def read_files(*arguments, **options):
         began.set()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(file_columns, "read_files", read_files)
+    monkeypatch.setattr(columns, "read_files", read_files)
     iterator = iter(join(images, store, batch_size=8).dataset())
     assert began.wait(60), "a batch is read before one is asked for"
     next(iterator)

@@ -71,7 +71,7 @@ def called(workdir, monkeypatch):
                 call.update(stream=stream, **arguments)
                 return StubHistory(arguments["run"], stopped, step)
 
-        monkeypatch.setattr("streamkd.training.distiller.Distiller", Stub)
+        monkeypatch.setattr("streamkd.Distiller", Stub)
         code, answer, errors = command(capsys, *TRAIN, *words)
         return {**call, "exit": code, "answer": answer, "errors": errors}
 

@@ -18,7 +18,7 @@ MAX_SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a command found out.
+    """The result of a command.
 
     Attributes:
       fields: the JSON object, by its keys.

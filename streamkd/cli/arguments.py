@@ -9,6 +9,7 @@ parser.parse_args(["--seed", "-1"])     # OptionError: Argument --seed: '-1' is 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from streamkd.errors import OptionError
@@ -64,12 +65,17 @@ class Group:
 # argparse prints the message of an ArgumentTypeError after the name of the flag.
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Returns (height, width) for 'HEIGHTxWIDTH'."""
+def _as_argument(parse: Callable[[str], Any], text: str) -> Any:
+    """Returns what `parse` returns; its refusal becomes argparse's."""
     try:
-        return parse_image_size(text)
+        return parse(text)
     except OptionError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Returns (height, width) for 'HEIGHTxWIDTH'."""
+    return _as_argument(parse_image_size, text)
 
 
 def seed(text: str) -> int:
@@ -92,10 +98,7 @@ def codec(text: str) -> str:
     """Returns the name of a codec, once it is known to be one."""
     from streamkd.store import codecs
 
-    try:
-        codecs.get(text)
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+    _as_argument(codecs.get, text)
     return text
 
 

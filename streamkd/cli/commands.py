@@ -3,26 +3,23 @@
     answer = commands.scan(args)
     answer.fields["num_images"], answer.exit_code
 
-Heavy libraries are imported inside the functions, so that `--help` and refusals that need none of
-them come at once.
+Heavy libraries are imported when a function first uses them, as `kd` does, so that `--help` and
+early refusals come at once.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import streamkd as kd
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
 from streamkd.reports import MAX_LISTED
 from streamkd.tf_support.quiet_import import import_tensorflow
-
-if TYPE_CHECKING:
-    from streamkd.manifest.manifest import Manifest
-    from streamkd.teachers.teacher import Teacher
 
 
 def scan(args: argparse.Namespace) -> Answer:
@@ -70,11 +67,8 @@ def teach(args: argparse.Namespace) -> Answer:
     class_names = files.read_class_names(args.class_names)
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
-    teacher = _load_teacher(args)
-    from streamkd.teachers.teach import refused_images
-    from streamkd.teachers.teach import teach as run_teach
-
-    store = run_teach(
+    teacher = _load_teacher(args)  # imports TensorFlow without its messages, before `kd.teach` does
+    store = kd.teach(
         manifest,
         teacher,
         args.out,
@@ -87,6 +81,8 @@ def teach(args: argparse.Namespace) -> Answer:
         progress=not args.quiet,
         **flags.pixels(args),
     )
+    from streamkd.teachers.teach import refused_images
+
     refused = refused_images(manifest, store)
     reasons = _with_reasons(manifest, refused, args.max_pixels)
     return Answer({**store.describe(), "num_refused": len(refused), "refused": reasons})
@@ -120,11 +116,8 @@ def import_(args: argparse.Namespace) -> Answer:
     """Writes a store of logits made elsewhere."""
     files.check_out(args.out, kind="store")
     class_names = files.read_class_names(args.class_names)
-    from streamkd.manifest.manifest import scan as scan_directory
-    from streamkd.teachers.import_logits import import_logits
-
-    manifest = scan_directory(args.images, labels=files.read_labels(args.labels))
-    store = import_logits(
+    manifest = kd.scan(args.images, labels=files.read_labels(args.labels))
+    store = kd.import_logits(
         args.logits,
         args.keys,
         manifest,
@@ -147,30 +140,19 @@ def merge(args: argparse.Namespace) -> Answer:
     if args.index and args.images is not None:
         raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
     images = _scan_unlabelled(args.images)
-    from streamkd.store.merge import merge as run_merge
-
-    report = run_merge(
+    report = kd.merge(
         args.stores, args.out, images=images, index=args.index, progress=not args.quiet
     )
-    return Answer(
-        {
-            **report.store.describe(),
-            "num_superseded": report.num_superseded,
-            "num_dropped": report.num_dropped,
-        }
-    )
+    dropped = {"num_superseded": report.num_superseded, "num_dropped": report.num_dropped}
+    return Answer({**report.store.describe(), **dropped})
 
 
 def verify(args: argparse.Namespace) -> Answer:
     """Says whether a store is sound."""
     images = None
     if args.images is not None:
-        from streamkd.manifest.manifest import scan as scan_directory
-
-        images = scan_directory(args.images, labels=_labels_of_store(args.store))
-    from streamkd.store.verify import verify as run_verify
-
-    report = run_verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
+        images = kd.scan(args.images, labels=_labels_of_store(args.store))
+    report = kd.verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
     fields = {
         "sound": report.sound,
         "rows_checked": report.rows_checked,
@@ -184,9 +166,7 @@ def verify(args: argparse.Namespace) -> Answer:
 
 def inspect(args: argparse.Namespace) -> Answer:
     """Says what a store holds."""
-    from streamkd.store.collection import open_store
-
-    return Answer(open_store(args.store).describe())
+    return Answer(kd.open_store(args.store).describe())
 
 
 def evaluate(args: argparse.Namespace) -> Answer:
@@ -194,9 +174,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args)
     files.check_model(args.model, "model")
     import_tensorflow()
-    from streamkd.results.evaluate import evaluate as run_evaluate
-
-    report = run_evaluate(
+    report = kd.evaluate(
         args.model,
         manifest,
         store=args.store,
@@ -215,9 +193,7 @@ def export(args: argparse.Namespace) -> Answer:
     files.check_out(args.out, kind="model")
     images = _scan_unlabelled(args.images)
     import_tensorflow()
-    from streamkd.results.export import export as run_export
-
-    report = run_export(
+    report = kd.export(
         args.model,
         args.out,
         format=args.format,
@@ -239,13 +215,11 @@ def demo(args: argparse.Namespace) -> Answer:
     return Answer(fields, text=as_text(fields))
 
 
-def _load_teacher(args: argparse.Namespace) -> Teacher:
+def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
     """Returns the teacher that the flags describe."""
     files.check_model(args.teacher, "teacher")
     import_tensorflow()
-    from streamkd.teachers.load_teacher import load_teacher
-
-    return load_teacher(
+    return kd.load_teacher(
         args.teacher,
         preprocess=args.preprocess,
         output=args.teacher_output,
@@ -254,22 +228,18 @@ def _load_teacher(args: argparse.Namespace) -> Teacher:
     )
 
 
-def _scan_unlabelled(path: str | None) -> Manifest | None:
+def _scan_unlabelled(path: str | None) -> kd.Manifest | None:
     """Returns the images of a directory, without labels; None for no directory."""
-    if path is None:
-        return None
-    from streamkd.manifest.manifest import scan as scan_directory
-
-    return scan_directory(path, labels=None)
+    return None if path is None else kd.scan(path, labels=None)
 
 
 def _labels_of_store(path: str) -> str | None:
     """Returns how to list the images of a store: by class if the store has labels."""
     from streamkd.errors import DamagedStoreError
-    from streamkd.store.collection import flatten, open_store
+    from streamkd.store.collection import flatten
 
     try:
-        base = flatten([open_store(path)])[0]
+        base = flatten([kd.open_store(path)])[0]
         return "inferred" if base.class_names and (base.labels >= 0).any() else None
     except DamagedStoreError:  # verify is about to say so
         return None
@@ -279,7 +249,7 @@ def _capped(values: list | None) -> list | None:
     return None if values is None else values[:MAX_LISTED]
 
 
-def _with_reasons(manifest: Manifest, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
+def _with_reasons(manifest: kd.Manifest, refused: Any, max_pixels: int) -> list[dict[str, Any]]:
     """Returns the first refused images, each with its fault now; None if it has been repaired."""
     from streamkd.keys import key_fields
     from streamkd.pixels.bad_images import why_bad

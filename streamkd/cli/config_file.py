@@ -42,7 +42,7 @@ def parse(parser: arguments.Parser, words: Sequence[str], into: argparse.Namespa
       into: gets the arguments; `json` before the file is checked, since refusals depend on it.
 
     Raises:
-      OptionError: a value that its argument does not take, or an unknown key.
+      OptionError: an unknown key, or a value that its argument does not take.
     """
     command = parser.commands.get(words[0]) if words else None
     path = None if command is None else _config_path(words[1:], command)
@@ -103,13 +103,9 @@ def _asks_for_json(tables: Mapping[str, Any], command: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Setting:
-    """One value of the file, and the argument that it sets.
+    """A key of the file as it is written there, its value, and the argument that it sets.
 
-    Attributes:
-      location: the file and its table, for messages.
-      name: the key as it is written in the file.
-      value: of the key.
-      argument: of the command.
+    The location, in words for messages, is the file and its table.
     """
 
     location: str
@@ -183,9 +179,8 @@ def _settings(
 ) -> list[_Setting]:
     """Returns the settings of one command; its own table wins over the top level.
 
-    Raises:
-      OptionError: a key of the command's table that the command does not know, or a key of the top
-        level that no command knows.
+    Refuses a key of the table that the command does not know, and a key of the top level that no
+    command knows.
     """
     known = {
         name: {key: a for key, a in parser.arguments.items() if key not in TYPED_ONLY}
@@ -225,10 +220,10 @@ def _table_settings(
     """Returns the settings of one table, by their names as flags are spelled.
 
     Args:
-      location: of the table, for messages.
+      location: the file and its table, for messages.
       table: keys and values.
       known: arguments that the table may set.
-      unknown: who does not know a key, for messages.
+      unknown: the reason to refuse another key, for messages.
       suggested: names to suggest for an unknown key, the likeliest group first.
     """
     settings: dict[str, _Setting] = {}

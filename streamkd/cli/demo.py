@@ -23,14 +23,9 @@ import numpy as np
 import tf_keras
 from PIL import Image
 
+import streamkd as kd
 from streamkd.errors import MissingExtraError
-from streamkd.manifest.manifest import Manifest, scan
-from streamkd.results.evaluate import evaluate
 from streamkd.store.row_store import RowStore
-from streamkd.stream.join import join
-from streamkd.teachers.load_teacher import load_teacher
-from streamkd.teachers.teach import teach
-from streamkd.training.distiller import Distiller
 
 NUM_TEST_PER_DIGIT = 100  # test images, of 500 of each digit
 IMAGE_SIZE = (28, 28)
@@ -77,7 +72,7 @@ def run_demo(directory: Path, *, seed: int = 0, progress: bool = True) -> dict[s
     }
 
 
-def write_digits(directory: Path) -> tuple[Manifest, Manifest]:
+def write_digits(directory: Path) -> tuple[kd.Manifest, kd.Manifest]:
     """Writes the digits as PNG files, one folder a digit, and returns train and test images."""
     images = directory / "digits"
     if not images.exists():
@@ -99,7 +94,7 @@ def write_digits(directory: Path) -> tuple[Manifest, Manifest]:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.reshape(IMAGE_SIZE).astype(np.uint8)).save(path)
         unfinished.rename(images)
-    return scan(images / "train"), scan(images / "test")
+    return kd.scan(images / "train"), kd.scan(images / "test")
 
 
 def build_teacher() -> Any:
@@ -153,21 +148,15 @@ def untrained(directory: Path, name: str, seed: int) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Training:
-    """The steps of the demo that train or ask a model; each is resumed where it was stopped.
-
-    Attributes:
-      directory: of the demo.
-      seed: of the first weights and of the order.
-      progress: show progress on standard error.
-    """
+    """The steps of the demo that train or ask a model; each resumes at the point of a stop."""
 
     directory: Path
     seed: int
     progress: bool
 
-    def train_teacher(self, train: Manifest) -> None:
+    def train_teacher(self, train: kd.Manifest) -> None:
         """Trains the teacher from labels, into the run directory `teacher`."""
-        stream = join(
+        stream = kd.join(
             train,
             None,
             batch_size=BATCH_SIZE,
@@ -175,7 +164,7 @@ class _Training:
             image_size=IMAGE_SIZE,
             color_mode="grayscale",
         )
-        distiller = Distiller(
+        distiller = kd.Distiller(
             untrained(self.directory, "teacher", self.seed),
             learning_rate=LEARNING_RATE,
             label_weight=1.0,
@@ -183,26 +172,28 @@ class _Training:
         run = self.directory / "teacher"
         distiller.fit(stream, epochs=TEACHER_EPOCHS, run=run, progress=self.progress)
 
-    def teach(self, images: Manifest, name: str) -> RowStore:
+    def teach(self, images: kd.Manifest, name: str) -> RowStore:
         """Returns a store, called `name`, of the teacher's answers."""
-        return teach(
+        return kd.teach(
             images,
-            load_teacher(self.directory / "teacher" / "student.keras"),
+            kd.load_teacher(self.directory / "teacher" / "student.keras"),
             self.directory / name,
             color_mode="grayscale",
             progress=self.progress,
         )
 
-    def train_student(self, name: str, train: Manifest, test: Manifest, store: RowStore) -> None:
+    def train_student(
+        self, name: str, train: kd.Manifest, test: kd.Manifest, store: RowStore
+    ) -> None:
         """Trains one of the two students, into the run directory `name`."""
-        distiller = Distiller(
+        distiller = kd.Distiller(
             untrained(self.directory, "student", self.seed),
             learning_rate=LEARNING_RATE,
             temperature=TEMPERATURE,
             label_weight=1.0 if name == LABELS_ALONE else LABEL_WEIGHT,
         )
         distiller.fit(
-            join(train, store, batch_size=BATCH_SIZE, seed=self.seed),
+            kd.join(train, store, batch_size=BATCH_SIZE, seed=self.seed),
             epochs=STUDENT_EPOCHS,
             validation=test,
             run=self.directory / name,
@@ -210,9 +201,9 @@ class _Training:
         )
 
 
-def _table_row(directory: Path, name: str, test: Manifest, store: RowStore) -> dict[str, Any]:
+def _table_row(directory: Path, name: str, test: kd.Manifest, store: RowStore) -> dict[str, Any]:
     """Returns one model's row of the table, measured on the test images."""
-    report = evaluate(directory / name, test, store=store, progress=False)
+    report = kd.evaluate(directory / name, test, store=store, progress=False)
     return {"model": name, **{column: report[column] for column in TABLE_COLUMNS}}
 
 

@@ -5,7 +5,7 @@
     images = flags.scan_images(args)
 
 A flag means the same in every command, with one exception: --class-names names the classes of
-whatever the command reads, so that each command adds it with a help text of its own.
+whatever the command reads, so that each command gives it another help text.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import streamkd as kd
 from streamkd.cli import arguments, files
 from streamkd.errors import OptionError
 from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
-
-if TYPE_CHECKING:
-    from streamkd.manifest.manifest import Manifest
-    from streamkd.views.views import Views
 
 # Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
 PIXEL_FLAGS = (
@@ -78,16 +75,11 @@ def add_directory(parser: arguments.Parser) -> None:
     group.add_argument(
         "--stratify", action="store_true", help="split every class by the same fraction"
     )
-    group.add_argument(
-        "--seed",
-        type=arguments.seed,
-        default=0,
-        help="seed of the split, of the order and of all random numbers (default 0)",
-    )
+    text = "seed of the split, of the order and of all random numbers"
+    add_number(group, "--seed", 0, text, type=arguments.seed)
 
 
 def add_labels(parser: arguments.Parser | arguments.Group) -> None:
-    """Adds --labels to a parser or group."""
     parser.add_argument(
         "--labels",
         default="inferred",
@@ -99,7 +91,6 @@ def add_labels(parser: arguments.Parser | arguments.Group) -> None:
 
 
 def add_class_names(parser: arguments.Parser, help: str) -> None:
-    """Adds --class-names, whose meaning depends on the command."""
     parser.add_argument("--class-names", metavar="FILE", help=help)
 
 
@@ -111,7 +102,7 @@ def add_pixels(
     Args:
       parser: of the command.
       image_size, color_mode: the defaults, in words.
-      others: where the other defaults come from, in words; '' where they are always the same.
+      others: source of the other defaults, in words; '' if they are always the same.
     """
     source = f"{others}, else " if others else ""
     group = parser.add_group("pixels")
@@ -153,8 +144,15 @@ def add_pixels(
     )
 
 
+def add_number(
+    to: arguments.Parser | arguments.Group, name: str, default: float, help: str, **settings: Any
+) -> None:
+    """Adds a flag that takes numbers like its default, which ends the help text."""
+    settings = {"type": type(default), **settings}
+    to.add_argument(name, default=default, help=f"{help} (default {default:g})", **settings)
+
+
 def add_max_pixels(parser: arguments.Parser) -> None:
-    """Adds --max-pixels."""
     parser.add_argument(
         "--max-pixels",
         type=arguments.count,
@@ -166,7 +164,6 @@ def add_max_pixels(parser: arguments.Parser) -> None:
 
 
 def add_on_bad(parser: arguments.Parser) -> None:
-    """Adds --on-bad."""
     parser.add_argument(
         "--on-bad",
         choices=("raise", "skip"),
@@ -177,14 +174,12 @@ def add_on_bad(parser: arguments.Parser) -> None:
 
 
 def add_trust(parser: arguments.Parser) -> None:
-    """Adds --trust."""
     parser.add_argument(
         "--trust", action="store_true", help="load a model file even if loading it runs its code"
     )
 
 
 def add_codec(parser: arguments.Parser) -> None:
-    """Adds --codec."""
     parser.add_argument(
         "--codec",
         type=arguments.codec,
@@ -196,12 +191,11 @@ def add_codec(parser: arguments.Parser) -> None:
 
 
 def add_teacher_output(parser: arguments.Parser) -> None:
-    """Adds --teacher-output."""
     parser.add_argument(
         "--teacher-output",
         choices=("auto", "logits", "probabilities", "log-probabilities"),
         default="auto",
-        help="what the teacher's answers are (default auto: found out from its layers, or from the "
+        help="kind of the teacher's answers (default auto: detected from its layers, or from the "
         "first answers)",
     )
 
@@ -240,11 +234,9 @@ def add_views(parser: arguments.Parser) -> None:
     )
 
 
-def views(args: argparse.Namespace, count: int) -> Views:
+def views(args: argparse.Namespace, count: int) -> kd.Views:
     """Returns the `Views` that the flags describe."""
-    from streamkd.views.views import Views
-
-    return Views(
+    return kd.Views(
         count,
         crop=None if args.crop is None else tuple(args.crop),
         flip=args.flip,
@@ -263,7 +255,7 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = None) -> Manifest:
+def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = None) -> kd.Manifest:
     """Returns the images of IMAGES, or the side of their split that --subset names."""
     if args.validation_split is not None and not args.subset:
         raise OptionError(
@@ -274,7 +266,7 @@ def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = Non
 
 def scan_side(
     args: argparse.Namespace, subset: str | None, *, class_names: list[str] | None = None
-) -> Manifest:
+) -> kd.Manifest:
     """Returns one side of the split of IMAGES: 'training' or 'validation'; None for all images."""
     return _scan(
         args,
@@ -287,22 +279,21 @@ def scan_side(
     )
 
 
-def scan_other(args: argparse.Namespace, source: str) -> Manifest:
+def scan_other(args: argparse.Namespace, source: str) -> kd.Manifest:
     """Returns all images of another source than IMAGES, such as --validation.
 
-    Its folders have the classes that --class-map gives to those of IMAGES; a file has its own.
+    --class-map gives its folders their classes, as it does for IMAGES; a file names its classes.
     """
     class_map = None if Path(source).is_file() else args.class_map
     return _scan(args, source, class_map=class_map)
 
 
-def _scan(args: argparse.Namespace, source: str, **options: Any) -> Manifest:
+def _scan(args: argparse.Namespace, source: str, **options: Any) -> kd.Manifest:
     """Returns the images of `source`, counted on a terminal while they are listed."""
-    from streamkd.manifest.manifest import scan
     from streamkd.progress import image_progress
 
     with image_progress(None, 0, "listing", not args.quiet and sys.stderr.isatty()) as bar:
-        return scan(
+        return kd.scan(
             source,
             follow_links=args.follow_links,
             seed=args.seed,

@@ -58,12 +58,8 @@ def _demo(subparsers: Any) -> None:
         metavar="DIRECTORY",
         help="directory for the digits, the models and the picture (default streamkd-demo)",
     )
-    parser.add_argument(
-        "--seed",
-        type=arguments.seed,
-        default=0,
-        help="seed of the first weights and of the order (default 0)",
-    )
+    text = "seed of the first weights and of the order"
+    flags.add_number(parser, "--seed", 0, text, type=arguments.seed)
     parser.epilog = (
         "JSON keys: out, seconds, table (one object a model: model, num_errors, accuracy, "
         "agreement, num_parameters, latency_ms), num_train_images, num_test_images, picture, "
@@ -97,20 +93,11 @@ def _teach(subparsers: Any) -> None:
     flags.add_trust(parser)
     parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
     _add_out_store(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        help="images that the teacher answers at once; the store remembers it (default 64)",
-    )
+    text = "images that the teacher answers at once; the store remembers it"
+    flags.add_number(parser, "--batch-size", 64, text)
     flags.add_codec(parser)
-    parser.add_argument(
-        "--views",
-        type=int,
-        default=0,
-        metavar="N",
-        help="views of every image to answer besides the plain image (default 0)",
-    )
+    text = "views of every image to answer besides the plain image"
+    flags.add_number(parser, "--views", 0, text, metavar="N")
     flags.add_views(parser)
     flags.add_on_bad(parser)
     flags.add_max_pixels(parser)
@@ -143,7 +130,6 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
-    """Adds --out for a store."""
     parser.add_argument(
         "--out",
         required=True,
@@ -167,16 +153,9 @@ def _plan(subparsers: Any) -> None:
     parser.add_argument(
         "--teacher", metavar="T", help="measure on its answers to --sample images, and time them"
     )
-    parser.add_argument(
-        "--views",
-        type=int,
-        default=0,
-        metavar="N",
-        help="views with crop and flip to plan for, besides the plain image (default 0)",
-    )
-    parser.add_argument(
-        "--sample", type=int, default=1000, metavar="N", help="images to measure on (default 1000)"
-    )
+    text = "views with crop and flip to plan for, besides the plain image"
+    flags.add_number(parser, "--views", 0, text, metavar="N")
+    flags.add_number(parser, "--sample", 1000, "images to measure on", metavar="N")
     parser.add_argument(
         "--codecs",
         nargs="+",
@@ -184,27 +163,22 @@ def _plan(subparsers: Any) -> None:
         metavar="CODEC",
         help="codecs to compare (default: all that suit the number of classes)",
     )
-    parser.add_argument(
+    flags.add_number(
+        parser,
         "--max-kl",
-        type=float,
-        default=0.01,
+        0.01,
+        "recommend the smallest codec whose KL divergence is at most this at the temperatures 1, "
+        "2, 4 and 20",
         metavar="NATS",
-        help="recommend the smallest codec whose KL divergence is at most this at the temperatures "
-        "1, 2, 4 and 20 (default 0.01)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        help="images that the teacher answers at once (default 64)",
-    )
+    flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
     flags.add_max_pixels(parser)
     _add_teacher_answers(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
         "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
-        "agreement; the last two null where the logits are too large for it)."
+        "agreement; the last two null if the logits are too large for it)."
     )
 
 
@@ -223,15 +197,13 @@ def _import(subparsers: Any) -> None:
         "--images",
         required=True,
         metavar="IMAGES",
-        help="the directory or manifest in which the keys are found",
+        help="the directory or manifest that holds the keys",
     )
     _add_out_store(parser)
     flags.add_labels(parser)
     flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
-    parser.add_argument(
-        "--batch-size", type=int, default=1024, help="images written at once (default 1024)"
-    )
+    flags.add_number(parser, "--batch-size", 1024, "images written at once")
     flags.add_teacher_output(parser)
     parser.add_argument(
         "--teacher-name",
@@ -256,7 +228,7 @@ def _merge(subparsers: Any) -> None:
     parser.add_argument(
         "--images",
         metavar="IMAGES",
-        help="keep only the images of this directory; renamed files are found by their content",
+        help="keep only the images of this directory; renamed files are recognized by content",
     )
     parser.add_argument(
         "--index",
@@ -287,7 +259,6 @@ def _inspect(subparsers: Any) -> None:
 
 
 def _add_store(parser: arguments.Parser) -> None:
-    """Adds the store that a command looks at."""
     parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
 
 
@@ -313,12 +284,7 @@ def _evaluate(subparsers: Any) -> None:
         parser,
         f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        help="images that the model answers at once (default 64)",
-    )
+    flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     flags.add_max_pixels(parser)
 
 
@@ -346,5 +312,4 @@ def _export(subparsers: Any) -> None:
 
 
 def _add_model(parser: arguments.Parser) -> None:
-    """Adds the model that a command looks at."""
     parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")

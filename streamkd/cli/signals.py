@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks for the run to be saved, a second ends it at once.
+"""SIGINT and SIGTERM: the first stops the run and saves it, a second ends it at once.
 
     with StopSignals() as signals:
         history = distiller.fit(stream, epochs=30, run="runs/first", stop=signals.arrived)
@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-# How a message begins, by signal.
+# First word of a message, by signal.
 WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 
 
@@ -27,11 +27,7 @@ class TerminatedError(BaseException):
 
 
 class StoppedError(Exception):
-    """A signal came, and the run was saved.
-
-    Attributes:
-      exit_code: 130 after SIGINT, 143 after SIGTERM.
-    """
+    """A signal came, and the run was saved; the exit code is 130 or, after SIGTERM, 143."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

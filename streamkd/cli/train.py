@@ -14,19 +14,14 @@ import importlib.util
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import streamkd as kd
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.signals import StopSignals
 from streamkd.errors import MissingExtraError, OptionError
 from streamkd.tf_support.quiet_import import import_tensorflow
-
-if TYPE_CHECKING:
-    from streamkd.manifest.manifest import Manifest
-    from streamkd.store.row_store import RowStore
-    from streamkd.stream.stream import Stream
-    from streamkd.views.views import Views
 
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
@@ -40,7 +35,7 @@ JOIN_FLAGS = (
 )
 # Arguments that config.json does not keep: the command itself, and how it answers.
 UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet")
-# Columns of metrics.csv whose last values are part of the answer.
+# Columns of metrics.csv: the answer has their last values.
 ANSWERED_COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
 
 
@@ -50,16 +45,12 @@ def train(args: argparse.Namespace) -> Answer:
     views = _independent_views(args)
     class_weight = files.read_class_weight(args.class_weight)
     images, validation = _scan(args)
-    from streamkd.store.collection import open_store
-
-    store = open_store(args.store) if args.store else None
+    store = kd.open_store(args.store) if args.store else None
     import_tensorflow()
     scope = _scope(args.distribute)
     stream = _join(args, images, store, views)
     student = _student(args, stream, scope)
-    from streamkd.training.distiller import Distiller
-
-    distiller = Distiller(student, **{name: getattr(args, name) for name in DISTILLER_FLAGS})
+    distiller = kd.Distiller(student, **{name: getattr(args, name) for name in DISTILLER_FLAGS})
     with StopSignals() as signals:
         history = distiller.fit(
             stream,
@@ -132,7 +123,7 @@ def _check_cluster() -> None:
     )
 
 
-def _scan(args: argparse.Namespace) -> tuple[Manifest, Manifest | None]:
+def _scan(args: argparse.Namespace) -> tuple[kd.Manifest, kd.Manifest | None]:
     """Returns the images to train on, and those to validate on or None."""
     has_split = args.validation_split is not None
     images = flags.scan_side(args, "training" if has_split else None)
@@ -141,7 +132,7 @@ def _scan(args: argparse.Namespace) -> tuple[Manifest, Manifest | None]:
     return images, flags.scan_side(args, "validation") if has_split else None
 
 
-def _independent_views(args: argparse.Namespace) -> Views | None:
+def _independent_views(args: argparse.Namespace) -> kd.Views | None:
     """Returns the views of `--augment independent`; None to replay the store's."""
     drawn = args.crop or args.flip or args.color or args.erase or args.mixup or args.cutmix
     if args.augment == "independent":
@@ -172,15 +163,10 @@ def _scope(distribute: str | None) -> Any:
 
 
 def _join(
-    args: argparse.Namespace,
-    images: Manifest,
-    store: RowStore | None,
-    views: Views | None,
-) -> Stream:
-    """Returns the stream."""
-    from streamkd.stream.join import join
-
-    stream = join(
+    args: argparse.Namespace, images: kd.Manifest, store: Any, views: kd.Views | None
+) -> kd.Stream:
+    """Returns the stream; says where its pixel cache is."""
+    stream = kd.join(
         images,
         store,
         views=views,
@@ -194,7 +180,7 @@ def _join(
     return stream
 
 
-def _student(args: argparse.Namespace, stream: Stream, scope: Any) -> Any:
+def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
     """Returns the student, with first weights that depend on the seed alone."""
     import tf_keras
 
@@ -235,7 +221,7 @@ def _recorded(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _how_to_resume(history: Any) -> str:
-    """Returns how a run that was stopped is resumed."""
+    """Returns how a stopped run is resumed."""
     if not history.step:
         return "No step was taken yet; the same command begins again."
     return f"The run is saved at step {history.step} in {history.run}; the same command resumes it."

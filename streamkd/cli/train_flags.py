@@ -38,10 +38,8 @@ def add_train(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--validation", metavar="IMAGES", help="images to validate on after every epoch"
     )
-    parser.add_argument(
-        "--epochs", type=int, default=10, help="passes over the images, in all (default 10)"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="images a batch (default 32)")
+    flags.add_number(parser, "--epochs", 10, "passes over the images, in all")
+    flags.add_number(parser, "--batch-size", 32, "images a batch")
     parser.add_argument(
         "--student-preprocess",
         default="none",
@@ -92,41 +90,19 @@ def _add_stream(group: arguments.Group) -> None:
         help="largest size of the cache (default: half of the free memory, or nine tenths of the "
         "free disk)",
     )
-    group.add_argument(
-        "--views-per-decode",
-        type=int,
-        default=1,
-        metavar="K",
-        help="show K views of each decoded image in a batch; an epoch then has K times as many "
-        "steps (default 1)",
-    )
+    text = "show K views of each decoded image in a batch; an epoch then has K times as many steps"
+    flags.add_number(group, "--views-per-decode", 1, text, metavar="K")
     group.add_argument("--balance", action="store_true", help="draw every class equally often")
 
 
 def _add_loss(group: arguments.Group) -> None:
     """Adds the flags of the loss."""
-    group.add_argument(
-        "--temperature",
-        type=float,
-        default=4.0,
-        help="divisor of the teacher's and the student's logits in the distillation loss (default "
-        "4)",
-    )
-    group.add_argument(
-        "--label-weight",
-        type=float,
-        default=0.1,
-        metavar="FRACTION",
-        help="weight of the label loss: 1 learns from labels alone, 0 from the teacher alone "
-        "(default 0.1)",
-    )
-    group.add_argument(
-        "--label-smoothing",
-        type=float,
-        default=0.0,
-        metavar="FRACTION",
-        help="fraction of a label that is spread evenly over all classes (default 0)",
-    )
+    text = "divisor of the teacher's and the student's logits in the distillation loss"
+    flags.add_number(group, "--temperature", 4.0, text)
+    text = "weight of the label loss: 1 learns from labels alone, 0 from the teacher alone"
+    flags.add_number(group, "--label-weight", 0.1, text, metavar="FRACTION")
+    text = "fraction of a label that is spread evenly over all classes"
+    flags.add_number(group, "--label-smoothing", 0.0, text, metavar="FRACTION")
     group.add_argument(
         "--class-weight",
         metavar="balanced|FILE",
@@ -138,22 +114,15 @@ def _add_loss(group: arguments.Group) -> None:
 def _add_optimizer(group: arguments.Group) -> None:
     """Adds the flags of the optimizer and its schedule."""
     group.add_argument("--optimizer", default="adamw", help="a Keras optimizer (default adamw)")
-    group.add_argument(
-        "--learning-rate", type=float, default=1e-3, help="highest learning rate (default 0.001)"
-    )
+    flags.add_number(group, "--learning-rate", 1e-3, "highest learning rate")
     group.add_argument(
         "--schedule",
         choices=("cosine", "constant"),
         help="learning rate after the warm-up: falls to zero along a cosine (cosine, the default), "
         "or stays (constant)",
     )
-    group.add_argument(
-        "--warm-up",
-        type=float,
-        default=0.05,
-        metavar="FRACTION",
-        help="fraction of all steps in which the learning rate rises (default 0.05)",
-    )
+    text = "fraction of all steps in which the learning rate rises"
+    flags.add_number(group, "--warm-up", 0.05, text, metavar="FRACTION")
     group.add_argument(
         "--weight-decay",
         type=float,
@@ -166,13 +135,8 @@ def _add_optimizer(group: arguments.Group) -> None:
         metavar="NORM",
         help="largest norm of the whole gradient (default: no limit)",
     )
-    group.add_argument(
-        "--accumulate",
-        type=arguments.count,
-        default=1,
-        metavar="N",
-        help="batches in one step, for steps that do not fit into memory at once (default 1)",
-    )
+    text = "batches in one step, for steps that do not fit into memory at once"
+    flags.add_number(group, "--accumulate", 1, text, type=arguments.count, metavar="N")
     group.add_argument(
         "--ema",
         type=float,
@@ -183,20 +147,15 @@ def _add_optimizer(group: arguments.Group) -> None:
 
 
 def _add_loop(group: arguments.Group) -> None:
-    """Adds the flags of how and where steps are taken, and when they are saved."""
+    """Adds the flags of the steps: how they are computed, and when the run is saved or stopped."""
     group.add_argument(
         "--jit",
         choices=("auto", "on", "off"),
         default="auto",
         help="compile the step with XLA; auto, the default, measures which is faster",
     )
-    group.add_argument(
-        "--steps-per-call",
-        type=arguments.count,
-        default=32,
-        metavar="N",
-        help="most steps in one call of the compiled loop (default 32)",
-    )
+    text = "largest number of steps in one call of the compiled loop"
+    flags.add_number(group, "--steps-per-call", 32, text, type=arguments.count, metavar="N")
     group.add_argument(
         "--precision",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),

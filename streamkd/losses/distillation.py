@@ -30,7 +30,7 @@ def distillation_loss(
       temperature: positive number; 1 leaves the logits as they are.
 
     Returns:
-      float32 `[batch]`, in nats times temperature²; 0 where both distributions are equal.
+      float32 `[batch]`, in nats times temperature²; 0 if both distributions are equal.
 
     Raises:
       ValueError: the two shapes differ.
@@ -56,11 +56,7 @@ def distillation_loss(
 
 @public
 def label_loss(
-    labels: tf.Tensor,
-    label_shares: tf.Tensor,
-    student_logits: tf.Tensor,
-    *,
-    smoothing: float = 0.0,
+    labels: tf.Tensor, label_shares: tf.Tensor, student_logits: tf.Tensor, *, smoothing: float = 0.0
 ) -> tf.Tensor:
     """Returns the cross-entropy with the labels at temperature 1, one number per example.
 
@@ -86,7 +82,7 @@ def label_loss(
     num_examples, num_classes = tf.unstack(tf.shape(student_log))
     labels = tf.cast(labels, tf.int32)
     positions = num_classes * tf.range(num_examples)[:, None] + tf.where(known, labels, 0)
-    # A label that no class has is an error, and not a class of the next example.
+    # A label beyond the classes must fail, and not pick a class of the next example.
     positions = tf.where(labels < num_classes, positions, -1)
     picked = tf.gather(tf.reshape(student_log, [-1]), positions)
     if smoothing:

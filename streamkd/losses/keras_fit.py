@@ -4,9 +4,9 @@
                   metrics=[kd.packed_accuracy])
     model.fit(stream.dataset(0, stream.end_of_epoch(30)).map(kd.pack_targets))
 
-Keras compares a model's one output with one tensor; a `train_step` of one's own gets the stream's
-batches as they are. The model must end in logits. `fit` neither checks the student nor resumes a
-run; the `Distiller` does both.
+Keras compares a model's one output with one tensor; a custom `train_step` gets the stream's batches
+as they are. The model must end in logits. `fit` neither checks the student nor resumes a run; the
+`Distiller` does both.
 
 | columns of a packed target | content                                    |
 |----------------------------|--------------------------------------------|
@@ -53,11 +53,10 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
       temperature: positive, of the distillation loss.
       label_weight: weight of the label loss, 0 to 1.
 
+    It is the loss of the `Distiller`. Source: Hinton, Vinyals and Dean, arXiv:1503.02531.
+
     Raises:
       OptionError: a number out of range.
-
-    Source:
-      Hinton, Vinyals and Dean, arXiv:1503.02531; the same as the `Distiller`'s.
     """
     check_positive("temperature", temperature)
     check_fraction("label_weight", label_weight)
@@ -77,7 +76,7 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
 
 @public
 def packed_accuracy(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-    """Returns 1 where the student finds an image's own label, else 0, float32 `[batch]`: a metric.
+    """Returns 1 if the student chooses an image's own label, else 0, float32 `[batch]`: a metric.
 
     An image without a label counts as wrong.
     """

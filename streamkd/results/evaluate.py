@@ -29,7 +29,7 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.results import metrics
-from streamkd.runs.run_directory import read_config
+from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
@@ -114,7 +114,7 @@ def evaluate(
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):
-        config = read_config(model)
+        config = config_of_model(model)
         class_names = class_names or config.get("class_names")
         trained = config.get("image_options", {})
         model = open_model(model, trust=trust)
@@ -258,10 +258,7 @@ def _against_teacher(
 
 
 def _teacher_logits(
-    store: RowStore,
-    rows: np.ndarray,
-    classes: list[str] | None,
-    num_outputs: int,
+    store: RowStore, rows: np.ndarray, classes: list[str] | None, num_outputs: int
 ) -> np.ndarray:
     """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
     if num_outputs != store.num_classes:

@@ -25,7 +25,7 @@ from streamkd.reports import Report
 from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
 
 FORMATS = ("keras",)
-# Images on which the two models are compared: at most so many of `images`, or so many of noise.
+# Number of images on which the two models are compared: at most, and of noise.
 MAX_COMPARED, NUM_NOISE = 256, 16
 # Largest difference of an output: a model saved and read back computes with the same numbers.
 TOLERANCE = 1e-5

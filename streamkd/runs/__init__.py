@@ -1,1 +1,1 @@
-"""What a run keeps on disk: checkpoints, its directory, its configuration."""
+"""The files of a run: checkpoints, its directory, its configuration."""

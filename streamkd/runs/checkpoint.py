@@ -67,7 +67,7 @@ class Checkpoints:
         self._restored: Path | None = None
 
     def exist(self) -> bool:
-        """Returns whether there is any checkpoint, readable or not."""
+        """Returns whether the directory has a checkpoint, readable or not."""
         return bool(self._all())
 
     def remove_leftovers(self) -> None:
@@ -118,11 +118,11 @@ class Checkpoints:
         sync_directory(self.directory)
         for other in taken:
             shutil.rmtree(_discarded(other))
-        # Any that are not older are of this very step, or turned out damaged.
+        # Checkpoints that are not older are of this very step, or turned out damaged.
         self._keep_few(final, [folder for folder in self._all() if folder != final])
 
     def _free_name(self, step: int, existing: list[Path]) -> Path:
-        """Returns a name after all `existing` ones of that step: none is written over."""
+        """Returns a name after all `existing` ones of that step, so that none is overwritten."""
         number = 1 + max((_order(p)[1] for p in existing if _order(p)[0] == step), default=0)
         return self.directory / (f"step-{step:010d}" + (f"-{number}" if number > 1 else ""))
 
@@ -158,9 +158,9 @@ class Checkpoints:
             parts.extractall(self.directory, filter="data")
 
     def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """Restores the newest checkpoint that can be read; returns its state and arrays.
+        """Restores the newest readable checkpoint; returns its state and arrays, or None.
 
-        Returns None without any checkpoint. Warns about newer checkpoints that are damaged.
+        Warns about newer checkpoints that are damaged.
 
         Raises:
           ResumeError: no checkpoint can be read.
@@ -224,11 +224,7 @@ def _discarded(folder: Path) -> Path:
 
 
 def _read_state(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns the state and the arrays of a checkpoint.
-
-    Raises:
-      ValueError, LookupError, OSError: it is damaged.
-    """
+    """Returns the state and the arrays of a checkpoint, or raises an error of `UNREADABLE`."""
     state = json.loads((folder / STATE).read_text())
     path = folder / ARRAYS
     packed = path.read_bytes() if path.exists() else b""

@@ -17,7 +17,7 @@ NAMED_FIRST = ("optimizer", "schedule")
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """Returns the name of the first entry that differs; None where two configurations agree.
+    """Returns the name of the first entry that differs; None if two configurations agree.
 
     Layers are compared only as one Keras describes them: another release may describe the same
     layers differently.
@@ -33,7 +33,7 @@ def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 
 def both_sides(old: dict[str, Any], new: dict[str, Any], name: str, titles: tuple[str, str]) -> str:
-    """Returns two lines with what two configurations have under a name, where they differ."""
+    """Returns two lines with the values of an entry in two configurations, where they differ."""
     return differences.both_sides(dict(zip(titles, (old.get(name), new.get(name)), strict=True)))
 
 

@@ -87,15 +87,14 @@ class RunDirectory:
             ) from error
 
     def remove_leftovers(self) -> None:
-        """Removes files that a killed run left half written; for the process that trains here."""
+        """Removes files that a killed run left half written; call it after `prepare`."""
         for name in (PROBE, STUDENT_TEMPORARY):
             (self.path / name).unlink(missing_ok=True)
         for name in TEXTS:
             (self.path / (name + TEMPORARY)).unlink(missing_ok=True)
 
     def remove_published(self) -> None:
-        """Removes student.keras and metrics.csv of the run before, which no longer match the
-        checkpoints."""
+        """Removes files of an earlier run that no longer match the checkpoints."""
         for path in (self.student, self.path / METRICS, self.path / LEFT_OUT):
             path.unlink(missing_ok=True)
 
@@ -131,15 +130,7 @@ class RunDirectory:
             ) from error
 
     def check_config(self, begun: dict[str, Any], config: dict[str, Any]) -> None:
-        """Refuses to resume a run with another configuration.
-
-        Args:
-          begun: configuration that the run was started with.
-          config: configuration of this start.
-
-        Raises:
-          ResumeError: names the first entry that differs, and both sides.
-        """
+        """Refuses, as a ResumeError, to resume the run `begun` with another configuration."""
         now = json.loads(json.dumps(config))
         name = first_difference(begun, now)
         if name is not None:
@@ -153,10 +144,7 @@ class RunDirectory:
         write_atomically(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
 
     def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
-        """Writes metrics.csv, one line an epoch; unknown numbers stay empty.
-
-        The user's metrics, and numbers that callbacks added, follow streamkd's own columns.
-        """
+        """Writes metrics.csv, one line an epoch; unknown numbers stay empty."""
         write_atomically(self.path / METRICS, _as_table(epochs))
 
     def has_metrics(self, epochs: list[dict[str, Any]]) -> bool:
@@ -166,24 +154,23 @@ class RunDirectory:
         return text == _as_table(epochs)
 
     def write_skipped(self, skipped: dict[bytes, str]) -> None:
-        """Writes skipped.jsonl, sorted by key; removes it where no image was skipped."""
-        path = self.path / SKIPPED
-        if not skipped:
-            path.unlink(missing_ok=True)
-            return
-        lines = [json.dumps(entry) + "\n" for entry in skipped_entries(skipped)]
-        write_atomically(path, "".join(lines))
+        """Writes skipped.jsonl, sorted by key."""
+        self._write_lines(SKIPPED, skipped_entries(skipped))
 
     def write_left_out(self, steps: list[dict[str, Any]]) -> None:
-        """Writes nonfinite.jsonl, one line a step left out; removes it where none was."""
-        path = self.path / LEFT_OUT
-        if not steps:
-            path.unlink(missing_ok=True)
-            return
-        write_atomically(path, "".join(json.dumps(step) + "\n" for step in steps))
+        """Writes nonfinite.jsonl, one line a step left out."""
+        self._write_lines(LEFT_OUT, steps)
+
+    def _write_lines(self, name: str, entries: list[dict[str, Any]]) -> None:
+        """Writes a file of JSON lines; removes it if it would be empty."""
+        if entries:
+            lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+            write_atomically(self.path / name, lines)
+        else:
+            (self.path / name).unlink(missing_ok=True)
 
     def read_skipped(self) -> dict[bytes, str]:
-        """Returns the keys of skipped images and why, as `write_skipped` was given them."""
+        """Returns the reasons of skipped images by key."""
         path = self.path / SKIPPED
         if not path.exists():
             return {}
@@ -197,7 +184,7 @@ class RunDirectory:
 
 
 def _as_table(epochs: list[dict[str, Any]]) -> str:
-    """Returns the text of metrics.csv."""
+    """Returns the text of metrics.csv; other metrics follow streamkd's own columns."""
     text = io.StringIO()
     columns = dict.fromkeys((*COLUMNS, *(name for epoch in epochs for name in epoch)))
     table = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -207,10 +194,7 @@ def _as_table(epochs: list[dict[str, Any]]) -> str:
 
 
 def skipped_entries(skipped: dict[bytes, str]) -> list[dict[str, Any]]:
-    """Returns the entries of skipped.jsonl, sorted by key.
-
-    Args: `skipped`, the reason by key.
-    """
+    """Returns the entries of skipped.jsonl, sorted by key, from the reason by key."""
     return [{**key_fields(key), "reason": why} for key, why in sorted(skipped.items())]
 
 
@@ -219,7 +203,7 @@ def skipped_of(entries: list[dict[str, Any]]) -> dict[bytes, str]:
     return {key_of_fields(entry): entry["reason"] for entry in entries}
 
 
-def read_config(model: str | os.PathLike) -> dict[str, Any]:
+def config_of_model(model: str | os.PathLike) -> dict[str, Any]:
     """Returns the configuration in a run directory; an empty dict for a bare model file."""
     path = Path(model) / CONFIG
     return json.loads(path.read_text()) if path.exists() else {}

@@ -21,6 +21,7 @@ from streamkd.pixels.file_batch import Files, leave_out
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.columns import (
     Columns,
+    FileColumns,
     ImageColumns,
     IndependentViewColumns,
     MixedImageColumns,
@@ -28,13 +29,12 @@ from streamkd.stream.columns import (
     Slots,
     StoredColumns,
 )
-from streamkd.stream.file_columns import FileColumns
 from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.read_pipeline import python_call
 
-# The reason for which an image was skipped that can be decoded.
-CHANGED = "it is not the file that the teacher answered"
+# Reason for skipping an image that can be decoded.
+CHANGED_REASON = "it is not the file that the teacher answered"
 
 
 class BatchColumns:
@@ -42,8 +42,8 @@ class BatchColumns:
 
     Attributes:
       images: labels and weights.
-      files: bytes of files, with a pixel cache those of images that are not in it.
-      cached: `files` where there is a pixel cache, else None.
+      files: bytes of files; with a pixel cache, of the images that are not in it.
+      cached: `files` of a stream with a pixel cache, else None.
       groups: all of them.
     """
 
@@ -55,12 +55,7 @@ class BatchColumns:
         self.groups = [self.images, *_store_columns(spec), self.files]
 
     def checks(self, batch: dict[str, tf.Tensor], digests: tf.Tensor) -> list[tf.Tensor]:
-        """Returns operations that fail where a file is not the one the teacher answered.
-
-        Args:
-          batch: all columns.
-          digests: uint64 `[files]`, content digests of the bytes just read.
-        """
+        """Returns the checks of all columns; see `Columns.checks`."""
         return [check for group in self.groups for check in group.checks(batch, digests)]
 
     def targets(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -69,7 +64,7 @@ class BatchColumns:
 
 
 def _store_columns(spec: StreamSpec) -> list[Columns]:
-    """Returns the columns that are read from the store, or drawn in the place of its views."""
+    """Returns the columns that are read from the store, or drawn instead of its views."""
     groups: list[Columns] = []
     if spec.store is not None:
         groups.append(StoredColumns(spec, spec.store))
@@ -85,8 +80,8 @@ class BatchFetcher:
 
     Attributes:
       refusal: the refusal that the last failed fetch ended with; None without one.
-      rescue: graph function that leaves undecodable files out of a batch; None where the first
-        such file is an error.
+      rescue: graph function that leaves undecodable files out of a batch; None if the first such
+        file is an error.
     """
 
     def __init__(self, spec: StreamSpec, sequence: Sequence, columns: BatchColumns) -> None:
@@ -99,21 +94,21 @@ class BatchFetcher:
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Images that are left out, and why, by their positions in the manifest."""
-        return self._columns.files.reader.skipped
+        """Reasons of the images that are left out, by their positions in the manifest."""
+        return self._columns.files.skipped
 
     def fetch(self, numbers: tf.Tensor, sequence: Sequence) -> dict[str, tf.Tensor]:
-        """Returns the columns of some batches of a sequence, in the graph.
+        """Returns the columns of batches, in the graph.
 
         Args:
-          numbers: of the batches, int64 `[batches]`.
-          sequence: that of the stream, or of the pieces of its batches.
+          numbers: int64 `[batches]`, the numbers of the batches.
+          sequence: of the stream, or of the pieces of its batches.
         """
         num_rows = numbers.shape[0] * sequence.batch_size
         return self._call(self._gather, sequence.units(numbers), num_rows)
 
     def _rescued(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns a batch without the files for which it could not be decoded."""
+        """Returns a batch without the files that cannot be decoded."""
         arguments = [batch[name] for name in self._types]
         return self._call(self._leave_out_bad, arguments, batch["rows"].shape[0])
 
@@ -148,12 +143,12 @@ class BatchFetcher:
         files, reasons = leave_out_undecodable(files, self._spec.options)
         changed = [n for group in self._columns.groups for n in group.changed_files(batch, files)]
         files = leave_out(files, changed)
-        for position, reason in (reasons | dict.fromkeys(changed, CHANGED)).items():
+        for position, reason in (reasons | dict.fromkeys(changed, CHANGED_REASON)).items():
             self.skipped[int(batch["indices"][position])] = reason
         return self._weighed(batch | files._asdict())
 
     def _weighed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Returns the batch with no weight where a file is bad, or its partner's."""
+        """Returns the batch with weight 0 for the rows that show a bad image."""
         bad = np.repeat(batch["bad"], self._spec.views_per_decode)
         unusable = self._columns.images.unusable(batch, bad)
         return {**batch, "weights": np.where(unusable, np.float32(0), batch["weights"])}

@@ -12,11 +12,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from streamkd.pixels.crop import cut
-from streamkd.pixels.decode import content_digests, decoder_of
+from streamkd.pixels.decode import content_digests, decode_canonical, decoder_of
 from streamkd.pixels.exact_decode import fit
 from streamkd.stream.batch_fetch import BatchColumns
 from streamkd.stream.cache.cached_images import CachedImages
-from streamkd.stream.file_columns import READ_COLUMNS
+from streamkd.stream.columns import READ_COLUMNS
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.views.render import canonical_options, render_rows
 
@@ -63,7 +63,7 @@ class BatchRenderer:
         """Returns images, targets and weights of a batch.
 
         Args:
-          crops: float32 `[rows, height, width, channels]`, before all else that the views do.
+          crops: float32 `[rows, height, width, channels]`, before flips, colours and mixing.
           batch: all columns.
         """
         pixels = render_rows(crops, batch, self._operation)
@@ -74,28 +74,30 @@ class BatchRenderer:
 
 
 class CachedBatchRenderer(BatchRenderer):
-    """Renders batches from files or from the pixel cache, in three stages."""
+    """Renders batches from files or from the pixel cache, in three stages.
+
+    Attributes:
+      shows_cached_pixels: whether the student is shown cached pixels as they are.
+    """
 
     def __init__(self, spec: StreamSpec, columns: BatchColumns, cached: CachedImages) -> None:
         super().__init__(spec, columns)
         self._cached = cached
-
-    @property
-    def shows_cached_pixels(self) -> bool:
-        """Whether the student is shown cached pixels as they are."""
-        return self._cached.as_float
+        self.shows_cached_pixels = cached.as_float
 
     def decode(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the columns with the images decoded that are not in the cache."""
         num_files = batch["cached"].shape[0]
-        shape = self._cached.canonical.shape
-        nothing = tf.zeros([0, *shape], tf.uint8), tf.zeros([0], tf.uint64)
+        canonical = self._cached.canonical
+        nothing = tf.zeros([0, *canonical.shape], tf.uint8), tf.zeros([0], tf.uint64)
 
         def decode_files() -> tuple[tf.Tensor, tf.Tensor]:
             read = {name: tf.ensure_shape(batch[name], [num_files]) for name in READ_COLUMNS}
-            digests = content_digests(read["file_bytes"], read["known_digests"])
+            file_bytes = read["file_bytes"]
+            digests = content_digests(file_bytes, read["known_digests"])
             with tf.control_dependencies(self._columns.checks({**batch, **read}, digests)):
-                return self._cached.decode({**batch, **read}), tf.identity(digests)
+                decoded = decode_canonical(file_bytes, batch["one_size"], canonical)
+                return decoded, tf.identity(digests)
 
         all_cached = tf.reduce_all(batch["cached"])
         decoded, digests = tf.cond(all_cached, lambda: nothing, decode_files)
@@ -125,5 +127,5 @@ class CachedBatchRenderer(BatchRenderer):
 
 
 def _blackened(pixels: tf.Tensor, bad: tf.Tensor) -> tf.Tensor:
-    """Returns pixels `[batch, height, width, channels]` with zeros where bad, bool `[batch]`."""
+    """Returns pixels `[batch, …]` with zeros for the images that are `bad`, bool `[batch]`."""
     return tf.where(bad[:, None, None, None], tf.zeros_like(pixels), pixels)

@@ -4,9 +4,8 @@
     columns.gather(slots, {})             # {"stored_digests": …, "teacher_logits": …}, in NumPy
     columns.targets(batch)                # {"teacher_logits": …}, in the graph
 
-A batch has the columns of the features that its stream has, and no others. With several views of a
-decode, a file makes several rows, which stand next to each other; so a column has one value for
-each row or one for each file.
+A batch has only the columns of the features that its stream has. With several views of a decode, a
+file makes several neighbouring rows; a column has a value for each row, or for each file.
 """
 
 from __future__ import annotations
@@ -20,20 +19,21 @@ import tensorflow as tf
 
 from streamkd.keys import hash_keys
 from streamkd.pixels.content_digest import digest_each
-from streamkd.pixels.file_batch import Files
+from streamkd.pixels.file_batch import Files, read_files
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import check_content_digests
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.views.render import swapped
 from streamkd.views.views import NEUTRAL
 
-# The dimension that a column begins with: a value for each row, for each file, for some of the
-# files, or one for the batch.
+# First dimension of a column: rows, files, any number of the files; none for the whole batch.
 ROW, FILE, SOME_FILES, BATCH = "row", "file", "some files", "batch"
+# Columns of the files that are read; empty if the pixel cache has the whole batch.
+READ_COLUMNS = ("paths", "file_bytes", "known_digests")
 
 
 class Column(NamedTuple):
-    """Dtype of a column, shape of one value, and what the column has a value for."""
+    """Dtype of a column, shape of one value, and the column's first dimension."""
 
     dtype: Any
     shape: tuple[int, ...] = ()
@@ -49,7 +49,7 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """Which images and views stand in the slots of a batch.
+    """The images and views in the slots of a batch.
 
     Attributes:
       indices: int64 `[files]`, positions in the manifest.
@@ -85,12 +85,7 @@ class Columns:
     columns: Mapping[str, Column] = {}
 
     def gather(self, slots: Slots, gathered: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values for the slots of a batch.
-
-        Args:
-          slots: images and views.
-          gathered: the values of the groups before this one.
-        """
+        """Returns the values for the slots of a batch; `gathered` has those of earlier groups."""
         raise NotImplementedError
 
     def changed_files(self, batch: dict[str, Any], files: Files) -> list[int]:
@@ -98,7 +93,7 @@ class Columns:
         return []
 
     def checks(self, batch: dict[str, tf.Tensor], digests: tf.Tensor) -> list[tf.Tensor]:
-        """Returns operations that fail where a file of the batch is refused.
+        """Returns operations that fail if a file is not the one the teacher answered.
 
         Args:
           batch: all columns.
@@ -112,7 +107,7 @@ class Columns:
 
 
 class ImageColumns(Columns):
-    """Image, label, row and weight of every slot, as the manifest and the join have them."""
+    """Image, label, row and weight of every slot, from the manifest and the join."""
 
     columns: Mapping[str, Column] = {
         "indices": Column(tf.int64, per=FILE),
@@ -140,12 +135,7 @@ class ImageColumns(Columns):
         return weights
 
     def unusable(self, batch: dict[str, Any], bad: np.ndarray) -> np.ndarray:
-        """Returns bool `[rows]`, the rows that show a bad image; in NumPy.
-
-        Args:
-          batch: all columns.
-          bad: bool `[rows]`, rows whose own image is bad.
-        """
+        """Returns bool `[rows]`, the rows that show a bad image, in NumPy; `bad` is their own."""
         return bad
 
     def targets(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -154,7 +144,7 @@ class ImageColumns(Columns):
 
 
 class MixedImageColumns(ImageColumns):
-    """The same of images that are mixed in pairs: neighbours in a batch are partners."""
+    """The same for images that are mixed in pairs: neighbours in a batch are partners."""
 
     def _weights_of(self, slots: Slots) -> np.ndarray:
         weights = super()._weights_of(slots)
@@ -228,7 +218,7 @@ class StoredColumns(Columns):
 
 
 class ReplayedViewColumns(Columns):
-    """Parameters of views, as the store has them; a row without logits is shown plain."""
+    """Parameters of views, from the store; a row without logits is shown plain."""
 
     def __init__(self, spec: StreamSpec, store: RowStore) -> None:
         self._store = store
@@ -259,6 +249,53 @@ class IndependentViewColumns(Columns):
         return {name: column.reshape(-1, *column.shape[2:]) for name, column in columns.items()}
 
 
+class FileColumns(Columns):
+    """Paths and bytes of the files of a batch.
+
+    Attributes:
+      skipped: reasons of the images that are left out, by their positions in the manifest. They are
+        black, and marked in the column `bad`; without `on_bad="skip"` a bad file is an error.
+    """
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.skipped: dict[int, str] = {}
+        self._images = spec.images
+        self._max_pixels = spec.options.max_pixels
+        self._skips = spec.on_bad == "skip"
+        self.columns = {
+            "paths": Column(tf.string, per=FILE),
+            "file_bytes": Column(tf.string, per=FILE),
+            "known_digests": Column(tf.uint64, per=FILE),
+            "one_size": Column(tf.bool, per=BATCH),
+            **({"bad": Column(tf.bool, per=FILE)} if self._skips else {}),
+        }
+
+    def gather(self, slots: Slots, gathered: dict[str, Any]) -> dict[str, Any]:
+        paths, files = self._read(slots.indices, self._known_bad(slots.indices))
+        return {"paths": paths, **files._asdict()}
+
+    def _known_bad(self, indices: np.ndarray) -> np.ndarray:
+        """Returns bool `[files]`, the images that were skipped before."""
+        if not self.skipped:
+            return np.zeros(len(indices), bool)
+        return np.array([index in self.skipped for index in indices.tolist()])
+
+    def _read(self, indices: np.ndarray, known_bad: np.ndarray) -> tuple[np.ndarray, Files]:
+        """Returns paths and bytes of files; files known to be bad are left unread."""
+        paths = self._images.paths(indices)
+
+        def skip(position: int, reason: str) -> None:
+            self.skipped[int(indices[position])] = reason
+
+        files = read_files(
+            paths,
+            report_bad=skip if self._skips else None,
+            known_bad=known_bad if known_bad.any() else None,
+            max_pixels=self._max_pixels,
+        )
+        return np.array(paths, object), files
+
+
 def _view_columns(spec: StreamSpec) -> dict[str, Column]:
     return {
         name: Column(tf.as_dtype(np.dtype(dtype)), shape)
@@ -269,12 +306,7 @@ def _view_columns(spec: StreamSpec) -> dict[str, Column]:
 def _of_stored_rows(
     rows: np.ndarray, read: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Returns columns that the store has, with neutral values for rows without logits (-1).
-
-    Args:
-      rows: int64 `[rows]`.
-      read: returns the columns for rows of the store.
-    """
+    """Returns columns that `read` returns for rows, with neutral values for rows without logits."""
     present = np.flatnonzero(rows >= 0)
     columns = read(rows[present])
     if len(present) == len(rows):
@@ -283,7 +315,7 @@ def _of_stored_rows(
 
 
 def _spread(name: str, values: np.ndarray, present: np.ndarray, num_rows: int) -> np.ndarray:
-    """Returns `[num_rows, …]` with values in the slots `present`, and neutral ones elsewhere."""
+    """Returns `[num_rows, …]`, values in the slots `present` and neutral values elsewhere."""
     column = np.empty((num_rows, *values.shape[1:]), values.dtype)
     column[:] = np.asarray(NEUTRAL.get(name, 0), values.dtype)
     column[present] = values

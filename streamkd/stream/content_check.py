@@ -1,4 +1,4 @@
-"""Checks that a file is the one that the teacher answered, and names the file where it is not.
+"""Checks that a file is the one that the teacher answered, and names the first that is not.
 
 check_content_digests(images, paths, digests, stored, rows)        # in the graph
 for batch in named_errors(iter(dataset), refuse): ...              # outside
@@ -36,10 +36,10 @@ KEY_LABEL = "\n  key in base64: "
 def check_content_digests(
     images: Manifest, paths: tf.Tensor, digests: tf.Tensor, stored: tf.Tensor, rows: tf.Tensor
 ) -> tf.Tensor:
-    """Returns True, or fails where a file is not the one the teacher answered.
+    """Returns True, or fails if a file is not the one the teacher answered.
 
     Args:
-      images: the manifest, for its root, which the message leaves out.
+      images: the manifest, whose root the message leaves out.
       paths: string `[batch]`.
       digests: uint64 `[batch]`, digests of the bytes just read.
       stored: uint64 `[batch]`, digests of the bytes the teacher saw.
@@ -65,30 +65,28 @@ def check_content_digests(
         changed = tf.logical_and(different, rows >= 0)
         return tf.cond(tf.reduce_any(changed), lambda: fail(changed), lambda: tf.constant(True))
 
-    # Two operations and one branch where all files are the same; `tf.debugging.Assert` has a branch
-    # of its own, and a message that is made for every batch takes longer than either.
+    # Two operations and one branch if all files are the same: `tf.debugging.Assert` adds a branch,
+    # and making a message for every batch takes longer than either.
     return tf.cond(tf.reduce_any(different), look_closer, lambda: tf.constant(True))
 
 
 def refuse_changed(
     images: Manifest, indices: np.ndarray, digests: np.ndarray, stored: np.ndarray
 ) -> None:
-    """Refuses, outside the graph, images that are not the ones the teacher answered.
+    """Refuses, outside the graph, the first image that is not the one the teacher answered.
 
     Args:
       images: the manifest.
-      indices: int64 `[batch]`, positions in it.
-      digests: uint64 `[batch]`, digests of the bytes just read.
-      stored: uint64 `[batch]`, digests of the bytes the teacher saw.
+      indices: int64 `[batch]`, positions in the manifest.
+      digests, stored: as in `check_content_digests`.
 
     Raises:
-      ChangedImageError: names the first changed image.
+      ChangedImageError: names the image.
     """
     changed = np.flatnonzero(digests != stored)
     if len(changed):
         first = changed[0]
-        key = images.keys[int(indices[first])]
-        raise _changed(key, digests[first], stored[first])
+        raise _changed(images.keys[int(indices[first])], digests[first], stored[first])
 
 
 def _changed(key: bytes, now: Any, taught: Any) -> ChangedImageError:
@@ -103,9 +101,8 @@ def raise_named(
 
     Args:
       error: raised for a batch.
-      images: the manifest.
-      options: how files become pixels.
-      indices: the images of the batch, positions in the manifest.
+      images, options: of the batch.
+      indices: positions of the batch's images in the manifest.
     """
     pattern = rf"{CHANGED}.* now: +(\d+).* taught: +(\d+).*{KEY_LABEL.strip()} ([\w-]*)"
     match = re.search(pattern, str(error.message or error), re.DOTALL)

@@ -3,9 +3,8 @@
     datasets = datasets_of(spec, sequence, columns, fetcher)
     dataset = datasets.dataset(start, stop, worker_slice)
 
-Without a cache every batch is fetched, then decoded and rendered. With a cache the dataset comes
-from files until every image is in the cache, and from the full cache afterwards; it may be one, the
-other, or both.
+Without a cache every batch is fetched, then decoded and rendered. With a cache the dataset reads
+files until every image is in the cache, and the full cache afterwards.
 """
 
 from __future__ import annotations
@@ -39,14 +38,7 @@ NO_STEP = int(np.iinfo(np.int64).max)
 class FileDatasets:
     """Datasets whose batches are read and decoded anew each time."""
 
-    def __init__(
-        self,
-        spec: StreamSpec,
-        sequence: Sequence,
-        fetcher: BatchFetcher,
-        renderer: BatchRenderer,
-    ) -> None:
-        self._spec = spec
+    def __init__(self, sequence: Sequence, fetcher: BatchFetcher, renderer: BatchRenderer) -> None:
         self._sequence = sequence
         self._fetcher = fetcher
         self._from_files = renderer.from_files
@@ -83,7 +75,8 @@ class CachedDatasets(FileDatasets):
         renderer: CachedBatchRenderer,
         cache: PixelCache,
     ) -> None:
-        super().__init__(spec, sequence, fetcher, renderer)
+        super().__init__(sequence, fetcher, renderer)
+        self._spec = spec
         self._cache = cache
         self._renderer = renderer
 
@@ -91,8 +84,8 @@ class CachedDatasets(FileDatasets):
         # A call fetches one piece until all images are in the cache; from then on, several.
         filled = min(self._step_when_filled(start, worker_slice), stop)
         if filled == start:
-            is_found_full = self._cache.path is not None
-            return self._from_full_cache(start, stop, worker_slice, is_found_full)
+            may_be_stale = self._cache.path is not None
+            return self._from_full_cache(start, stop, worker_slice, may_be_stale)
         filling = self._filling(start, filled, worker_slice)
         if filled == stop:
             return filling
@@ -101,21 +94,21 @@ class CachedDatasets(FileDatasets):
     def steps_per_call(self, worker_slice: WorkerSlice) -> int:
         num_rows = self._spec.batch_size // worker_slice.num_workers
         num_bytes = 4 * math.prod(self._spec.options.shape) * num_rows
-        # At most the steps of an epoch, since the order is told of two epochs at a time.
+        # At most an epoch, since `shuffle.indices_of_batch` takes batches of two epochs at most.
         steps_of_epoch = self._sequence.num_units // self._sequence.units_per_batch
         return max(1, min(ROWS_PER_CALL // num_rows, BYTES_PER_CALL // num_bytes, steps_of_epoch))
 
     def _step_when_filled(self, start: int, worker_slice: WorkerSlice) -> int:
-        """Returns the first step, from `start` on, at which the cache is to hold every image."""
+        """Returns the first step, from `start` on, at which the cache will hold every image."""
         if self._cache.is_filled:
             return start
-        # One of several workers sees other images in each epoch, and never all of them in one.
+        # Each of several workers sees other images every epoch, and never all in one epoch.
         if self._cache.capacity < len(self._spec.images) or worker_slice.num_workers > 1:
             return NO_STEP
         return self._sequence.end_of_epoch(self._sequence.first_whole_epoch(start) + 1)
 
     def _filling(self, start: int, stop: int, worker_slice: WorkerSlice) -> tf.data.Dataset:
-        """Returns pieces that are fetched one by one, and whose new images are cached."""
+        """Returns pieces that are fetched one by one and put new images into the cache."""
         return read_pipeline(
             _own_pieces(start, stop, worker_slice),
             self._fetch(worker_slice, 1),
@@ -125,15 +118,15 @@ class CachedDatasets(FileDatasets):
         )
 
     def _from_full_cache(
-        self, start: int, stop: int, worker_slice: WorkerSlice, is_found_full: bool
+        self, start: int, stop: int, worker_slice: WorkerSlice, may_be_stale: bool
     ) -> tf.data.Dataset:
         """Returns pieces that are fetched several at a time and share the cost of a call.
 
         The pieces of a call are parts of the same memory. They are large together, and each stage
-        keeps several such results in flight, so there are few stages.
+        keeps several such results in flight, so the pipeline has few stages.
 
         Args:
-          is_found_full: another process may have left the pixels there, and some may be stale.
+          may_be_stale: whether another process may have filled the cache, from older files.
         """
         num_pieces = self.steps_per_call(worker_slice) * worker_slice.num_replicas
         pieces_of = functools.partial(self._pieces_of, num_pieces)
@@ -145,8 +138,8 @@ class CachedDatasets(FileDatasets):
             (lambda batch: pieces_of(self._kept(batch))) if is_plain else self._kept,
             self._fetcher.rescue,
             [] if is_plain else [pieces_of],
-            # Many of the images that another process has left may have to be decoded anew.
-            one_at_a_time=not is_found_full,
+            # Many stale images may have to be decoded anew.
+            one_at_a_time=not may_be_stale,
             num_prefetched=0,
         )
         if num_pieces > 1:
@@ -159,7 +152,7 @@ class CachedDatasets(FileDatasets):
         return self._renderer.keep(self._renderer.decode(batch))
 
     def _pieces_of(self, num_pieces: int, batch: dict[str, tf.Tensor]) -> Any:
-        """Returns images, targets and weights, each `[num_pieces, …]` where there are several."""
+        """Returns images, targets and weights; with several pieces each is `[num_pieces, …]`."""
         rendered = self._renderer.from_pixels(batch)
         if num_pieces == 1:
             return rendered
@@ -171,9 +164,9 @@ class CachedDatasets(FileDatasets):
 def datasets_of(
     spec: StreamSpec, sequence: Sequence, columns: BatchColumns, fetcher: BatchFetcher
 ) -> FileDatasets:
-    """Returns the datasets of a stream, through its pixel cache where it has one."""
+    """Returns the datasets of a stream, through its pixel cache if it has one."""
     if spec.cache is None or columns.cached is None:
-        return FileDatasets(spec, sequence, fetcher, BatchRenderer(spec, columns))
+        return FileDatasets(sequence, fetcher, BatchRenderer(spec, columns))
     renderer = CachedBatchRenderer(spec, columns, columns.cached)
     return CachedDatasets(spec, sequence, fetcher, renderer, spec.cache)
 
@@ -181,6 +174,6 @@ def datasets_of(
 def _own_pieces(
     start: int, stop: int, worker_slice: WorkerSlice, every: int = 1
 ) -> tf.data.Dataset:
-    """Returns the numbers of a worker's own pieces of some steps, or of every so many of them."""
+    """Returns the numbers of a worker's pieces of the steps `start` to `stop`, `every` so many."""
     num_replicas = worker_slice.num_replicas
     return tf.data.Dataset.range(start * num_replicas, stop * num_replicas, every)

@@ -1,4 +1,8 @@
-"""Every image once, in order: the batches of validation and evaluation."""
+"""Every image once, in order: the batches of validation and evaluation.
+
+dataset = evaluation_batches(images, options, batch_size=64)
+for pixels, content_digests, indices, weights in each_once(dataset, images, options, 64): ...
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,8 @@ def evaluation_batches(
 
     Args:
       batch_size: images an element.
-      worker_slice: the slice of one of several workers, which take turns; all have as many
-        elements, the last of which may be all black.
+      worker_slice: the slice of one of several workers, which take turns; all have the same number
+        of elements, the last of which may be all black.
     """
     num_images = len(images)
     spec = {
@@ -70,11 +74,7 @@ def each_once(
     batch_size: int,
     worker_slice: WorkerSlice = WHOLE,
 ) -> Iterator[Any]:
-    """Yields the batches of an `evaluation_batches` dataset; a file that fails is named.
-
-    Args:
-      dataset: the result of `evaluation_batches` for the other arguments.
-    """
+    """Yields the batches of `evaluation_batches` for the same arguments; a bad file is named."""
 
     def refuse(error: tf.errors.OpError, number: int) -> None:
         first = worker_slice.pieces(number) * batch_size

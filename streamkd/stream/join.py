@@ -1,4 +1,4 @@
-"""The join: pairs images with stored logits by key, and refuses before the first batch.
+"""The join: pairs images with stored logits by key, and checks both before the first batch.
 
     stream = join(images, store, image_size=(160, 160), batch_size=128, seed=1)
 
@@ -27,17 +27,8 @@ from streamkd.store.layout import REFUSED
 from streamkd.store.match_images import match_images
 from streamkd.store.row_store import RowStore
 from streamkd.store.same_pass import check_finished
+from streamkd.stream import join_checks
 from streamkd.stream.cache.pixel_cache import PixelCache
-from streamkd.stream.join_checks import (
-    check_accuracy,
-    check_balance,
-    check_batch_size,
-    check_learnable,
-    check_pairs,
-    check_views_per_decode,
-    independent_views,
-    replayed_views,
-)
 from streamkd.stream.stream import Stream
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.views.operation import ViewOperation
@@ -89,16 +80,16 @@ def join(
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: part of what the teacher
         saw; with a store they can only be repeated. See `ImageOptions`.
       missing: 'raise' refuses images without logits; 'drop' leaves them out and warns; 'label' lets
-        the student learn them from their labels alone and warns. A store without logits of any of
-        the images is refused in any case.
+        the student learn them from their labels alone and warns. A store that has logits of none of
+        the images is always refused.
       augment: 'replay' shows the views that the teacher answered. 'independent' draws others for
         every epoch, while the logits stay those of the plain image: known to be no better than
         labels alone in long runs, and offered for comparison.
       views: the views that 'independent' draws, one an epoch; they cannot be mixed.
-      operation: the operation of the store's views, where they have one: the store knows its name
-        and version, the function is the caller's. It is first tried out on random pixels.
+      operation: the operation of the store's views, if they have one: the store knows its name and
+        version, the function is the caller's. It is first tried out on random pixels.
       balance: draw every class equally often, however many images it has; an epoch then has about
-        as many draws as there are images.
+        one draw for each image.
       views_per_decode: number of views of a decoded image that share a batch. An epoch decodes
         every image once, and so has that many times as many steps.
       on_bad: 'raise' ends at the first file that cannot be decoded or was changed since the teacher
@@ -110,9 +101,9 @@ def join(
         A file that changes is noticed when a process first asks for its image, by the file's size
         and time of change.
       cache_directory: for 'disk'; by default `streamkd/pixels` in the user's cache directory.
-      cache_bytes: size of the cache at most; images without room are decoded each time. By default
-        half of the free memory, or nine tenths of the free room on the disk.
-      progress: show progress where files have to be read to find renamed ones.
+      cache_bytes: largest size of the cache; images without room are decoded each time. By default
+        half of the free memory, or nine tenths of the free disk space.
+      progress: show progress while files are read to find renamed ones.
 
     Raises:
       ClassNamesError: a class of the images is not one of the teacher's.
@@ -122,7 +113,7 @@ def join(
     """
     check_choice("missing", missing, MISSING)
     check_choice("on_bad", on_bad, ON_BAD)
-    independent = independent_views(augment, views, operation)
+    independent = join_checks.independent_views(augment, views, operation)
     if store is not None:
         store = open_store(store)
     given = {
@@ -132,7 +123,7 @@ def join(
         "decode": decode,
     }
     options = image_options(store, image_size, color_mode, given, max_pixels)
-    shown = independent or replayed_views(store, operation)
+    shown = independent or join_checks.replayed_views(store, operation)
     if shown.operation is not None:
         check_operation(shown.operation, options.shape)
     class_names: list[str] | None
@@ -148,14 +139,15 @@ def join(
                 stacklevel=2,
             )
         labels = renumber(images.labels, images.class_names, class_names, "the store")
-        check_learnable(images, labels, rows)
-        check_accuracy(labels, rows, store)
-    check_batch_size(batch_size, seed, len(images))
+        join_checks.check_learnable(images, labels, rows)
+        join_checks.check_accuracy(labels, rows, store)
+    join_checks.check_batch_size(batch_size, seed, len(images))
     if store is not None and independent is None:
-        check_pairs(batch_size, rows, store)
-    check_views_per_decode(views_per_decode, shown, batch_size, replayed=independent is None)
+        join_checks.check_pairs(batch_size, rows, store)
+    replayed = independent is None
+    join_checks.check_views_per_decode(views_per_decode, shown, batch_size, replayed)
     if balance:
-        check_balance(images, labels, shown, batch_size // views_per_decode)
+        join_checks.check_balance(images, labels, shown, batch_size // views_per_decode)
     spec = StreamSpec(
         images=images,
         store=store,
@@ -185,7 +177,7 @@ def _pixel_cache(
     directory: str | os.PathLike | None,
     num_bytes: int | None,
 ) -> PixelCache | None:
-    """Returns where decoded images are kept, or None."""
+    """Returns the cache of decoded images, or None."""
     check_choice("cache", cache, (None, *CACHES))
     if num_bytes is not None:
         check_count("cache_bytes", num_bytes)
@@ -258,10 +250,8 @@ def find_rows(
 ) -> tuple[Manifest, np.ndarray]:
     """Returns the images that are joined, and the row of each: by key, else by content.
 
-    Args and errors: as in `join`.
-
-    Returns:
-      the images, and int64 `[num_images]`, the row of each image's view 0; -1 without logits.
+    Arguments and errors are those of `join`. The rows are int64 `[num_images]`, those of view 0; -1
+    for an image without logits.
     """
     check_finished(store)
     matched = match_images(images, store, progress)
@@ -286,10 +276,7 @@ def find_rows(
 
 
 def _refuse_missing(
-    images: Manifest,
-    store: RowStore,
-    absent: np.ndarray,
-    refused: np.ndarray,
+    images: Manifest, store: RowStore, absent: np.ndarray, refused: np.ndarray
 ) -> None:
     first = int(absent[0])
     root = os.fsdecode(images.root)

@@ -24,7 +24,7 @@ from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 
 AUGMENTS = ("replay", "independent")
-# Number of rows whose accuracy is compared: a wrong pairing shows, and they are read in a moment.
+# Number of rows whose accuracy is compared: enough to show a wrong pairing, and soon read.
 ACCURACY_ROWS = 4096
 
 
@@ -56,8 +56,8 @@ def independent_views(
             "teacher has not seen.\nLeave mixup and cutmix out."
         )
     warnings.warn(
-        "The student is shown views that are not the views that the teacher answered, which in "
-        "long runs is no better than labels alone. Use augment='independent' for comparison.",
+        "The student is shown views that the teacher has not answered, which in long runs is no "
+        "better than labels alone. Use augment='independent' for comparison.",
         stacklevel=3,
     )
     return views
@@ -79,7 +79,7 @@ def replayed_views(store: RowStore | None, operation: ViewOperation | None) -> V
 
 
 def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> None:
-    """Refuses images with neither label nor logits: nothing can be learned from them."""
+    """Refuses images with neither label nor logits."""
     neither = np.flatnonzero((labels == UNLABELLED) & (rows < 0))
     if len(neither):
         key = images.keys[int(neither[0])]
@@ -91,7 +91,7 @@ def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> N
 
 
 def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> None:
-    """Warns where the teacher's accuracy on joined rows is not that of the teacher pass.
+    """Warns if the teacher's accuracy on joined rows is not that of the teacher pass.
 
     The tolerance is five standard deviations and two points: a part of the images, such as one
     side of a split, may be a little easier or harder than the whole.
@@ -142,13 +142,13 @@ def check_pairs(batch_size: int, rows: np.ndarray, store: RowStore) -> None:
 
 
 def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: bool) -> None:
-    """Refuses several views of a decoded image where there are none, or they do not fill batches.
+    """Refuses more views of a decoded image than the store has, or a number that fills no batch.
 
     Args:
       count: views of each decoded image in a batch.
-      views: the views that are shown; views that are drawn anew are as many as asked for.
+      views: the views that are shown.
       batch_size: rows a batch.
-      replayed: whether the views come from a store.
+      replayed: whether the store has the views; those drawn anew are as many as asked for.
     """
     check_count("views_per_decode", count)
     if count == 1:
@@ -172,14 +172,7 @@ def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: 
 
 
 def check_balance(images: Manifest, labels: np.ndarray, views: Views, batch_size: int) -> None:
-    """Refuses to balance classes where an image has no label, or the views decide on the order.
-
-    Args:
-      images: the transfer set.
-      labels: int32 `[num_images]`, class numbers of the logits.
-      views: the views that are shown.
-      batch_size: rows a batch.
-    """
+    """Refuses to balance classes if an image has no label, or the views decide on the order."""
     unlabelled = np.flatnonzero(labels == UNLABELLED)
     if len(unlabelled):
         raise OptionError(

@@ -40,26 +40,27 @@ class Stream:
     """Joined images in an order that is a pure function of seed and step; made by `join`.
 
     Attributes:
-      spec: all of the following in one frozen object.
+      spec: all attributes below in one frozen object.
       images: the manifest.
       store: the logit store, or None in a stream of labels alone.
       rows: int64 `[num_images]`, the row of each image's view 0; -1 without logits.
       labels: int32 `[num_images]`, class numbers of the logits; -1 is no label.
       class_names: the classes in the order of the logits, or None.
-      num_classes: their number.
+      num_classes: number of logits.
       options: how files become pixels.
-      batch_size, seed, shuffle: as given to `join`.
-      views: the views that the teacher answered; epoch e shows view 1 + e mod V of every image, or
-        the plain image where there is no other.
-      independent: views that are drawn anew for every epoch instead, while the logits stay those
-        of the plain image; for comparison.
+      batch_size: rows a batch, over all workers.
+      seed, shuffle: as given to `join`.
+      views: the V views that the teacher answered; epoch e shows view 1 + e mod V of every image,
+        or the plain image if V is 0.
+      independent: views that are drawn anew for every epoch, for comparison, while the logits stay
+        those of the plain image; None to replay `views`.
       operation: the user's own operation on the views shown, with its function; or None.
-      on_bad: what becomes of a file that cannot be decoded, or is not the one the teacher
-        answered: 'raise', or 'skip': its slot in the batch is black and has sample weight 0, and
-        an image that is mixed with it has weight 0 too.
+      on_bad: 'raise' at a file that cannot be decoded or is not the one the teacher answered; or
+        'skip': the file's slot in the batch is black and has sample weight 0, and an image that is
+        mixed with it has weight 0 too.
       cache: where decoded pixels are kept after the first time, or None.
       balance: whether every class is drawn equally often.
-      views_per_decode: how many views of a decoded image share a batch.
+      views_per_decode: views of a decoded image that share a batch, a row each.
     """
 
     def __init__(self, spec: StreamSpec) -> None:
@@ -88,27 +89,29 @@ class Stream:
 
     @property
     def skipped(self) -> dict[int, str]:
-        """Images that this process has skipped so far, and why, by their positions in the
-        manifest; they are not read again."""
+        """Reasons of the images that this process has skipped, by their positions in the manifest.
+
+        A skipped image is not read again.
+        """
         return self._fetcher.skipped
 
     def skipped_keys(self) -> dict[bytes, str]:
-        """Returns the keys of the images that were skipped so far, and why."""
+        """Returns the reasons of the skipped images by key."""
         keys = self.images.keys
         return {keys[index]: reason for index, reason in dict(self.skipped).items()}
 
     def end_of_epoch(self, epoch: int) -> int:
         """Returns the number of steps after which every image was seen `epoch` times.
 
-        With `views_per_decode`, every image was then decoded that often; with `balance`, as many
-        images were drawn as that.
+        With `views_per_decode`, every image was then decoded `epoch` times; with `balance`, `epoch`
+        times as many images were drawn as an epoch has.
         """
         return self._sequence.end_of_epoch(epoch)
 
     def dataset(
         self, start: int = 0, stop: int | None = None, share: WorkerSlice = WHOLE
     ) -> tf.data.Dataset:
-        """Returns the batches of the steps `start` to `stop` (without end where None).
+        """Returns the batches of the steps `start` to `stop`; without end if `stop` is None.
 
         Args:
           share: the slice of one of several workers, or of a worker with several replicas of the
@@ -117,21 +120,17 @@ class Stream:
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
         """
-        self.check_divides_batch(share)
+        self.check_share(share)
         self._fetcher.refusal = None
         last = NO_STEP // share.num_pieces if stop is None else stop
         dataset = self._datasets.dataset(start, last, share)
         if stop is None:
-            # Else the workers of a strategy would ask each other before every step who has data.
+            # Otherwise the workers of a strategy ask each other before every step who has data.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
         return CollectableDataset(dataset)
 
-    def check_divides_batch(self, share: WorkerSlice) -> None:
-        """Refuses a worker slice where batches cannot be cut into so many pieces.
-
-        Raises:
-          OptionError: shows how many rows there are and how they have to be parted.
-        """
+    def check_share(self, share: WorkerSlice) -> None:
+        """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
         rows_per_unit = self.batch_size // self._sequence.units_per_batch
         share.check_batch_size(self.batch_size, rows_per_unit)
 
@@ -152,11 +151,10 @@ class Stream:
         return content_check.named_errors(iter(self.dataset(start, stop, share)), refuse)
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
-        """Raises the refusal that an error of TensorFlow in some steps stands for, if any.
+        """Raises the refusal that an error of TensorFlow stands for, if any.
 
         Args:
-          error: the error.
-          steps: the steps in which it was raised.
+          error: raised by one of the `steps`.
           share: as given to `dataset`.
 
         Raises:
@@ -174,8 +172,7 @@ class Stream:
     def indices(self, step: int, share: WorkerSlice = WHOLE) -> np.ndarray:
         """Returns the images of one step, int64 `[batch]`, as positions in the manifest.
 
-        Args:
-          share: the slice of one of several workers; then the images of its pieces.
+        With the slice of one of several workers, the images of the slice's pieces.
         """
         numbers = step * share.num_replicas + np.arange(share.num_replicas)
         sequence = self._sequence.cut_into(share.num_pieces)

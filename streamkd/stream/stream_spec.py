@@ -1,4 +1,4 @@
-"""The specification of a stream: which images, which of their views, in which order, read how.
+"""The specification of a stream: its images, their views, the order, and how files are read.
 
     spec = StreamSpec(images=images, store=store, rows=rows, labels=labels, …)
     stream = Stream(spec)
@@ -23,25 +23,7 @@ from streamkd.views.views import Views
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class StreamSpec:
-    """Joined images and all that decides on their batches.
-
-    Attributes:
-      images: the manifest.
-      store: the logit store, or None in a stream of labels alone.
-      rows: int64 `[num_images]`, the row of each image's view 0; -1 without logits.
-      labels: int32 `[num_images]`, class numbers of the logits; -1 is no label.
-      class_names: the classes in the order of the logits, or None.
-      num_classes: number of logits.
-      options: how files become pixels.
-      batch_size: rows a batch, over all workers.
-      seed, shuffle: of the order.
-      independent: the views that are drawn anew for every epoch; None to replay those of the store.
-      operation: the user's own operation on the views shown, with its function; or None.
-      on_bad: 'raise' or 'skip' at a file that cannot be decoded or has changed.
-      cache: where decoded pixels are kept, or None.
-      balance: whether every class is drawn equally often.
-      views_per_decode: rows that are made of one decoded file.
-    """
+    """Joined images and all that decides on their batches; `Stream` documents the fields."""
 
     images: Manifest
     store: RowStore | None

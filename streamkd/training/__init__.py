@@ -1,1 +1,1 @@
-"""The GradientTape loop: step, epochs, checkpoints, logs."""
+"""Trains a student: step, loop, optimizers, callbacks."""

@@ -24,9 +24,7 @@ class BatchLoss:
     """The loss of one run.
 
     Attributes:
-      temperature: positive.
-      label_weight: weight of the label loss, 0 to 1.
-      label_smoothing: fraction of a label's weight that all classes get alike.
+      temperature, label_weight, label_smoothing: as in `Distiller`.
       class_weights: float32 `[num_classes]`, the weight of an image by its class; None for 1.
     """
 

@@ -38,8 +38,7 @@ DIRECTIONS = {
 
 
 def check_callbacks(callbacks: Any, family: Family) -> list[Any]:
-    """Returns the callbacks in one list; `callbacks` may also be a single one or nested lists, as
-    for `fit`.
+    """Returns the callbacks in one list, from a callback or nested lists, as `fit` takes them.
 
     Raises:
       OptionError: names a callback of the other Keras family, or one that does what a run does.
@@ -66,11 +65,7 @@ def learning_rate_callback(callbacks: list[Any]) -> str | None:
 
 
 def check_learning_rate(callbacks: list[Any], optimizer: Any) -> None:
-    """Refuses a callback that sets the learning rate of an optimizer that has a schedule.
-
-    Raises:
-      OptionError: names both.
-    """
+    """Refuses, as an OptionError, a callback that would set the learning rate of a schedule."""
     name = learning_rate_callback(callbacks)
     if name is None:
         return
@@ -90,7 +85,7 @@ def settle_direction(callback: Any, family: Family, directions: Mapping[str, str
     the first epoch, so that a resumed run does not settle it twice.
 
     Args:
-      callback: of any kind; callbacks that know their direction are left alone.
+      callback: of any kind; a callback that knows its direction is left alone.
       family: of the callback.
       directions: 'min' or 'max' by metric, without `val_`.
 
@@ -124,8 +119,7 @@ def _flat(callbacks: Any, family: Family) -> list[Any]:
 def _check_family(callback: Any, family: Family) -> None:
     if isinstance(callback, type):
         raise OptionError(
-            f"The callback {callback.__name__} is a class.\n"
-            f"Give an object of it: {callback.__name__}(…)."
+            f"The callback {callback.__name__} is a class.\nGive an object: {callback.__name__}(…)."
         )
     if not isinstance(callback, family.keras.callbacks.Callback):
         raise OptionError(
@@ -135,8 +129,10 @@ def _check_family(callback: Any, family: Family) -> None:
 
 
 def _check_agreement(callback: Any, family: Family) -> None:
-    """Refuses a callback that would look for the smallest agreement, as tf_keras does by default
-    for names that it does not know."""
+    """Refuses a callback that would take the smallest agreement as the best.
+
+    By default tf_keras does so for metrics whose names it does not know.
+    """
     if getattr(callback, "monitor", None) != "agreement":
         return
     if family.takes_smallest_as_best(callback):

@@ -1,4 +1,4 @@
-"""The weight of an image by its class.
+"""The weights of classes: given by name or number, or balanced.
 
 weights = class_weights({"cat": 3.0}, class_names=["ant", "cat"], labels=labels, num_classes=2)
 """
@@ -21,7 +21,7 @@ def class_weights(
     labels: np.ndarray,
     num_classes: int,
 ) -> np.ndarray | None:
-    """Returns the weight of each class, float32 `[num_classes]`; None where none was given.
+    """Returns the weight of each class, float32 `[num_classes]`; None without weights.
 
     Args:
       given: weights by class name or number, as `class_weight` of Keras' `fit`; other classes

@@ -26,12 +26,8 @@ from streamkd.models.logits_head import logits_model
 from streamkd.models.precision import precision_of
 from streamkd.public import public
 from streamkd.stream.stream import Stream
+from streamkd.training import callback_checks, run_config
 from streamkd.training.batch_loss import BatchLoss
-from streamkd.training.callback_checks import (
-    check_callbacks,
-    check_learning_rate,
-    learning_rate_callback,
-)
 from streamkd.training.class_weights import class_weights
 from streamkd.training.distribution import Workers
 from streamkd.training.history import History
@@ -41,13 +37,6 @@ from streamkd.training.loop import Loop
 from streamkd.training.optimizers import build_optimizer
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
-from streamkd.training.run_config import (
-    describe_fit,
-    describe_for_the_reader,
-    describe_optimizer,
-    describe_stream,
-    describe_training,
-)
 from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
@@ -55,8 +44,6 @@ from streamkd.training.step_calls import StepCalls
 from streamkd.training.student_checks import check_fits, check_loss
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
-
-__all__ = ["Distiller", "History"]
 
 
 @public
@@ -87,7 +74,7 @@ class Distiller:
       student_preprocess: the preprocessing that the student expects; becomes its first layers, so
         that `distiller.student` takes pixels from 0 to 255.
       jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
-        'auto' measures both, where a run takes more than a minute.
+        'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
         called fewer at a time.
       metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in
@@ -151,7 +138,7 @@ class Distiller:
         self.student_preprocess = student_preprocess
         self.metrics = metrics
         # Described before `fit`, which may set its learning rate by a callback.
-        self._optimizer = describe_optimizer(self.recipe, self.family)
+        self._optimizer = run_config.describe_optimizer(self.recipe, self.family)
         if self._logits.removed == "sigmoid":
             raise StudentError(
                 f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
@@ -208,22 +195,29 @@ class Distiller:
         check_count("epochs", epochs)
         if save_every is not None:
             check_count("save_every", save_every)
-        callbacks = check_callbacks(callbacks, self.family)
-        self._check_stream(stream)
-        weights = self._class_weights(class_weight, stream)
+        callbacks = callback_checks.check_callbacks(callbacks, self.family)
+        stream.check_share(self.workers.worker_slice)
+        check_loss(self.recipe.label_weight, stream)
+        check_fits(self._logits, self.student, stream)
+        weights = class_weights(
+            class_weight,
+            class_names=stream.class_names,
+            labels=stream.labels,
+            num_classes=stream.num_classes,
+        )
         with restorable_random_layers(self._logits.model, self.strategy):
             schedule = self._schedule(callbacks)
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
             state, metrics = self._state(stream.num_classes, num_steps, schedule)
-            check_learning_rate(callbacks, state.optimizer)
+            callback_checks.check_learning_rate(callbacks, state.optimizer)
             called = self._keras_callbacks(callbacks, state, epochs)
             config = {
-                **describe_stream(stream),
-                **describe_training(self.recipe, self.student, schedule=schedule, epochs=epochs),
+                **run_config.describe_stream(stream),
+                **run_config.describe_training(self.recipe, self.student, schedule, epochs),
                 **self._optimizer,
-                **describe_for_the_reader(self.student, arguments),
+                **run_config.describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
-                **describe_fit(self.student_preprocess, weights, metrics, validation),
+                **run_config.describe_fit(self.student_preprocess, weights, metrics, validation),
             }
             loop = Loop(
                 stream=stream,
@@ -250,25 +244,10 @@ class Distiller:
             )
             return loop.train(resume)
 
-    def _check_stream(self, stream: Stream) -> None:
-        """Refuses a stream that this student cannot learn from."""
-        stream.check_divides_batch(self.workers.worker_slice)
-        check_loss(self.recipe.label_weight, stream)
-        check_fits(self._logits, self.student, stream)
-
-    def _class_weights(self, given: Any, stream: Stream) -> np.ndarray | None:
-        return class_weights(
-            given,
-            class_names=stream.class_names,
-            labels=stream.labels,
-            num_classes=stream.num_classes,
-        )
-
     def _schedule(self, callbacks: list[Any]) -> str:
         """Returns the schedule of an optimizer given by name."""
-        if self.recipe.schedule is not None:
-            return self.recipe.schedule
-        return "cosine" if learning_rate_callback(callbacks) is None else "constant"
+        sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
+        return self.recipe.schedule or ("constant" if sets_rate else "cosine")
 
     def _state(
         self, num_classes: int, num_steps: int, schedule: str

@@ -1,16 +1,15 @@
 """The workers that train one student together: their input, their agreement, their errors.
 
     workers = Workers(student.distribute_strategy)
-    iterator = workers.iterate(lambda share: stream.dataset(start, share=share))
-    if workers.any(stop()): ...            # the same answer on all workers
+    iterator = workers.iterate(lambda worker_slice: stream.dataset(start, share=worker_slice))
+    stops = workers.everyones([stop()]).any()            # the same answer on all workers
     begun = workers.from_chief(lambda: read(path))
 
 A worker is a process: `tf.distribute` gives each the same program. Workers wait for each other in
-every step. A decision that one worker would take by itself, by its clock or by a signal, is
-therefore agreed upon by all before any acts on it. One worker, the chief, keeps the run on its
-disk; the others need no access to it.
+every step, so all agree on a decision that one would take by its own clock or signal. One worker,
+the chief, keeps the run on its disk, to which the others need no access.
 
-Without a strategy there is one worker with one replica, and nothing here costs any time.
+Without a strategy, one worker has one replica, and the methods cost no time.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.tf_support.iterators import make_collectable
 
 SUM = tf.distribute.ReduceOp.SUM
-# TensorFlow's errors where another process is gone, and a part of their message.
+# TensorFlow's errors when another process is gone, and a part of their message.
 LOST_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 LOST_WORD = "ollective"
 
@@ -55,9 +54,7 @@ class Workers:
         self.strategy = strategy
         number, count = _number_in_cluster(strategy.cluster_resolver)
         self.worker_slice = WorkerSlice(
-            worker=number,
-            num_workers=count,
-            num_replicas=strategy.num_replicas_in_sync // count,
+            worker=number, num_workers=count, num_replicas=strategy.num_replicas_in_sync // count
         )
         self._sum = tf.function(self._sum_of_all, reduce_retracing=True, autograph=False)
 
@@ -74,8 +71,7 @@ class Workers:
     def iterate(self, dataset_of: Callable[[WorkerSlice], tf.data.Dataset]) -> Any:
         """Returns an iterator for the compiled loop over this worker's pieces of every batch.
 
-        Args:
-          dataset_of: returns an endless dataset of these pieces.
+        `dataset_of` returns an endless dataset of these pieces.
         """
         pieces = self.strategy.distribute_datasets_from_function(
             lambda context: dataset_of(WorkerSlice.of(context))
@@ -96,10 +92,6 @@ class Workers:
         given = np.zeros((self.worker_slice.num_workers, len(numbers)))
         given[self.worker_slice.worker] = numbers
         return self._summed(given)
-
-    def any(self, flag: bool) -> bool:
-        """Returns whether the flag is True on any worker; the same answer on all."""
-        return bool(self.everyones([float(flag)]).any())
 
     def from_all(self, value: Any) -> list[Any]:
         """Returns the value of each worker, JSON, on all workers."""
@@ -150,7 +142,7 @@ class Workers:
         """Lets the chief read replica-local variables alone within this context.
 
         Such a variable is the sum or the mean of the replicas' values. Reading one asks all
-        workers, so all workers fetch the values on entry, together.
+        workers, so all fetch the values together, on entry.
         """
         spread = [] if self.is_alone else [v for v in variables if _is_spread(v)]
         with self.named_losses():
@@ -182,7 +174,7 @@ class Workers:
 
     @contextlib.contextmanager
     def named_losses(self) -> Iterator[None]:
-        """Raises WorkerLostError instead of TensorFlow's error where another worker is gone."""
+        """Raises WorkerLostError instead of TensorFlow's error if another worker is gone."""
         try:
             yield
         except LOST_ERRORS as error:
@@ -226,7 +218,5 @@ def _number_in_cluster(resolver: Any) -> tuple[int, int]:
     num_chiefs, num_workers = len(jobs.get("chief", ())), len(jobs.get("worker", ()))
     if num_chiefs + num_workers < 2:
         return 0, 1
-    number = resolver.task_id
-    return (number if resolver.task_type == "chief" else num_chiefs + number), (
-        num_chiefs + num_workers
-    )
+    first = 0 if resolver.task_type == "chief" else num_chiefs
+    return first + resolver.task_id, num_chiefs + num_workers

@@ -26,7 +26,7 @@ SUMS = (
 
 
 def metrics_of(sums: np.ndarray) -> dict[str, float | None]:
-    """Returns the metrics that follow from sums of steps; None where nothing was counted."""
+    """Returns the metrics that follow from sums of steps; None without a count."""
     total = dict(zip(SUMS, np.asarray(sums, np.float64).tolist(), strict=True))
 
     def mean(part: str, count: str) -> float | None:
@@ -48,7 +48,7 @@ class EpochTimes:
     Attributes:
       num_steps: steps done.
       seconds: spent in the calls of the compiled loop.
-      waited: seconds of these spent waiting for input.
+      waited: part of the seconds spent waiting for input.
     """
 
     num_steps: int = 0

@@ -36,7 +36,7 @@ class History:
 
     @property
     def history(self) -> dict[str, list]:
-        """The same by metric, as Keras' `History.history`; None where an epoch lacks a metric."""
+        """The same by metric, as Keras' `History.history`; None for an epoch without the metric."""
         names = dict.fromkeys(name for epoch in self.epochs for name in epoch)
         return {name: [epoch.get(name) for epoch in self.epochs] for name in names}
 

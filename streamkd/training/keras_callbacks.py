@@ -38,6 +38,11 @@ MISSING = object()
 class KerasCallbacks:
     """The callbacks of one call of `fit`.
 
+    Args:
+      callbacks: a list that `check_callbacks` returned.
+      epochs: of the whole run.
+      is_chief: whether this worker writes the files of the run.
+
     Attributes:
       wants_batches: whether a callback wants to be called after every single step.
     """
@@ -52,16 +57,6 @@ class KerasCallbacks:
         epochs: int,
         is_chief: bool = True,
     ) -> None:
-        """Makes the callbacks of one call of `fit`.
-
-        Args:
-          callbacks: that `check_callbacks` has returned.
-          student: their model.
-          optimizer: of the run.
-          family: of the student.
-          epochs: of the whole run.
-          is_chief: whether this worker writes the files of the run.
-        """
         self._callbacks = list(callbacks)
         self._names = _names(self._callbacks)
         self._student = student
@@ -142,10 +137,9 @@ class KerasCallbacks:
         self._call("on_epoch_begin", epoch, {})
 
     def epoch_end(self, epoch: int, metrics: dict[str, Any]) -> dict[str, float]:
-        """Calls the callbacks with an epoch's metrics.
+        """Calls the callbacks with an epoch's metrics; returns the numbers they added or changed.
 
-        Returns:
-          The numbers that they added or changed, except the learning rate.
+        The learning rate is not among them.
         """
         self._logs = _logs_of(metrics)
         before = dict(self._logs)
@@ -187,7 +181,7 @@ class KerasCallbacks:
         self._call("on_test_end", _test_logs_of(metrics))
 
     def _call(self, hook: str, *arguments: Any, to: Sequence[Any] | None = None) -> None:
-        """Calls a hook of all callbacks, or of those in `to`, in the order they were given in."""
+        """Calls a hook of all callbacks, or of those in `to`, in the order given."""
         for callback in self._callbacks if to is None else to:
             if callback in self._left_to_chief:
                 continue
@@ -198,10 +192,9 @@ class KerasCallbacks:
 
     @contextlib.contextmanager
     def _lent_optimizer(self) -> Iterator[None]:
-        """Gives the student the optimizer of the run.
+        """Gives the student the optimizer of the run, past Keras' tracking.
 
-        The optimizer is set past Keras' tracking: TensorFlow would later restore a tracked one into
-        the optimizer that the user compiles the student with.
+        TensorFlow would later restore a tracked optimizer into the one that the user compiles with.
         """
         own = vars(self._student).get("optimizer", MISSING)
         _set_attribute(self._student, "optimizer", self._optimizer)
@@ -224,8 +217,8 @@ class KerasCallbacks:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Returns the callbacks' attributes that a checkpoint keeps: JSON, and arrays by name.
 
-        They are the numbers, texts and lists of arrays that have changed since training began; the
-        user gives the arguments of a callback anew in every call of `fit`.
+        They are numbers and texts that have changed since training began, and lists of arrays; the
+        user gives a callback's arguments anew in every call of `fit`.
         """
         saved: dict[str, Any] = {}
         arrays: dict[str, np.ndarray] = {}
@@ -284,7 +277,7 @@ def _hears_batches(callback: Any, family: Family) -> bool:
 
 
 def _overrides(callback: Any, hooks: Sequence[str], ignored: str | None = None) -> bool:
-    """Returns whether a callback has hooks of its own, besides those of the class `ignored`."""
+    """Returns whether a callback overrides hooks, not counting those of the class `ignored`."""
     bases = (base for base in type(callback).__mro__ if base.__name__ not in ("Callback", ignored))
     return any(hook in vars(owner) for owner in (callback, *bases) for hook in hooks)
 

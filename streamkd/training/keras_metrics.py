@@ -33,11 +33,17 @@ BASES = (
 class UserMetrics:
     """Metrics of the student's own Keras family.
 
+    Each is given labels and the student's answers, which are probabilities if the student ends in
+    softmax. Labels are class numbers, int32 `[batch]`; or one-hot vectors, float32
+    `[batch, num_classes]`, for Keras' own metrics that are not called Sparse… and for metrics
+    derived from these. Images without a label do not count.
+
+    Args:
+      metrics: as for `compile`: names, metrics, or functions of labels and answers.
+      probabilities: whether the student ends in softmax.
+
     Attributes:
-      metrics: Keras metrics. Each is given labels and the student's answers, which are
-        probabilities if the student ends in softmax. Labels are class numbers, int32 `[batch]`; or
-        one-hot vectors, float32 `[batch, num_classes]`, for Keras' own metrics that are not called
-        Sparse… and for metrics derived from these. Images without a label do not count.
+      metrics: Keras metrics.
 
     Raises:
       OptionError: the family has no such metric, the metric is of the other family, cannot be
@@ -47,14 +53,6 @@ class UserMetrics:
     def __init__(
         self, metrics: Sequence[Any], family: Family, *, probabilities: bool, num_classes: int
     ) -> None:
-        """Makes the metrics and their variables.
-
-        Args:
-          metrics: as for `compile`: names, metrics, or functions of labels and answers.
-          family: of the student.
-          probabilities: whether the student ends in softmax.
-          num_classes: of the student.
-        """
         self._probabilities = probabilities
         self._family = family
         given = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
@@ -72,7 +70,7 @@ class UserMetrics:
 
     @property
     def directions(self) -> dict[str, str]:
-        """'max' or 'min' by name, of metrics that say which is better; those of Keras 3 do."""
+        """The better direction, 'max' or 'min', by name; metrics of tf_keras do not tell it."""
         directions = {m.name: self._family.direction_of(m) for m in self.metrics}
         return {name: direction for name, direction in directions.items() if direction}
 

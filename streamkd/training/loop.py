@@ -4,7 +4,7 @@
 
 `Distiller.fit` puts a `Loop` together and calls `train`. A call of the compiled loop takes several
 steps. Between two calls the run may be saved, and stopped: by a signal, a Ctrl-C, a callback. The
-next step depends on nothing but the state, so that a run may be stopped after any step.
+next step depends on the state alone, so that a run may be stopped after any step.
 """
 
 from __future__ import annotations
@@ -39,19 +39,11 @@ class Loop:
     """One call of `fit`.
 
     Attributes:
-      stream, epochs, validation: as given to `fit`.
-      recipe: of the distiller.
+      stream, epochs, stop: as given to `fit`.
       config: of the run, except for the choice about XLA.
-      state: of the run.
-      calls: of the compiled steps.
       metrics, callbacks: the user's.
-      saver: of the run directory.
-      save_schedule: when to save within an epoch.
-      call_sizer: how many steps the next call takes.
-      workers: that train together.
-      stop: asked after every call whether to stop.
       shows_progress: whether to print progress on standard error.
-      progress: of the run.
+      progress: how far the run has come.
     """
 
     stream: Stream
@@ -132,7 +124,7 @@ class Loop:
             )
 
     def _train_or_stop(self) -> None:
-        """Trains; saves the steps done so far where the run is stopped."""
+        """Trains; saves the steps done so far if the run is stopped."""
         try:
             self._train_epochs()
         except KeyboardInterrupt:
@@ -157,7 +149,8 @@ class Loop:
             directions=self.metrics.directions,
         )
         self._undo_callbacks()
-        total, done = (n * self._images_per_step for n in (self._end_of_epoch(self.epochs), first))
+        total = self._end_of_epoch(self.epochs) * self._images_per_step
+        done = first * self._images_per_step
         with image_progress(total, done, "training", self.shows_progress) as bar:
             for epoch in range(len(self.progress.history) + 1, self.epochs + 1):
                 bar.set_description(f"epoch {epoch}/{self.epochs}")
@@ -172,17 +165,14 @@ class Loop:
                     break
 
     def _begin_epoch(self, epoch: int) -> None:
-        """Calls the callbacks; in an epoch that resumes, which began before, without effect."""
+        """Calls the callbacks; in an epoch that resumes, undoes what they change."""
         self.callbacks.epoch_begin(epoch - 1)
         if self.state.num_steps > self.progress.last_step:
             self.callbacks.restore(self.progress.callbacks, self.progress.arrays)
             self._undo_callbacks()
 
     def _undo_callbacks(self) -> None:
-        """Sets the tensors of a run that resumes back to its checkpoint.
-
-        At the start callbacks may have changed them: a learning rate, for example.
-        """
+        """Sets back a resumed run's tensors that callbacks changed, such as the learning rate."""
         if len(self.callbacks):
             self.saver.restore_tensors()
 
@@ -191,7 +181,7 @@ class Loop:
         return self.recipe.num_steps(self.stream.end_of_epoch(epoch))
 
     def _steps_per_epoch(self) -> int | None:
-        """Returns the steps of each epoch; None where epochs differ."""
+        """Returns the steps of each epoch; None if epochs differ."""
         ends = [self._end_of_epoch(epoch) for epoch in range(self.epochs + 1)]
         lengths = {last - first for first, last in itertools.pairwise(ends)}
         return lengths.pop() if len(lengths) == 1 else None
@@ -201,7 +191,7 @@ class Loop:
         begins, ends = self._end_of_epoch(epoch - 1), self._end_of_epoch(epoch)
         times = EpochTimes()
         while (step := self.state.num_steps) < ends:
-            # As under `fit`, a callback that stops between two epochs is asked after one step more.
+            # As under `fit`, a callback that stops between two epochs ends the run one step later.
             size = 1 if self.callbacks.stops else self.call_sizer.num_steps
             size = min(size, ends - step, self.save_schedule.steps_to_go(step))
             self.callbacks.batch_begin(step - begins)
@@ -231,7 +221,7 @@ class Loop:
     def _leave_out(self, nonfinite: NonFiniteStep) -> None:
         """Continues without a step that is not finite, or refuses to."""
         if self.recipe.on_nonfinite == "raise":
-            self._refusal = nonfinite.refusal()  # after TerminateOnNaN has heard of it
+            self._refusal = nonfinite.refusal()  # raised after TerminateOnNaN was called
             return
         if self.progress.num_in_a_row(nonfinite.step) >= MAX_CONSECUTIVE_NONFINITE:
             count = MAX_CONSECUTIVE_NONFINITE + 1
@@ -293,8 +283,7 @@ class Loop:
         return self.save_schedule.is_due(step)
 
     def _save_if_new(self) -> None:
-        """Saves a run that was stopped, unless an epoch was ending: the checkpoint before it is
-        then the one to resume from."""
+        """Saves a stopped run; a run that stops while an epoch ends resumes from before that."""
         is_new = self.state.num_steps not in (0, self.saver.saved_step)
         if is_new and not self._is_between_epochs:
             self._save()

@@ -71,12 +71,9 @@ class NonFiniteStep:
 
 
 def examine(stream: Stream, steps: Any, step: int) -> NonFiniteStep:
-    """Returns a step that is not finite, with the keys of its images.
+    """Returns the step number `step` with the keys of its images.
 
-    Args:
-      stream: of the run.
-      steps: the `TrainingSteps`, with the weights from before that step.
-      step: its number.
+    `steps` are the `TrainingSteps`, with the weights from before that step.
     """
     numbers = range(step * steps.accumulate, (step + 1) * steps.accumulate)
     bad: list[int] = []

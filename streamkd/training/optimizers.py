@@ -41,8 +41,7 @@ def build_optimizer(
       num_steps: steps of the whole run.
       variables: the trained ones. Those of one dimension, biases and the scales and offsets of
         norms, have no weight decay.
-      schedule: 'cosine' rises from zero to the learning rate over the fraction `recipe.warm_up` of
-        the steps and falls to zero along a cosine; 'constant' stays at the learning rate.
+      schedule: 'cosine' or 'constant', as in `Distiller`.
       scales_loss: whether to multiply the loss, so that small gradients do not vanish in float16.
 
     Raises:
@@ -127,11 +126,7 @@ def _cosine(recipe: Recipe, family: Family, num_steps: int) -> Any:
 
 
 def check_family(optimizer: Any, family: Family) -> None:
-    """Refuses an optimizer that is not of the student's family.
-
-    Raises:
-      OptionError: shows both sides.
-    """
+    """Refuses, as an OptionError, an optimizer that is not of the student's family."""
     own = family_of_optimizer(optimizer)
     if own is family:
         return

@@ -2,7 +2,7 @@
 
     config = {
         **describe_stream(stream),
-        **describe_training(recipe, student, schedule="cosine", epochs=30),
+        **describe_training(recipe, student, "cosine", epochs=30),
         **describe_optimizer(recipe, family),
         **describe_for_the_reader(student, arguments),
     }
@@ -34,7 +34,7 @@ from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family
 from streamkd.training.recipe import Recipe
 
-# Packages whose versions are recorded.
+# Packages with recorded versions.
 LIBRARIES = ("tensorflow", "tf-keras", "keras", "numpy", "h5py", "pillow")
 
 
@@ -94,17 +94,8 @@ def _without_names(settings: Any) -> Any:
     return {name: _without_names(value) for name, value in settings.items() if name != "name"}
 
 
-def describe_training(
-    recipe: Recipe, student: Any, *, schedule: str, epochs: int
-) -> dict[str, Any]:
-    """Returns the entries about recipe and student.
-
-    Args:
-      recipe: of the run.
-      student: the user's model.
-      schedule: of an optimizer given by name.
-      epochs: of the whole run.
-    """
+def describe_training(recipe: Recipe, student: Any, schedule: str, epochs: int) -> dict[str, Any]:
+    """Returns the entries about recipe and student; `schedule` is of an optimizer given by name."""
     described = recipe.described()
     described["student"] = {
         "family": family_name(student),

@@ -64,7 +64,7 @@ class Progress:
         return next(number for number in itertools.count() if step - 1 - number not in steps)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all but the arrays."""
+        """Returns all fields but the arrays."""
         values = dataclasses.asdict(dataclasses.replace(self, arrays={}))
         del values["arrays"]
         return values
@@ -122,7 +122,7 @@ class Saver:
         """Restores the tensors of the newest checkpoint; returns how far the run has come.
 
         Args:
-          config: of this start; compared with the configuration of the run.
+          config: of this start.
           resume: False starts over.
 
         Raises:
@@ -164,10 +164,7 @@ class Saver:
         }
 
     def _restored_arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays of the checkpoint that the chief restored.
-
-        The other workers get a copy of that checkpoint, and restore their tensors from it.
-        """
+        """Returns the arrays of the chief's checkpoint; the other workers restore a copy of it."""
         if self._workers.is_chief:
             _, checkpoints = self._at_chief()
             if not self._workers.is_alone:
@@ -253,11 +250,7 @@ class Saver:
 
 
 def check_alike(configs: list[dict[str, Any]]) -> None:
-    """Refuses workers that were started with different configurations.
-
-    Raises:
-      OptionError: names the first entry that differs, and both sides.
-    """
+    """Refuses, as an OptionError, workers that were started with different configurations."""
     for number, config in enumerate(configs):
         name = first_difference(configs[0], config)
         if name is not None:

@@ -24,14 +24,13 @@ class TrainingState:
     """The variables of one run.
 
     Attributes:
-      family: of the student.
       student: the user's model.
       model: the student without its last activation; its random layers draw the numbers.
       optimizer: built.
       metrics: the user's Keras metrics.
       step: int64, number of steps done.
       sums: float64 `[len(SUMS)]`, sums over the steps of this epoch. Float64, and in a variable, so
-        that they do not depend on where a run was stopped.
+        that they do not depend on the step at which a run was stopped.
       random_states: of Dropout and other random layers.
       counters: variables of the metrics.
     """
@@ -66,11 +65,11 @@ class TrainingState:
         return [*weights, *self.side_variables()]
 
     def counted_by_a_step(self) -> list[Any]:
-        """Returns all variables in which a step counts: step, sums, the user's metrics."""
+        """Returns the variables in which a step counts: step, sums, the user's metrics."""
         return [self.step, self.sums, *self._as_tf(self.counters)]
 
     def spread_variables(self) -> list[Any]:
-        """Returns the variables of which each replica may hold a part, such as its own count."""
+        """Returns the variables whose values may be spread over the replicas, such as counts."""
         return self._as_tf([*self.student.non_trainable_variables, *self.counters])
 
     def trackables(self) -> dict[str, Any]:
@@ -106,10 +105,9 @@ def restorable_random_layers(model: Any, strategy: Any) -> contextlib.AbstractCo
 
 @contextlib.contextmanager
 def averaged_weights(student: Any, optimizer: Any) -> Iterator[None]:
-    """Gives the student the moving averages of its weights, if the optimizer keeps them.
+    """Exchanges the student's weights with their moving averages, and exchanges them back.
 
-    The weights and their averages are exchanged, and exchanged again at the end. Weights that are
-    set within the context, such as the best ones by a callback, become the averages.
+    Weights that a callback sets within the context, such as the best ones, become the averages.
     """
     exchange_averages(student, optimizer)
     try:

@@ -20,7 +20,6 @@ import tensorflow as tf
 from streamkd.tf_support.autograph import converted
 from streamkd.training.batch_loss import BatchLoss
 from streamkd.training.optimizers import apply_gradients, loss_scale_of
-from streamkd.training.replicas import first_replica, sum_over_replicas
 from streamkd.training.state import TrainingState
 
 
@@ -29,7 +28,7 @@ class BatchGradients(NamedTuple):
 
     Attributes:
       gradients: of the batch's mean loss times the loss scale; None for a weight without any.
-      num_bad: float32, 0 where loss and gradients are finite.
+      num_bad: float32, 0 if loss and gradients are finite.
       sums: float32 `[len(SUMS)]`, for the metrics.
       logits: float32 `[batch, num_classes]`.
     """
@@ -112,11 +111,12 @@ class TrainingSteps:
         """Updates the student once, unless a number is not finite.
 
         Returns:
-          bool, whether it did; float64, the seconds spent waiting for batches.
+          bool, whether the student was updated; float64, the seconds spent waiting for batches.
         """
         batches, waited = zip(*(_next(iterator) for _ in range(self.accumulate)), strict=True)
         step = self.strategy.run(self._replica_step, args=(batches,))
-        finite, sums = (first_replica(self.strategy, part) for part in (step.finite, step.sums))
+        # All replicas have the same sums.
+        finite, sums = map(self._first_replica, (step.finite, step.sums))
 
         def update() -> tf.Tensor:
             self.strategy.run(self._update, args=(step.gradients, step.counted))
@@ -149,13 +149,13 @@ class TrainingSteps:
         self.run = tf.function(self._run, autograph=False)
 
     def with_xla(self, jit: bool, jit_update: bool) -> TrainingSteps:
-        """Returns the same steps with other parts compiled by XLA."""
+        """Returns these steps with other parts compiled by XLA."""
         if (jit, jit_update) == (self.jit, self.jit_update):
             return self
         return dataclasses.replace(self, jit=jit, jit_update=jit_update)
 
     def _run(self, iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Takes `num_steps` steps, int32, or fewer where one of them is not finite.
+        """Takes `num_steps` steps, int32, or fewer if one is not finite.
 
         Returns:
           int32, the steps done; bool, whether all were finite; float64, the seconds spent waiting
@@ -181,7 +181,7 @@ class TrainingSteps:
         scale = loss_scale_of(self.state.optimizer)
         for images, targets, weights in batches:
             weights = self.loss.class_weighted(targets, weights)
-            total = sum_over_replicas(self.strategy, [tf.reduce_sum(weights)])[0]
+            total = self._sum_over_replicas([tf.reduce_sum(weights)])[0]
             batch = self.compiled_gradients(images, targets, weights, total, scale)
             gradients = [_added(a, b) for a, b in zip(gradients, batch.gradients, strict=True)]
             num_bad += batch.num_bad
@@ -192,8 +192,8 @@ class TrainingSteps:
             gradients = [g if g is None else g / self.accumulate for g in gradients]
         present = [gradient for gradient in gradients if gradient is not None]
         statistics = [tf.identity(variable) for variable in self._statistics]
-        num_bad, stacked, *rest = sum_over_replicas(
-            self.strategy, [num_bad, tf.stack(sums), *present, *statistics]
+        num_bad, stacked, *rest = self._sum_over_replicas(
+            [num_bad, tf.stack(sums), *present, *statistics]
         )
         totals = iter(rest)
         gradients = [None if gradient is None else next(totals) for gradient in gradients]
@@ -226,11 +226,27 @@ class TrainingSteps:
         for variable, value in zip(self._side, before, strict=True):
             variable.assign(value)
 
+    def _sum_over_replicas(self, values: list[Any]) -> list[Any]:
+        """Returns the sum of each value over all replicas; called on every replica."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return values
+        context, sums = tf.distribute.get_replica_context(), list(values)
+        for dtype in dict.fromkeys(value.dtype for value in values):  # one message for each dtype
+            indices = [index for index, value in enumerate(values) if value.dtype == dtype]
+            same = [values[index] for index in indices]
+            totals = context.all_reduce(tf.distribute.ReduceOp.SUM, same)
+            for index, total in zip(indices, totals, strict=True):
+                sums[index] = total
+        return sums
+
+    def _first_replica(self, value: Any) -> tf.Tensor:
+        return self.strategy.experimental_local_results(value)[0]
+
 
 def _num_bad(loss: tf.Tensor, gradients: list[Any], scale: tf.Tensor) -> tf.Tensor:
-    """Returns 0 where a loss and its gradients are finite, else 1, float32."""
-    # A sum of squares is one operation a variable. It overflows from a norm of 1e19 on, which
-    # no run comes back from either.
+    """Returns 0 if a loss and its gradients are finite, else 1, float32."""
+    # A sum of squares is one operation a variable. It overflows at a norm of 1e19, from which no
+    # run recovers either.
     squares = tf.add_n([tf.nn.l2_loss(g) for g in gradients if g is not None])
     # The optimizer leaves out a step that a loss scale made too large, and lowers the scale.
     overflows = tf.logical_and(tf.logical_not(tf.math.is_finite(squares)), scale <= 1)

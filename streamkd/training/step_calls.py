@@ -29,8 +29,8 @@ class Call:
     Attributes:
       num_steps: steps done, the one that is not finite included.
       seconds: of the whole call.
-      waited: seconds of these spent waiting for input.
-      nonfinite: the last step, where it is not finite; the student is as it was before that step.
+      waited: seconds of the call spent waiting for input.
+      nonfinite: the last step, if it is not finite; the student is as it was before that step.
     """
 
     num_steps: int
@@ -64,11 +64,7 @@ class StepCalls:
         self._iterator: Any = None
 
     def choose_xla(self, begun: dict[str, Any] | None) -> None:
-        """Settles what XLA compiles.
-
-        Args:
-          begun: configuration of the run that resumes, or None for a new run.
-        """
+        """Settles which parts XLA compiles; `begun` is the configuration of a run that resumes."""
         spec = None
         if begun is None:
             # The first batches are read while steps are compiled, which takes seconds.
@@ -77,15 +73,15 @@ class StepCalls:
         self.steps = self._xla.choose(self.steps, begun, spec)
 
     def open(self, step: int) -> None:
-        """Begins to read batches from a step on, unless that has begun."""
+        """Begins to read batches from a step on, unless reading has begun."""
         if self._iterator is None:
             first = step * self.steps.accumulate
             self._iterator = self._workers.iterate(
-                lambda share: self._stream.dataset(first, share=share)
+                lambda worker_slice: self._stream.dataset(first, share=worker_slice)
             )
 
     def take(self, step: int, num_steps: int) -> Call:
-        """Takes `num_steps` steps, or fewer where one of them is not finite.
+        """Takes `num_steps` steps, or fewer if one is not finite.
 
         Args:
           step: number of the first.

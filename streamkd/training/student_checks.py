@@ -21,7 +21,7 @@ LABELS_ALONE = 1.0
 
 
 def check_loss(label_weight: float, stream: Stream) -> None:
-    """Refuses a loss that the stream has no targets for.
+    """Refuses a loss for which the stream has no targets.
 
     Raises:
       OptionError: the loss needs logits or labels that the stream does not have, or the teacher
@@ -51,7 +51,7 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
     Args:
       logits: of the student; it is called with one black image.
       student: the user's model.
-      stream: that the student is to learn from.
+      stream: the stream to learn from.
 
     Raises:
       StudentError: names both sides.

@@ -24,8 +24,7 @@ from streamkd.training.distribution import Workers
 from streamkd.training.keras_metrics import UserMetrics
 
 
-def _nothing(*_: Any) -> None:
-    """Does nothing."""
+def _nothing(*_: Any) -> None: ...
 
 
 class Validation:
@@ -37,7 +36,7 @@ class Validation:
       class_names: the classes in the order of the logits.
       options, batch_size: of the stream.
       metrics: the user's, the same objects as in training; reset before and after a validation.
-      workers: that train together; each takes a part of the images.
+      workers: each takes a part of the images.
 
     Raises:
       OptionError: the images have no labels, or the store has no class names.
@@ -70,10 +69,10 @@ class Validation:
         self.images = images
         self.options = options
         self._workers = workers or Workers(tf.distribute.get_strategy())
-        share = self._workers.worker_slice
-        self.batch_size = -(-min(batch_size, len(images)) // share.num_pieces)
+        worker_slice = self._workers.worker_slice
+        self.batch_size = -(-min(batch_size, len(images)) // worker_slice.num_pieces)
         self.labels = tf.constant(labels)
-        self.batches = evaluation_batches(images, options, self.batch_size, share)
+        self.batches = evaluation_batches(images, options, self.batch_size, worker_slice)
         self._answer = converted(model)
         self._metrics = metrics
         self._sums = tf.function(self._sums_of_all, autograph=False)
@@ -95,11 +94,11 @@ class Validation:
         total = np.zeros(3)
         if self._metrics is not None:
             self._metrics.reset()
-        share = self._workers.worker_slice
-        pieces = each_once(self.batches, self.images, self.options, self.batch_size, share)
+        worker_slice = self._workers.worker_slice
+        pieces = each_once(self.batches, self.images, self.options, self.batch_size, worker_slice)
         for number, first in enumerate(pieces):
             before(number)
-            own = [first, *(next(pieces) for _ in range(share.num_replicas - 1))]
+            own = [first, *(next(pieces) for _ in range(worker_slice.num_replicas - 1))]
             total += self._sums(self._workers.on_replicas(own)).numpy()
             after(number, functools.partial(self._numbers, total))
         results = self._numbers(self._workers.everyones(total.tolist()).sum(axis=0))
@@ -118,16 +117,13 @@ class Validation:
         return results
 
     def _sums_of_all(self, pieces: Any) -> tf.Tensor:
-        """Returns the sums over this worker's replicas, each of which has one of the pieces."""
+        """Returns the sums over this worker's replicas, each of which has one piece."""
         strategy = self._workers.strategy
         sums = strategy.run(self._sums_of, args=(pieces,))
         return tf.add_n(strategy.experimental_local_results(sums))
 
     def _sums_of(self, piece: Any) -> tf.Tensor:
-        """Returns the sums of loss, right answers and images of a piece.
-
-        The user's metrics count the piece too.
-        """
+        """Returns a piece's sums of loss, right answers and images; the user's metrics count it."""
         images, _, indices, weights = piece
         logits = tf.cast(self._answer(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)

@@ -1,13 +1,13 @@
-"""Which parts of a step XLA compiles: as asked, as the run began, or as measured.
+"""The parts of a step that XLA compiles: as asked, as the run began, or as measured.
 
     policy = XlaPolicy(jit="auto", num_steps=10_000)
     steps = policy.choose(steps, begun=None, batch_spec=iterator.element_spec)
     steps.jit, steps.jit_update
 
-XLA makes some students faster and others slower, in forward and gradient and, apart from that, in
-the optimizer's update; compiling takes from a second to minutes. So both parts are measured, on a
-batch like the student's own and before the first step. The choice is kept with the run: it changes
-the last bits of the weights.
+XLA makes one student faster and another slower, both in forward and gradient and in the optimizer's
+update; compiling takes from a second to minutes. So both parts are measured before the first step,
+on a batch like the student's own. The choice is kept with the run: it changes the last bits of the
+weights.
 """
 
 from __future__ import annotations
@@ -26,20 +26,15 @@ from streamkd.training.step import TrainingSteps
 SHORT_RUN_SECS = 60.0
 # Fraction of a step that XLA has to save: less than this is the noise of the measurement.
 MIN_GAIN = 0.05
-# Measurements of each part, of which the shortest counts.
+# Number of measurements of each part; the shortest counts.
 NUM_ROUNDS = 7
-# Times as long that a step may take while the first batches of a run are being read.
+# Factor by which a step may be slower while the first batches of a run are being read.
 MAX_SLOWDOWN = 4.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class XlaPolicy:
-    """How one run decides what XLA compiles.
-
-    Attributes:
-      jit: 'on', 'off' or 'auto', as in `Recipe`.
-      num_steps: of the whole run.
-    """
+    """How one run of `num_steps` steps decides which parts XLA compiles."""
 
     jit: str
     num_steps: int
@@ -47,12 +42,12 @@ class XlaPolicy:
     def choose(
         self, steps: TrainingSteps, begun: dict[str, Any] | None, batch_spec: Any
     ) -> TrainingSteps:
-        """Returns the steps with the parts compiled that this run compiles.
+        """Returns the steps with this run's parts compiled.
 
         Args:
           steps: without XLA.
           begun: configuration of the run that resumes, or None for a new run.
-          batch_spec: specification of a batch; not looked at where a run resumes.
+          batch_spec: specification of a batch; not read if a run resumes.
         """
         one_replica = steps.strategy.num_replicas_in_sync == 1
         if self.jit != "auto":
@@ -68,30 +63,30 @@ class XlaPolicy:
 def faster_steps(
     plain: TrainingSteps, batch: Any, num_steps: int
 ) -> tuple[TrainingSteps, dict[str, float]]:
-    """Returns the steps with XLA where it makes them faster, and the measurements.
+    """Returns the steps with XLA for the parts that gain by it, and the measurements.
 
     Args:
       plain: without XLA.
       batch: in the stream's form. Nothing is learned from it.
-      num_steps: that are still to be done.
+      num_steps: steps still to be done.
 
     Returns:
-      The steps; and seconds: 'step', and where XLA was tried 'gradients' and 'update',
+      The steps; and seconds: 'step', and if XLA was tried, 'gradients' and 'update',
       'gradients_xla' and 'update_xla'.
     """
     changed = [*plain.state.changed_by_a_step(), *plain.state.counted_by_a_step()]
     before = [tf.identity(variable) for variable in changed]
     try:
-        seconds = {"step": _step(plain, batch, num_steps)}
+        seconds = {"step": _time_step(plain, batch, num_steps)}
         if seconds["step"] * num_steps < SHORT_RUN_SECS:
             return plain, seconds
         compiled = plain.with_xla(True, True)
-        gradients = _gradients(plain, batch)[1]
+        gradients = _time_gradients(plain, batch)[1]
         seconds["gradients"], seconds["gradients_xla"] = _fastest(
-            lambda: _gradients(plain, batch)[0], lambda: _gradients(compiled, batch)[0]
+            lambda: _time_gradients(plain, batch)[0], lambda: _time_gradients(compiled, batch)[0]
         )
         seconds["update"], seconds["update_xla"] = _fastest(
-            _update(plain, gradients), _update(compiled, gradients)
+            _update_timer(plain, gradients), _update_timer(compiled, gradients)
         )
         whole = seconds["gradients"] + seconds["update"]
         chosen = {
@@ -107,13 +102,9 @@ def faster_steps(
 
 
 def random_batch(spec: Any) -> Any:
-    """Returns a batch in the stream's form, without waiting for one of the stream.
+    """Returns a batch in the form `spec` of the stream's, without waiting for one of them.
 
-    Args:
-      spec: of images, targets and weights.
-
-    Returns:
-      Pixels from 0 to 255; labels and rows are 0, all other numbers between 0 and 1.
+    Pixels are from 0 to 255; labels and rows are 0, all other numbers between 0 and 1.
     """
     images, targets, weights = tf.nest.map_structure(_random, spec)
     return 255 * images, targets, weights
@@ -126,11 +117,9 @@ def _random(spec: tf.TensorSpec) -> tf.Tensor:
 
 
 def _fastest(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
-    """Returns the shortest time of each of two functions, called in turns.
+    """Returns the shortest time of each of two functions that return seconds, called in turns.
 
-    Args:
-      one: returns the seconds that it took.
-      other: the same with XLA; its time is infinite where XLA cannot compile it.
+    The time of `other`, which XLA compiles, is infinite if XLA cannot compile it.
     """
     one()
     try:
@@ -141,11 +130,8 @@ def _fastest(one: Callable[[], float], other: Callable[[], float]) -> tuple[floa
     return min(first for first, _ in rounds), min(second for _, second in rounds)
 
 
-def _step(steps: TrainingSteps, batch: Any, num_steps: int) -> float:
-    """Returns the seconds of a step in the compiled loop.
-
-    It is the loop that training calls: a run that stays with it has nothing to compile again.
-    """
+def _time_step(steps: TrainingSteps, batch: Any, num_steps: int) -> float:
+    """Returns the seconds of a step in the compiled loop, which a run without XLA then uses."""
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
 
     def seconds() -> float:
@@ -162,7 +148,7 @@ def _step(steps: TrainingSteps, batch: Any, num_steps: int) -> float:
     return shortest
 
 
-def _gradients(steps: TrainingSteps, batch: Any) -> tuple[float, Any]:
+def _time_gradients(steps: TrainingSteps, batch: Any) -> tuple[float, Any]:
     """Returns the seconds of forward and gradient for a batch, and the gradients."""
     images, targets, weights = batch
     scale = loss_scale_of(steps.state.optimizer)
@@ -173,8 +159,8 @@ def _gradients(steps: TrainingSteps, batch: Any) -> tuple[float, Any]:
     return time.perf_counter() - began, result.gradients
 
 
-def _update(steps: TrainingSteps, gradients: Any) -> Callable[[], float]:
-    """Returns a function that updates the weights and returns the seconds of that."""
+def _update_timer(steps: TrainingSteps, gradients: Any) -> Callable[[], float]:
+    """Returns a function that updates the weights and returns the seconds it took."""
     update = tf.function(steps.compiled_update, autograph=False)
     first = steps.model.trainable_variables[0]
 

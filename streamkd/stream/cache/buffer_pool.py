@@ -1,12 +1,12 @@
-"""Arrays that TensorFlow takes as they are, and whose memory is used again.
+"""Arrays that TensorFlow takes without copying, and whose memory is used again.
 
     pool = BufferPool()
     pixels = pool.array((64, 224, 224, 3), np.float32)       # returned from a tf.numpy_function
 
 A batch of float32 pixels is tens of megabytes, which the C library takes from the system and gives
-back every time; the system clears each page anew. That is most of the cost of a batch from the
-pixel cache: 470 µs of CPU an image at 224 pixels, and 100 with memory that is used again.
-TensorFlow takes an array without copying if it begins at a multiple of 64 bytes.
+back every time; the system clears each page anew. At 224 pixels an image from the pixel cache costs
+470 µs of CPU that way, and 100 µs with memory that is used again. TensorFlow takes an array without
+copying if it begins at a multiple of 64 bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 # Multiple of bytes at which TensorFlow takes an array without copying.
 _ALIGNMENT = 64
-# Number of buffers of one size that are kept; about as many batches as a pipeline has in flight.
+# Number of buffers of one size that are kept: about the batches that a pipeline has in flight.
 _MAX_KEPT_BUFFERS = 12
 
 

@@ -1,9 +1,9 @@
-"""The images of a batch by way of the pixel cache.
+"""The images of a batch, from the pixel cache or from their files.
 
     cached = CachedImages(spec, cache)
-    batch = cached.gather(slots, gathered)      # pixels from the cache, files of the other images
-    decoded = cached.decode(batch)              # in the graph: the other images
-    pixels = cached.keep(batch)                 # puts them in the cache, returns all pixels
+    batch = cached.gather(slots, gathered)    # pixels from the cache, files of the other images
+    batch |= {"decoded": …, "digests_now": …}
+    pixels = cached.keep(batch)               # caches the decoded images, returns all pixels
 
 Files whose images are in the cache are not opened. A batch has the same pixels whether it comes
 from files or from the cache: in both cases views are cut from whole numbers of one size.
@@ -16,22 +16,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.pixels.decode import decode_canonical
 from streamkd.pixels.file_batch import BLACK_PIXEL, Files
 from streamkd.stream.cache.buffer_pool import BufferPool
 from streamkd.stream.cache.pixel_cache import PixelCache
-from streamkd.stream.columns import FILE, SOME_FILES, Column, Slots
-from streamkd.stream.file_columns import READ_COLUMNS, FileColumns
+from streamkd.stream.columns import FILE, READ_COLUMNS, SOME_FILES, Column, FileColumns, Slots
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.read_pipeline import python_call
 
 
 class CachedImages(FileColumns):
-    """Pixels of the images in the cache, and files of those that are not.
+    """Pixels of the images in the cache, and files of the other images.
 
     Attributes:
       canonical: the size of cached images, and all else that decides on their pixels.
-      as_float: whether pixels are handed on as float32, since nothing is cut from them.
+      as_float: whether pixels are float32, since nothing is cut from them; else uint8.
     """
 
     def __init__(self, spec: StreamSpec, cache: PixelCache) -> None:
@@ -53,7 +51,7 @@ class CachedImages(FileColumns):
     def gather(self, slots: Slots, gathered: dict[str, Any]) -> dict[str, Any]:
         indices = slots.indices
         cached, pixels = self._take(indices, slots.first_rows, gathered.get("stored_digests"))
-        known_bad = self.reader.known_bad(indices)
+        known_bad = self._known_bad(indices)
         if known_bad.any():
             cached, pixels = _with_blanks(cached, pixels, known_bad)
         paths, files = self._read_others(indices, cached)
@@ -63,11 +61,10 @@ class CachedImages(FileColumns):
     def _take(
         self, indices: np.ndarray, first_rows: np.ndarray, stored_digests: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which images need not be read, bool `[files]`, and the pixels of those.
+        """Returns bool `[files]`, the images that need not be read, and their pixels.
 
         Args:
-          indices: int64 `[files]`.
-          first_rows: int64 `[files]`, rows of the store; -1 for images without logits.
+          indices, first_rows: of `Slots`.
           stored_digests: uint64 `[files]`, digests of the files that the teacher answered. An image
             in the cache that was decoded from another file is read again and compared.
         """
@@ -88,7 +85,7 @@ class CachedImages(FileColumns):
         return self._cache.content_digests_of(np.where(present, indices, 0))
 
     def _copied(self, indices: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """Returns the pixels `[present, height, width, channels]`, uint8 or float32."""
+        """Returns the pixels of the present images, `[present, height, width, channels]`."""
         if not present.any():
             return self._no_pixels
         wanted = indices if present.all() else indices[present]
@@ -99,18 +96,14 @@ class CachedImages(FileColumns):
     def _read_others(self, indices: np.ndarray, cached: np.ndarray) -> tuple[np.ndarray, Files]:
         """Returns paths and files of a batch, with a black pixel for each image in the cache.
 
-        Where all images are in the cache, there are no paths, no bytes and no digests.
-
-        Args:
-          indices: int64 `[files]`.
-          cached: bool `[files]`, the images that are in the cache.
+        Paths, bytes and digests are empty if all images are in the cache.
         """
         absent = np.flatnonzero(~cached)
         self._cache.about_to_read(indices[absent])
         if not len(absent):
             nothing, no_digests = np.empty(0, object), np.empty(0, np.uint64)
             return nothing, Files(nothing, np.bool_(False), no_digests, np.zeros(len(cached), bool))
-        read_paths, read = self.reader.read(indices[absent], np.zeros(len(absent), bool))
+        read_paths, read = self._read(indices[absent], np.zeros(len(absent), bool))
         if len(absent) == len(indices):
             return read_paths, read
         paths = np.full(len(indices), b"", object)
@@ -123,19 +116,15 @@ class CachedImages(FileColumns):
         bad[absent] = read.bad
         return paths, Files(file_bytes, np.bool_(False), known_digests, bad)
 
-    def decode(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Returns uint8 `[files, height, width, channels]` of a batch that is not all cached."""
-        return decode_canonical(batch["file_bytes"], batch["one_size"], self.canonical)
-
     def keep(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Puts the decoded images into the cache and returns the pixels of the whole batch.
 
         Args:
-          batch: its `indices`, `cached`, `cached_pixels`, `digests_now` and `decoded`, and `bad`
-            where bad files are skipped.
+          batch: all columns, and `decoded`, uint8 `[files, height, width, channels]`, and
+            `digests_now`, uint64 `[files]`.
 
         Returns:
-          `[files, height, width, channels]`, float32 or uint8 as `as_float` says.
+          float32 or uint8 `[files, height, width, channels]`.
         """
         cached = batch["cached"]
         names = ("indices", "cached", "cached_pixels", "digests_now", "decoded")
@@ -164,14 +153,13 @@ class CachedImages(FileColumns):
 def _with_blanks(
     cached: np.ndarray, pixels: np.ndarray, skipped: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the same with skipped images among those that are cached, black.
+    """Returns masks and pixels in which skipped images count as cached, and are black.
 
     A batch with a skipped image is then not read and decoded as if the image were new.
 
     Args:
-      cached: bool `[files]`.
-      pixels: `[cached, height, width, channels]`, their pixels.
-      skipped: bool `[files]`.
+      cached, skipped: bool `[files]`.
+      pixels: `[cached, height, width, channels]`.
     """
     with_skipped = cached | skipped
     blank = np.zeros((int(with_skipped.sum()), *pixels.shape[1:]), pixels.dtype)

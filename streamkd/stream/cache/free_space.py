@@ -1,4 +1,4 @@
-"""How much memory is free, and how many images a pixel cache has room for.
+"""Free memory, and the number of images that a pixel cache has room for.
 
 capacity = capacity_of(images, canonical, free_memory() // 2, "in memory")
 """
@@ -14,21 +14,14 @@ from pathlib import Path
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 
-# Bytes that a cache keeps of an image besides its pixels: four numbers of 8 bytes.
+# Bytes that a cache keeps for an image besides its pixels: four numbers of 8 bytes.
 RECORD_BYTES = 32
 # Directory in which a container finds its own limits.
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def capacity_of(images: Manifest, canonical: ImageOptions, num_bytes: int, where: str) -> int:
-    """Returns how many images fit into `num_bytes`, and warns where those are not all.
-
-    Args:
-      images: all images.
-      canonical: their size.
-      num_bytes: room for pixels and records.
-      where: the cache, in words.
-    """
+    """Returns how many images fit into `num_bytes`, and warns if not all do."""
     image_bytes = math.prod(canonical.shape) + RECORD_BYTES
     capacity = min(len(images), num_bytes // image_bytes)
     if capacity < len(images):
@@ -42,7 +35,7 @@ def capacity_of(images: Manifest, canonical: ImageOptions, num_bytes: int, where
 
 
 def free_memory() -> int:
-    """Returns how much memory can be taken now, in bytes; a container's limit counts."""
+    """Returns the memory that can be taken now, in bytes; a container's limit counts."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -52,7 +45,7 @@ def free_memory() -> int:
         limit = int((CONTROL_GROUP / "memory.max").read_text())
         taken = int((CONTROL_GROUP / "memory.current").read_text())
         lines = (CONTROL_GROUP / "memory.stat").read_text().splitlines()
-        # The system drops copies of files that were read once where memory is wanted.
+        # Copies of files that were read once: the system drops them when memory is wanted.
         droppable = dict(line.split() for line in lines).get("inactive_file", "0")
         free = min(free, limit - taken + int(droppable))
     return max(free, 0)

@@ -59,7 +59,7 @@ class PixelCache:
 
     Attributes:
       canonical: the size of the images, and all else that decides on their pixels.
-      capacity: the number of images that are kept at most: the first ones of the manifest.
+      capacity: largest number of images kept: the first ones of the manifest.
       path: the file of the pixels, or None in memory.
     """
 
@@ -95,9 +95,8 @@ class PixelCache:
         """Returns a cache that lasts as long as the process.
 
         Args:
-          images: the images whose pixels are kept.
-          canonical: their size, and all else that decides on their pixels.
-          num_bytes: the size at most; by default half of the memory that is free now.
+          images, canonical: as in the attributes.
+          num_bytes: largest size; by default half of the memory that is free now.
         """
         room = int(_MEMORY_FRACTION * free_memory()) if num_bytes is None else num_bytes
         return cls(images, canonical, capacity_of(images, canonical, room, "in memory"), None)
@@ -114,9 +113,9 @@ class PixelCache:
         """Returns a cache that other processes find again.
 
         Args:
-          images, canonical: as in `in_memory`.
+          images, canonical: as in the attributes.
           directory: by default `streamkd/pixels` in the user's cache directory.
-          num_bytes: the size at most; by default nine tenths of the room that is free now.
+          num_bytes: largest size; by default nine tenths of the disk space that is free now.
 
         Raises:
           OutputError, DiskFullError: the directory cannot be written.
@@ -145,7 +144,7 @@ class PixelCache:
         return self.capacity == len(self._images) and bool((self._state != _ABSENT).all())
 
     def has(self, indices: np.ndarray) -> np.ndarray:
-        """Returns bool `[images]`, whether each image (int64 `[images]`) is present and sound."""
+        """Returns bool `[images]`, the images (int64 `[images]`) that are present and sound."""
         inside = indices < self.capacity
         states = self._state[np.where(inside, indices, 0)] if self.capacity else inside
         if self.path is not None:
@@ -160,7 +159,7 @@ class PixelCache:
     def about_to_read(self, indices: np.ndarray) -> None:
         """Notes size and time of change of files (int64 `[images]`) before they are read.
 
-        A change after this is noticed by the next process, even if it comes before `put`.
+        The next process notices a change after this, even one before `put`.
         """
         if self.path is None:
             return
@@ -170,12 +169,12 @@ class PixelCache:
                 self._seen.setdefault(index, seen)  # an older look is the safer one
 
     def put(self, indices: np.ndarray, pixels: np.ndarray, content_digests: np.ndarray) -> None:
-        """Keeps some images, as far as there is room.
+        """Keeps images until the cache is full.
 
         Args:
-          indices: int64 `[images]`, their positions in the manifest.
+          indices: int64 `[images]`, positions in the manifest.
           pixels: uint8 `[images, height, width, channels]`.
-          content_digests: uint64 `[images]`, content digests of the files they were read from.
+          content_digests: uint64 `[images]`, of the files that the images were read from.
         """
         for position in np.flatnonzero(indices < self.capacity).tolist():
             index, image = int(indices[position]), pixels[position].reshape(-1)
@@ -219,9 +218,9 @@ class PixelCache:
         return np.frombuffer(mapped, dtype).reshape(self.capacity, width)
 
     def _write(self, index: int, image: np.ndarray, content_digest: np.uint64) -> bool:
-        """Writes one image; returns False where there is no room or the image's file is gone.
+        """Writes one image; returns False if the disk is full or the image's file is gone.
 
-        Written by calls and not through the map, where a full disk would end the process.
+        It writes by calls and not through the map, where a full disk would end the process.
         """
         seen = self._seen.pop(index, None) or self._look_at(index)
         if seen is None:
@@ -253,7 +252,7 @@ class PixelCache:
             )
 
     def _look_at(self, index: int) -> tuple[int, int] | None:
-        """Returns size and time of change of an image's file; None where the file is gone."""
+        """Returns size and time of change of an image's file; None if the file is gone."""
         try:
             status = os.stat(self._images.path(index))
         except OSError:
@@ -274,7 +273,7 @@ class PixelCache:
     def _read(self, index: int) -> np.ndarray:
         """Returns the pixels of an image as the file has them, uint8 `[bytes]`.
 
-        Read by a call, where a fault of the disk is an error; in the map it would end the process.
+        A fault of the disk is an error in a call; in the map it would end the process.
         """
         data = disk.read_at(self._descriptors[0], self._image_bytes, index * self._image_bytes)
         return np.frombuffer(data, np.uint8)

@@ -1,1 +1,1 @@
-"""Which images and views a batch shows."""
+"""The order of a stream: the images and views of each batch."""

@@ -27,8 +27,7 @@ class Balance:
 
     Attributes:
       images: int64 `[num_images]`, the images sorted by class.
-      num_draws: draws an epoch: the number of images, rounded down to the same number of each
-        class; at least one of each.
+      num_draws: draws an epoch, as `draws_of_epoch` returns.
     """
 
     def __init__(self, labels: np.ndarray, *, seed: int, shuffle: bool) -> None:
@@ -46,7 +45,7 @@ class Balance:
         """Returns positions in `images`, and how often each was drawn before, both int64.
 
         Args:
-          draws: int64 `[draws]`, their numbers within the epoch, from 0.
+          draws: int64 `[draws]`, numbers within the epoch, from 0.
           epochs: int64 `[draws]`.
         """
         num_classes = len(self._counts)
@@ -69,5 +68,5 @@ class Balance:
 
 
 def draws_of_epoch(num_images: int, num_classes: int) -> int:
-    """Returns the number of images that an epoch draws, the same number of each class."""
+    """Returns `num_images` rounded down to the same number of each class, at least one of each."""
     return max(1, num_images // num_classes) * num_classes

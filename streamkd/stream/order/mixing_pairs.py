@@ -1,4 +1,4 @@
-"""Pairs: which images share a batch because the teacher saw them mixed with each other.
+"""Pairs: images that share a batch because the teacher saw them mixed with each other.
 
     pairs = Pairs(store, store_images)
     units, views = pairs.of(view=3)        # int64 [num_units, 2], images and their views
@@ -14,7 +14,7 @@ import numpy as np
 
 from streamkd.store.row_store import RowStore
 
-# Number of views whose pairs are kept: two, since batches straddle an epoch and the one before.
+# Number of views whose pairs are kept: batches straddle two epochs.
 _NUM_KEPT = 2
 
 
@@ -29,18 +29,18 @@ class Pairs:
         """Args: `images`, int64 `[num_images]`, each image's number in the store."""
         self._store = store
         self._images = images
-        # The position in the manifest of each image of the store; -1 where it has none.
+        # The position in the manifest of each image of the store; -1 for an image without one.
         self._position = np.full(int(images.max()) + 1, -1, np.int64)
         self._position[images] = np.arange(len(images))
         self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.num_units = -(-len(images) // 2)
 
     def of(self, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images of each unit, and the view of each that is shown.
+        """Returns the images of each unit, and the view that is shown of each image.
 
         Returns:
           int64 `[num_units, 2]`, positions in the manifest; an odd image fills both slots of its
-          unit. And int64 `[num_units, 2]`, `view`, or 0 where an image is shown plain.
+          unit. And int64 `[num_units, 2]`, `view`, or 0 for an image that is shown plain.
         """
         if view not in self._made:
             made = dict(list(self._made.items())[1 - _NUM_KEPT :])
@@ -50,7 +50,7 @@ class Pairs:
     def partners(self, view: int) -> np.ndarray:
         """Returns int64 `[num_images]`, the position in the manifest of each image's partner.
 
-        -1 where the teacher saw the image unmixed, -2 where it cannot be mixed as the teacher saw.
+        -1 if the teacher saw the image unmixed, -2 if it can no longer be mixed as the teacher saw.
         """
         stored = self._store.partners_of(view)[self._images]
         partners = np.full(len(stored), -2, np.int64)

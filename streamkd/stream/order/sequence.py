@@ -1,4 +1,4 @@
-"""The sequence of a stream: which images and which of their views each batch shows.
+"""The sequence of a stream: the images that each batch shows, and their views.
 
     sequence = Sequence(spec)
     units, epochs = sequence.units(step)                        # in the graph
@@ -22,7 +22,7 @@ from streamkd.stream.stream_spec import StreamSpec
 
 
 class Sequence:
-    """Tells the images of a batch, and their views.
+    """The images and views of every batch of a stream.
 
     Attributes:
       batch_size: rows a batch.
@@ -37,7 +37,7 @@ class Sequence:
         self._seed = spec.seed
         self._shuffle = spec.shuffle
         self._views_per_decode = spec.views_per_decode
-        # Views that take turns; none where the logits stay those of the plain image.
+        # Views that take turns; independent views do not, since the logits are the plain image's.
         self._num_views = spec.views.count if spec.independent is None else 0
         self._pairs: Pairs | None = None
         self._balance: Balance | None = None
@@ -55,21 +55,21 @@ class Sequence:
         )
 
     def first_whole_epoch(self, step: int) -> int:
-        """Returns the first epoch, from 0, that begins at a step or after it."""
+        """Returns the first epoch, from 0, that begins at a step or later."""
         return -(-step * self.units_per_batch // self.num_units)
 
     def cut_into(self, num_pieces: int) -> Sequence:
-        """Returns the sequence of the pieces of batches, each of which is a batch of its own."""
+        """Returns the sequence whose batches are the pieces of this one's batches."""
         pieces = copy.copy(self)
         pieces.batch_size = self.batch_size // num_pieces
         pieces.units_per_batch = self.units_per_batch // num_pieces
         return pieces
 
     def units(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the units of some batches, and their epochs, both int64.
+        """Returns the units of batches, and their epochs, both int64.
 
         Args:
-          numbers: of the batches, int64, or `[batches]` as `shuffle.indices_of_batch` takes them.
+          numbers: of the batches, as `shuffle.indices_of_batch` takes them.
         """
         counts = {"num_images": self.num_units, "batch_size": self.units_per_batch}
         units = shuffle.indices_of_batch(numbers, **counts, seed=self._seed, shuffle=self._shuffle)
@@ -81,7 +81,7 @@ class Sequence:
     def images_and_views(
         self, units: np.ndarray, epochs: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images of some units, and the views of them that are shown.
+        """Returns the images of units and the views that are shown.
 
         Returns:
           int64 `[files]`, positions in the manifest; and int64 `[files, views_per_decode]`.

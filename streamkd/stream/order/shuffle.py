@@ -1,8 +1,8 @@
 """The order of the images: a batch is a pure function of seed and step.
 
-Epoch after epoch, the images are laid end to end, each epoch in an order of its own; batch `step`
-is the piece from `step * batch_size` on. So batches straddle epochs and keep one static shape,
-any step can be entered directly, and no shuffle buffer holds anything.
+Epoch after epoch, the images are laid end to end, each epoch in another order; batch `step` is the
+piece from `step * batch_size` on. So batches straddle epochs and keep one static shape, any step
+can be entered directly, and no shuffle buffer is needed.
 
 The order within an epoch is a stateless bijection of 0 .. num_images - 1, TensorFlow's random index
 shuffle: a true global shuffle with no memory.
@@ -45,7 +45,7 @@ def indices_of_batch(
 
 
 def shuffled(positions: tf.Tensor, counts: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-    """Returns the items at some positions of a shuffle of 0 .. count - 1, int64 `[positions]`.
+    """Returns the items at positions of a shuffle of 0 .. count - 1, int64 `[positions]`.
 
     Args:
       positions: int64 `[positions]`.
@@ -75,5 +75,5 @@ def _seed_of_epoch(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def end_of_epoch(epoch: int, *, num_images: int, batch_size: int) -> int:
-    """Returns the first step after `epoch` epochs, when every image was seen that often."""
+    """Returns the first step after `epoch` epochs."""
     return -(-epoch * num_images // batch_size)

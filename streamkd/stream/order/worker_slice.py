@@ -1,14 +1,13 @@
-"""Worker slices: which pieces of every batch a worker reads, where several train one student.
+"""Worker slices: the pieces of every batch that one of several workers reads.
 
     strategy.distribute_datasets_from_function(
         lambda context: stream.dataset(start, share=WorkerSlice.of(context))
     )
 
-The batch of a stream is the global one. It is cut into as many equal pieces as there are replicas
-of the student, in order: the pieces of worker 0 come first. Put together again, the pieces are the
-batch that one device alone is given, to the bit. Piece `p` of step `s` is batch
-`s * num_pieces + p` of the same stream with a smaller batch, so that a worker fetches the images of
-its own pieces and no others.
+The batch of a stream is the global one. It is cut into equal pieces in order, one for each replica
+of the student: the pieces of worker 0 come first. Put together again, the pieces are the batch of a
+single device, to the bit. Piece `p` of step `s` is batch `s * num_pieces + p` of the same stream
+with a smaller batch, so that a worker fetches only the images of its own pieces.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class WorkerSlice:
 
     Attributes:
       worker: its number, from 0.
-      num_workers: processes that read; each has a slice of its own.
+      num_workers: processes that read; each has another slice.
       num_replicas: replicas of the student in this worker, such as its GPUs; each gets one piece of
         a batch.
 
@@ -75,11 +74,9 @@ class WorkerSlice:
         return (steps * self.num_workers + self.worker) * self.num_replicas + replicas
 
     def check_batch_size(self, batch_size: int, unit: int) -> None:
-        """Refuses a batch that cannot be cut into equal pieces.
+        """Refuses a global batch that cannot be cut into equal pieces.
 
-        Args:
-          batch_size: rows of the global batch.
-          unit: rows that stay together: those of a pair, or of a file with several views.
+        `unit` is the number of rows that stay together: those of a pair, or of a file's views.
         """
         multiple = self.num_pieces * unit
         if batch_size % multiple == 0:
