@@ -117,7 +117,7 @@ class Stream:
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
         """
-        self.check_divides_batch(share)
+        self.check_share(share)
         self._fetcher.refusal = None
         last = NO_STEP // share.num_pieces if stop is None else stop
         dataset = self._datasets.dataset(start, last, share)
@@ -126,7 +126,7 @@ class Stream:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
         return CollectableDataset(dataset)
 
-    def check_divides_batch(self, share: WorkerSlice) -> None:
+    def check_share(self, share: WorkerSlice) -> None:
         """Refuses a worker slice where batches cannot be cut into so many pieces.
 
         Raises:

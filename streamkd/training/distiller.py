@@ -252,7 +252,7 @@ class Distiller:
 
     def _check_stream(self, stream: Stream) -> None:
         """Refuses a stream that this student cannot learn from."""
-        stream.check_divides_batch(self.workers.worker_slice)
+        stream.check_share(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
         check_fits(self._logits, self.student, stream)
 
