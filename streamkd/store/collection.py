@@ -36,20 +36,20 @@ from streamkd.views.views import Views
 
 
 @public
-def open_store(store: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowStore:
+def open_store(path: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowStore:
     """Returns a store for reading, together with its deltas.
 
     Args:
-      store: path of a store or of an index file; `PATH.index` beside a store is taken into
-        account. A store that is open already is returned as it is.
+      path: of a store or of an index file; `PATH.index` beside a store is taken into account. A
+        store that is open already is returned as it is.
       io: 'mmap', or 'pread' for network file systems on which mapping is unsafe.
 
     Raises:
       StoreError: no such file, no store, or damaged; the message says which.
     """
-    if isinstance(store, RowStore):
-        return store
-    path = os.fspath(store)
+    if isinstance(path, RowStore):
+        return path
+    path = os.fspath(path)
     if store_list.is_index_file(path):
         return _open_listed(path, io)
     beside = store_list.index_beside(path)
