@@ -261,17 +261,17 @@ class StoreCollection(RowStore):
 
     def describe(self) -> StoreDescription:
         described = [store.describe() for store in self.stores]
-        return dataclasses.replace(
-            described[0],
-            num_images=self.num_images,
-            rows_done=self.rows_done,
-            rows_total=self.rows_total,
-            teacher_accuracy=self.summary["teacher_accuracy"],
-            num_bytes=sum(store.num_bytes for store in described),
-            fingerprint=self.header.fingerprint,
-            num_stores=len(self.stores),
-            stores=[store.path for store in self.stores[:MAX_LISTED]],
-        )
+        of_all_stores = {
+            "num_images": self.num_images,
+            "rows_done": self.rows_done,
+            "rows_total": self.rows_total,
+            "teacher_accuracy": self.summary["teacher_accuracy"],
+            "num_bytes": sum(store.num_bytes for store in described),
+            "fingerprint": self.header.fingerprint,
+            "num_stores": len(self.stores),
+            "stores": [store.path for store in self.stores[:MAX_LISTED]],
+        }
+        return StoreDescription(**{**described[0], **of_all_stores})
 
     def store_of_images(self, images: np.ndarray) -> np.ndarray:
         """Returns int64 `[N]`, the index in `stores` of the store that holds each image."""
