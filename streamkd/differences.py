@@ -16,15 +16,32 @@ MAX_CHARACTERS = 300
 
 
 def both_sides(sides: dict[str, Any]) -> str:
-    """Returns two lines, one for each of two values; a dict shows only the entries that differ.
+    """Returns two lines, one for each of two values; a dict shows only the entries that differ, and
+    lists too long for a line begin at the first difference.
 
     Args:
       sides: the two values by the titles of their lines.
     """
     width = max(map(len, sides)) + 1
-    parts = zip(sides, differing_parts(*sides.values()), strict=True)
-    texts = ((f"{title}:", json.dumps(part, default=str)) for title, part in parts)
-    return "".join(f"  {title:<{width}} {text[:MAX_CHARACTERS]}\n" for title, text in texts)
+    texts = zip(sides, _as_texts(*differing_parts(*sides.values())), strict=True)
+    return "".join(f"  {title + ':':<{width}} {text}\n" for title, text in texts)
+
+
+def _as_texts(first: Any, second: Any) -> list[str]:
+    """Returns both values as JSON, cut to `MAX_CHARACTERS`."""
+    texts = [json.dumps(part, default=str) for part in (first, second)]
+    if (
+        isinstance(first, list)
+        and isinstance(second, list)
+        and max(map(len, texts)) > MAX_CHARACTERS
+    ):
+        pairs = enumerate(zip(first, second, strict=False))
+        start = next((n for n, (one, two) in pairs if one != two), min(len(first), len(second)))
+        texts = [
+            f"{len(part):,} entries; from number {start:,}, {json.dumps(part[start:], default=str)}"
+            for part in (first, second)
+        ]
+    return [text[:MAX_CHARACTERS] for text in texts]
 
 
 def differing_parts(first: Any, second: Any) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ class Manifest: ...               # Manifest.__module__ == "streamkd"
 
 from __future__ import annotations
 
+import inspect
 from typing import TypeVar
 
 Named = TypeVar("Named")
@@ -17,5 +18,8 @@ def public(value: Named) -> Named:
     Tracebacks, reprs and pickles then say `streamkd.Manifest`, as a user types it, and a module can
     be moved without breaking a pickle.
     """
+    if isinstance(value, type):
+        # `typing.get_type_hints` reads names in `__module__`: they are read here in their own.
+        value.__annotations__ = inspect.get_annotations(value, eval_str=True)
     value.__module__ = "streamkd"
     return value

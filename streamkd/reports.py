@@ -1,40 +1,38 @@
 """Reports: what the functions that look, measure or compare return.
 
 report = kd.evaluate(model, images)
-report.accuracy == report["accuracy"] == report.to_dict()["accuracy"]
+report.accuracy == report["accuracy"]
+json.dumps(report)                    # what `streamkd evaluate --json` prints
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, dataclass_transform
 
 # Entries of a list in a report or in `--json` output; the report also has the full number.
 MAX_LISTED = 100
 
 
-class Report(Mapping[str, Any]):
-    """Base of frozen dataclasses whose fields are also the keys of `--json` output.
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Report(dict[str, Any]):
+    """A dict whose keys, those of `--json` output, can also be read as attributes.
 
-    Fields can be read as attributes and as keys. Unknown values are None.
+    A subclass only lists its keys with their types. Unknown values are None.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields by name, in their order, as `--json` prints them."""
-        return {name: getattr(self, name) for name in self}
+        """Returns a plain dict, as `--json` prints it."""
+        return dict(self)
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names():
-            raise KeyError(name)
-        return getattr(self, name)
+    if not TYPE_CHECKING:  # a type checker reads the attributes of each subclass
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        def __getattr__(self, name: str) -> Any:
+            if name in self:
+                return self[name]
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
 
-    def __len__(self) -> int:
-        return len(self._names())
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(f"Set a key instead: report[{name!r}] = {value!r}.")
 
-    def _names(self) -> list[str]:
-        own: Any = self  # Only subclasses are dataclasses.
-        return [field.name for field in dataclasses.fields(own)]
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]

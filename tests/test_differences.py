@@ -31,5 +31,16 @@ def test_a_long_value_is_cut():
     assert first == '  now:   "' + "x" * (MAX_CHARACTERS - 1) and second == '  store: "y"'
 
 
+def test_long_lists_are_shown_from_their_first_difference():
+    names = [f"class {number}" for number in range(1000)]
+    other = [*names[:700], "dog", *names[701:]]
+    first, second = both_sides({"now": names, "store": other}).splitlines()
+    assert first.startswith('  now:   1,000 entries; from number 700, ["class 700", "class 701"')
+    assert second.startswith('  store: 1,000 entries; from number 700, ["dog", "class 701"')
+    first, second = both_sides({"now": names, "store": names[:999]}).splitlines()
+    assert first == '  now:   1,000 entries; from number 999, ["class 999"]'
+    assert second == "  store: 999 entries; from number 999, []"
+
+
 def test_values_that_json_does_not_know_are_shown_as_text():
     assert both_sides({"now": {1}, "store": 1}) == '  now:   "{1}"\n  store: 1\n'

@@ -274,7 +274,7 @@ def test_pixels(tmp_path, shape, interpolation):
             {"labels": [0, 0, 1, 1]},
             "Expected the lengths of `labels` to match",
             OptionError,
-            "one label for each image",
+            "one label for each image, in the order of the paths",
         ),
         (
             {"class_names": ["class_0", "wrong_class", "another"]},

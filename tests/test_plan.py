@@ -125,7 +125,7 @@ def test_a_plan_reads_as_attributes_and_as_keys_and_becomes_json(images, wide):
     assert report.recommended == report["recommended"] and report.num_views == 1
     assert [entry.codec for entry in report.codecs] == ["packed:4", "float16"]
     assert report.codecs[0].kl == report["codecs"][0]["kl"]
-    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+    assert json.loads(json.dumps(report)) == report == report.to_dict()
     with pytest.raises(AttributeError):
         report.max_kl = 1.0
 

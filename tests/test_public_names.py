@@ -1,9 +1,74 @@
 """The names of `streamkd`: imported late, known to editors, and the only ones that `dir` lists."""
 
 import ast
+import inspect
+import typing
 from pathlib import Path
 
+import pytest
+
 import streamkd
+
+# Arguments by which scripts call, in their order; `*` before those that have no position.
+PIXELS = "image_size color_mode interpolation crop_to_aspect_ratio pad_to_aspect_ratio"
+ARGUMENTS = {
+    "Distiller": "student * optimizer learning_rate schedule warm_up weight_decay clip_norm "
+    "accumulate ema temperature label_weight label_smoothing student_preprocess jit steps_per_call "
+    "metrics on_nonfinite",
+    "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
+    "save_every stop arguments",
+    "Keys": "data offsets",
+    "LogitStore": "path io",
+    "Manifest": "root keys labels class_names weights",
+    "Stream.batches": "self start stop share",
+    "Stream.check_share": "self share",
+    "Stream.dataset": "self start stop share",
+    "Stream.indices": "self step share",
+    "Stream.refuse": "self error steps share",
+    "StreamkdError": "message * key",
+    "Teacher": "answer * name output preprocess removed num_outputs image_size num_channels "
+    "weights_digest drop_output",
+    "ViewOperation": "name version function",
+    "Views": "count * crop flip color erase mixup cutmix canonical_size operation seed",
+    "WorkerSlice": "* worker num_workers num_replicas",
+    "distillation_loss": "teacher_logits student_logits * temperature",
+    "evaluate": f"model images * store {PIXELS} decode class_names batch_size max_pixels trust "
+    "progress",
+    "export": "model out * format images image_size batch_size trust progress",
+    "import_logits": "logits keys images out * output teacher **options",
+    "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
+    "crop_to_aspect_ratio pad_to_aspect_ratio decode missing augment views operation balance "
+    "views_per_decode on_bad max_pixels cache cache_directory cache_bytes progress",
+    "label_loss": "labels label_shares student_logits * smoothing",
+    "load_teacher": "source * preprocess output drop_output name trust",
+    "merge": "paths out * images index progress",
+    "open_store": "path io",
+    "pack_targets": "images targets weights",
+    "packed_accuracy": "packed student_logits",
+    "packed_loss": "* temperature label_weight",
+    "plan": "images * store teacher views codecs max_kl sample seed batch_size class_names "
+    "progress clock **pixels",
+    "scan": "directory * labels class_names class_map follow_links validation_split subset seed "
+    "stratify progress",
+    "teach": f"images teacher out * {PIXELS} decode batch_size codec class_names views shard "
+    "on_bad max_pixels progress",
+    "verify": "path * images sample seed progress",
+    "write_store": f"images out answer * teacher {PIXELS} decode class_names batch_size codec "
+    "progress",
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_keep_their_names_and_their_order(name):
+    value = streamkd
+    for part in name.split("."):
+        value = getattr(value, part)
+    words = []
+    for argument in inspect.signature(value).parameters.values():
+        if argument.kind is argument.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append("**" * (argument.kind is argument.VAR_KEYWORD) + argument.name)
+    assert " ".join(words) == ARGUMENTS[name]
 
 
 def test_editors_find_each_name_where_it_is_imported_from():
@@ -21,3 +86,10 @@ def test_editors_find_each_name_where_it_is_imported_from():
 def test_dir_lists_public_names_only():
     assert set(dir(streamkd)) == {"__version__", *streamkd.__all__}
     assert not {"Any", "importlib", "annotations", "Share"} & set(dir(streamkd))
+
+
+def test_type_hints_of_public_classes_are_read_in_their_own_modules():
+    hints = {name: typing.get_type_hints(getattr(streamkd, name)) for name in streamkd.__all__}
+    assert hints["Views"]["operation"] == streamkd.ViewOperation | None
+    assert hints["ImageBatch"]["keys"] == list[bytes]
+    assert hints["WorkerSlice"]["num_workers"] is int

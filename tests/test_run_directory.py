@@ -132,4 +132,4 @@ def test_class_names_are_those_of_the_configuration(run):
     assert config_of_model(run.path) == {}
     run.write_config(CONFIG)
     assert config_of_model(run.path)["class_names"] == ["ant", "bee"]
-    assert read_config(run.path / "student.keras") == {}
+    assert config_of_model(run.path / "student.keras") == {}

@@ -188,7 +188,8 @@ def _labels_of(
     """Returns class numbers and names for a list of labels in the order of the images."""
     if len(labels) != num_images:
         raise OptionError(
-            "labels does not fit the directory: it must have one label for each image.\n"
+            "labels does not fit the directory: it must have one label for each image, in the "
+            "order of the paths.\n"
             f"  labels: {len(labels):,}\n"
             f"  {os.fsdecode(root)}: {num_images:,} images\n"
             "`streamkd scan --labels none --out images.jsonl` writes the images in that order."

@@ -1,13 +1,12 @@
 """Evaluates a model on images, and compares it with the teacher's stored logits.
 
 report = evaluate(student, scan("photos/val"))
-report.accuracy, report.latency_ms
-report.to_dict()                                 # what `streamkd evaluate --json` prints
+report.accuracy, report["latency_ms"]
+json.dumps(report)                               # what `streamkd evaluate --json` prints
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from pathlib import Path
@@ -42,7 +41,6 @@ NUM_WARM_UP_RUNS = 5
 MAX_GATHERED_ROWS = 4096
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationReport(Report):
     """How good a model is on images. Fields that need absent labels or logits are None.
 
@@ -61,14 +59,14 @@ class EvaluationReport(Report):
     """
 
     num_images: int
-    accuracy: float | None = None
-    top5_accuracy: float | None = None
-    nll: float | None = None
-    ece: float | None = None
-    num_errors: int | None = None
-    agreement: float | None = None
-    kl_to_teacher: float | None = None
-    teacher_accuracy: float | None = None
+    accuracy: float | None
+    top5_accuracy: float | None
+    nll: float | None
+    ece: float | None
+    num_errors: int | None
+    agreement: float | None
+    kl_to_teacher: float | None
+    teacher_accuracy: float | None
     num_parameters: int
     latency_ms: float
 
@@ -140,16 +138,15 @@ def evaluate(
     logits = answer_all(answer, images, options, batch_size, progress, known_digests)
     classes = class_names or (store.class_names if store is not None else None)
     labels = _labels(images, classes, logits.shape[1])
-    against_teacher: dict[str, Any] = {}
+    teacher_logits = None
     if store is not None and rows is not None:
         teacher_logits = _teacher_logits(store, rows, classes, logits.shape[1])
-        against_teacher = _against_teacher(logits, teacher_logits, labels)
     return EvaluationReport(
         num_images=len(logits),
+        **_against_labels(logits, labels),
+        **_against_teacher(logits, teacher_logits, labels),
         num_parameters=int(model.count_params()),
         latency_ms=latency_ms(answer, options),
-        **_against_labels(logits, labels),
-        **against_teacher,
     )
 
 
@@ -227,10 +224,10 @@ def latency_ms(answer: Any, options: ImageOptions) -> float:
 
 
 def _against_labels(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Returns the fields of a report that need labels; none without a labelled image."""
+    """Returns the fields of a report that need labels; None without a labelled image."""
     labelled = labels != UNLABELLED
     if not labelled.any():
-        return {}
+        return dict.fromkeys(("accuracy", "top5_accuracy", "nll", "ece", "num_errors"))
     logits, labels = logits[labelled], labels[labelled]
     top5 = metrics.top_accuracy(logits, labels, 5) if logits.shape[1] > 5 else None
     return {
@@ -243,9 +240,11 @@ def _against_labels(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _against_teacher(
-    logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndarray
+    logits: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Returns the fields of a report that need the teacher's logits."""
+    """Returns the fields of a report that need the teacher's logits; None without a store."""
+    if teacher_logits is None:
+        return dict.fromkeys(("agreement", "kl_to_teacher", "teacher_accuracy"))
     labelled = labels != UNLABELLED
     teacher_accuracy = None
     if labelled.any():

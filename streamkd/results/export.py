@@ -6,7 +6,6 @@ report.parity, report.max_abs_difference
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ MAX_COMPARED, NUM_NOISE = 256, 16
 TOLERANCE = 1e-5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ExportReport(Report):
     """The file that was written, and how its answers compare with the original's.
 

@@ -36,20 +36,20 @@ from streamkd.views.views import Views
 
 
 @public
-def open_store(store: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowStore:
+def open_store(path: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowStore:
     """Returns a store for reading, together with its deltas.
 
     Args:
-      store: path of a store, whose deltas `PATH.index` lists, or of an index file. A store that is
+      path: of a store, whose deltas `PATH.index` lists, or of an index file. A store that is
         open already is returned as it is.
       io: 'mmap', or 'pread' for network file systems on which mapping is unsafe.
 
     Raises:
       StoreError: no such file, no store, or damaged; the message says which.
     """
-    if isinstance(store, RowStore):
-        return store
-    path = os.fspath(store)
+    if isinstance(path, RowStore):
+        return path
+    path = os.fspath(path)
     if store_list.is_index_file(path):
         return _open_listed(path, io)
     index_path = store_list.index_beside(path)
@@ -261,17 +261,17 @@ class StoreCollection(RowStore):
 
     def describe(self) -> StoreDescription:
         described = [store.describe() for store in self.stores]
-        return dataclasses.replace(
-            described[0],
-            num_images=self.num_images,
-            rows_done=self.rows_done,
-            rows_total=self.rows_total,
-            teacher_accuracy=self.summary["teacher_accuracy"],
-            num_bytes=sum(store.num_bytes for store in described),
-            fingerprint=self.header.fingerprint,
-            num_stores=len(self.stores),
-            stores=[store.path for store in self.stores[:MAX_LISTED]],
-        )
+        of_all_stores = {
+            "num_images": self.num_images,
+            "rows_done": self.rows_done,
+            "rows_total": self.rows_total,
+            "teacher_accuracy": self.summary["teacher_accuracy"],
+            "num_bytes": sum(store.num_bytes for store in described),
+            "fingerprint": self.header.fingerprint,
+            "num_stores": len(self.stores),
+            "stores": [store.path for store in self.stores[:MAX_LISTED]],
+        }
+        return StoreDescription(**{**described[0], **of_all_stores})
 
     def store_of_images(self, images: np.ndarray) -> np.ndarray:
         """Returns int64 `[N]`, the index in `stores` of the store that holds each image."""

@@ -11,7 +11,6 @@ teacher's logits of one view of one image.
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from streamkd.reports import Report
 from streamkd.store.layout import StoreHeader
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreDescription(Report):
     """The contents of a store, as `streamkd inspect --json` prints them.
 

@@ -10,7 +10,6 @@ sample of the images, which also tell how long the whole pass will take.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
@@ -50,7 +49,6 @@ SAMPLE = 1000
 MAX_KL = 0.01
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class CodecPlan(Report):
     """The size of a store with one codec, and the codec's loss.
 
@@ -71,7 +69,6 @@ class CodecPlan(Report):
     agreement: float | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanReport(Report):
     """The codecs that a store of these images could have, measured.
 
@@ -100,7 +97,7 @@ class PlanReport(Report):
     codecs: list[CodecPlan]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields by name, in their order, as `--json` prints them."""
+        """Returns plain dicts, as `--json` prints them."""
         return {**super().to_dict(), "codecs": [entry.to_dict() for entry in self.codecs]}
 
 
