@@ -13,10 +13,9 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
-import test_replay
 import zoo
+from replay_helpers import answers, assert_replayed, draw_noisy, failing_teacher
 from run_helpers import ROOT, command, dense_student, exact_teacher
-from test_replay import answers, assert_replayed, draw_noisy, project
 from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
@@ -340,21 +339,11 @@ def test_a_pass_that_skips_and_was_cut_resumes_to_the_same_bytes(tmp_path, views
     images = draw_noisy(tmp_path / "i", one_size=False)
     spoil(tmp_path / "i", "03", "truncated")
     spoil(tmp_path / "i", "17", "truncated")
-    answers(images, tmp_path / "uncut.h5", views, on_bad="skip", batch_size=6)
-    calls = []
-
-    def failing(pixels):
-        calls.append(1)
-        if len(calls) == 4:
-            raise helpers.TeacherFailedError
-        return project(pixels)
-
-    teacher = kd.load_teacher(failing, name="p", output="logits")
-    arguments = {"image_size": test_replay.SIZE, "codec": "float32", "batch_size": 6}
-    arguments |= {"views": views, "on_bad": "skip", "progress": False}
+    options = {"on_bad": "skip", "batch_size": 6}
+    answers(images, tmp_path / "uncut.h5", views, **options)
     with pytest.raises(helpers.TeacherFailedError):
-        teach(images, teacher, tmp_path / "s.h5", **arguments)
-    answers(images, tmp_path / "s.h5", views, on_bad="skip", batch_size=6)
+        answers(images, tmp_path / "s.h5", views, teacher=failing_teacher(4), **options)
+    answers(images, tmp_path / "s.h5", views, **options)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 

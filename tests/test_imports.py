@@ -127,6 +127,13 @@ def test_a_module_that_a_file_names_is_there(path):
     assert sorted(name for name in names if not is_module(name)) == []
 
 
+def test_no_test_module_imports_another():
+    """Helpers that several share have a module; a child's program may import the test's own."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        imported = re.findall(r"^\s*(?:from|import) (test_\w+|conftest)\b", path.read_text(), re.M)
+        assert set(imported) <= {path.stem}, path.name
+
+
 def test_importing_streamkd_imports_nothing_heavy():
     modules = [module for module in MODULES if module != "streamkd.errors"]
     assert loaded_after("import streamkd; dir(streamkd)", [*HEAVY, *modules]) == []

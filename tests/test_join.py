@@ -8,7 +8,7 @@ import helpers
 import numpy as np
 import pytest
 from PIL import Image
-from test_stream import assert_paired, joined
+from stream_helpers import assert_paired, joined
 
 import streamkd as kd
 from streamkd.errors import (
@@ -22,13 +22,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 from streamkd.store.verify import verify
 from streamkd.stream.join_checks import check_accuracy
-from streamkd.teachers.teach import teach
 from streamkd.views.views import Views
-
-
-def taught(images, teacher, path, **arguments):
-    values = {"image_size": (8, 8), "batch_size": 7, "progress": False, **arguments}
-    return teach(images, teacher, path, **values)
 
 
 @pytest.fixture
@@ -159,7 +153,7 @@ def test_a_teacher_with_its_classes_in_another_order_is_mapped(images, path):
         found = helpers.pixel_numbers(pixels)
         return helpers.encoded_logits(found[:, 0], np.array(numbers)[found[:, 1]], 4)
 
-    stream = joined(images, taught(images, answer, path, class_names=classes))
+    stream = joined(images, helpers.teach_small(images, answer, path, class_names=classes))
     assert_paired(stream, (0, 15), labels=numbers)
     assert (stream.class_names, stream.num_classes) == (classes, 4)
 
@@ -189,7 +183,7 @@ def test_labels_of_unlabelled_images_are_minus_one(directory, store):
 
 def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
     images = scan(directory, labels=None)
-    stream = joined(images, taught(images, teacher, path))
+    stream = joined(images, helpers.teach_small(images, teacher, path))
     assert (stream.class_names, stream.num_classes) == (None, 3)
     pixels, targets, _ = next(iter(stream.batches()))
     found = helpers.encoded_numbers(targets["teacher_logits"])
@@ -199,7 +193,7 @@ def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
 def test_labels_beside_a_store_without_class_names_are_left_out_with_a_warning(
     images, directory, teacher, path
 ):
-    store = taught(scan(directory, labels=None), teacher, path)
+    store = helpers.teach_small(scan(directory, labels=None), teacher, path)
     words = (
         r"other\.h5 was taught without class names, .* labels, which are left out\. Teach a store"
     )
@@ -248,7 +242,7 @@ def test_images_made_otherwise_than_the_teachers_are_refused(images, store, name
 
 def test_what_the_teacher_saw_is_what_the_student_sees(images, teacher, path):
     own = {"interpolation": "area", "crop_to_aspect_ratio": True}
-    store = taught(images, teacher, path, **own)
+    store = helpers.teach_small(images, teacher, path, **own)
     stream = joined(images, store, image_size=(5, 6))
     assert stream.options.to_dict() == {**store.header.images, "image_size": [5, 6]}
     assert joined(images, store).options.to_dict() == store.header.images
@@ -294,7 +288,7 @@ def test_without_a_store_size_and_labels_are_needed(images, directory):
 
 def test_an_unfinished_store_is_refused(images, path):
     with pytest.raises(helpers.TeacherFailedError):
-        taught(images, helpers.EncodingTeacher(fail_at=3), path)
+        helpers.teach_small(images, helpers.EncodingTeacher(fail_at=3), path)
     with pytest.raises(UnfinishedStoreError, match=r"is unfinished: 14 of 30 rows are done"):
         joined(images, path)
 
@@ -343,7 +337,7 @@ def test_images_without_logits_learn_from_their_labels_alone(store, directory):
 
 
 def test_an_image_without_logits_is_refused_where_views_are_mixed(directory, teacher, path):
-    store = taught(scan(directory), teacher, path, views=Views(1, mixup=1.0))
+    store = helpers.teach_small(scan(directory), teacher, path, views=Views(1, mixup=1.0))
     helpers.draw_image(directory / "bee" / "new.png", 600, 1)
     words = (
         r"The views of .*other\.h5 are mixed, and an image without logits has no partner\.\n.*drop"

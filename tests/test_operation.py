@@ -9,11 +9,10 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from delta_helpers import change
+from replay_helpers import FADE, HASHES, SIZE, answers, assert_replayed, draw_noisy
 from run_helpers import command, dense_student, killed, process, same_weights
 from store_helpers import extents_of, flip_bit
-from test_deltas import change
-from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
-from test_views import HASHES
 from timeouts import TIMEOUT_SECS
 
 import streamkd as kd

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from run_helpers import ROOT
 from store_helpers import flip_bit
+from timeouts import TIMEOUT_SECS
 
 from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
@@ -183,26 +184,10 @@ def rewrite(path, number):
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def wait_for_another_time(folder):
-    """Returns when a file that changes gets another time of change than files had so far.
-
-    The clock of inodes ticks every 4 to 10 ms on ext4, every second or two on other file systems.
-
-    Args:
-      folder: on the same file system.
-    """
-    probe = folder / "probe of the clock"
-    probe.touch()
-    before = probe.stat().st_ctime_ns
-    while probe.stat().st_ctime_ns == before:
-        os.utime(probe)
-    probe.unlink()
-
-
 def test_an_image_that_changed_is_not_there_for_the_next_process(
     directory, filled, opened, tmp_path
 ):
-    wait_for_another_time(tmp_path)
+    helpers.wait_for_new_ctime(tmp_path)
     rewrite(directory / "ant" / "00003.png", 77)
     with open(directory / "ant" / "00004.png", "ab") as file:
         file.write(b"\0")
@@ -213,7 +198,7 @@ def test_an_image_that_changed_is_not_there_for_the_next_process(
 def test_a_change_between_reading_and_keeping_is_noticed(directory, opened, tmp_path):
     cache = opened()
     cache.about_to_read(ALL)
-    wait_for_another_time(tmp_path)
+    helpers.wait_for_new_ctime(tmp_path)
     rewrite(directory / "ant" / "00003.png", 77)
     fill(cache)
     assert assert_right(opened()) == [0, 1, 2, *range(4, 30)]
@@ -466,7 +451,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(directory, folder, opened):
     opened().close()  # the limit is below the length of the files
     tests = os.path.dirname(__file__)
     words = [sys.executable, "-c", _LIMITED, directory, folder, tests]
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
     assert ended.returncode == 0, ended.stderr
     warning, kept = ended.stdout.splitlines()
     assert "takes no more images: File too large" in warning

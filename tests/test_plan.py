@@ -13,7 +13,6 @@ import h5py
 import helpers
 import numpy as np
 import pytest
-from conftest import COUNTS
 from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
@@ -62,7 +61,7 @@ def wide_store(images, path, **arguments):
 def taught_wide(tmp_path_factory):
     """Path of a store of images like those of `images`, taught once by a `WideTeacher`."""
     root = tmp_path_factory.mktemp("wide")
-    images = kd.scan(helpers.draw_directory(root / "images", COUNTS))
+    images = kd.scan(helpers.draw_directory(root / "images", helpers.COUNTS))
     return wide_store(images, root / "wide.h5").path
 
 

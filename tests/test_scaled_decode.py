@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 import zoo
 from PIL import Image
+from replay_helpers import KINDS, draw_noisy, failing_teacher, quick_and_slow
 from run_helpers import command, dense_student, exact_teacher
-from test_replay import KINDS, draw_noisy, slow
 
 import streamkd as kd
 from streamkd.errors import BadImageError, OptionError, StoreError
@@ -27,7 +27,6 @@ from streamkd.pixels.decode import decode, decode_batch, decoder_of
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.stream.join import join
-from streamkd.teachers.teach import teach
 from streamkd.teachers.write_store import write_store
 from streamkd.views.views import Views
 
@@ -370,18 +369,15 @@ def fingerprint(pixels):
     return np.array([[n & 0xFFFF, n >> 16, 70_000] for n in sums], np.float32) / 1024
 
 
+FINGERPRINTS = kd.load_teacher(fingerprint, name="f", output="logits")
+
+
 def taught(images, path, views, **arguments):
     values = {"image_size": (9, 10), "codec": "float32", "batch_size": 13, "decode": "scaled"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The teacher .* is right on")
-        return teach(
-            images,
-            kd.load_teacher(fingerprint, name="f", output="logits"),
-            path,
-            views=views,
-            progress=False,
-            **{**values, **arguments},
-        )
+        options = {**values, "teacher": FINGERPRINTS, "progress": False, **arguments}
+        return kd.teach(images, options.pop("teacher"), path, views=views, **options)
 
 
 def draw_photographs(root, one_size):
@@ -409,7 +405,7 @@ def assert_same_bits(stream, stop):
         assert np.array_equal(fingerprint(pixels.numpy()), targets["teacher_logits"])
 
 
-@pytest.mark.parametrize("kind", [kind if kind in QUICK else slow(kind) for kind in KINDS])
+@pytest.mark.parametrize("kind", quick_and_slow(KINDS, QUICK))
 def test_the_student_sees_the_teachers_pixels_to_the_bit(photographs, tmp_path, kind):
     views = KINDS[kind]
     store = taught(photographs, tmp_path / "s.h5", views)
@@ -465,28 +461,11 @@ def test_a_student_of_another_resolution_sees_the_same_view_in_its_own(photograp
 
 
 def test_a_pass_goes_on_to_the_same_bytes_and_knows_its_teacher_again(photographs, tmp_path):
-    calls = []
-
-    def failing(pixels):
-        calls.append(1)
-        if len(calls) == 4:
-            raise helpers.TeacherFailedError
-        return fingerprint(pixels)
-
     views = Views(2, crop=(0.2, 1.0))
     taught(photographs, tmp_path / "uncut.h5", views)
+    failing = failing_teacher(4, fingerprint, name="f")
     with pytest.raises(helpers.TeacherFailedError):
-        teach(
-            photographs,
-            kd.load_teacher(failing, name="f", output="logits"),
-            tmp_path / "s.h5",
-            image_size=(9, 10),
-            codec="float32",
-            batch_size=13,
-            decode="scaled",
-            views=views,
-            progress=False,
-        )
+        taught(photographs, tmp_path / "s.h5", views, teacher=failing)
     taught(photographs, tmp_path / "s.h5", views)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
     taught(photographs, tmp_path / "s.h5", views)  # finished: the teacher is asked once more

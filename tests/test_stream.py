@@ -9,6 +9,7 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from stream_helpers import assert_paired, joined
 
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.manifest.manifest import Manifest, scan
@@ -17,30 +18,6 @@ from streamkd.stream import file_columns
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.teach import teach
-
-
-def joined(images, store, **arguments):
-    return join(images, store, **{"batch_size": 4, "seed": 1, "progress": False, **arguments})
-
-
-def assert_paired(stream, steps, labels=None):
-    """Asserts that pixels, logits, labels and rows of some steps are of the same images.
-
-    Args:
-      labels: of the stream, for each class number that the images hold; the same by default.
-    """
-    numbers = []
-    for pixels, targets, _ in stream.batches(*steps):
-        of_pixels = helpers.pixel_numbers(pixels)
-        of_logits = helpers.encoded_numbers(targets["teacher_logits"])
-        np.testing.assert_array_equal(of_pixels[:, 0], of_logits[:, 0])
-        classes = of_pixels[:, 1] if labels is None else np.array(labels)[of_pixels[:, 1]]
-        np.testing.assert_array_equal(targets["labels"][:, 0], classes)
-        stored = stream.store.gather(targets["rows"].numpy())
-        np.testing.assert_array_equal(targets["teacher_logits"], stored)
-        numbers += of_pixels[:, 0].tolist()
-    assert len(numbers) == (steps[1] - steps[0]) * stream.batch_size
-    return numbers
 
 
 @pytest.mark.parametrize(("batch_size", "shuffle"), [(1, True), (7, True), (30, True), (7, False)])

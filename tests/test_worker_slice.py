@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_replay import ASKED, FADE, draw_noisy, slow
+from helpers import break_image
+from replay_helpers import ASKED, CROPS, EVERYTHING, FADE, slow
+from stream_helpers import arrays_of, assert_same
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import Manifest
@@ -16,16 +18,6 @@ from streamkd.views.views import Views
 
 # Workers and replicas of each, of batches of 12 rows.
 CREWS = {"two workers": (2, 1), "two replicas": (1, 2), "three workers of two": (3, 2)}
-CROPS = Views(2, crop=(0.35, 1.0), canonical_size=(14, 12))
-EVERYTHING = Views(
-    3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0, operation=FADE
-)
-
-
-@pytest.fixture
-def noisy(tmp_path):
-    """21 images of noise and of many sizes, in three classes."""
-    return draw_noisy(tmp_path / "noisy", one_size=False)
 
 
 def shares_of(crew):
@@ -36,19 +28,11 @@ def shares_of(crew):
     ]
 
 
-def parts_of(dataset):
-    """Returns every element of a dataset as a dict of arrays."""
-    return [
-        {name: np.array(part) for name, part in {"pixels": x, "weights": w, **targets}.items()}
-        for x, targets, w in dataset
-    ]
-
-
 def put_together(streams, crew, start, stop):
     """Returns the batches whose pieces some workers have, each from its own stream."""
     num_workers, num_replicas = crew
     pieces = [
-        parts_of(stream.dataset(start, stop, share))
+        arrays_of(stream.dataset(start, stop, share))
         for stream, share in zip(streams, shares_of(crew), strict=True)
     ]
     assert {len(mine) for mine in pieces} == {(stop - start) * num_replicas}
@@ -67,16 +51,9 @@ def put_together(streams, crew, start, stop):
     ]
 
 
-def assert_same(batches, others):
-    for one, other in zip(batches, others, strict=True):
-        assert set(one) == set(other)
-        for name, part in one.items():
-            np.testing.assert_array_equal(part, other[name], name)
-
-
 def assert_cut(make, crews, start=0, stop=8):
     """Asserts that the pieces of every crew are the batches of the whole stream."""
-    whole = parts_of(make().dataset(start, stop))
+    whole = arrays_of(make().dataset(start, stop))
     for crew in crews:
         streams = [make() for _ in range(crew[0])]
         assert_same(put_together(streams, crew, start, stop), whole)
@@ -133,8 +110,7 @@ def test_so_are_those_of_views_that_are_drawn_anew(images, store):
 @pytest.mark.parametrize("views", [Views(0), slow(Views(2, mixup=1.0))], ids=["alone", "mixed"])
 def test_so_are_those_with_files_that_are_skipped(teach_once, tmp_path, noisy, views):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
-    with open(noisy.path(3), "wb") as file:
-        file.write(b"no image")
+    break_image(noisy.path(3))
 
     def make():
         return join(noisy, store, batch_size=12, seed=7, on_bad="skip")
@@ -177,8 +153,7 @@ def test_the_file_that_fails_is_named_by_its_own_worker_and_no_other(
     stream = join(noisy, store, batch_size=12, seed=4, cache=cache)
     shares = shares_of((2, 2))
     bad = int(stream.indices(3, shares[1])[-1])
-    with open(noisy.path(bad), "wb") as file:
-        file.write(b"no image")
+    break_image(noisy.path(bad))
     steps = range(6)
     has_it = [[bad in stream.indices(step, share) for step in steps] for share in shares]
     for share, mine in zip(shares, has_it, strict=True):
@@ -195,8 +170,7 @@ def test_an_error_is_looked_for_in_the_workers_own_piece(images, store):
     # Both files are bad by now; the worker has read one of them.
     stream = join(images, store, batch_size=30, shuffle=False, progress=False)
     for index in (2, 20):
-        with open(images.path(index), "wb") as file:
-            file.write(b"no image")
+        break_image(images.path(index))
     error = tf.errors.InvalidArgumentError(None, None, "it went wrong")
     for share, key in zip(shares_of((2, 1)), (images.keys[2], images.keys[20]), strict=True):
         with pytest.raises(BadImageError) as refusal:
@@ -214,7 +188,7 @@ def test_pieces_through_the_cache_are_the_same(
     teach_once, tmp_path, noisy, crew, last, monkeypatch
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
-    whole = parts_of(join(noisy, store, batch_size=6, seed=7).dataset(0, last))
+    whole = arrays_of(join(noisy, store, batch_size=6, seed=7).dataset(0, last))
     streams = [join(noisy, store, batch_size=6, seed=7, cache="memory") for _ in range(crew[0])]
     assert_same(put_together(streams, crew, 0, last), whole)
     assert all(stream.cache.is_filled for stream in streams)  # a part more in every epoch

@@ -11,7 +11,7 @@ import helpers
 import numpy as np
 import pytest
 from PIL import Image
-from test_deltas import assert_joined
+from stream_helpers import assert_all_paired
 from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
@@ -64,7 +64,7 @@ def logits_of(images):
 class TestWriting:
     def test_the_store_joins_like_one_of_a_teacher_pass(self, images, path):
         write(images, path)
-        assert_joined(images, path)
+        assert_all_paired(images, path)
         assert kd.verify(path, images=images, progress=False).sound
 
     def test_indices_are_those_of_the_manifest_that_was_given(self, images, path):
@@ -78,7 +78,7 @@ class TestWriting:
 
         write(shuffled, path, answer)
         assert all(shuffled.keys[index] == key for index, key in seen)
-        assert_joined(images, path)
+        assert_all_paired(images, path)
 
     def test_a_call_that_was_cut_goes_on_to_the_same_bytes(self, images, path, tmp_path):
         calls = []
@@ -225,7 +225,7 @@ class TestImport:
             write_csv(source, shuffled, header=kind == "csv with names")
             keys = None
         import_logits(source, keys, images, path, image_size=(8, 8), progress=False)
-        assert_joined(images, path)
+        assert_all_paired(images, path)
         assert kd.verify(path, images=images, progress=False).sound
 
     def test_probabilities_become_their_logarithms(self, images, tmp_path, path):
@@ -286,7 +286,7 @@ class TestImport:
         logits = logits_of(images)[:20]
         store = import_logits(logits, keys, images, path, image_size=(8, 8), progress=False)
         assert store.num_images == 20
-        assert_joined(images.select(slice(0, 20)), path)
+        assert_all_paired(images.select(slice(0, 20)), path)
 
     @pytest.mark.parametrize("case", list(REFUSALS))
     def test_arguments_that_do_not_fit_are_refused(self, images, tmp_path, path, case):
