@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from process_helpers import finished
 from replay_helpers import answers, assert_replayed, draw_noisy, failing_teacher
-from run_helpers import ROOT, command, dense_student, exact_teacher
-from timeouts import TIMEOUT_SECS
+from run_helpers import command, dense_student, exact_teacher
 
 import streamkd as kd
 from streamkd.errors import (
@@ -254,10 +253,8 @@ def test_a_bomb_takes_no_memory(tmp_path):
     for name, data in (("good", zoo.saved("PNG")), ("bad", zoo.png_of_zeros(20_000, 20_000))):
         (tmp_path / name / "a").mkdir(parents=True)
         (tmp_path / name / "a" / "1.png").write_bytes(data)
-    words = [sys.executable, "-c", _MEETS_A_BOMB, tmp_path / "good", tmp_path / "bad"]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.returncode == 0, run.stderr[-2000:]
-    first, refusal, *_, last = run.stdout.splitlines()
+    out, _ = finished("-c", _MEETS_A_BOMB, tmp_path / "good", tmp_path / "bad")
+    first, refusal, *_, last = out.splitlines()
     assert first == "1" and last == "no memory for it"
     assert refusal.startswith(
         "BadImageError The image 'a/1.png' cannot be decoded: it has 20,000 x"

@@ -7,11 +7,11 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 
 import helpers
 import numpy as np
 import pytest
+from process_helpers import process
 from replay_helpers import (
     ASKED,
     CROPS,
@@ -23,7 +23,7 @@ from replay_helpers import (
     quick_and_slow,
     slow,
 )
-from run_helpers import ROOT, KilledError, dense_student, same_weights
+from run_helpers import KilledError, dense_student, same_weights
 from stream_helpers import assert_rounded, assert_same, batches_of
 from timeouts import TIMEOUT_SECS
 
@@ -522,15 +522,14 @@ def test_two_processes_may_fill_it_at_once(teach_once, tmp_path, noisy, on_disk)
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
     plain = batches_of(join(noisy, store, batch_size=4, seed=1), 0, 18)
     expected = hashlib.sha256(b"".join(batch["pixels"].tobytes() for batch in plain)).hexdigest()
-    words = [sys.executable, "-c", _STREAM, tmp_path / "noisy", store.path, tmp_path / "pixels"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    both = [subprocess.Popen(words, cwd=ROOT, text=True, **pipes) for _ in range(2)]
+    words = ["-c", _STREAM, tmp_path / "noisy", store.path, tmp_path / "pixels"]
+    both = [process(*words, stdin=subprocess.PIPE) for _ in range(2)]
     assert [child.stdout.readline() for child in both] == ["open\n", "open\n"]
     for child in both:
         child.stdin.write("go\n")
         child.stdin.flush()
     for child in both:
         out, errors = child.communicate(timeout=TIMEOUT_SECS)
-        assert child.returncode == 0, errors[-500:]
+        assert child.returncode == 0, errors
         assert out.strip() == expected
     assert_same(batches_of(join(noisy, store, batch_size=4, seed=1, **on_disk), 0, 18), plain)

@@ -14,11 +14,11 @@ import run_helpers
 import tensorflow as tf
 import tf_keras
 from helpers import EncodingTeacher, draw_directory, truncate
+from process_helpers import running
 from run_helpers import (
     TIMEOUT_SECS,
     dense_student,
     killed,
-    running,
     same_weights,
     snapshot,
     softmax,

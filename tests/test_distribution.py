@@ -12,7 +12,8 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import command, dense_student, running
+from process_helpers import running
+from run_helpers import command, dense_student
 from timeouts import TIMEOUT_SECS
 from worker_helpers import alone, finish, start, train
 

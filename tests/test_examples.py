@@ -6,7 +6,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from run_helpers import ROOT, finished
+from process_helpers import ROOT, finished
 
 import streamkd as kd
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import small_model
-from run_helpers import dense_student, drifting_model, finished, same_weights, snapshot
+from process_helpers import finished
+from run_helpers import dense_student, drifting_model, same_weights, snapshot
 
 from streamkd.errors import BadImageError, OptionError, OutputError, StudentError
 from streamkd.results.export import export

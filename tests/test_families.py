@@ -3,8 +3,6 @@
 import ast
 import importlib
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from process_helpers import finished
 
 import streamkd
 from streamkd.errors import OptionError, StudentError, TeacherError
@@ -192,5 +191,4 @@ def test_private_attributes_of_keras_are_read_by_the_families_alone():
 def test_choosing_a_family_imports_neither():
     code = "import sys, streamkd.models.families as f; print(f.family_name(3), len(f.FAMILIES))"
     code += "\nprint(*{'tensorflow', 'tf_keras', 'keras'} & {*sys.modules})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["None", "2"]
+    assert finished("-c", code)[0].split() == ["None", "2"]

@@ -3,12 +3,10 @@
 import ast
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from timeouts import TIMEOUT_SECS
+from process_helpers import finished
 
 import streamkd
 
@@ -62,9 +60,7 @@ def imported_by(module):
 def loaded_after(statements, names):
     """Returns those of `names` that a new process has imported after running `statements`."""
     code = f"{statements}\nimport sys\nprint(*[n for n in {tuple(names)!r} if n in sys.modules])"
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECS)
-    return run.stdout.split()
+    return finished("-c", code)[0].split()
 
 
 def test_every_module_stands_in_a_room():

@@ -1,13 +1,11 @@
 """Iterators are deleted while their Python calls are running, on any thread."""
 
 import gc
-import subprocess
-import sys
 import threading
 
 import pytest
 import tensorflow as tf
-from run_helpers import ROOT
+from process_helpers import finished
 from timeouts import TIMEOUT_SECS
 
 from streamkd.tf_support.iterators import CollectableDataset
@@ -104,9 +102,8 @@ def counting(calls=None):
 
 
 def test_an_iterator_that_is_collected_in_its_own_call_does_not_wait_for_it():
-    words = [sys.executable, "-c", _COLLECTED_IN_ITS_OWN_CALL]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.stdout.split("\n")[0] == "True [0, 1, 2]", run.stderr[-2000:]
+    out, _ = finished("-c", _COLLECTED_IN_ITS_OWN_CALL)
+    assert out == "True [0, 1, 2]\n"
 
 
 def test_the_resources_of_an_iterator_are_released_on_a_thread_of_their_own():
@@ -165,14 +162,10 @@ def test_iterators_thrown_away_in_cycles_while_others_run():
 
 
 def test_when_python_ends_no_iterator_is_left():
-    words = [sys.executable, "-c", _ENDS_ALL_ITERATORS]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.stdout == "True 0\n", run.stderr[-2000:]
+    assert finished("-c", _ENDS_ALL_ITERATORS)[0] == "True 0\n"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_a_script_that_keeps_an_iterator_comes_to_its_end(number):
-    words = [sys.executable, "-c", _OUTLIVES_PYTHON]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.returncode == 0 and run.stdout == "end\n", run.stderr[-2000:]
+    assert finished("-c", _OUTLIVES_PYTHON)[0] == "end\n"

@@ -6,14 +6,12 @@ import itertools
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import h5py
 import helpers
 import numpy as np
 import pytest
-from timeouts import TIMEOUT_SECS
+from process_helpers import finished
 
 import streamkd as kd
 from streamkd.cli.main import main
@@ -310,8 +308,7 @@ def test_a_plan_from_a_store_needs_no_tensorflow(directory, wide):
         f"assert m.main(['plan', {str(directory)!r}, '--store', {wide.path!r}, '--json']) == 0\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    words = [sys.executable, "-c", code]
-    subprocess.run(words, check=True, capture_output=True, timeout=TIMEOUT_SECS)
+    finished("-c", code)
 
 
 @pytest.mark.parametrize("codec", ["packed:3+8", "packed:0+9"])

@@ -9,8 +9,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import store_helpers as helpers
+from process_helpers import finished
 from timeouts import TIMEOUT_SECS
 
 from streamkd.errors import MissingLogitsError, StoreBusyError, StoreError
@@ -122,16 +121,7 @@ def read_and_write(path, num_processes, num_threads, num_reads):
 def run(call, *arguments):
     """Runs a function of this module as the main program of a process without threads."""
     script = f"import json, sys, test_store_concurrency as t; t.{call}(*json.loads(sys.argv[1]))"
-    folders = [os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ended = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-        timeout=2 * TIMEOUT_SECS,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    return json.loads(finished("-c", script, json.dumps(arguments))[0])
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import mmap
 import os
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import store_helpers as helpers
+from process_helpers import finished
 
 import streamkd
 from streamkd.errors import DamagedStoreError, OptionError, StoreError
@@ -186,7 +185,7 @@ def test_no_module_of_the_store_needs_tensorflow():
     names = [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in modules]
     script = "import sys, " + ", ".join(name.removesuffix(".__init__") for name in names)
     script += "; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'tf_keras')))"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    finished("-c", script)
 
 
 @pytest.mark.parametrize("is_large", [True, False])

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from helpers import EncodingTeacher, draw_directory
+from process_helpers import running
 from resume_helpers import what_remains
-from run_helpers import command, dense_student, running, same_weights
+from run_helpers import command, dense_student, same_weights
 from timeouts import TIMEOUT_SECS
 
 from streamkd.cli.main import main

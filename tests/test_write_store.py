@@ -3,16 +3,14 @@
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
 from PIL import Image
+from process_helpers import finished
 from stream_helpers import assert_all_paired
-from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
 from streamkd.errors import (
@@ -154,20 +152,17 @@ class TestWriting:
 
     def test_it_runs_without_tensorflow(self, directory, path):
         pytest.importorskip("farmhash")
-        command = [sys.executable, "-c", WITHOUT_TENSORFLOW, EXAMPLE, directory, path]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-        assert run.returncode == 0, run.stderr
-        assert "30 images, 3 classes" in run.stdout
+        out, _ = finished("-c", WITHOUT_TENSORFLOW, EXAMPLE, directory, path)
+        assert "30 images, 3 classes" in out
         assert kd.verify(path, images=scan(directory), progress=False).sound
 
     def test_without_any_digest_it_says_what_to_install(self, directory, path):
-        code = WITHOUT_TENSORFLOW.replace(
+        program = WITHOUT_TENSORFLOW.replace(
             "sys.argv =", 'sys.modules["farmhash"] = None; sys.argv ='
         )
-        command = [sys.executable, "-c", code, EXAMPLE, directory, path]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-        assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in run.stderr
-        assert "`pip install pyfarmhash`" in run.stderr and not path.exists()
+        _, errors = finished("-c", program, EXAMPLE, directory, path, code=1)
+        assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in errors
+        assert "`pip install pyfarmhash`" in errors and not path.exists()
 
 
 def write_keys(path, keys):
