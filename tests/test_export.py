@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import small_model
-from process_helpers import finished
 from run_helpers import dense_student, drifting_model, same_weights, snapshot
 
 from streamkd.errors import BadImageError, OptionError, OutputError, StudentError
@@ -31,19 +30,6 @@ def test_the_file_is_an_ordinary_model_of_plain_keras(images, tmp_path, family):
         "tolerance": 1e-5,
         "parity": True,
     }
-
-
-def test_files_are_loaded_where_streamkd_is_not_imported(tmp_path):
-    for family in ("tf_keras", "keras"):
-        export(small_model(family), tmp_path / f"{family}.keras", progress=False)
-    code = (
-        "import sys, tf_keras, keras\n"
-        "for family in (tf_keras, keras):\n"
-        "    print(family.models.load_model(family.__name__ + '.keras').count_params())\n"
-        "print('streamkd' in sys.modules)"
-    )
-    out, _ = finished("-c", code, cwd=tmp_path)
-    assert out.split() == [str(small_model("keras").count_params())] * 2 + ["False"]
 
 
 def test_a_run_directory_or_a_file_is_exported_with_noise_as_images(tmp_path):

@@ -155,17 +155,6 @@ def test_train_trains_the_student_that_python_trains(succeed, tmp_path, words, o
     assert same_weights(load_model(tmp_path / "run" / "student.keras"), student)
 
 
-def test_a_mirrored_student_is_the_one_that_one_device_trains(succeed, tmp_path):
-    train = "train square --store s.h5 --student student.keras --epochs 2 --batch-size 5 "
-    train += "--optimizer sgd --jit off --quiet --out {tmp}/"
-    alone = succeed(f"{train}alone")
-    mirrored = succeed(f"{train}mirrored --distribute mirrored")
-    assert mirrored["steps"] == alone["steps"] == 6
-    students = [load_model(tmp_path / name / "student.keras") for name in ("alone", "mirrored")]
-    for first, second in zip(*(s.get_weights() for s in students), strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
-
-
 def test_plan_recommends_by_max_kl(succeed):
     words = "plan images --teacher grey-teacher.keras --color-mode grayscale --sample 5 --max-kl "
     strict, loose = (succeed(f"{words} {max_kl}") for max_kl in ("1e-30", "1000"))

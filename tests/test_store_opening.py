@@ -5,15 +5,12 @@ import os
 import random
 import re
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import store_helpers as helpers
-from process_helpers import finished
 
-import streamkd
 from streamkd.errors import DamagedStoreError, OptionError, StoreError
 from streamkd.store import userblock
 from streamkd.store.collection import open_store
@@ -177,15 +174,6 @@ def test_a_file_of_another_length_is_refused(path, length, words):
     path.write_bytes(data + b"\0" if length is None else data[:length])
     with pytest.raises(StoreError, match=words):
         open_store(path)
-
-
-def test_no_module_of_the_store_needs_tensorflow():
-    package = Path(streamkd.__file__).parent
-    modules = [package / "keys.py", package / "disk.py", *(package / "store").rglob("*.py")]
-    names = [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in modules]
-    script = "import sys, " + ", ".join(name.removesuffix(".__init__") for name in names)
-    script += "; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'tf_keras')))"
-    finished("-c", script)
 
 
 @pytest.mark.parametrize("is_large", [True, False])

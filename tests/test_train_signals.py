@@ -20,7 +20,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.teachers.teach import teach
 
-NUM_EPOCHS = 24
+NUM_EPOCHS = 4
 # Runs the command line; at a call of a method it writes to a pipe and waits until its standard
 # input is closed.
 PAUSING = """

@@ -3,13 +3,11 @@
 import io
 import json
 import os
-from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
 from PIL import Image
-from process_helpers import finished
 from stream_helpers import assert_all_paired
 
 import streamkd as kd
@@ -26,15 +24,6 @@ from streamkd.store.collection import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.import_logits import import_logits
 from streamkd.teachers.write_store import write_store
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "pytorch_style_store.py"
-# As on a machine where TensorFlow is not installed.
-WITHOUT_TENSORFLOW = """
-import runpy, sys
-sys.modules["tensorflow"] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def answer(batch):
@@ -149,20 +138,6 @@ class TestWriting:
         with pytest.raises(OptionError, match=r"does not say at which size .*\n.*--image-size"):
             join(images, path, batch_size=8)
         assert join(images, path, batch_size=8, image_size=(8, 8)).options.image_size == (8, 8)
-
-    def test_it_runs_without_tensorflow(self, directory, path):
-        pytest.importorskip("farmhash")
-        out, _ = finished("-c", WITHOUT_TENSORFLOW, EXAMPLE, directory, path)
-        assert "30 images, 3 classes" in out
-        assert kd.verify(path, images=scan(directory), progress=False).sound
-
-    def test_without_any_digest_it_says_what_to_install(self, directory, path):
-        program = WITHOUT_TENSORFLOW.replace(
-            "sys.argv =", 'sys.modules["farmhash"] = None; sys.argv ='
-        )
-        _, errors = finished("-c", program, EXAMPLE, directory, path, code=1)
-        assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in errors
-        assert "`pip install pyfarmhash`" in errors and not path.exists()
 
 
 def write_keys(path, keys):
