@@ -157,6 +157,12 @@ def noisy(tmp_path):
 
 
 @pytest.fixture
+def on_disk(tmp_path):
+    """Arguments of `join` for a cache on the disk, of the test's own."""
+    return {"cache": "disk", "cache_directory": tmp_path / "pixels"}
+
+
+@pytest.fixture
 def opened(monkeypatch):
     """The paths of all files that are opened to be decoded."""
     from streamkd.pixels import file_batch
