@@ -2,6 +2,7 @@
 
 out, errors = finished("-c", PROGRAM, path)                   # run to its end
 with running("-m", "streamkd", "train", ...) as child: ...    # and killed, should it still run
+with paused(PROGRAM, ...) as child: ...                       # at a chosen moment
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from timeouts import TIMEOUT_SECS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +57,26 @@ def running(*words: Any, **options: Any) -> Iterator[subprocess.Popen]:
             yield child
         finally:
             child.kill()
+
+
+@contextlib.contextmanager
+def paused(program: str, *words: Any, **options: Any) -> Iterator[subprocess.Popen]:
+    """Starts a program that stops at a moment of its own choice, and yields it there.
+
+    Args:
+      program: Python code. Its first argument is the number of a descriptor, to which it writes a
+        byte at that moment; it then waits until its standard input is closed.
+      words: its other arguments.
+      options: of `subprocess.Popen`.
+    """
+    reader, writer = os.pipe()
+    pipes = {"pass_fds": [writer], "stdin": subprocess.PIPE}
+    with running("-c", program, writer, *words, **pipes, **options) as child:
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            if not pipe.read(1):  # the process is gone without a pause
+                pytest.fail(child.communicate()[1])
+        yield child
 
 
 def finished(*words: Any, code: int = 0, **options: Any) -> tuple[str, str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 from helpers import EncodingTeacher, draw_directory
-from process_helpers import running
+from process_helpers import paused
 from resume_helpers import what_remains
 from run_helpers import command, dense_student, same_weights
 from timeouts import TIMEOUT_SECS
@@ -21,13 +19,12 @@ from streamkd.models.families import load_model
 from streamkd.teachers.teach import teach
 
 NUM_EPOCHS = 4
-# Runs the command line; at a call of a method it writes to a pipe and waits until its standard
-# input is closed.
+# Runs the command line, and pauses right after a call of a method of `RunDirectory`.
 PAUSING = """
 import os, sys
 from streamkd.cli.main import main
 from streamkd.runs.run_directory import RunDirectory
-method, call, pipe = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+pipe, method, call = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 real, calls = getattr(RunDirectory, method), []
 def pausing(self, *arguments):
     real(self, *arguments)
@@ -58,20 +55,6 @@ def words(out):
     return ["train", "images", "--store", "teacher.h5", *flags.split()]
 
 
-@contextlib.contextmanager
-def paused(method, call, *flags):
-    """A `streamkd train` that waits right after that call of a method of `RunDirectory`."""
-    reader, writer = os.pipe()
-    options = {"pass_fds": [writer], "stdin": -1}
-    line = [*words("run"), *flags]
-    with running("-c", PAUSING, method, call, writer, *line, **options) as training:
-        os.close(writer)
-        with open(reader, "rb") as pipe:
-            if not pipe.read(1):  # the process is gone without a pause
-                pytest.fail(training.communicate()[1])
-        yield training
-
-
 def num_epochs(run):
     metrics = Path(run, "metrics.csv")
     return len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
@@ -85,7 +68,8 @@ def num_epochs(run):
     ],
 )
 def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, number, code, word):
-    with paused("write_metrics", 2, "--json", "--quiet") as training:
+    line = [*words("run"), "--json", "--quiet"]
+    with paused(PAUSING, "write_metrics", 2, *line) as training:
         training.send_signal(number)
         out, errors = training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == code, errors
@@ -114,7 +98,8 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, numbe
 
 def test_a_run_that_is_killed_within_an_epoch_resumes_to_the_bit(here, capsys):
     """SIGKILL in the second, while a checkpoint is complete but does not have its name yet."""
-    with paused("write_config", 6, "--save-every", "7", "--quiet") as training:
+    line = [*words("run"), "--save-every", "7", "--quiet"]
+    with paused(PAUSING, "write_config", 6, *line) as training:
         training.kill()
         training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == -signal.SIGKILL
