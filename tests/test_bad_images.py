@@ -287,9 +287,9 @@ def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_p
     bad = {spoil(tmp_path / "i", *one) for one in (("03", "truncated"), ("09", "gone"))}
     bad.add(spoil(tmp_path / "i", "17", "changed"))
     stream = join(images, store, batch_size=4, seed=1, on_bad="skip")
-    found = list(stream.dataset(0, 24))
+    batches = list(stream.dataset(0, 24))
     num_without = 0
-    for step, (one, other) in enumerate(zip(sound, found, strict=True)):
+    for step, (one, other) in enumerate(zip(sound, batches, strict=True)):
         weights, was = other[2].numpy(), one[2].numpy()
         mine = np.array([images.keys[index] in bad for index in stream.indices(step).tolist()])
         expected = mine.copy()
@@ -305,7 +305,7 @@ def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_p
     assert {images.keys[index] for index in stream.skipped} == bad
     assert sorted(stream.skipped.values())[1].startswith("it is not the file that the teacher")
     entered = join(images, store, batch_size=4, seed=1, on_bad="skip").dataset(15, 24)
-    for one, other in zip(found[15:], entered, strict=True):
+    for one, other in zip(batches[15:], entered, strict=True):
         assert np.array_equal(one[0], other[0]) and np.array_equal(one[2], other[2])
     if kind == "plain":
         with pytest.raises((BadImageError, ChangedImageError)) as refusal:
@@ -356,9 +356,9 @@ def test_commands_skip_and_list(directory, tmp_path, monkeypatch, capsys):
     teaching = ("teach", "images", "--teacher", "t.keras", "--out", "s.h5")
     code, refusal, _ = command(capsys, *teaching)
     assert code == 2 and refusal["error"]["key"] == "bee/00014.png"
-    code, found, _ = command(capsys, *teaching, "--on-bad", "skip")
-    assert code == 0 and found["num_refused"] == 1 and found["rows_done"] == 30
-    assert found["refused"][0]["key"] == "bee/00014.png" and found["refused"][0]["reason"]
+    code, taught, _ = command(capsys, *teaching, "--on-bad", "skip")
+    assert code == 0 and taught["num_refused"] == 1 and taught["rows_done"] == 30
+    assert taught["refused"][0]["key"] == "bee/00014.png" and taught["refused"][0]["reason"]
     helpers.truncate(directory / "ant" / "00003.png")
     training = ("train", "images", "--store", "s.h5", "--student", "m.keras", "--out", "run")
     training += ("--missing", "drop", "--optimizer", "sgd", "--batch-size", 8, "--epochs")

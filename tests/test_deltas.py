@@ -21,21 +21,21 @@ from streamkd.store.writer import StoreWriter
 def test_new_and_changed_images_are_taught_beside_the_store(store, directory, tmp_path):
     before = (tmp_path / "teacher.h5").read_bytes()
     images = change(directory)
-    found, teacher = run_pass(images, tmp_path / "teacher.h5")
+    taught, teacher = run_pass(images, tmp_path / "teacher.h5")
     assert (tmp_path / "teacher.h5").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == [
         *("images", "teacher.delta-1.h5", "teacher.h5", "teacher.h5.index")
     ]
-    assert found.stores[1].keys.tolist() == [b"ant/new.png", b"bee/00011.png", b"cat/new.png"]
+    assert taught.stores[1].keys.tolist() == [b"ant/new.png", b"bee/00011.png", b"cat/new.png"]
     # One block of the base, to know the teacher by, and the delta's.
     assert teacher.num_calls == 2
     assert_all_paired(images, tmp_path / "teacher.h5")
 
 
 def test_what_a_collection_says_of_itself(store, directory, tmp_path):
-    found, _ = run_pass(change(directory), tmp_path / "teacher.h5")
-    described = found.describe()
-    assert isinstance(found, StoreCollection) and found.finished
+    taught, _ = run_pass(change(directory), tmp_path / "teacher.h5")
+    described = taught.describe()
+    assert isinstance(taught, StoreCollection) and taught.finished
     assert described["num_images"] == 32  # 30, two new ones; the changed one counts once
     assert (described["rows_done"], described["rows_total"]) == (32, 32)
     assert described["teacher_accuracy"] == 1.0
@@ -51,8 +51,8 @@ def test_the_same_command_again_asks_one_block_and_changes_nothing(store, direct
     images = change(directory)
     run_pass(images, tmp_path / "teacher.h5")
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("teacher*")}
-    found, teacher = run_pass(images, tmp_path / "teacher.h5")
-    assert found.num_images == 32 and teacher.num_calls == 1
+    taught, teacher = run_pass(images, tmp_path / "teacher.h5")
+    assert taught.num_images == 32 and teacher.num_calls == 1
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("teacher*")} == before
 
 
@@ -60,10 +60,10 @@ def test_a_second_change_makes_a_second_delta_and_the_last_one_counts(store, dir
     run_pass(change(directory), tmp_path / "teacher.h5")
     helpers.draw_image(directory / "bee" / "00011.png", 777, 1)
     images = scan(directory)
-    found, _ = run_pass(images, tmp_path / "teacher.h5")
-    assert [s.num_images for s in found.stores] == [30, 3, 1]
-    image = found.images_of_keys(kd.Keys.from_list([b"bee/00011.png"]))
-    assert helpers.encoded_numbers(found.gather(image)).tolist() == [[777, 1]]
+    taught, _ = run_pass(images, tmp_path / "teacher.h5")
+    assert [s.num_images for s in taught.stores] == [30, 3, 1]
+    image = taught.images_of_keys(kd.Keys.from_list([b"bee/00011.png"]))
+    assert helpers.encoded_numbers(taught.gather(image)).tolist() == [[777, 1]]
     assert_all_paired(images, tmp_path / "teacher.h5")
 
 
@@ -83,8 +83,8 @@ def test_two_files_that_changed_their_names_for_each_other_are_taught(store, dir
     one.write_bytes(second)
     two.write_bytes(first)
     images = scan(directory)
-    found, _ = run_pass(images, tmp_path / "teacher.h5")
-    assert found.stores[1].num_images == 2
+    taught, _ = run_pass(images, tmp_path / "teacher.h5")
+    assert taught.stores[1].num_images == 2
     assert_all_paired(images, tmp_path / "teacher.h5")
 
 
@@ -99,17 +99,17 @@ def test_a_delta_that_was_cut_goes_on(store, directory, tmp_path, is_created):
             run_pass(images, tmp_path / "teacher.h5", teacher=helpers.EncodingTeacher(fail_at=2))
     assert (tmp_path / "teacher.delta-1.h5").exists() == is_created
     assert not (tmp_path / "teacher.h5.index").exists()
-    found, _ = run_pass(images, tmp_path / "teacher.h5")
-    assert found.num_images == 32
+    taught, _ = run_pass(images, tmp_path / "teacher.h5")
+    assert taught.num_images == 32
 
 
 def test_a_delta_that_was_finished_but_not_listed_is_listed(store, directory, tmp_path):
     images = change(directory)
     run_pass(images, tmp_path / "teacher.h5")
     (tmp_path / "teacher.h5.index").unlink()
-    found, teacher = run_pass(images, tmp_path / "teacher.h5")
+    taught, teacher = run_pass(images, tmp_path / "teacher.h5")
     # A block of the base and one of the delta, to know the teacher by.
-    assert found.num_images == 32 and teacher.num_calls == 2
+    assert taught.num_images == 32 and teacher.num_calls == 2
 
 
 def test_images_that_came_while_a_delta_was_cut_get_one_of_their_own(store, directory, tmp_path):
@@ -117,8 +117,8 @@ def test_images_that_came_while_a_delta_was_cut_get_one_of_their_own(store, dire
         run_pass(change(directory), tmp_path / "teacher.h5")
     helpers.draw_image(directory / "bee" / "later.png", 900, 1)
     images = scan(directory)
-    found, _ = run_pass(images, tmp_path / "teacher.h5")
-    assert [s.num_images for s in found.stores] == [30, 3, 1]
+    taught, _ = run_pass(images, tmp_path / "teacher.h5")
+    assert [s.num_images for s in taught.stores] == [30, 3, 1]
     assert_all_paired(images, tmp_path / "teacher.h5")
 
 

@@ -339,6 +339,14 @@ def test_a_student_of_another_width_is_refused(stream):
     )
 
 
+def test_a_student_of_several_outputs_is_refused(stream, family):
+    inputs = family.Input((8, 8, 3))
+    features = family.layers.Flatten()(inputs)
+    student = family.Model(inputs, [family.layers.Dense(3)(features) for _ in range(2)])
+    with pytest.raises(StudentError, match="output disagrees with the store"):
+        fit(stream, student)
+
+
 def test_a_student_of_another_input_is_refused(stream):
     with pytest.raises(StudentError) as info:
         fit(stream, dense_student(image_size=(9, 8)))

@@ -124,9 +124,9 @@ class TestInterface:
     def test_variables_are_those_of_tensorflow(self, family):
         model, own = helpers.small_model(family), FAMILIES[family.__name__]
         for variable in model.weights:
-            found = own.as_tf_variable(variable)
-            assert isinstance(found, tf.Variable)
-            np.testing.assert_array_equal(found.numpy(), np.asarray(variable))
+            converted = own.as_tf_variable(variable)
+            assert isinstance(converted, tf.Variable)
+            np.testing.assert_array_equal(converted.numpy(), np.asarray(variable))
         plain = tf.Variable(1.0)
         assert own.as_tf_variable(plain) is plain
 
@@ -158,11 +158,11 @@ class TestInterface:
 
     def test_keras_3_metrics_say_which_direction_is_better(self, family):
         own, keras = FAMILIES[family.__name__], family.metrics
-        found = [
+        directions = [
             own.direction_of(metric)
             for metric in (keras.AUC(name="area"), keras.MeanSquaredError())
         ]
-        assert found == ([None, None] if family.__name__ == "tf_keras" else ["max", "min"])
+        assert directions == ([None, None] if family.__name__ == "tf_keras" else ["max", "min"])
 
 
 def private_names(path):

@@ -52,11 +52,14 @@ def test_a_file_moved_to_another_class_keeps_its_logits_and_gets_the_new_label(s
     (directory / "ant" / "00003.png").rename(directory / "cat" / "00003.png")
     stream = joined(scan(directory), store, batch_size=30)
     pixels, targets, _ = next(iter(stream.batches(0, 1)))
-    found = helpers.pixel_numbers(pixels)
-    assert found[:, 0].tolist() == helpers.encoded_numbers(targets["teacher_logits"])[:, 0].tolist()
-    moved = found[:, 0].tolist().index(3)
+    of_pixels = helpers.pixel_numbers(pixels)
+    assert (
+        of_pixels[:, 0].tolist()
+        == helpers.encoded_numbers(targets["teacher_logits"])[:, 0].tolist()
+    )
+    moved = of_pixels[:, 0].tolist().index(3)
     labels = targets["labels"][:, 0].numpy()
-    assert labels[moved] == 2 and np.sum(labels != found[:, 1]) == 1
+    assert labels[moved] == 2 and np.sum(labels != of_pixels[:, 1]) == 1
 
 
 def test_copies_of_one_file_share_its_logits(store, directory):
@@ -150,8 +153,8 @@ def test_a_teacher_with_its_classes_in_another_order_is_mapped(images, path):
     numbers = [classes.index(name) for name in images.class_names]
 
     def answer(pixels):
-        found = helpers.pixel_numbers(pixels)
-        return helpers.encoded_logits(found[:, 0], np.array(numbers)[found[:, 1]], 4)
+        of_pixels = helpers.pixel_numbers(pixels)
+        return helpers.encoded_logits(of_pixels[:, 0], np.array(numbers)[of_pixels[:, 1]], 4)
 
     stream = joined(images, helpers.teach_small(images, answer, path, class_names=classes))
     assert_paired(stream, (0, 15), labels=numbers)
@@ -177,8 +180,8 @@ def test_labels_of_unlabelled_images_are_minus_one(directory, store):
     stream = joined(scan(directory, labels=None), store)
     for pixels, targets, _ in stream.batches(0, 8):
         assert set(targets["labels"].numpy().ravel()) == {-1}
-        found = helpers.encoded_numbers(targets["teacher_logits"])
-        np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
+        of_logits = helpers.encoded_numbers(targets["teacher_logits"])
+        np.testing.assert_array_equal(helpers.pixel_numbers(pixels), of_logits)
 
 
 def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
@@ -186,8 +189,8 @@ def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
     stream = joined(images, helpers.teach_small(images, teacher, path))
     assert (stream.class_names, stream.num_classes) == (None, 3)
     pixels, targets, _ = next(iter(stream.batches()))
-    found = helpers.encoded_numbers(targets["teacher_logits"])
-    np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
+    of_logits = helpers.encoded_numbers(targets["teacher_logits"])
+    np.testing.assert_array_equal(helpers.pixel_numbers(pixels), of_logits)
 
 
 def test_labels_beside_a_store_without_class_names_are_left_out_with_a_warning(

@@ -106,8 +106,8 @@ def compare_calls(ours, theirs):
     assert [call[:-2] for call in ours] == [call[:-2] for call in theirs]
     for (*place, logs, rate), (*_, expected, their_rate) in zip(ours, theirs, strict=True):
         assert rate == pytest.approx(their_rate, rel=1e-5), place
-        found = {name: logs[name] for name in expected if name in logs}
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6), place
+        heard = {name: logs[name] for name in expected if name in logs}
+        assert heard == pytest.approx(expected, rel=1e-4, abs=1e-6), place
         # The learning rate is added by those that set it.
         more = {"label_loss", "distillation_loss", "agreement", "lr", "learning_rate"}
         assert set(logs) - set(expected) <= more, place
@@ -209,8 +209,8 @@ class TestOneOfEach:
             ours, theirs = (
                 family.models.load_model(root / which / name) for which in ("ours", "theirs")
             )
-            found, expected = (predictions(model, stream) for model in (ours, theirs))
-            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+            answers, expected = (predictions(model, stream) for model in (ours, theirs))
+            np.testing.assert_allclose(answers, expected, atol=1e-5, err_msg=name)
 
     def test_weights_alone_are_loaded_by_keras(self, both):
         family, root, _, _, stream = both
@@ -218,8 +218,8 @@ class TestOneOfEach:
             models = [linear(family), linear(family)]
             for model, which in zip(models, ("ours", "theirs"), strict=True):
                 model.load_weights(root / which / f"{epoch}.weights.h5")
-            found, expected = (predictions(model, stream) for model in models)
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+            answers, expected = (predictions(model, stream) for model in models)
+            np.testing.assert_allclose(answers, expected, atol=1e-5)
         assert same_weights(models[0], load_model(root / "run" / "student.keras"))
 
     def test_what_is_saved_holds_no_optimizer_that_the_student_does_not_have(self, both, tmp_path):
@@ -235,9 +235,9 @@ class TestOneOfEach:
                 rows[which] = list(csv.DictReader(lines))
         assert len(rows["ours"]) == ALL_EPOCHS
         for ours, theirs in zip(rows["ours"], rows["theirs"], strict=True):
-            found = {name: float(ours[name]) for name in theirs}
+            numbers = {name: float(ours[name]) for name in theirs}
             expected = {name: float(value) for name, value in theirs.items()}
-            assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert numbers == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def optimizer_names(path, folder):
@@ -254,7 +254,7 @@ def optimizer_names(path, folder):
 
 def events_of(folder):
     """The scalars that TensorBoard would show, by (part, tag, step)."""
-    found = {}
+    events = {}
     for path in sorted(folder.rglob("*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
@@ -262,12 +262,12 @@ def events_of(folder):
                 array = tf.make_ndarray(value.tensor)
                 if array.dtype == np.float32 and array.shape == ():
                     part = path.parent.name.partition(".")[0]
-                    found[part, value.tag, event.step] = float(array)
-    return found
+                    events[part, value.tag, event.step] = float(array)
+    return events
 
 
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
-    found = {}
+    events = {}
     for which in ("ours", "theirs"):
         callbacks = [
             family.callbacks.TensorBoard(str(tmp_path / which), update_freq=2, histogram_freq=1),
@@ -280,12 +280,12 @@ def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tm
         else:
             options = {"student": linear(family), "optimizer": "sgd", "learning_rate": 0.01}
             distilled(stream, callbacks, epochs=2, schedule="constant", **options)
-        found[which] = events_of(tmp_path / which)
-    shared = {key: found["ours"].get(key) for key in found["theirs"]}
-    assert shared == pytest.approx(found["theirs"], rel=1e-4)
-    tags = {tag for _, tag, _ in found["ours"]}
+        events[which] = events_of(tmp_path / which)
+    shared = {key: events["ours"].get(key) for key in events["theirs"]}
+    assert shared == pytest.approx(events["theirs"], rel=1e-4)
+    tags = {tag for _, tag, _ in events["ours"]}
     assert {"epoch_loss", "evaluation_loss_vs_iterations"} <= tags
-    steps = {step for _, tag, step in found["ours"] if tag == "batch_loss"}
+    steps = {step for _, tag, step in events["ours"] if tag == "batch_loss"}
     assert steps == {2, 4, 6}
 
 
@@ -312,8 +312,8 @@ def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, famil
     assert ours[2].stopped_epoch == theirs[2].stopped_epoch == 3
     assert len(history.epochs) == 4 and not history.stopped
     compare_calls(ours[3].calls, theirs[3].calls)
-    for found, expected in zip(weights_of(student), weights_of(model), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for weight, expected in zip(weights_of(student), weights_of(model), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
     assert np.argmin(history.history["val_loss"]) == 1, "there is something to restore"
     assert same_weights(load_model(run / "student.keras"), student)
     again = distilled(stream, callbacks(), epochs=9, **{**options, "student": linear(family)})
@@ -338,8 +338,8 @@ def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, 
     best = int(np.argmin(history.history["val_loss"])) + 1
     assert best < len(history.epochs) < 9
     expected = averages_of(family, trajectory, 0.5)[best * STEPS]
-    for found, average in zip(weights_of(student), expected, strict=True):
-        np.testing.assert_allclose(found, average, rtol=0, atol=1e-6)
+    for weight, average in zip(weights_of(student), expected, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=0, atol=1e-6)
     assert np.abs(trajectory[best * STEPS][0] - expected[0]).max() > 1e-4
     assert same_weights(student, load_model(tmp_path / f"{best}.keras"))
     assert same_weights(load_model(tmp_path / "run" / "student.keras"), student)
@@ -392,8 +392,8 @@ def test_a_callback_that_stops_is_heard_when_fit_would_hear_it(
     student = linear(family)
     options = {"optimizer": "sgd", "learning_rate": 0.04, "schedule": "constant"}
     history = distilled(stream, ours, epochs=3, student=student, **options)
-    for found, expected in zip(weights_of(student), weights_of(model), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for weight, expected in zip(weights_of(student), weights_of(model), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
     if hook != "on_epoch_begin":
         compare_calls(ours[1].calls, theirs[1].calls)
     assert history.step == num_steps and not history.stopped
@@ -531,8 +531,8 @@ class TestCompiledStudent:
         history = distilled(stream, callbacks, epochs=2, student=compiled, **options)
         assert type(seen[0]).__name__ == "SGD"
         assert compiled.optimizer is own and compiled.stop_training is False
-        for found, expected in zip(variables_of(own), before, strict=True):
-            np.testing.assert_array_equal(np.asarray(found), expected)
+        for variable, expected in zip(variables_of(own), before, strict=True):
+            np.testing.assert_array_equal(np.asarray(variable), expected)
         plain = linear(family)
         plain.set_weights(weights_of(compiled))
         images, targets, _ = next(iter(stream.dataset(0, 1)))

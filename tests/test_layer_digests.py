@@ -166,9 +166,9 @@ def test_of_a_layer_that_does_not_describe_itself_the_class_is_there(family):
         def get_config(self):
             raise NotImplementedError
 
-    found = of_layers(family, lambda _: [Own(abs)])
-    assert list(found)[1] == "1 Own"
-    assert found == of_layers(family, lambda _: [Own(abs)])
+    digests = of_layers(family, lambda _: [Own(abs)])
+    assert list(digests)[1] == "1 Own"
+    assert digests == of_layers(family, lambda _: [Own(abs)])
 
 
 def test_objects_are_told_by_their_type_functions_by_name_and_arrays_by_their_numbers():

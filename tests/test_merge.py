@@ -53,8 +53,8 @@ def test_shards_in_an_index_file_are_read_as_one(images, shards, store, tmp_path
 def test_an_index_file_grows_by_deltas_like_a_store(shards, directory, tmp_path):
     merge(shards, tmp_path / "all.index", index=True, progress=False)
     images = change(directory)
-    found, _ = run_pass(images, tmp_path / "all.index")
-    assert [os.path.basename(s.path) for s in found.stores][-1] == "all.delta-1.h5"
+    taught, _ = run_pass(images, tmp_path / "all.index")
+    assert [os.path.basename(s.path) for s in taught.stores][-1] == "all.delta-1.h5"
     assert_all_paired(images, tmp_path / "all.index")
 
 

@@ -54,8 +54,8 @@ def test_log_probabilities_are_logits_at_every_temperature(temperature):
     ]:
         logits = to_logits(answers, kind)
         assert logits.dtype == np.float32
-        found, expected = softmax(logits / temperature), softmax(LOGITS / temperature)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        probabilities, expected = softmax(logits / temperature), softmax(LOGITS / temperature)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 def test_a_probability_of_zero_has_a_finite_logit_below_all_others():

@@ -82,11 +82,13 @@ def test_fidelity_agrees_with_plain_sums(name):
     logits = rng.normal(0, 3, (5, 40)).astype(np.float32)
     codec = codecs.get(name)
     rebuilt = codec.decode(codec.encode(logits), 40)
-    found = fidelity.measure(codec, logits)
+    measured = fidelity.measure(codec, logits)
     for temperature in (1, 2, 4, 20):
         rows = [plain_divergence(*pair, temperature) for pair in zip(logits, rebuilt, strict=True)]
-        assert found.divergences[temperature] == pytest.approx(np.mean(rows), rel=1e-6, abs=1e-15)
-    assert found.agreement == np.mean(rebuilt.argmax(axis=1) == logits.argmax(axis=1))
+        assert measured.divergences[temperature] == pytest.approx(
+            np.mean(rows), rel=1e-6, abs=1e-15
+        )
+    assert measured.agreement == np.mean(rebuilt.argmax(axis=1) == logits.argmax(axis=1))
 
 
 def test_fidelity_of_many_rows_is_that_of_its_parts(monkeypatch):

@@ -247,15 +247,15 @@ BOXES = [[0, 0, 1, 1], [0.013, 0.11, 0.71, 0.92], [0.4, 0.333, 0.81, 0.94], [0.7
 def test_crops_are_near_those_of_pillow():
     data = jpeg(photograph((1203, 1601)))
     image, (height, width) = opened(data), SIZE
-    found = crops([data], [BOXES], scaled())[0]
+    cut = crops([data], [BOXES], scaled())[0]
     ratios = [ratio_of_crop((1203, 1601), box, scaled()) for box in BOXES]
     assert ratios == [8, 8, 4, 2]
-    for box, pixels in zip(BOXES, found, strict=True):
+    for box, pixels in zip(BOXES, cut, strict=True):
         top, left, bottom, right = np.float64(np.float32(box))
         corners = (left * 1601, top * 1203, right * 1601, bottom * 1203)
         expected = image.resize((width, height), Image.Resampling.BILINEAR, box=corners)
         assert psnr(pixels, expected) > MIN_PSNR
-    assert np.array_equal(found[0], decoded([data], scaled())[0])
+    assert np.array_equal(cut[0], decoded([data], scaled())[0])
 
 
 def test_a_crop_sees_nothing_outside_of_its_box():
@@ -263,8 +263,8 @@ def test_a_crop_sees_nothing_outside_of_its_box():
     pixels[96:288, 192:] = 255
     box = [[[0.25, 0.5, 0.75, 1.0]]]
     for image_size in ((13, 13), (40, 40), (150, 150), (300, 300)):
-        found = crops([jpeg(pixels)], box, scaled(image_size))
-        assert found.min() > 250
+        cut = crops([jpeg(pixels)], box, scaled(image_size))
+        assert cut.min() > 250
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "small JPEG"])

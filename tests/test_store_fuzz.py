@@ -89,13 +89,13 @@ def what_happens(path, expected):
     assert all(expected["rows"][row] == logits for row, logits in given.items()), "a wrong row"
     sound = verify_store(path).sound
     try:
-        found = everything(path)
+        read = everything(path)
     except (StoreError, MissingLogitsError):
         assert not sound, "verify missed what a reader refuses"
         return "on reading"
     if not sound:
         return "by verify"
-    assert found == expected, "silent damage"
+    assert read == expected, "silent damage"
     return "harmless"
 
 
@@ -198,8 +198,8 @@ for line in sys.stdin:
     if child == 0:
         signal.alarm(60)
         try:
-            found = tests.everything(line.strip())
-            wrong = [name for name in expected if found[name] != expected[name]]
+            read = tests.everything(line.strip())
+            wrong = [name for name in expected if read[name] != expected[name]]
             answer = "differs: " + ", ".join(wrong) if wrong else "equal"
         except StreamkdError as error:
             answer = "refused"

@@ -9,7 +9,7 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
-from stream_helpers import assert_paired, joined
+from stream_helpers import assert_paired, assert_same, batches_of, joined
 
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.manifest.manifest import Manifest, scan
@@ -55,6 +55,13 @@ def test_seeds_give_orders_of_their_own_and_the_same_seed_the_same(images, store
     assert orders[0].tolist() == orders[1].tolist() != orders[2].tolist()
 
 
+@pytest.mark.parametrize(("num_cores", "on_bad"), [(1, "raise"), (None, "skip")])
+def test_a_machine_of_one_core_has_the_same_batches(images, store, monkeypatch, num_cores, on_bad):
+    expected = batches_of(joined(images, store))
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    assert_same(batches_of(joined(images, store, on_bad=on_bad)), expected)
+
+
 def test_shapes_are_static_and_types_as_documented(images, store):
     stream = joined(images, store, image_size=(6, 5))
     pixels, targets, weights = stream.dataset().element_spec
@@ -89,10 +96,10 @@ def test_a_stream_without_a_store_has_labels_alone(images):
     seen = []
     for pixels, targets, _ in stream.batches(0, 8):
         assert set(targets) == {"labels", "label_shares", "rows"}
-        found = helpers.pixel_numbers(pixels)
-        np.testing.assert_array_equal(targets["labels"][:, 0], found[:, 1])
+        numbers = helpers.pixel_numbers(pixels)
+        np.testing.assert_array_equal(targets["labels"][:, 0], numbers[:, 1])
         assert set(targets["rows"].numpy()) == {-1}
-        seen += found[:, 0].tolist()
+        seen += numbers[:, 0].tolist()
     assert sorted(seen[:30]) == list(range(30))
 
 
