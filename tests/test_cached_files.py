@@ -199,7 +199,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("capacity", [10, slow(0), slow(1)])
-def test_what_has_no_room_is_decoded_each_time(
+def test_images_without_room_in_the_cache_are_decoded_each_time(
     teach_once, tmp_path, noisy, on_disk, capacity, opened
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)

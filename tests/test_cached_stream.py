@@ -65,7 +65,7 @@ def assert_the_same_through_caches(tmp_path, make):
 
 
 @pytest.mark.parametrize("kind", quick_and_slow(CANONICAL, ("crop", "everything")))
-def test_views_are_the_same_to_the_bit(teach_once, tmp_path, noisy, kind):
+def test_views_come_the_same_through_the_cache(teach_once, tmp_path, noisy, kind):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL[kind])
     options = {"batch_size": 4, "seed": 7, "operation": OPERATIONS.get(kind)}
     assert_the_same_through_caches(tmp_path, lambda **cache: join(noisy, store, **options, **cache))
@@ -74,14 +74,16 @@ def test_views_are_the_same_to_the_bit(teach_once, tmp_path, noisy, kind):
 @pytest.mark.parametrize(
     "more", [{"views_per_decode": 2}, slow({"balance": True}), slow({"shuffle": False})], ids=str
 )
-def test_so_are_several_views_of_a_decode_and_other_orders(teach_once, tmp_path, noisy, more):
+def test_several_views_of_a_decode_and_other_orders_come_the_same(
+    teach_once, tmp_path, noisy, more
+):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
     options = {"batch_size": 6, "seed": 7, **more}
     assert_the_same_through_caches(tmp_path, lambda **cache: join(noisy, store, **options, **cache))
 
 
 @pytest.mark.slow
-def test_so_are_images_of_one_size(teach_once, tmp_path):
+def test_images_of_one_size_come_the_same(teach_once, tmp_path):
     images = draw_noisy(tmp_path / "noisy", one_size=True)
     store = teach_once(images, tmp_path / "s.h5", **ASKED, views=CROPS)
     assert_the_same_through_caches(
@@ -90,7 +92,7 @@ def test_so_are_images_of_one_size(teach_once, tmp_path):
 
 
 @pytest.mark.parametrize("views", [Views(0), slow(CROPS)], ids=["plain", "crop"])
-def test_so_are_images_without_logits(teach_once, tmp_path, noisy, views):
+def test_images_without_logits_come_the_same(teach_once, tmp_path, noisy, views):
     taught = noisy.select(np.arange(0, 21, 2))
     store = teach_once(taught, tmp_path / "s.h5", **ASKED, views=views)
 
@@ -107,9 +109,7 @@ def test_so_are_images_without_logits(teach_once, tmp_path, noisy, views):
 
 
 @pytest.mark.parametrize("views", [CROPS, slow(CANONICAL["mixup"])], ids=["alone", "mixed"])
-def test_so_are_batches_with_files_that_are_skipped(
-    teach_once, tmp_path, noisy, views, monkeypatch
-):
+def test_batches_with_skipped_files_come_the_same(teach_once, tmp_path, noisy, views, monkeypatch):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     helpers.break_image(noisy.path(3))
     os.unlink(noisy.path(8))

@@ -32,7 +32,7 @@ def test_new_and_changed_images_are_taught_beside_the_store(store, directory, tm
     assert_all_paired(images, tmp_path / "teacher.h5")
 
 
-def test_what_a_collection_says_of_itself(store, directory, tmp_path):
+def test_a_collection_describes_all_of_its_stores(store, directory, tmp_path):
     taught, _ = run_pass(change(directory), tmp_path / "teacher.h5")
     described = taught.describe()
     assert isinstance(taught, StoreCollection) and taught.finished
@@ -89,7 +89,7 @@ def test_two_files_that_changed_their_names_for_each_other_are_taught(store, dir
 
 
 @pytest.mark.parametrize("is_created", [False, True])
-def test_a_delta_that_was_cut_goes_on(store, directory, tmp_path, is_created):
+def test_a_delta_that_was_cut_is_resumed(store, directory, tmp_path, is_created):
     images = change(directory)
     if is_created:
         with helpers.stopped_once_created():
@@ -162,7 +162,7 @@ def test_a_store_that_was_replaced_under_its_deltas_is_refused(store, directory,
         open_store(tmp_path / "teacher.h5")
 
 
-def test_all_of_it_can_be_moved_together(store, directory, tmp_path):
+def test_a_store_and_its_deltas_can_be_moved_together(store, directory, tmp_path):
     images = change(directory)
     run_pass(images, tmp_path / "teacher.h5")
     (tmp_path / "elsewhere").mkdir()

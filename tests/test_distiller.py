@@ -408,7 +408,7 @@ def test_unlabelled_images_learn_from_the_teacher_alone(directory, store):
     assert last["loss"] == pytest.approx(0.5 * last["distillation_loss"])
 
 
-def test_what_the_student_expects_of_pixels_becomes_its_first_layers(stream, pixels, family):
+def test_preprocessing_becomes_the_first_layers_of_the_student(stream, pixels, family):
     student = dense_student(family)
     distiller, _ = fit(stream, student, student_preprocess="127.5,64", epochs=1)
     expected = np.asarray(student((pixels - 127.5) / 64))
@@ -491,7 +491,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(stream, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_no_keras_model_is_refused():
+def test_a_student_that_is_no_keras_model_is_refused():
     with pytest.raises(
         OptionError, match=r"builtins\.int is not a Keras model; give a tf_keras or"
     ):

@@ -264,7 +264,7 @@ def test_workers_that_were_started_with_different_things_are_refused(folder):
 
 
 @pytest.mark.slow
-def test_what_the_chief_is_refused_all_are_told(folder):
+def test_a_refusal_of_the_chief_reaches_every_worker(folder):
     train(folder, "multi-worker", 2, run="run", epochs=1)
     told = refusals(folder, run="run", epochs=1, distiller={"temperature": 2.0})
     assert told[0] == told[1]
@@ -343,7 +343,7 @@ def test_one_worker_is_the_chief_and_alone_and_asks_nobody():
         pass
 
 
-def test_what_the_function_of_the_chief_raises_is_raised():
+def test_an_error_in_the_chiefs_function_is_raised():
     def busy():
         raise RunBusyError("Another process is training.")
 

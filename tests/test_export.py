@@ -82,7 +82,7 @@ def test_other_formats_are_refused(tmp_path):
         export(dense_student(), tmp_path / "out.tflite", format="tflite")
 
 
-def test_what_is_no_model_is_refused(tmp_path):
+def test_a_file_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(StudentError, match=r"There is no model at .*/none\.keras\.\nGive the path"):
         export(tmp_path / "none.keras", tmp_path / "out.keras")
     assert not list(tmp_path.iterdir())

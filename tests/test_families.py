@@ -29,7 +29,7 @@ def test_models_and_layers_belong_to_their_family(family):
 
 
 @pytest.mark.parametrize("thing", [print, "model", 3, None, np.zeros(2)], ids=repr)
-def test_what_is_no_model_belongs_to_no_family(thing):
+def test_an_object_that_is_no_model_belongs_to_no_family(thing):
     assert family_name(thing) is None
     with pytest.raises(OptionError, match="is not a Keras model; give a tf_keras or a Keras 3"):
         family_of(thing)
@@ -119,7 +119,7 @@ def test_keras_3_with_another_backend_is_refused(monkeypatch):
 
 
 class TestInterface:
-    """What the families answer differently, by the same names."""
+    """Methods of the same name in which the two families differ."""
 
     def test_variables_are_those_of_tensorflow(self, family):
         model, own = helpers.small_model(family), FAMILIES[family.__name__]

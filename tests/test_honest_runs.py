@@ -1,4 +1,4 @@
-"""What a run, a store and an evaluation must not do behind a user's back.
+"""Runs, stores and evaluations do nothing behind a user's back.
 
 Each of these once passed unnoticed: a stale student after a kill, logits of another store after a
 resume, an evaluation against a file that is no longer there.
@@ -125,7 +125,7 @@ def test_an_evaluation_refuses_an_image_that_changed(directory, store):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -0.5], ids=["no number", "negative"])
-def test_what_cannot_be_a_probability_is_no_logit(wrong):
+def test_numbers_that_are_no_probabilities_become_no_logits(wrong):
     answers = np.full((4, 3), 1 / 3, np.float32)
     answers[2, 1] = wrong
     with pytest.raises(TeacherError, match=r"taken as probabilities, .*row 2 of a batch of 4"):

@@ -58,7 +58,7 @@ def imported_by(module):
 
 
 def loaded_after(statements, names):
-    """Returns those of `names` that a new process has imported after running `statements`."""
+    """Returns the modules, out of `names`, that statements make a new process import."""
     code = f"{statements}\nimport sys\nprint(*[n for n in {tuple(names)!r} if n in sys.modules])"
     return finished("-c", code)[0].split()
 

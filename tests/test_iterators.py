@@ -103,7 +103,7 @@ def counting(calls=None):
 
 @pytest.fixture(scope="module")
 def lines():
-    """What the two programs print, one after the other in a process of their own."""
+    """The output of both programs, run one after the other in a process of their own."""
     return finished("-c", _COLLECTED_IN_ITS_OWN_CALL + _ENDS_ALL_ITERATORS)[0].splitlines()
 
 

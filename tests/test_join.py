@@ -243,7 +243,7 @@ def test_images_made_otherwise_than_the_teachers_are_refused(images, store, name
     assert f"Leave {name} out" in str(refusal.value)
 
 
-def test_what_the_teacher_saw_is_what_the_student_sees(images, teacher, path):
+def test_the_student_sees_images_made_as_the_teacher_saw_them(images, teacher, path):
     own = {"interpolation": "area", "crop_to_aspect_ratio": True}
     store = helpers.teach_small(images, teacher, path, **own)
     stream = joined(images, store, image_size=(5, 6))

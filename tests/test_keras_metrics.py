@@ -47,7 +47,7 @@ def stream(images, store):
 
 
 def as_logits(student, images):
-    """What a student of one dense layer answers before its softmax, float64."""
+    """Returns the logits of a student of one dense layer, float64."""
     kernel, bias = student.get_weights()
     return images.reshape(len(images), -1).astype(np.float64) / 255 @ kernel + bias
 
@@ -205,7 +205,7 @@ def test_metrics_that_make_variables_late_are_counted_too(stream, family):
     assert last["f1_score"] == pytest.approx(np.mean(scores), rel=1e-4)
 
 
-def test_what_derives_from_a_metric_of_keras_is_given_what_that_is_given(family):
+def test_a_subclass_of_a_keras_metric_is_given_the_same_as_its_base(family):
     keras = family.metrics
     kinds = {keras.TopKCategoricalAccuracy: (2, 3), keras.SparseTopKCategoricalAccuracy: (2,)}
     kinds |= {keras.Metric: (2,), keras.Mean: (2,), keras.F1Score: (2, 3)}
@@ -239,7 +239,7 @@ class TestRefusals:
             with pytest.raises(OptionError, match=words + rf"\nGive a metric of {own.__name__}"):
                 made([given], own)
 
-    def test_what_is_no_metric(self, family):
+    def test_an_object_that_is_no_metric(self, family):
         with pytest.raises(OptionError, match="The metric int belongs to builtins"):
             made([3], family)
 

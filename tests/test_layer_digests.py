@@ -1,4 +1,4 @@
-"""What layers are told apart by: the settings that matter to a run that goes on, and not others."""
+"""Digests of layers: they differ by the settings that matter to a resumed run, and by no others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def two_layers(layers, **settings):
     ],
     ids=str,
 )
-def test_what_a_layer_does_is_told_apart_and_named(family, settings):
+def test_layers_of_other_settings_are_told_apart_and_named(family, settings):
     usual = of_layers(family, two_layers)
     other = of_layers(family, lambda layers: two_layers(layers, **settings))
     assert [name.split()[1] for name in usual] == ["InputLayer", "Flatten", "Dense"]

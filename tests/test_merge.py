@@ -58,7 +58,7 @@ def test_an_index_file_grows_by_deltas_like_a_store(shards, directory, tmp_path)
     assert_all_paired(images, tmp_path / "all.index")
 
 
-def test_a_shard_that_was_cut_goes_on(images, store, tmp_path):
+def test_a_shard_that_was_cut_is_resumed(images, store, tmp_path):
     with pytest.raises(helpers.TeacherFailedError):
         run_pass(
             images, tmp_path / "2.h5", shard=(2, 2), teacher=helpers.EncodingTeacher(fail_at=3)
@@ -165,7 +165,7 @@ class TestCompaction:
         assert report.store.num_images == 32  # the removed one is still in it
         assert_all_paired(images, tmp_path / "merged.h5")
 
-    def test_what_is_no_longer_there_is_dropped_and_renamed_files_are_kept(
+    def test_vanished_images_are_dropped_and_renamed_files_are_kept(
         self, store, directory, tmp_path
     ):
         images = change(directory)
@@ -187,7 +187,7 @@ class TestCompaction:
         merge([tmp_path / "teacher.h5"], tmp_path / "m.h5", images=images, progress=False)
         assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
-    def test_teaching_goes_on_with_a_merged_store(self, store, directory, tmp_path):
+    def test_teaching_continues_with_a_merged_store(self, store, directory, tmp_path):
         images = change(directory)
         run_pass(images, tmp_path / "teacher.h5")
         merge([tmp_path / "teacher.h5"], tmp_path / "m.h5", images=images, progress=False)
@@ -195,7 +195,7 @@ class TestCompaction:
         assert teacher.num_calls == 1 and not (tmp_path / "m.h5.index").exists()
 
 
-def test_a_merge_that_was_cut_goes_on_to_the_same_bytes(shards, store, tmp_path, monkeypatch):
+def test_a_merge_that_was_cut_resumes_to_the_same_bytes(shards, store, tmp_path, monkeypatch):
     write, blocks = StoreWriter.write_stored, []
 
     def fail_later(self, block, *rest):

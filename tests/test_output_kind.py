@@ -1,4 +1,4 @@
-"""What answers are, judged by their numbers."""
+"""Logits or probabilities: answers are judged by their numbers."""
 
 import numpy as np
 import pytest

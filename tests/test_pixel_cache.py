@@ -77,7 +77,7 @@ def filled(opened):
     return cache.path, cache.path.with_suffix(".records")
 
 
-def test_what_was_put_in_is_there_and_nothing_else(images, opened):
+def test_the_cache_has_the_images_that_were_put_in_and_no_others(images, opened):
     for cache in (PixelCache.in_memory(images, OPTIONS), opened()):
         assert not cache.has(ALL).any() and not cache.is_filled
         fill(cache, np.array([3, 29, 0]))
@@ -292,7 +292,7 @@ def test_two_may_fill_it_at_once(opened):
     assert assert_right(opened()) == ALL.tolist()
 
 
-def test_what_another_wrote_is_not_written_again(opened, monkeypatch):
+def test_pixels_that_another_process_wrote_are_not_written_again(opened, monkeypatch):
     first, second = opened(), opened()
     fill(first)
     written = []
@@ -403,7 +403,7 @@ def test_files_take_no_more_than_the_limit(opened):
 
 
 @pytest.mark.parametrize("fails_at", range(1, 8))
-def test_a_disk_that_is_full_is_said_once_and_the_rest_goes_on(opened, monkeypatch, fails_at):
+def test_a_disk_that_is_full_is_said_once_and_the_run_continues(opened, monkeypatch, fails_at):
     real, calls = disk.write_at, []
 
     def write_at(descriptor, data, offset):
@@ -536,7 +536,7 @@ def test_descriptors_are_closed_with_it(opened, folder):
     assert not [path for path in paths if path.startswith(str(folder))]
 
 
-def test_nothing_is_said_where_all_is_well(opened, images):
+def test_a_cache_without_trouble_warns_of_nothing(opened, images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fill(opened())

@@ -333,7 +333,7 @@ def test_shards_read_as_one_are_planned_from_like_one_store(images, wide, tmp_pa
 
 
 @pytest.mark.parametrize("codec", ["packed:3+8", "packed:8"])
-def test_a_packed_pass_goes_on_and_refuses_another_teacher(images, tmp_path, codec):
+def test_a_packed_pass_resumes_and_refuses_another_teacher(images, tmp_path, codec):
     path = tmp_path / "packed.h5"
     before = wide_store(images, path, codec=codec)
     rows = before.gather(np.arange(30))

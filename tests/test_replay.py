@@ -38,7 +38,9 @@ QUICK = ("plain", "crop", "erase", "mixup", "everything canonical", "everything 
         ("everything and operation", True),
     ],
 )
-def test_the_teacher_says_the_same_of_what_the_student_sees(teach_once, tmp_path, kind, one_size):
+def test_the_teacher_answers_the_students_images_as_the_store_says(
+    teach_once, tmp_path, kind, one_size
+):
     views, noisy = KINDS[kind], draw_noisy(tmp_path / "noisy", one_size)
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     stream = join(noisy, store, batch_size=4, seed=7, operation=views.operation)
@@ -48,7 +50,7 @@ def test_the_teacher_says_the_same_of_what_the_student_sees(teach_once, tmp_path
 @pytest.mark.parametrize(
     ("mode", "color_mode"), [("L", "grayscale"), ("RGBA", "rgba")], ids=["grey", "RGBA"]
 )
-def test_so_it_does_of_images_with_one_or_four_channels(teach_once, tmp_path, mode, color_mode):
+def test_images_with_one_or_four_channels_are_replayed(teach_once, tmp_path, mode, color_mode):
     images = draw_noisy(tmp_path / "noisy", one_size=False, mode=mode)
     views = Views(2, crop=(0.4, 1.0), color=0.5, erase=0.5, cutmix=1.0, canonical_size=(14, 12))
     asked = {**ASKED, "color_mode": color_mode, "views": views}
@@ -101,7 +103,7 @@ def test_mixed_labels_come_with_their_shares(teach_once, noisy, tmp_path):
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
 
 
-def test_what_is_stored_is_replayed_and_never_drawn_again(teach_once, noisy, tmp_path, monkeypatch):
+def test_stored_views_are_replayed_and_never_drawn_again(teach_once, noisy, tmp_path, monkeypatch):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=EVERYTHING)
 
     def draw(*_):
@@ -210,7 +212,9 @@ def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(teach_onc
         ({"views": Views(2)}, "The views belong to the store"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(teach_once, noisy, tmp_path, arguments, words):
+def test_arguments_that_do_not_fit_the_views_are_refused(
+    teach_once, noisy, tmp_path, arguments, words
+):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(1, mixup=1.0))
     with pytest.raises(kd.StreamkdError, match=words):
         join(noisy, store, **{"batch_size": 4, **arguments})

@@ -23,7 +23,7 @@ def test_a_report_is_read_as_attributes_as_keys_and_as_a_dict():
     assert json.dumps(report.to_dict()) == '{"accuracy": 0.5, "num_images": 4}'
 
 
-def test_what_is_no_field_is_no_key():
+def test_only_fields_are_keys():
     report = Measured(accuracy=None, num_images=0)
     with pytest.raises(KeyError, match="to_dict"):
         report["to_dict"]

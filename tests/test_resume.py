@@ -191,8 +191,8 @@ def plateau(family):
     ]
 
 
-def found_out(callbacks):
-    """What these callbacks know by now."""
+def memory_of(callbacks):
+    """Returns the numbers that the callbacks of `plateau` remember from epoch to epoch."""
     stopping, reducing = callbacks
     known = [float(stopping.best), stopping.wait, stopping.best_epoch]
     known += [float(reducing.best), reducing.wait, reducing.cooldown_counter]
@@ -213,7 +213,7 @@ def test_with_callbacks_that_remember(stream, family, tmp_path):
     expected = train(whole)
     for stop in (4, 2, 3):
         train(cut, stop=after(stop))
-    assert found_out(train(cut, seed=5)) == found_out(expected)
+    assert memory_of(train(cut, seed=5)) == memory_of(expected)
     assert what_remains(cut) == what_remains(whole)
     rates = [float(row["learning_rate"]) for row in metrics_of(cut)]
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.025]), "as in the epoch, before its end"

@@ -1,4 +1,4 @@
-"""What a resumed run is compared with: damage is noticed, and another run is refused."""
+"""A resumed run is checked first: damage is noticed, and a run begun otherwise is refused."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_start_over_leaves_nothing_of_the_run_before(stream, run):
 
 
 def test_a_digest_tells_any_two_tensors_apart(begun):
-    """What the comparisons above rest on."""
+    """The comparisons above rest on it."""
     tensors = tensors_of(checkpoints_of(begun / "whole")[-1])
     assert len(tensors) > 8
     for name, array in tensors.items():

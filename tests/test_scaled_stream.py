@@ -59,7 +59,7 @@ def test_the_student_sees_the_teachers_pixels_to_the_bit(teach_once, photographs
 
 
 @pytest.mark.parametrize("draw", [draw_photographs, draw_noisy], ids=["JPEG", "PNG"])
-def test_and_of_images_of_one_size(teach_once, tmp_path, draw):
+def test_images_of_one_size_are_seen_to_the_bit(teach_once, tmp_path, draw):
     (tmp_path / "images").mkdir()
     images = draw(tmp_path / "images", one_size=True)
     store = teach_once(images, tmp_path / "s.h5", **ASKED, views=KINDS["everything"])
@@ -67,7 +67,7 @@ def test_and_of_images_of_one_size(teach_once, tmp_path, draw):
 
 
 @pytest.mark.parametrize("kind", ["plain", "everything canonical"])
-def test_and_from_the_pixel_cache(teach_once, photographs, tmp_path, kind):
+def test_images_from_the_pixel_cache_are_seen_to_the_bit(teach_once, photographs, tmp_path, kind):
     store = teach_once(photographs, tmp_path / "s.h5", **ASKED, views=KINDS[kind])
     stream = join(photographs, store, batch_size=4, cache="memory")
     without = join(photographs, store, batch_size=4)

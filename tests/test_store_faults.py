@@ -73,7 +73,7 @@ def check_message(message, path, number):
 
 
 def check_resumed(path, acknowledged, reference):
-    """What was acknowledged is there, and the next pass leaves the bytes of an undisturbed one."""
+    """Acknowledged blocks are done, and the next pass leaves the bytes of an undisturbed one."""
     if path.exists():
         with StoreWriter(path) as writer:
             assert not set(acknowledged) & set(writer.pending_blocks().tolist())

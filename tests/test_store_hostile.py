@@ -554,7 +554,7 @@ def test_a_class_beyond_the_last_is_refused(path):
     ],
     ids=["device", "link to itself", "pipe"],
 )
-def test_what_is_no_file_is_refused(path, make, message):
+def test_a_path_that_is_no_file_is_refused(path, make, message):
     make(path)
     refused(path, message)
 

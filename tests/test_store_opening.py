@@ -1,4 +1,4 @@
-"""What is refused before a store is believed, and in which words."""
+"""Files are checked before they are believed: stores are plain HDF5, and others are refused."""
 
 import mmap
 import os
@@ -115,7 +115,7 @@ def _later_version(path):
         (_later_version, "store of format version 2, and this version of streamkd reads version 1"),
     ],
 )
-def test_what_is_no_store_is_refused_by_what_it_is(path, make, message):
+def test_a_file_that_is_no_store_is_refused_by_its_kind(path, make, message):
     make(path)
     with pytest.raises(StoreError, match=re.escape(message)) as info:
         open_store(path)

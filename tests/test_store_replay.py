@@ -101,7 +101,7 @@ class Checker:
         self.num_believed_wrong = 0
 
     def check(self, state, *, resume):
-        """Looks at a state as a user would: read it, and go on with the pass."""
+        """Looks at a state as a user would: read it, and resume the pass."""
         self.num_states += 1
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir()

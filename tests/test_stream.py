@@ -79,7 +79,7 @@ def test_shapes_are_static_and_types_as_documented(images, store):
     assert weights.numpy().tolist() == [1] * 4
 
 
-def test_the_dataset_goes_on_without_end(images, store):
+def test_the_dataset_has_no_end(images, store):
     stream = joined(images, store, batch_size=30)
     assert len(list(stream.dataset().take(5))) == 5
     assert len(list(stream.dataset(3, 5))) == 2

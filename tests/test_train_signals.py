@@ -67,7 +67,7 @@ def num_epochs(run):
         pytest.param(signal.SIGINT, 130, "Interrupted", marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, number, code, word):
+def test_a_signal_saves_the_run_and_the_same_command_resumes_it(here, capsys, number, code, word):
     line = [*words("run"), "--json", "--quiet"]
     with paused(PAUSING, "write_metrics", 2, *line) as training:
         training.send_signal(number)

@@ -22,7 +22,7 @@ KINDS = {
     ("kind", "cache"),
     [*((kind, None) for kind in KINDS), ("canonical", "memory")],
 )
-def test_the_teacher_says_the_same_of_every_view(teach_once, tmp_path, noisy, kind, cache):
+def test_the_teacher_answers_every_view_as_the_store_says(teach_once, tmp_path, noisy, kind, cache):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS[kind])
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2, cache=cache)
     assert_replayed(stream, 0, stream.end_of_epoch(4))
@@ -95,7 +95,7 @@ def test_independent_views_may_share_a_decode(teach_once, tmp_path, noisy):
     ],
     ids=["mixed", "too few views", "plain", "uneven batch", "none"],
 )
-def test_what_does_not_fit_is_refused(
+def test_numbers_of_views_that_do_not_fit_are_refused(
     teach_once, tmp_path, noisy, views, count, batch_size, message
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)

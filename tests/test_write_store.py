@@ -67,7 +67,7 @@ class TestWriting:
         assert all(shuffled.keys[index] == key for index, key in seen)
         assert_all_paired(images, path)
 
-    def test_a_call_that_was_cut_goes_on_to_the_same_bytes(self, images, path, tmp_path):
+    def test_a_call_that_was_cut_resumes_to_the_same_bytes(self, images, path, tmp_path):
         calls = []
 
         def fail_at_third(batch):
