@@ -124,6 +124,7 @@ def dense_student(
     *,
     num_classes: int = 3,
     image_size: tuple[int, int] = (8, 8),
+    num_channels: int = 3,
     activation: str | None = "softmax",
     regularizer: Any = None,
     seed: int = 0,
@@ -133,7 +134,7 @@ def dense_student(
     layers = family.layers
     model = family.Sequential(
         [
-            family.Input((*image_size, 3)),
+            family.Input((*image_size, num_channels)),
             layers.Rescaling(1 / 255),
             layers.Flatten(),
             layers.Dense(num_classes, activation=activation, kernel_regularizer=regularizer),

@@ -20,23 +20,6 @@ CLASSES = {"ant": 5, "bee": 4, "cat": 6}
 UNLEARNED = "ignore:The teacher .* is right on"
 
 
-def grey_model(seed):
-    """A dense layer on grey images of 8×8 pixels."""
-    layers = tf_keras.layers
-    model = tf_keras.Sequential(
-        [
-            tf_keras.Input((8, 8, 1)),
-            layers.Rescaling(1 / 255),
-            layers.Flatten(),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    rng = np.random.default_rng(seed)
-    shapes = [w.shape for w in model.get_weights()]
-    model.set_weights([rng.normal(size=shape).astype(np.float32) for shape in shapes])
-    return model
-
-
 def any_size_model():
     """A model of any size whose loading runs code."""
     layers = tf_keras.layers
@@ -62,8 +45,8 @@ def work(tmp_path_factory):
             draw_image(root / "square" / name / f"{number:02d}.png", number, class_number)
             number += 1
     exact_teacher().save(root / "teacher.keras")
-    grey_model(seed=1).save(root / "grey-teacher.keras")
-    grey_model(seed=2).save(root / "grey-student.keras")
+    dense_student(num_channels=1, seed=1).save(root / "grey-teacher.keras")
+    dense_student(num_channels=1, seed=2).save(root / "grey-student.keras")
     dense_student().save(root / "student.keras")
     any_size_model().save(root / "any-size.keras")
     with pytest.MonkeyPatch.context() as patch:

@@ -237,7 +237,7 @@ def test_a_hostile_dataset_is_refused_and_its_target_not_opened(path, case):
         assert not watch.opened()
         assert not verify_store(path).sound
         assert not watch.opened()
-        with pytest.raises(DamagedStoreError):
+        with pytest.raises(DamagedStoreError, match=message):
             StoreWriter(path)
         assert not watch.opened()
 

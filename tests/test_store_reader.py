@@ -206,7 +206,7 @@ def test_a_row_that_is_not_done_is_refused_by_name(path):
 def test_a_reader_sees_rows_as_they_are_written(path):
     helpers.create(path, 10)
     store = open_store(path)
-    with pytest.raises(MissingLogitsError):
+    with pytest.raises(MissingLogitsError, match="view 0"):
         store.gather(np.array([0]))
     helpers.fill(path)
     assert np.array_equal(store.gather(np.arange(10)), helpers.logits_of(range(10), 4))

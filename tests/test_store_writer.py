@@ -295,7 +295,7 @@ def test_a_lock_file_removed_by_the_writer_before_is_not_relied_on(path, monkeyp
     monkeypatch.setattr(fcntl, "flock", flock_late)
     with StoreWriter(path):
         monkeypatch.undo()
-        with pytest.raises(StoreBusyError):
+        with pytest.raises(StoreBusyError, match="Another process is writing"):
             StoreWriter(path)
 
 
