@@ -21,7 +21,7 @@ from resume_helpers import (
 )
 from run_helpers import dense_student, same_weights, snapshot
 
-from streamkd.errors import NonFiniteError, OptionError
+from streamkd.errors import NonFiniteError
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.models.precision import precision
@@ -262,12 +262,6 @@ def test_a_metric_that_waits_for_its_first_batch_is_saved_too(stream, family, tm
         stops=(2,),
         epochs=1,
     )
-
-
-def test_a_metric_of_several_numbers_is_refused(stream, family):
-    metric = family.metrics.F1Score(name="f1")
-    with pytest.raises(OptionError, match=r"'f1' returns numbers of shape \[3\], "):
-        fit(stream, dense_student(family), None, metrics=[metric])
 
 
 def test_a_run_that_a_callback_ended_stays_ended_and_says_so(stream, tmp_path, capsys):

@@ -264,7 +264,15 @@ def cosine_with_warm_up(step, num_steps, warm_up, highest):
     return highest * (1 + math.cos(math.pi * progress)) / 2
 
 
-@pytest.mark.parametrize("warm_up", [0, 0.3, 0.5, 1])
+@pytest.mark.parametrize(
+    ("family", "warm_up"),
+    [
+        *(("tf_keras", 0.3), ("tf_keras", 1), ("keras", 0), ("keras", 0.5)),
+        *(pytest.param("tf_keras", value, marks=pytest.mark.slow) for value in (0, 0.5)),
+        *(pytest.param("keras", value, marks=pytest.mark.slow) for value in (0.3, 1)),
+    ],
+    indirect=["family"],
+)
 def test_each_step_has_the_learning_rate_of_a_rise_and_a_cosine(stream, family, warm_up):
     epochs, highest = 2, 0.5
     num_steps = epochs * STEPS
