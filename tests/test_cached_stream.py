@@ -60,7 +60,7 @@ def assert_the_same_through_caches(tmp_path, make):
     assert_same(batches_of(memory), plain)
     assert memory.cache.is_filled or memory.skipped
     # Now no image is decoded, not for the sake of a skipped one in its batch either.
-    with mock.patch.object(CachedImages, "_keep", side_effect=CachedImages._keep) as keep:
+    with mock.patch.object(CachedImages, "_keep", autospec=True) as keep:
         assert_same(batches_of(memory), plain)
     assert not keep.called
     on_disk = {"cache": "disk", "cache_directory": tmp_path / "pixels"}
