@@ -104,16 +104,15 @@ def messages():
     """Yields the texts of all refusals that the package raises, and where they are raised."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-                if getattr(node.exc.func, "id", None) in BUILTINS:
-                    yield text_of(node.exc.args[0]), f"{path.relative_to(PACKAGE)}:{node.lineno}"
+            raised = node.exc if isinstance(node, ast.Raise) else None
+            if isinstance(raised, ast.Call) and getattr(raised.func, "id", None) in BUILTINS:
+                yield text_of(raised.args[0]), f"{path.relative_to(PACKAGE)}:{node.lineno}"
 
 
 def test_every_message_says_what_to_do_besides_what_does_not_fit():
     """In a sentence or a line of its own, but for a few texts that say both in one."""
     short = [(text, at) for text, at in messages() if not re.search(r"\n|[.;] ", text)]
-    others = [(text, at) for text, at in short if not text.startswith(WITH_ADVICE)]
-    assert others == [] and len(short) == len(WITH_ADVICE)
+    assert [(text, at) for text, at in short if not text.startswith(WITH_ADVICE)] == []
 
 
 @pytest.mark.parametrize(
