@@ -1,4 +1,4 @@
-"""The stream through the pixel cache: files that change, rooms that are full, runs, processes."""
+"""The pixel cache behind a stream: files that change, a full disk, runs, several processes."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ from replay_helpers import (
     assert_replayed,
     slow,
 )
-from run_helpers import KilledError, dense_student, same_weights
+from run_helpers import dense_student, fit, killed, same_weights
 from stream_helpers import assert_rounded, assert_same, batches_of
 from timeouts import TIMEOUT_SECS
 
@@ -28,7 +28,6 @@ from streamkd.runs.checkpoint import Checkpoints
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
 from streamkd.stream.order.worker_slice import WHOLE
-from streamkd.training.distiller import Distiller
 
 
 @pytest.mark.parametrize("on_bad", ["raise", slow("skip")])
@@ -164,14 +163,13 @@ def test_an_image_is_lost_from_the_cache_between_two_epochs(teach_once, tmp_path
 
 
 def run_of(stream, run, *, seed=0, epochs=4):
-    distiller = Distiller(dense_student(image_size=SIZE, seed=seed), optimizer="sgd")
-    distiller.fit(stream, epochs=epochs, run=run, progress=False)
-    return distiller.student
+    """Returns the student of a run."""
+    return fit(stream, dense_student(image_size=SIZE, seed=seed), run, epochs=epochs)[0].student
 
 
 @pytest.mark.parametrize("cache", ["disk", slow("memory")])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    teach_once, tmp_path, noisy, on_disk, monkeypatch, cache
+    teach_once, tmp_path, noisy, on_disk, cache
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
     more = {"cache": "memory"} if cache == "memory" else on_disk
@@ -180,18 +178,8 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
         return join(noisy, store, batch_size=4, seed=3, **arguments)
 
     whole = run_of(make(), tmp_path / "whole")
-    real, calls = Checkpoints.save, []
-
-    def save(self, *args, **options):
-        real(self, *args, **options)
-        calls.append(args)
-        if len(calls) == 2:
-            raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save)
-        with pytest.raises(KilledError):
-            run_of(make(**more), tmp_path / "cut")
+    with killed(Checkpoints, "save", call=2, after=True):
+        run_of(make(**more), tmp_path / "cut")
     assert same_weights(run_of(make(**more), tmp_path / "cut", seed=5), whole)
 
 
@@ -238,7 +226,7 @@ def test_a_disk_that_gets_full_does_not_stop_a_run(
 
 def test_the_cache_has_one_directory_for_many_streams(teach_once, tmp_path, noisy, on_disk):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
-    for seed in range(3):
+    for seed in range(2):
         batches_of(join(noisy, store, batch_size=4, seed=seed, **on_disk))
     assert len(os.listdir(on_disk["cache_directory"])) == 2
 
