@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import importlib
 import json
@@ -15,6 +14,7 @@ import tensorflow as tf
 import tf_keras
 from helpers import draw_directory
 from process_helpers import finished
+from resume_helpers import metrics_of
 from run_helpers import (
     dense_student,
     killed,
@@ -94,15 +94,6 @@ def whole(shared, tmp_path_factory):
     """A run of the dense student that nothing stopped: its distiller."""
     stream = join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
     return fit(stream, run=tmp_path_factory.mktemp("whole") / "run")[0]
-
-
-def csv_rows(run):
-    """The lines of metrics.csv without the columns that a clock decides."""
-    with open(run / "metrics.csv", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    for row in rows:
-        del row["images_per_second"], row["input_wait"]
-    return rows
 
 
 def test_the_users_own_model_comes_back_with_its_softmax_and_better(stream, pixels, family):
@@ -234,7 +225,7 @@ def test_a_run_writes_its_files(stream, images, store, tmp_path):
     assert config["store"]["fingerprint"] == store.header.fingerprint
     assert (config["temperature"], config["batch_size"], config["seed"]) == (2.0, 8, 3)
     assert config["class_names"] == ["ant", "bee", "cat"] and config["epochs"] == 2
-    rows = csv_rows(run)
+    rows = metrics_of(run)
     assert tuple(rows[0]) == COLUMNS[:-2] and [row["epoch"] for row in rows] == ["1", "2"]
     assert [row["step"] for row in rows] == ["4", "8"]
     assert float(rows[1]["val_loss"]) == history.last["val_loss"]
@@ -254,7 +245,7 @@ def test_a_run_killed_after_some_epochs_ends_as_if_it_had_not_been(
     resumed, history = fit(stream, dense_student(own, seed=5), run=tmp_path / "cut", **options)
     assert same_weights(resumed.student, whole.student)
     assert same_weights(load_model(tmp_path / "cut" / "student.keras"), whole.student)
-    assert csv_rows(tmp_path / "cut") == csv_rows(tmp_path / "whole")
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
     assert len(history.epochs) == EPOCHS
     assert not list((tmp_path / "cut").rglob("*.tmp*"))
 
@@ -273,7 +264,7 @@ def test_no_resume_starts_over(stream, tmp_path):
     again, history = fit(stream, run=run, temperature=2.0, epochs=2, resume=False)
     assert same_weights(again.student, fresh.student) and len(history.epochs) == 2
     assert json.loads((run / "config.json").read_text())["temperature"] == 2.0
-    assert len(csv_rows(run)) == 2
+    assert len(metrics_of(run)) == 2
     names = [path.name for path in sorted((run / "checkpoints").iterdir())]
     assert names == ["step-0000000004", "step-0000000008"]
 
@@ -284,7 +275,7 @@ def test_fewer_epochs_than_were_done_are_refused(stream, tmp_path):
     with pytest.raises(OptionError, match=r"--epochs is 1, and the run .*/run has done 2\.\nGive"):
         fit(stream, run=run, epochs=1, optimizer=tf_keras.optimizers.SGD(0.1))
     fit(stream, run=run, epochs=3, optimizer=tf_keras.optimizers.SGD(0.1))
-    assert len(csv_rows(run)) == 3, "with the user's own optimizer more epochs are fine"
+    assert len(metrics_of(run)) == 3, "with the user's own optimizer more epochs are fine"
 
 
 @pytest.mark.parametrize(

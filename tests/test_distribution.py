@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from process_helpers import running
+from resume_helpers import CLOCK_COLUMNS, metrics_of
 from run_helpers import command, dense_student
 from timeouts import TIMEOUT_SECS
 from worker_helpers import alone, finish, start, train
@@ -32,9 +33,6 @@ from streamkd.training.distiller import Distiller
 from streamkd.training.distribution import Workers
 from streamkd.training.saver import check_alike
 
-# Columns of metrics.csv that a worker measures by its own clock.
-OWN = ("images_per_second", "input_wait")
-
 
 @pytest.fixture
 def folder(shared, tmp_path):
@@ -52,7 +50,7 @@ def assert_close(result, expected):
         np.testing.assert_allclose(weight, other, rtol=0, atol=1e-6)
     for epoch, other in zip(result["epochs"], expected["epochs"], strict=True):
         assert set(epoch) == set(other)
-        for name in set(epoch) - {*OWN}:
+        for name in set(epoch) - {*CLOCK_COLUMNS}:
             number = other[name]
             if number is not None:  # such as `val_loss` without validation
                 number = pytest.approx(number, rel=1e-4, abs=1e-6)
@@ -64,7 +62,10 @@ def assert_same(result, expected):
     for weight, other in zip(result["weights"], expected["weights"], strict=True):
         np.testing.assert_array_equal(weight, other)
     for epoch, other in zip(result["epochs"], expected["epochs"], strict=True):
-        assert {**epoch, **dict.fromkeys(OWN)} == {**other, **dict.fromkeys(OWN)}
+        assert {**epoch, **dict.fromkeys(CLOCK_COLUMNS)} == {
+            **other,
+            **dict.fromkeys(CLOCK_COLUMNS),
+        }
 
 
 def assert_alike(results):
@@ -429,7 +430,7 @@ def test_train_on_several_devices_from_the_command_line(folder, monkeypatch, cap
     for out, flags in (("alone", []), ("mirrored", ["--distribute", "mirrored"])):
         code, answer, _ = command(capsys, *train_words(out), *flags)
         assert (code, answer["epochs"], answer["steps"]) == (0, 2, 8)
-    rows = [csv_rows(folder / out / "metrics.csv") for out in ("alone", "mirrored")]
+    rows = [metrics_of(folder / out) for out in ("alone", "mirrored")]
     assert rows[0] == rows[1], "the machine of the tests has one device"
 
 
@@ -443,12 +444,6 @@ def test_train_on_several_machines_from_the_command_line(folder):
         out, errors = child.communicate(timeout=TIMEOUT_SECS)
     assert child.returncode == 0, errors
     assert json.loads(out)["steps"] == 8
-
-
-def csv_rows(path):
-    """The lines of metrics.csv without the columns that a clock decides."""
-    with open(path, newline="") as file:
-        return [{**row, **dict.fromkeys(OWN)} for row in csv.DictReader(file)]
 
 
 def test_where_nobody_else_is_nobody_is_lost():
