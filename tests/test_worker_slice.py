@@ -61,11 +61,14 @@ def assert_cut(make, crews, start=0, stop=8):
 
 
 @pytest.mark.parametrize(
-    ("shuffle", "start"), [(True, 5), (False, 0)], ids=["shuffled", "in order"]
+    ("shuffle", "start", "crews"),
+    [(True, 5, [(2, 1), (1, 3), (4, 3)]), (False, 0, [(3, 2)])],
+    ids=["shuffled", "in order"],
 )
-def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(images, store, shuffle, start):
+def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(
+    images, store, shuffle, start, crews
+):
     options = {"batch_size": 12, "seed": 3, "shuffle": shuffle, "progress": False}
-    crews = [(2, 1), (1, 3), (4, 3)]
     assert_cut(lambda: join(images, store, **options), crews, start, start + 7)
 
 
