@@ -212,7 +212,7 @@ def test_calls_of_several_batches_begin_and_end_anywhere(
     stream = join(noisy, store, batch_size=4, seed=7, cache="memory")
     assert stream._datasets.steps_per_call(WHOLE) == num_batches
     assert_same(batches_of(stream, 0, 20), expected)  # from files first
-    for start, stop in ((0, 1), (0, 20), (3, 4), (1, 19), (7, 7), (5, 13)):
+    for start, stop in ((0, 20), (3, 4), (1, 19), (7, 7)):
         assert_same(batches_of(stream, start, stop), expected[start:stop])
     other = join(noisy, store, batch_size=4, seed=7, cache="memory")
     assert_same(batches_of(other, 4, 15), expected[4:15])  # filled within the second epoch
