@@ -14,26 +14,21 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers import COUNTS
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-# Class names and images of `directory`: uneven, and no multiple of a batch.
-COUNTS = {"ant": 11, "bee": 9, "cat": 10}
 
 
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory):
     """A folder with `images`, `directory` as it is before any test, and `teacher.h5`, its store."""
-    from helpers import EncodingTeacher, draw_directory
+    from helpers import EncodingTeacher, draw_directory, teach_small
 
     from streamkd.manifest.manifest import scan
-    from streamkd.teachers.teach import teach
 
     folder = tmp_path_factory.mktemp("taught")
     images = scan(draw_directory(folder / "images", COUNTS))
-    path = folder / "teacher.h5"
-    teacher = EncodingTeacher(num_classes=len(COUNTS))
-    teach(images, teacher, path, image_size=(8, 8), batch_size=7, progress=False)
+    teach_small(images, EncodingTeacher(num_classes=len(COUNTS)), folder / "teacher.h5")
     return folder
 
 
@@ -151,6 +146,20 @@ def shared(tmp_path_factory):
     teacher = EncodingTeacher(num_classes=len(COUNTS))
     options = {"image_size": (8, 8), "progress": False}
     return directory, teach(scan(directory), teacher, root / "s.h5", **options)
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """21 images of noise and of many sizes, in three classes; see `replay_helpers.draw_noisy`."""
+    from replay_helpers import draw_noisy
+
+    return draw_noisy(tmp_path / "noisy", one_size=False)
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """Arguments of `join` for a cache on the disk, of the test's own."""
+    return {"cache": "disk", "cache_directory": tmp_path / "pixels"}
 
 
 @pytest.fixture

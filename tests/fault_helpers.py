@@ -103,9 +103,9 @@ class SystemCalls:
             self._descriptors.clear()
         return self._dead
 
-    def say(self, what: Any) -> None:
+    def say(self, word: Any) -> None:
         """Records that the caller was told something; it must hold from then on."""
-        self.log.append(Event("said", what))
+        self.log.append(Event("said", word))
 
     def _note(self, event: Event, perform: Callable[[], Any]) -> Any:
         """Performs and records one call, unless the process is dead."""
@@ -187,7 +187,7 @@ class SystemCalls:
 
 
 class Disk:
-    """What a directory holds.
+    """The contents of a directory.
 
     Attributes:
       names: number of the file that each name leads to.

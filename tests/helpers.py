@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Class names and images of the fixture `directory`: uneven, and no multiple of a batch.
+COUNTS = {"ant": 11, "bee": 9, "cat": 10}
 # Height of the class's own logit above every logit that a number alone can make.
 CLASS_MARGIN = 16.0
 
@@ -77,6 +80,28 @@ def truncate(path: Path, num_bytes: int | None = None) -> None:
     """Cuts a file to `num_bytes`, by default to half of what it had."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2 if num_bytes is None else num_bytes])
+
+
+def break_image(path: Path | str | bytes) -> None:
+    """Overwrites a file with bytes that are no image."""
+    with open(path, "wb") as file:
+        file.write(b"no image")
+
+
+def wait_for_new_ctime(folder: Path) -> None:
+    """Waits until a file that changes gets another time of change than files had so far.
+
+    The clock of inodes ticks every 4 to 10 ms on ext4, every second or two on other file systems.
+
+    Args:
+      folder: on the same file system.
+    """
+    probe = folder / "probe of the clock"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        os.utime(probe)
+    probe.unlink()
 
 
 def pixel_numbers(pixels: Any) -> np.ndarray:
@@ -131,6 +156,14 @@ class EncodingTeacher:
             raise TeacherFailedError(f"asked for the {self.num_calls}. time")
         numbers, classes = pixel_numbers(images).T
         return encoded_logits(numbers, classes, self.num_classes)
+
+
+def teach_small(images: Any, teacher: Any, path: Path | str, **options: Any) -> Any:
+    """Returns `teach(...)` at 8×8 in blocks of 7 images, unless `options` of it say otherwise."""
+    from streamkd.teachers.teach import teach
+
+    values = {"image_size": (8, 8), "batch_size": 7, "progress": False, **options}
+    return teach(images, teacher, path, **values)
 
 
 class TeacherFailedError(RuntimeError):

@@ -4,7 +4,6 @@ distiller, history = fit(stream, student, run, epochs=2)
 with killed(Checkpoints, "save", call=3, after=True):          # as a SIGKILL at that moment
     fit(stream, student, run)
 code, answer, errors = command(capsys, "scan", directory)     # --json is added
-with running("-m", "streamkd", "train", ...) as child: ...    # a child that never outlives its test
 assert snapshot(tmp_path) == before                          # nothing was written
 """
 
@@ -14,9 +13,6 @@ import contextlib
 import importlib
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +20,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from timeouts import TIMEOUT_SECS
 
 from streamkd.cli.main import main
 
-ROOT = Path(__file__).resolve().parent.parent
 # For tests of lines that both families share: tf_keras takes its turn with `-m slow`.
 SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
     "family", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras"], indirect=True
@@ -130,6 +124,7 @@ def dense_student(
     *,
     num_classes: int = 3,
     image_size: tuple[int, int] = (8, 8),
+    num_channels: int = 3,
     activation: str | None = "softmax",
     regularizer: Any = None,
     seed: int = 0,
@@ -139,7 +134,7 @@ def dense_student(
     layers = family.layers
     model = family.Sequential(
         [
-            family.Input((*image_size, 3)),
+            family.Input((*image_size, num_channels)),
             layers.Rescaling(1 / 255),
             layers.Flatten(),
             layers.Dense(num_classes, activation=activation, kernel_regularizer=regularizer),
@@ -242,51 +237,6 @@ def snapshot(directory: Path) -> dict[str, bytes | None]:
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in sorted(directory.rglob("*"))
     }
-
-
-def process(*words: Any, variables: dict[str, str] | None = None, **options: Any) -> Any:
-    """Starts Python with some words, as a user would from any directory; returns the `Popen`.
-
-    Args:
-      words: of Python's command line.
-      variables: of the environment, besides those of the tests.
-      options: of `subprocess.Popen`.
-    """
-    # With a UTF-8 locale, Python's standard output refuses what is not UTF-8.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:strict"}
-    return subprocess.Popen(
-        [sys.executable, *(word if isinstance(word, bytes) else str(word) for word in words)],
-        env={**environment, **(variables or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="backslashreplace",
-        **options,
-    )
-
-
-@contextlib.contextmanager
-def running(*words: Any, **options: Any) -> Iterator[subprocess.Popen]:
-    """Starts Python with some words; kills it at the end, should it still run."""
-    with process(*words, **options) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
-def finished(*words: Any, code: int = 0, **options: Any) -> tuple[str, str]:
-    """Runs Python with some words to its end; returns standard output and standard error.
-
-    Args:
-      words: after the name of the interpreter.
-      code: the exit code that it must have.
-      options: of `subprocess.Popen`.
-    """
-    with running(*words, **options) as child:
-        out, errors = child.communicate(timeout=TIMEOUT_SECS)
-    assert child.returncode == code, errors
-    return out, errors
 
 
 def command(capsys: Any, *words: Any) -> tuple[int, dict[str, Any], str]:

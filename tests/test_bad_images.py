@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -13,11 +12,10 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
-import test_replay
 import zoo
-from run_helpers import ROOT, command, dense_student, exact_teacher
-from test_replay import answers, assert_replayed, draw_noisy, project
-from timeouts import TIMEOUT_SECS
+from process_helpers import finished
+from replay_helpers import answers, assert_replayed, draw_noisy, failing_teacher
+from run_helpers import command, dense_student, exact_teacher
 
 import streamkd as kd
 from streamkd.errors import (
@@ -254,10 +252,8 @@ def test_a_bomb_takes_no_memory(tmp_path):
     for name, data in (("good", zoo.saved("PNG")), ("bad", zoo.png_of_zeros(20_000, 20_000))):
         (tmp_path / name / "a").mkdir(parents=True)
         (tmp_path / name / "a" / "1.png").write_bytes(data)
-    words = [sys.executable, "-c", _MEETS_A_BOMB, tmp_path / "good", tmp_path / "bad"]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.returncode == 0, run.stderr[-2000:]
-    first, refusal, *_, last = run.stdout.splitlines()
+    out, _ = finished("-c", _MEETS_A_BOMB, tmp_path / "good", tmp_path / "bad")
+    first, refusal, *_, last = out.splitlines()
     assert first == "1" and last == "no memory for it"
     assert refusal.startswith(
         "BadImageError The image 'a/1.png' cannot be decoded: it has 20,000 x"
@@ -290,9 +286,9 @@ def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_p
     bad = {spoil(tmp_path / "i", *one) for one in (("03", "truncated"), ("09", "gone"))}
     bad.add(spoil(tmp_path / "i", "17", "changed"))
     stream = join(images, store, batch_size=4, seed=1, on_bad="skip")
-    found = list(stream.dataset(0, 24))
+    batches = list(stream.dataset(0, 24))
     num_without = 0
-    for step, (one, other) in enumerate(zip(sound, found, strict=True)):
+    for step, (one, other) in enumerate(zip(sound, batches, strict=True)):
         weights, was = other[2].numpy(), one[2].numpy()
         mine = np.array([images.keys[index] in bad for index in stream.indices(step).tolist()])
         expected = mine.copy()
@@ -308,7 +304,7 @@ def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_p
     assert {images.keys[index] for index in stream.skipped} == bad
     assert sorted(stream.skipped.values())[1].startswith("it is not the file that the teacher")
     entered = join(images, store, batch_size=4, seed=1, on_bad="skip").dataset(15, 24)
-    for one, other in zip(found[15:], entered, strict=True):
+    for one, other in zip(batches[15:], entered, strict=True):
         assert np.array_equal(one[0], other[0]) and np.array_equal(one[2], other[2])
     if kind == "plain":
         with pytest.raises((BadImageError, ChangedImageError)) as refusal:
@@ -339,21 +335,11 @@ def test_a_pass_that_skips_and_was_cut_resumes_to_the_same_bytes(tmp_path, views
     images = draw_noisy(tmp_path / "i", one_size=False)
     spoil(tmp_path / "i", "03", "truncated")
     spoil(tmp_path / "i", "17", "truncated")
-    answers(images, tmp_path / "uncut.h5", views, on_bad="skip", batch_size=6)
-    calls = []
-
-    def failing(pixels):
-        calls.append(1)
-        if len(calls) == 4:
-            raise helpers.TeacherFailedError
-        return project(pixels)
-
-    teacher = kd.load_teacher(failing, name="p", output="logits")
-    arguments = {"image_size": test_replay.SIZE, "codec": "float32", "batch_size": 6}
-    arguments |= {"views": views, "on_bad": "skip", "progress": False}
+    options = {"on_bad": "skip", "batch_size": 6}
+    answers(images, tmp_path / "uncut.h5", views, **options)
     with pytest.raises(helpers.TeacherFailedError):
-        teach(images, teacher, tmp_path / "s.h5", **arguments)
-    answers(images, tmp_path / "s.h5", views, on_bad="skip", batch_size=6)
+        answers(images, tmp_path / "s.h5", views, teacher=failing_teacher(4), **options)
+    answers(images, tmp_path / "s.h5", views, **options)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
@@ -369,9 +355,9 @@ def test_commands_skip_and_list(directory, tmp_path, monkeypatch, capsys):
     teaching = ("teach", "images", "--teacher", "t.keras", "--out", "s.h5")
     code, refusal, _ = command(capsys, *teaching)
     assert code == 2 and refusal["error"]["key"] == "bee/00014.png"
-    code, found, _ = command(capsys, *teaching, "--on-bad", "skip")
-    assert code == 0 and found["num_refused"] == 1 and found["rows_done"] == 30
-    assert found["refused"][0]["key"] == "bee/00014.png" and found["refused"][0]["reason"]
+    code, taught, _ = command(capsys, *teaching, "--on-bad", "skip")
+    assert code == 0 and taught["num_refused"] == 1 and taught["rows_done"] == 30
+    assert taught["refused"][0]["key"] == "bee/00014.png" and taught["refused"][0]["reason"]
     helpers.truncate(directory / "ant" / "00003.png")
     training = ("train", "images", "--store", "s.h5", "--student", "m.keras", "--out", "run")
     training += ("--missing", "drop", "--optimizer", "sgd", "--batch-size", 8, "--epochs")

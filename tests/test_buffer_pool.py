@@ -26,21 +26,21 @@ def test_arrays_begin_where_tensorflow_takes_them_as_they_are():
 def test_memory_comes_back_when_nothing_refers_to_it():
     pool = BufferPool()
     array = pool.array(*KIND)
-    place = address(array)
+    before = address(array)
     view = array[3:, 1:]
     del array
     other = pool.array(*KIND)
-    assert address(other) != place
+    assert address(other) != before
     del view
-    assert address(pool.array(*KIND)) == place
+    assert address(pool.array(*KIND)) == before
 
 
 def test_another_size_has_memory_of_its_own():
     pool = BufferPool()
-    place = address(pool.array(*KIND))
+    before = address(pool.array(*KIND))
     other = pool.array((64, 34), np.float32)
-    assert address(other) != place
-    assert address(pool.array((33, 64), np.float32)) == place
+    assert address(other) != before
+    assert address(pool.array((33, 64), np.float32)) == before
 
 
 def test_no_more_is_kept_than_a_pipeline_has_under_way():
@@ -67,7 +67,7 @@ def numbers_of(pool, count):
     return tf.data.Dataset.range(count).map(fetch, num_parallel_calls=2).prefetch(2)
 
 
-def test_what_tensorflow_or_numpy_looks_at_does_not_change():
+def test_arrays_that_tensorflow_or_numpy_still_holds_do_not_change():
     pool = BufferPool()
     tensors = list(numbers_of(pool, 50))
     slices = [tensor[1:3] for tensor in tensors]
@@ -80,18 +80,18 @@ def test_what_tensorflow_or_numpy_looks_at_does_not_change():
 
 
 def test_a_pipeline_lives_on_few_buffers():
-    pool, places = BufferPool(), set()
+    pool, addresses = BufferPool(), set()
     real = pool.array
 
     def array(shape, dtype):
         made = real(shape, dtype)
-        places.add(address(made))
+        addresses.add(address(made))
         return made
 
     pool.array = array
     for number, tensor in enumerate(numbers_of(pool, 300)):
         assert int(tensor[5, 5]) == number
-    assert len(places) < 40
+    assert len(addresses) < 40
 
 
 def test_threads_never_get_the_same_memory():

@@ -49,7 +49,7 @@ def test_a_run_with_a_cache_is_the_run_without_one(here, capsys):
     assert sorted(path.name for path in (here / "pixels").iterdir()) == names
 
 
-def test_nothing_is_said_about_it_to_who_wants_quiet(here, capsys):
+def test_quiet_says_nothing_of_the_cache(here, capsys):
     _, errors = trained(capsys, "quiet", "--epochs", 1, *DISK, "--quiet")
     assert "kept in" not in errors
 

@@ -37,7 +37,7 @@ def names_in(checkpoints):
     return sorted(path.name for path in checkpoints.directory.iterdir())
 
 
-def test_what_was_saved_is_restored(parts, tmp_path, family):
+def test_weights_optimizer_and_state_are_restored_as_they_were_saved(parts, tmp_path, family):
     change(parts, 1)
     of(tmp_path, parts).save(7, {"epoch": 1, "history": [{"loss": 0.5}]})
     fresh = dense_student(family, seed=9)
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_model_is_not_taken(parts, tmp_path, family):
         of(tmp_path, (other, optimizer)).restore()
 
 
-def test_what_a_killed_run_left_behind_is_removed(parts, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(parts, tmp_path):
     checkpoints = of(tmp_path, parts)
     checkpoints.save(4, {"epoch": 1})
     leftover = checkpoints.directory / "step-0000000008.tmp"

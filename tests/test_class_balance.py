@@ -22,8 +22,8 @@ def drawn(balance, num_epochs):
     """Returns the images of some epochs in the order of the draws, `[epochs, draws]`."""
     draws = np.tile(np.arange(balance.num_draws), num_epochs)
     epochs = np.repeat(np.arange(num_epochs), balance.num_draws)
-    places, turns = balance.draw(tf.constant(draws), tf.constant(epochs))
-    images = balance.images[places.numpy()].reshape(num_epochs, -1)
+    indices, turns = balance.draw(tf.constant(draws), tf.constant(epochs))
+    images = balance.images[indices.numpy()].reshape(num_epochs, -1)
     return images, turns.numpy().reshape(num_epochs, -1)
 
 
@@ -44,7 +44,7 @@ def test_each_class_goes_through_its_images_in_rounds_and_leaves_none_out():
         for start in range(0, len(mine) // count * count, count):
             assert sorted(mine[start : start + count]) == own.tolist()
         rounds = turns.reshape(-1)[LABELS[of_all] == label]
-        assert rounds.tolist() == [place // count for place in range(200)]
+        assert rounds.tolist() == [index // count for index in range(200)]
 
 
 def test_rounds_and_classes_have_orders_of_their_own():

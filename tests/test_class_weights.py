@@ -63,7 +63,7 @@ def test_balanced_is_the_formula_of_scikit_learn():
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(given, words):
+def test_class_weights_that_cannot_be_are_refused(given, words):
     with pytest.raises(OptionError, match=words):
         weights_of_classes(given)
 

@@ -12,16 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import draw_directory, draw_image, truncate
-from run_helpers import (
-    command,
-    dense_student,
-    drifting_model,
-    exact_teacher,
-    finished,
-    process,
-    refusal,
-    snapshot,
-)
+from process_helpers import finished, process
+from run_helpers import command, dense_student, drifting_model, exact_teacher, refusal, snapshot
 from timeouts import TIMEOUT_SECS
 
 from streamkd.cli import commands

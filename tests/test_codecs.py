@@ -149,8 +149,8 @@ def test_rows_gathered_from_a_store_are_those_that_the_codec_rebuilds(tmp_path, 
     logits = teach_packed(path, name)
     expected = rebuild(name, codecs.get(name).encode(logits), 21)
     rows = np.array([19, 0, 7, 7, 12])
-    found = open_store(path, io).gather(rows)
-    np.testing.assert_allclose(found, expected[rows], rtol=1e-5, atol=1e-5)
+    gathered = open_store(path, io).gather(rows)
+    np.testing.assert_allclose(gathered, expected[rows], rtol=1e-5, atol=1e-5)
     assert open_store(path, io).gather(rows[:0]).shape == (0, 21)
     assert verify_store(path).sound
 

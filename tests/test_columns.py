@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_replay import ASKED, FADE, draw_noisy
+from replay_helpers import ASKED, CROPS, EVERYTHING, FADE
 
 from streamkd.pixels.file_batch import Files
 from streamkd.stream.batch_fetch import BatchColumns, BatchFetcher
@@ -11,15 +11,11 @@ from streamkd.stream.join import join
 from streamkd.stream.order.sequence import Sequence
 from streamkd.views.views import Views
 
-ALL = Views(
-    3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0, operation=FADE
-)
-CROPS = Views(2, crop=(0.35, 1.0), canonical_size=(14, 12))
 INDEPENDENT = {"augment": "independent", "views": Views(1, crop=(0.3, 0.8), flip=True)}
 CASES = {
     "labels alone": (None, {"image_size": (9, 10)}),
     "plain": (Views(0), {}),
-    "mixed": (ALL, {"operation": FADE}),
+    "mixed": (EVERYTHING, {"operation": FADE}),
     "skipping": (Views(0), {"on_bad": "skip"}),
     "several views of a decode": (CROPS, {"views_per_decode": 2, "on_bad": "skip"}),
     "cached": (CROPS, {"cache": "memory"}),
@@ -28,11 +24,6 @@ CASES = {
     "some without logits": (CROPS, {"missing": "label"}),
 }
 IGNORED = ("ignore:The student is shown views", "ignore:.* of 21 images have no logits")
-
-
-@pytest.fixture
-def noisy(tmp_path):
-    return draw_noisy(tmp_path / "noisy", one_size=False)
 
 
 @pytest.fixture
@@ -84,7 +75,7 @@ def test_a_batch_that_is_all_in_the_cache_has_no_files(stream_of, cache):
 
 
 def test_an_image_is_unusable_where_it_or_its_partner_is_bad(stream_of):
-    columns = MixedImageColumns(stream_of(ALL, {"operation": FADE}).spec)
+    columns = MixedImageColumns(stream_of(EVERYTHING, {"operation": FADE}).spec)
     bad = np.array([False, True, False, False, True, False])
     partners = np.array([1, 0, 3, 2, -1, -1])  # the last two share a pair and are shown plain
     unusable = columns.unusable({"view_partner": partners}, bad)

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from run_helpers import command, finished
+from process_helpers import finished
+from run_helpers import command
 
 from streamkd.cli import config_file
 from streamkd.cli.main import build_parser, main

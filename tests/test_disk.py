@@ -133,7 +133,7 @@ class TestMacOS:
         disk.sync_file(path)
         assert len(full_syncs) == 1 and log.calls == []
 
-    def test_what_is_replaced_is_synced_through_the_cache_of_the_drive(self, tmp_path, full_syncs):
+    def test_a_replaced_file_is_synced_through_the_cache_of_the_drive(self, tmp_path, full_syncs):
         disk.write_atomically(tmp_path / "config.json", "{}")
         assert len(full_syncs) == 1
 

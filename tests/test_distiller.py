@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import importlib
 import json
@@ -13,12 +12,12 @@ import pytest
 import run_helpers
 import tensorflow as tf
 import tf_keras
-from helpers import EncodingTeacher, draw_directory, truncate
+from helpers import draw_directory
+from process_helpers import finished
+from resume_helpers import metrics_of
 from run_helpers import (
-    TIMEOUT_SECS,
     dense_student,
     killed,
-    running,
     same_weights,
     snapshot,
     softmax,
@@ -33,16 +32,14 @@ from streamkd.errors import (
     NonFiniteError,
     OptionError,
     OutputError,
-    ResumeError,
     StudentError,
 )
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
+from streamkd.results.export import export
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import COLUMNS
 from streamkd.stream.join import join
-from streamkd.teachers.load_teacher import load_teacher
-from streamkd.teachers.teach import teach
 from streamkd.training.distiller import Distiller
 from streamkd.training.step_calls import StepCalls
 
@@ -97,15 +94,6 @@ def whole(shared, tmp_path_factory):
     """A run of the dense student that nothing stopped: its distiller."""
     stream = join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
     return fit(stream, run=tmp_path_factory.mktemp("whole") / "run")[0]
-
-
-def csv_rows(run):
-    """The lines of metrics.csv without the columns that a clock decides."""
-    with open(run / "metrics.csv", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    for row in rows:
-        del row["images_per_second"], row["input_wait"]
-    return rows
 
 
 def test_the_users_own_model_comes_back_with_its_softmax_and_better(stream, pixels, family):
@@ -189,28 +177,33 @@ def test_validation_numbers_are_those_of_evaluate(stream, directory, images, cap
 
 
 LOADING = """
-import importlib, sys
+import sys
+import keras, tf_keras
 import numpy as np
-family = importlib.import_module(sys.argv[1])
-model = family.models.load_model(sys.argv[2])
-np.save(sys.argv[4], model.predict(np.load(sys.argv[3]), verbose=0))
-assert model.layers[-1].activation.__name__ == "softmax"
+pixels = np.load("pixels.npy")
+for family in (tf_keras, keras):
+    for name in ("student", "exported"):
+        model = family.models.load_model(f"{family.__name__}/{name}.keras")
+        assert model.layers[-1].activation.__name__ == "softmax"
+        np.save(f"{family.__name__}/{name}.npy", model.predict(pixels, verbose=0))
 assert not [name for name in sys.modules if name.partition(".")[0] == "streamkd"]
 """
 
 
-def test_the_student_loads_in_a_process_that_knows_nothing_of_streamkd(
-    stream, pixels, family, tmp_path
-):
-    distiller, _ = fit(stream, dense_student(family), tmp_path / "run", epochs=1, learning_rate=0.1)
+def test_students_load_in_a_process_that_knows_nothing_of_streamkd(stream, pixels, tmp_path):
     np.save(tmp_path / "pixels.npy", pixels)
-    files = [tmp_path / name for name in ("run/student.keras", "pixels.npy", "answers.npy")]
-    with running("-c", LOADING, family.__name__, *files) as child:
-        _, errors = child.communicate(timeout=TIMEOUT_SECS)
-    assert child.returncode == 0, errors
-    answers = np.load(files[-1])
-    np.testing.assert_allclose(answers, np.asarray(distiller.student(pixels)), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+    answers = {}
+    for family in ("tf_keras", "keras"):
+        run = tmp_path / family
+        distiller, _ = fit(stream, dense_student(family), run, epochs=1, learning_rate=0.1)
+        export(run, run / "exported.keras", progress=False)
+        answers[family] = np.asarray(distiller.student(pixels))
+    finished("-c", LOADING, cwd=tmp_path)
+    for family, expected in answers.items():
+        for name in ("student", "exported"):
+            loaded = np.load(tmp_path / family / f"{name}.npy")
+            np.testing.assert_allclose(loaded, expected, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(loaded.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_run_writes_its_files(stream, images, store, tmp_path):
@@ -232,14 +225,14 @@ def test_a_run_writes_its_files(stream, images, store, tmp_path):
     assert config["store"]["fingerprint"] == store.header.fingerprint
     assert (config["temperature"], config["batch_size"], config["seed"]) == (2.0, 8, 3)
     assert config["class_names"] == ["ant", "bee", "cat"] and config["epochs"] == 2
-    rows = csv_rows(run)
+    rows = metrics_of(run)
     assert tuple(rows[0]) == COLUMNS[:-2] and [row["epoch"] for row in rows] == ["1", "2"]
     assert [row["step"] for row in rows] == ["4", "8"]
     assert float(rows[1]["val_loss"]) == history.last["val_loss"]
     assert history.run == str(run) and history.last["images_per_second"] > 0
 
 
-@pytest.mark.parametrize(("own", "num_epochs"), [("tf_keras", 1), ("tf_keras", 3), ("keras", 2)])
+@pytest.mark.parametrize(("own", "num_epochs"), [("tf_keras", 3), ("keras", 1)])
 def test_a_run_killed_after_some_epochs_ends_as_if_it_had_not_been(
     stream, images, tmp_path, own, num_epochs
 ):
@@ -252,7 +245,7 @@ def test_a_run_killed_after_some_epochs_ends_as_if_it_had_not_been(
     resumed, history = fit(stream, dense_student(own, seed=5), run=tmp_path / "cut", **options)
     assert same_weights(resumed.student, whole.student)
     assert same_weights(load_model(tmp_path / "cut" / "student.keras"), whole.student)
-    assert csv_rows(tmp_path / "cut") == csv_rows(tmp_path / "whole")
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
     assert len(history.epochs) == EPOCHS
     assert not list((tmp_path / "cut").rglob("*.tmp*"))
 
@@ -264,79 +257,6 @@ def test_a_run_killed_within_an_epoch_repeats_that_epoch(stream, whole, tmp_path
     assert same_weights(resumed.student, whole.student)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(stream, whole, tmp_path):
-    with killed(Checkpoints, "save", call=3, after=True):
-        fit(stream, run=tmp_path / "cut")
-    newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
-    truncate(next(newest.glob("tensors.data-*")))
-    with pytest.warns(UserWarning, match="A checkpoint of .*step-0000000012: .*resumes from"):
-        resumed, history = fit(stream, run=tmp_path / "cut")
-    assert same_weights(resumed.student, whole.student) and len(history.epochs) == EPOCHS
-
-
-def test_a_finished_run_returns_at_once_with_its_student(stream, tmp_path, monkeypatch):
-    first, history = fit(stream, run=tmp_path / "run", epochs=2)
-    before = snapshot(tmp_path / "run")
-    monkeypatch.setattr(Checkpoints, "save", lambda *args: pytest.fail("trained again"))
-    again, same = fit(stream, dense_student(seed=7), run=tmp_path / "run", epochs=2)
-    assert same_weights(again.student, first.student)
-    assert same.epochs == history.epochs and snapshot(tmp_path / "run") == before
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """A directory, its store, and a run of one epoch of two; none of them is changed by tests."""
-    root = tmp_path_factory.mktemp("begun")
-    images = scan(draw_directory(root / "images", {"ant": 6, "bee": 5}))
-    teacher = EncodingTeacher(num_classes=2)
-    store = teach(images, teacher, root / "s.h5", image_size=(8, 8), progress=False)
-    stream = join(images, store, batch_size=4, seed=3)
-    with killed(Checkpoints, "save", after=True):
-        fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
-    return root, images, store
-
-
-@pytest.mark.parametrize(
-    ("stream_changes", "options", "name"),
-    [
-        ({"seed": 4}, {}, "seed"),
-        ({"batch_size": 5}, {}, "batch_size"),
-        ({"shuffle": False}, {}, "shuffle"),
-        ({}, {"temperature": 2.0}, "temperature"),
-        ({}, {"label_weight": 0.5}, "label_weight"),
-        ({}, {"epochs": 3}, "epochs"),
-        ({}, {"learning_rate": 0.5}, "learning_rate"),
-        ({}, {"optimizer": "adam"}, "optimizer"),
-        ({}, {"jit": True}, "jit"),
-        ({}, {"student_preprocess": "scale"}, "student"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_a_run_begun_with_something_else_is_refused(begun, stream_changes, options, name):
-    root, images, store = begun
-    stream = join(images, store, **{"batch_size": 4, "seed": 3, **stream_changes})
-    before = snapshot(root)
-    with pytest.raises(ResumeError, match=rf"{root}/run was started with another {name}") as info:
-        fit(stream, dense_student(num_classes=2), run=root / "run", **{"epochs": 2, **options})
-    assert "  run: " in str(info.value) and "  now: " in str(info.value)
-    assert "`--no-resume`" in str(info.value)
-    assert snapshot(root) == before
-
-
-def test_a_run_begun_with_another_store_or_student_is_refused(begun, tmp_path):
-    root, images, store = begun
-    teacher = load_teacher(EncodingTeacher(num_classes=2), name="another teacher")
-    other = teach(images, teacher, tmp_path / "other.h5", image_size=(8, 8), progress=False)
-    stream = join(images, other, batch_size=4, seed=3)
-    with pytest.raises(ResumeError, match="started with another store") as info:
-        fit(stream, dense_student(num_classes=2), run=root / "run", epochs=2)
-    assert "another teacher" in str(info.value)
-    stream = join(images, store, batch_size=4, seed=3)
-    with pytest.raises(ResumeError, match="started with another student") as info:
-        fit(stream, dense_student("keras", num_classes=2), run=root / "run", epochs=2)
-    assert '"family": "keras"' in str(info.value)
-
-
 def test_no_resume_starts_over(stream, tmp_path):
     run = tmp_path / "run"
     fit(stream, run=run)
@@ -344,7 +264,7 @@ def test_no_resume_starts_over(stream, tmp_path):
     again, history = fit(stream, run=run, temperature=2.0, epochs=2, resume=False)
     assert same_weights(again.student, fresh.student) and len(history.epochs) == 2
     assert json.loads((run / "config.json").read_text())["temperature"] == 2.0
-    assert len(csv_rows(run)) == 2
+    assert len(metrics_of(run)) == 2
     names = [path.name for path in sorted((run / "checkpoints").iterdir())]
     assert names == ["step-0000000004", "step-0000000008"]
 
@@ -355,7 +275,7 @@ def test_fewer_epochs_than_were_done_are_refused(stream, tmp_path):
     with pytest.raises(OptionError, match=r"--epochs is 1, and the run .*/run has done 2\.\nGive"):
         fit(stream, run=run, epochs=1, optimizer=tf_keras.optimizers.SGD(0.1))
     fit(stream, run=run, epochs=3, optimizer=tf_keras.optimizers.SGD(0.1))
-    assert len(csv_rows(run)) == 3, "with the user's own optimizer more epochs are fine"
+    assert len(metrics_of(run)) == 3, "with the user's own optimizer more epochs are fine"
 
 
 @pytest.mark.parametrize(
@@ -408,6 +328,14 @@ def test_a_student_of_another_width_is_refused(stream):
         "  store:  3 classes\n"
         "Give a student with 3 outputs."
     )
+
+
+def test_a_student_of_several_outputs_is_refused(stream, family):
+    inputs = family.Input((8, 8, 3))
+    features = family.layers.Flatten()(inputs)
+    student = family.Model(inputs, [family.layers.Dense(3)(features) for _ in range(2)])
+    with pytest.raises(StudentError, match="output disagrees with the store"):
+        fit(stream, student)
 
 
 def test_a_student_of_another_input_is_refused(stream):
@@ -471,7 +399,7 @@ def test_unlabelled_images_learn_from_the_teacher_alone(directory, store):
     assert last["loss"] == pytest.approx(0.5 * last["distillation_loss"])
 
 
-def test_what_the_student_expects_of_pixels_becomes_its_first_layers(stream, pixels, family):
+def test_preprocessing_becomes_the_first_layers_of_the_student(stream, pixels, family):
     student = dense_student(family)
     distiller, _ = fit(stream, student, student_preprocess="127.5,64", epochs=1)
     expected = np.asarray(student((pixels - 127.5) / 64))
@@ -554,7 +482,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(stream, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_no_keras_model_is_refused():
+def test_a_student_that_is_no_keras_model_is_refused():
     with pytest.raises(
         OptionError, match=r"builtins\.int is not a Keras model; give a tf_keras or"
     ):

@@ -12,7 +12,9 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import command, dense_student, running
+from process_helpers import running
+from resume_helpers import CLOCK_COLUMNS, metrics_of
+from run_helpers import command, dense_student
 from timeouts import TIMEOUT_SECS
 from worker_helpers import alone, finish, start, train
 
@@ -31,9 +33,6 @@ from streamkd.training.distiller import Distiller
 from streamkd.training.distribution import Workers
 from streamkd.training.saver import check_alike
 
-# Columns of metrics.csv that a worker measures by its own clock.
-OWN = ("images_per_second", "input_wait")
-
 
 @pytest.fixture
 def folder(shared, tmp_path):
@@ -51,7 +50,7 @@ def assert_close(result, expected):
         np.testing.assert_allclose(weight, other, rtol=0, atol=1e-6)
     for epoch, other in zip(result["epochs"], expected["epochs"], strict=True):
         assert set(epoch) == set(other)
-        for name in set(epoch) - {*OWN}:
+        for name in set(epoch) - {*CLOCK_COLUMNS}:
             number = other[name]
             if number is not None:  # such as `val_loss` without validation
                 number = pytest.approx(number, rel=1e-4, abs=1e-6)
@@ -63,7 +62,10 @@ def assert_same(result, expected):
     for weight, other in zip(result["weights"], expected["weights"], strict=True):
         np.testing.assert_array_equal(weight, other)
     for epoch, other in zip(result["epochs"], expected["epochs"], strict=True):
-        assert {**epoch, **dict.fromkeys(OWN)} == {**other, **dict.fromkeys(OWN)}
+        assert {**epoch, **dict.fromkeys(CLOCK_COLUMNS)} == {
+            **other,
+            **dict.fromkeys(CLOCK_COLUMNS),
+        }
 
 
 def assert_alike(results):
@@ -263,7 +265,7 @@ def test_workers_that_were_started_with_different_things_are_refused(folder):
 
 
 @pytest.mark.slow
-def test_what_the_chief_is_refused_all_are_told(folder):
+def test_a_refusal_of_the_chief_reaches_every_worker(folder):
     train(folder, "multi-worker", 2, run="run", epochs=1)
     told = refusals(folder, run="run", epochs=1, distiller={"temperature": 2.0})
     assert told[0] == told[1]
@@ -341,7 +343,7 @@ def test_one_worker_is_the_chief_and_alone_and_asks_nobody():
         pass
 
 
-def test_what_the_function_of_the_chief_raises_is_raised():
+def test_an_error_in_the_chiefs_function_is_raised():
     def busy():
         raise RunBusyError("Another process is training.")
 
@@ -427,7 +429,7 @@ def test_train_on_several_devices_from_the_command_line(folder, monkeypatch, cap
     for out, flags in (("alone", []), ("mirrored", ["--distribute", "mirrored"])):
         code, answer, _ = command(capsys, *train_words(out), *flags)
         assert (code, answer["epochs"], answer["steps"]) == (0, 2, 8)
-    rows = [csv_rows(folder / out / "metrics.csv") for out in ("alone", "mirrored")]
+    rows = [metrics_of(folder / out) for out in ("alone", "mirrored")]
     assert rows[0] == rows[1], "the machine of the tests has one device"
 
 
@@ -441,12 +443,6 @@ def test_train_on_several_machines_from_the_command_line(folder):
         out, errors = child.communicate(timeout=TIMEOUT_SECS)
     assert child.returncode == 0, errors
     assert json.loads(out)["steps"] == 8
-
-
-def csv_rows(path):
-    """The lines of metrics.csv without the columns that a clock decides."""
-    with open(path, newline="") as file:
-        return [{**row, **dict.fromkeys(OWN)} for row in csv.DictReader(file)]
 
 
 def test_where_nobody_else_is_nobody_is_lost():

@@ -119,6 +119,9 @@ def test_a_distilled_student_comes_nearer_to_the_teacher_than_one_from_labels(wo
     assert divergence[0.0] < divergence[1.0]
 
 
+@pytest.mark.parametrize(
+    "family", ["tf_keras", pytest.param("keras", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_teacher_of_keras_3_teaches_students_of_both_families(world, family):
     """The student hears of no label."""
     teacher = color_teacher(importlib.import_module("keras"))

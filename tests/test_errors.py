@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +39,15 @@ BUILTINS = {
     "OutputError": OSError,
     "DiskFullError": OSError,
 }
+
+
+# Beginnings of messages of one sentence, which ends in what to do.
+WITH_ADVICE = (
+    "There is no codec {}: BITS is one of",
+    "A plan needs logits of the teacher: give one of",
+    "The callback {} {}",
+)
+PACKAGE = Path(errors.__file__).parent
 
 
 def test_every_class_is_in_the_table():
@@ -75,6 +87,32 @@ def test_the_tree_in_the_docstring_names_every_class_and_its_builtin(refusal):
     parent = refusal.__mro__[1]
     if parent is StreamkdError:
         assert f"({BUILTINS[refusal.__name__].__name__})" in line
+
+
+def text_of(node):
+    """Returns the text of an expression as it is written, with {} for each value in it."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return text_of(node.left) + text_of(node.right)
+    return "{}"
+
+
+def messages():
+    """Yields the texts of all refusals that the package raises, and where they are raised."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            raised = node.exc if isinstance(node, ast.Raise) else None
+            if isinstance(raised, ast.Call) and getattr(raised.func, "id", None) in BUILTINS:
+                yield text_of(raised.args[0]), f"{path.relative_to(PACKAGE)}:{node.lineno}"
+
+
+def test_every_message_says_what_to_do_besides_what_does_not_fit():
+    """In a sentence or a line of its own, but for a few texts that say both in one."""
+    short = [(text, at) for text, at in messages() if not re.search(r"\n|[.;] ", text)]
+    assert [(text, at) for text, at in short if not text.startswith(WITH_ADVICE)] == []
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,41 @@ import importlib.util
 
 import numpy as np
 import pytest
-from run_helpers import ROOT, finished
+from process_helpers import ROOT, finished
 
 import streamkd as kd
 
 EXAMPLES = ROOT / "examples"
 
 
-def test_a_store_is_written_without_tensorflow_and_again_from_where_it_is(directory, tmp_path):
-    path = tmp_path / "teacher.h5"
-    for _ in range(2):  # the second time it is finished
-        out, errors = finished(EXAMPLES / "pytorch_style_store.py", directory, path)
-        assert out == f"{path}: 30 images, 3 classes\n", errors
-        assert kd.verify(path, images=kd.scan(directory), progress=False).sound
+# Runs a script as on a machine where some modules are not installed.
+WITHOUT_MODULES = """
+import runpy, sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class TestPytorchStyleStore:
+    EXAMPLE = EXAMPLES / "pytorch_style_store.py"
+
+    def test_a_store_is_written_without_tensorflow_and_again_from_where_it_is(
+        self, directory, tmp_path
+    ):
+        path = tmp_path / "teacher.h5"
+        for _ in range(2):  # the second time it is finished
+            out, _ = finished("-c", WITHOUT_MODULES, "tensorflow", self.EXAMPLE, directory, path)
+            assert out == f"{path}: 30 images, 3 classes\n"
+            assert kd.verify(path, images=kd.scan(directory), progress=False).sound
+
+    def test_without_any_digest_it_says_what_to_install(self, directory, tmp_path):
+        path, missing = tmp_path / "teacher.h5", "tensorflow,farmhash"
+        line = ("-c", WITHOUT_MODULES, missing, self.EXAMPLE, directory, path)
+        _, errors = finished(*line, code=1)
+        assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in errors
+        assert "`pip install pyfarmhash`" in errors and not path.exists()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import small_model
-from run_helpers import dense_student, drifting_model, finished, same_weights, snapshot
+from run_helpers import dense_student, drifting_model, same_weights, snapshot
 
 from streamkd.errors import BadImageError, OptionError, OutputError, StudentError
 from streamkd.results.export import export
@@ -30,19 +30,6 @@ def test_the_file_is_an_ordinary_model_of_plain_keras(images, tmp_path, family):
         "tolerance": 1e-5,
         "parity": True,
     }
-
-
-def test_files_are_loaded_where_streamkd_is_not_imported(tmp_path):
-    for family in ("tf_keras", "keras"):
-        export(small_model(family), tmp_path / f"{family}.keras", progress=False)
-    code = (
-        "import sys, tf_keras, keras\n"
-        "for family in (tf_keras, keras):\n"
-        "    print(family.models.load_model(family.__name__ + '.keras').count_params())\n"
-        "print('streamkd' in sys.modules)"
-    )
-    out, _ = finished("-c", code, cwd=tmp_path)
-    assert out.split() == [str(small_model("keras").count_params())] * 2 + ["False"]
 
 
 def test_a_run_directory_or_a_file_is_exported_with_noise_as_images(tmp_path):
@@ -95,7 +82,7 @@ def test_other_formats_are_refused(tmp_path):
         export(dense_student(), tmp_path / "out.tflite", format="tflite")
 
 
-def test_what_is_no_model_is_refused(tmp_path):
+def test_a_file_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(StudentError, match=r"There is no model at .*/none\.keras\.\nGive the path"):
         export(tmp_path / "none.keras", tmp_path / "out.keras")
     assert not list(tmp_path.iterdir())

@@ -3,8 +3,6 @@
 import ast
 import importlib
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from process_helpers import finished
 
 import streamkd
 from streamkd.errors import OptionError, StudentError, TeacherError
@@ -30,7 +29,7 @@ def test_models_and_layers_belong_to_their_family(family):
 
 
 @pytest.mark.parametrize("thing", [print, "model", 3, None, np.zeros(2)], ids=repr)
-def test_what_is_no_model_belongs_to_no_family(thing):
+def test_an_object_that_is_no_model_belongs_to_no_family(thing):
     assert family_name(thing) is None
     with pytest.raises(OptionError, match="is not a Keras model; give a tf_keras or a Keras 3"):
         family_of(thing)
@@ -120,14 +119,14 @@ def test_keras_3_with_another_backend_is_refused(monkeypatch):
 
 
 class TestInterface:
-    """What the families answer differently, by the same names."""
+    """Methods of the same name in which the two families differ."""
 
     def test_variables_are_those_of_tensorflow(self, family):
         model, own = helpers.small_model(family), FAMILIES[family.__name__]
         for variable in model.weights:
-            found = own.as_tf_variable(variable)
-            assert isinstance(found, tf.Variable)
-            np.testing.assert_array_equal(found.numpy(), np.asarray(variable))
+            converted = own.as_tf_variable(variable)
+            assert isinstance(converted, tf.Variable)
+            np.testing.assert_array_equal(converted.numpy(), np.asarray(variable))
         plain = tf.Variable(1.0)
         assert own.as_tf_variable(plain) is plain
 
@@ -159,11 +158,11 @@ class TestInterface:
 
     def test_keras_3_metrics_say_which_direction_is_better(self, family):
         own, keras = FAMILIES[family.__name__], family.metrics
-        found = [
+        directions = [
             own.direction_of(metric)
             for metric in (keras.AUC(name="area"), keras.MeanSquaredError())
         ]
-        assert found == ([None, None] if family.__name__ == "tf_keras" else ["max", "min"])
+        assert directions == ([None, None] if family.__name__ == "tf_keras" else ["max", "min"])
 
 
 def private_names(path):
@@ -192,5 +191,4 @@ def test_private_attributes_of_keras_are_read_by_the_families_alone():
 def test_choosing_a_family_imports_neither():
     code = "import sys, streamkd.models.families as f; print(f.family_name(3), len(f.FAMILIES))"
     code += "\nprint(*{'tensorflow', 'tf_keras', 'keras'} & {*sys.modules})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["None", "2"]
+    assert finished("-c", code)[0].split() == ["None", "2"]

@@ -20,23 +20,6 @@ CLASSES = {"ant": 5, "bee": 4, "cat": 6}
 UNLEARNED = "ignore:The teacher .* is right on"
 
 
-def grey_model(seed):
-    """A dense layer on grey images of 8×8 pixels."""
-    layers = tf_keras.layers
-    model = tf_keras.Sequential(
-        [
-            tf_keras.Input((8, 8, 1)),
-            layers.Rescaling(1 / 255),
-            layers.Flatten(),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    rng = np.random.default_rng(seed)
-    shapes = [w.shape for w in model.get_weights()]
-    model.set_weights([rng.normal(size=shape).astype(np.float32) for shape in shapes])
-    return model
-
-
 def any_size_model():
     """A model of any size whose loading runs code."""
     layers = tf_keras.layers
@@ -62,8 +45,8 @@ def work(tmp_path_factory):
             draw_image(root / "square" / name / f"{number:02d}.png", number, class_number)
             number += 1
     exact_teacher().save(root / "teacher.keras")
-    grey_model(seed=1).save(root / "grey-teacher.keras")
-    grey_model(seed=2).save(root / "grey-student.keras")
+    dense_student(num_channels=1, seed=1).save(root / "grey-teacher.keras")
+    dense_student(num_channels=1, seed=2).save(root / "grey-student.keras")
     dense_student().save(root / "student.keras")
     any_size_model().save(root / "any-size.keras")
     with pytest.MonkeyPatch.context() as patch:
@@ -153,17 +136,6 @@ def test_train_trains_the_student_that_python_trains(succeed, tmp_path, words, o
     history = distiller.fit(stream, epochs=1, progress=False)
     assert answer["steps"] == history.step and answer["loss"] == history.last["loss"]
     assert same_weights(load_model(tmp_path / "run" / "student.keras"), student)
-
-
-def test_a_mirrored_student_is_the_one_that_one_device_trains(succeed, tmp_path):
-    train = "train square --store s.h5 --student student.keras --epochs 2 --batch-size 5 "
-    train += "--optimizer sgd --jit off --quiet --out {tmp}/"
-    alone = succeed(f"{train}alone")
-    mirrored = succeed(f"{train}mirrored --distribute mirrored")
-    assert mirrored["steps"] == alone["steps"] == 6
-    students = [load_model(tmp_path / name / "student.keras") for name in ("alone", "mirrored")]
-    for first, second in zip(*(s.get_weights() for s in students), strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
 
 
 def test_plan_recommends_by_max_kl(succeed):

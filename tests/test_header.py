@@ -115,8 +115,8 @@ def test_dimensions_are_those_that_pillow_reads(kind, options):
 @pytest.mark.parametrize("segment", [0, 1], ids=["at the start", "between segments"])
 def test_dimensions_are_found_behind_bytes_that_libjpeg_skips(skipped, segment):
     data = image_file(40, 30, "jpeg")
-    place = 2 + segment * (2 + int.from_bytes(data[4:6], "big"))
-    changed = data[:place] + skipped + data[place:]
+    start = 2 + segment * (2 + int.from_bytes(data[4:6], "big"))
+    changed = data[:start] + skipped + data[start:]
     # TensorFlow, too, takes a file for a JPEG only if it begins with ff d8 ff.
     is_jpeg = changed.startswith(b"\xff\xd8\xff")
     assert is_jpeg == (skipped != b"garbage" or segment == 1)

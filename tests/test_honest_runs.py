@@ -1,4 +1,4 @@
-"""What a run, a store and an evaluation must not do behind a user's back.
+"""Runs, stores and evaluations do nothing behind a user's back.
 
 Each of these once passed unnoticed: a stale student after a kill, logits of another store after a
 resume, an evaluation against a file that is no longer there.
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import EncodingTeacher, draw_image
-from run_helpers import dense_student, fit, killed, same_weights, snapshot
+from run_helpers import dense_student, fit, snapshot
 
 from streamkd.cli.main import main
 from streamkd.errors import (
@@ -30,7 +30,6 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.output_kind import to_logits
 from streamkd.results.evaluate import evaluate
 from streamkd.runs import checkpoint
-from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 
@@ -60,19 +59,6 @@ def run(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def test_a_run_killed_after_its_last_checkpoint_hands_over_that_student(stream, tmp_path):
-    """The kill falls between the checkpoint of the last epoch and student.keras."""
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    fit(stream, run=whole, epochs=2)
-    with killed(RunDirectory, "save_student", call=2):
-        fit(stream, run=run, epochs=2)
-    fit(stream, dense_student(seed=9), run, epochs=2)
-    students = (
-        tf_keras.models.load_model(path / "student.keras", compile=False) for path in (run, whole)
-    )
-    assert same_weights(*students)
-
-
 def test_a_full_disk_under_no_resume_leaves_the_old_run(stream, run, monkeypatch):
     before = snapshot(run)
 
@@ -96,19 +82,9 @@ def test_a_run_does_not_resume_with_other_logits_of_the_same_images(images, run,
         fit(join(images, other, batch_size=8, seed=3), run=run, **trained_with())
 
 
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"optimizer": tf_keras.optimizers.SGD(0.5)}, "optimizer"),
-        ({"validation": "some"}, "validation"),
-    ],
-    ids=["optimizer", "validation"],
-)
-def test_a_run_does_not_resume_otherwise_than_it_began(images, stream, run, changes, name):
-    if "validation" in changes:
-        changes = {"validation": images.select(np.arange(5))}
-    with pytest.raises(ResumeError, match=f"started with another {name}"):
-        fit(stream, run=run, **{**trained_with(), **changes})
+def test_a_run_does_not_resume_with_other_settings_of_ones_own_optimizer(stream, run):
+    with pytest.raises(ResumeError, match="started with another optimizer"):
+        fit(stream, run=run, optimizer=tf_keras.optimizers.SGD(0.5))
 
 
 def test_a_run_that_lost_its_configuration_is_refused(stream, run):
@@ -149,7 +125,7 @@ def test_an_evaluation_refuses_an_image_that_changed(directory, store):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -0.5], ids=["no number", "negative"])
-def test_what_cannot_be_a_probability_is_no_logit(wrong):
+def test_numbers_that_are_no_probabilities_become_no_logits(wrong):
     answers = np.full((4, 3), 1 / 3, np.float32)
     answers[2, 1] = wrong
     with pytest.raises(TeacherError, match=r"taken as probabilities, .*row 2 of a batch of 4"):

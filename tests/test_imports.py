@@ -3,12 +3,10 @@
 import ast
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from timeouts import TIMEOUT_SECS
+from process_helpers import finished
 
 import streamkd
 
@@ -60,11 +58,9 @@ def imported_by(module):
 
 
 def loaded_after(statements, names):
-    """Returns those of `names` that a new process has imported after running `statements`."""
+    """Returns the modules, out of `names`, that statements make a new process import."""
     code = f"{statements}\nimport sys\nprint(*[n for n in {tuple(names)!r} if n in sys.modules])"
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_SECS)
-    return run.stdout.split()
+    return finished("-c", code)[0].split()
 
 
 def test_every_module_stands_in_a_room():
@@ -125,6 +121,13 @@ def test_a_module_that_a_file_names_is_there(path):
     for package, imported in re.findall(r"from (streamkd[.\w]*) import ([\w, ]+)", text):
         names |= {f"{package}.{name.split()[0]}" for name in imported.split(",") if name.strip()}
     assert sorted(name for name in names if not is_module(name)) == []
+
+
+def test_no_test_module_imports_another():
+    """Helpers that several share have a module; a child's program may import the test's own."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        imported = re.findall(r"^\s*(?:from|import) (test_\w+|conftest)\b", path.read_text(), re.M)
+        assert set(imported) <= {path.stem}, path.name
 
 
 def test_importing_streamkd_imports_nothing_heavy():

@@ -1,13 +1,11 @@
 """Iterators are deleted while their Python calls are running, on any thread."""
 
 import gc
-import subprocess
-import sys
 import threading
 
 import pytest
 import tensorflow as tf
-from run_helpers import ROOT
+from process_helpers import finished
 from timeouts import TIMEOUT_SECS
 
 from streamkd.tf_support.iterators import CollectableDataset
@@ -103,10 +101,14 @@ def counting(calls=None):
     return CollectableDataset(numbers.prefetch(2))
 
 
-def test_an_iterator_that_is_collected_in_its_own_call_does_not_wait_for_it():
-    words = [sys.executable, "-c", _COLLECTED_IN_ITS_OWN_CALL]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.stdout.split("\n")[0] == "True [0, 1, 2]", run.stderr[-2000:]
+@pytest.fixture(scope="module")
+def lines():
+    """The output of both programs, run one after the other in a process of their own."""
+    return finished("-c", _COLLECTED_IN_ITS_OWN_CALL + _ENDS_ALL_ITERATORS)[0].splitlines()
+
+
+def test_an_iterator_that_is_collected_in_its_own_call_does_not_wait_for_it(lines):
+    assert lines[0] == "True [0, 1, 2]"
 
 
 def test_the_resources_of_an_iterator_are_released_on_a_thread_of_their_own():
@@ -164,15 +166,11 @@ def test_iterators_thrown_away_in_cycles_while_others_run():
         gc.set_threshold(*threshold)
 
 
-def test_when_python_ends_no_iterator_is_left():
-    words = [sys.executable, "-c", _ENDS_ALL_ITERATORS]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.stdout == "True 0\n", run.stderr[-2000:]
+def test_when_python_ends_no_iterator_is_left(lines):
+    assert lines[1:] == ["True 0"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_a_script_that_keeps_an_iterator_comes_to_its_end(number):
-    words = [sys.executable, "-c", _OUTLIVES_PYTHON]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-    assert run.returncode == 0 and run.stdout == "end\n", run.stderr[-2000:]
+    assert finished("-c", _OUTLIVES_PYTHON)[0] == "end\n"

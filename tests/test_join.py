@@ -8,7 +8,7 @@ import helpers
 import numpy as np
 import pytest
 from PIL import Image
-from test_stream import assert_paired, joined
+from stream_helpers import assert_paired, joined
 
 import streamkd as kd
 from streamkd.errors import (
@@ -22,13 +22,7 @@ from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
 from streamkd.store.verify import verify
 from streamkd.stream.join_checks import check_accuracy
-from streamkd.teachers.teach import teach
 from streamkd.views.views import Views
-
-
-def taught(images, teacher, path, **arguments):
-    values = {"image_size": (8, 8), "batch_size": 7, "progress": False, **arguments}
-    return teach(images, teacher, path, **values)
 
 
 @pytest.fixture
@@ -58,11 +52,14 @@ def test_a_file_moved_to_another_class_keeps_its_logits_and_gets_the_new_label(s
     (directory / "ant" / "00003.png").rename(directory / "cat" / "00003.png")
     stream = joined(scan(directory), store, batch_size=30)
     pixels, targets, _ = next(iter(stream.batches(0, 1)))
-    found = helpers.pixel_numbers(pixels)
-    assert found[:, 0].tolist() == helpers.encoded_numbers(targets["teacher_logits"])[:, 0].tolist()
-    moved = found[:, 0].tolist().index(3)
+    of_pixels = helpers.pixel_numbers(pixels)
+    assert (
+        of_pixels[:, 0].tolist()
+        == helpers.encoded_numbers(targets["teacher_logits"])[:, 0].tolist()
+    )
+    moved = of_pixels[:, 0].tolist().index(3)
     labels = targets["labels"][:, 0].numpy()
-    assert labels[moved] == 2 and np.sum(labels != found[:, 1]) == 1
+    assert labels[moved] == 2 and np.sum(labels != of_pixels[:, 1]) == 1
 
 
 def test_copies_of_one_file_share_its_logits(store, directory):
@@ -156,10 +153,10 @@ def test_a_teacher_with_its_classes_in_another_order_is_mapped(images, path):
     numbers = [classes.index(name) for name in images.class_names]
 
     def answer(pixels):
-        found = helpers.pixel_numbers(pixels)
-        return helpers.encoded_logits(found[:, 0], np.array(numbers)[found[:, 1]], 4)
+        of_pixels = helpers.pixel_numbers(pixels)
+        return helpers.encoded_logits(of_pixels[:, 0], np.array(numbers)[of_pixels[:, 1]], 4)
 
-    stream = joined(images, taught(images, answer, path, class_names=classes))
+    stream = joined(images, helpers.teach_small(images, answer, path, class_names=classes))
     assert_paired(stream, (0, 15), labels=numbers)
     assert (stream.class_names, stream.num_classes) == (classes, 4)
 
@@ -183,23 +180,23 @@ def test_labels_of_unlabelled_images_are_minus_one(directory, store):
     stream = joined(scan(directory, labels=None), store)
     for pixels, targets, _ in stream.batches(0, 8):
         assert set(targets["labels"].numpy().ravel()) == {-1}
-        found = helpers.encoded_numbers(targets["teacher_logits"])
-        np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
+        of_logits = helpers.encoded_numbers(targets["teacher_logits"])
+        np.testing.assert_array_equal(helpers.pixel_numbers(pixels), of_logits)
 
 
 def test_images_and_store_may_both_be_without_labels(directory, teacher, path):
     images = scan(directory, labels=None)
-    stream = joined(images, taught(images, teacher, path))
+    stream = joined(images, helpers.teach_small(images, teacher, path))
     assert (stream.class_names, stream.num_classes) == (None, 3)
     pixels, targets, _ = next(iter(stream.batches()))
-    found = helpers.encoded_numbers(targets["teacher_logits"])
-    np.testing.assert_array_equal(helpers.pixel_numbers(pixels), found)
+    of_logits = helpers.encoded_numbers(targets["teacher_logits"])
+    np.testing.assert_array_equal(helpers.pixel_numbers(pixels), of_logits)
 
 
 def test_labels_beside_a_store_without_class_names_are_left_out_with_a_warning(
     images, directory, teacher, path
 ):
-    store = taught(scan(directory, labels=None), teacher, path)
+    store = helpers.teach_small(scan(directory, labels=None), teacher, path)
     words = (
         r"other\.h5 was taught without class names, .* labels, which are left out\. Teach a store"
     )
@@ -246,9 +243,9 @@ def test_images_made_otherwise_than_the_teachers_are_refused(images, store, name
     assert f"Leave {name} out" in str(refusal.value)
 
 
-def test_what_the_teacher_saw_is_what_the_student_sees(images, teacher, path):
+def test_the_student_sees_images_made_as_the_teacher_saw_them(images, teacher, path):
     own = {"interpolation": "area", "crop_to_aspect_ratio": True}
-    store = taught(images, teacher, path, **own)
+    store = helpers.teach_small(images, teacher, path, **own)
     stream = joined(images, store, image_size=(5, 6))
     assert stream.options.to_dict() == {**store.header.images, "image_size": [5, 6]}
     assert joined(images, store).options.to_dict() == store.header.images
@@ -294,7 +291,7 @@ def test_without_a_store_size_and_labels_are_needed(images, directory):
 
 def test_an_unfinished_store_is_refused(images, path):
     with pytest.raises(helpers.TeacherFailedError):
-        taught(images, helpers.EncodingTeacher(fail_at=3), path)
+        helpers.teach_small(images, helpers.EncodingTeacher(fail_at=3), path)
     with pytest.raises(UnfinishedStoreError, match=r"is unfinished: 14 of 30 rows are done"):
         joined(images, path)
 
@@ -343,7 +340,7 @@ def test_images_without_logits_learn_from_their_labels_alone(store, directory):
 
 
 def test_an_image_without_logits_is_refused_where_views_are_mixed(directory, teacher, path):
-    store = taught(scan(directory), teacher, path, views=Views(1, mixup=1.0))
+    store = helpers.teach_small(scan(directory), teacher, path, views=Views(1, mixup=1.0))
     helpers.draw_image(directory / "bee" / "new.png", 600, 1)
     words = (
         r"The views of .*other\.h5 are mixed, and an image without logits has no partner\.\n.*drop"

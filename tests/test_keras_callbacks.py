@@ -101,16 +101,16 @@ def distilled(stream, callbacks, *, epochs, student, run=None, validation=True, 
     )
 
 
-def compare_calls(ours, theirs):
+def compare_calls(ours, of_fit):
     """Asserts that the same hooks heard the same numbers, and at least the same logs."""
-    assert [call[:-2] for call in ours] == [call[:-2] for call in theirs]
-    for (*place, logs, rate), (*_, expected, their_rate) in zip(ours, theirs, strict=True):
-        assert rate == pytest.approx(their_rate, rel=1e-5), place
-        found = {name: logs[name] for name in expected if name in logs}
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6), place
+    assert [call[:-2] for call in ours] == [call[:-2] for call in of_fit]
+    for (*call, logs, rate), (*_, expected, rate_of_fit) in zip(ours, of_fit, strict=True):
+        assert rate == pytest.approx(rate_of_fit, rel=1e-5), call
+        heard = {name: logs[name] for name in expected if name in logs}
+        assert heard == pytest.approx(expected, rel=1e-4, abs=1e-6), call
         # The learning rate is added by those that set it.
         more = {"label_loss", "distillation_loss", "agreement", "lr", "learning_rate"}
-        assert set(logs) - set(expected) <= more, place
+        assert set(logs) - set(expected) <= more, call
 
 
 def predictions(model, stream):
@@ -128,9 +128,9 @@ def both(request, shared, tmp_path_factory):
     family = importlib.import_module(request.param)
     root = tmp_path_factory.mktemp(request.param)
     stream = join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
-    callbacks = {name: all_callbacks(family, root / name) for name in ("theirs", "ours")}
+    callbacks = {name: all_callbacks(family, root / name) for name in ("fit", "ours")}
     fitted(
-        *(stream, shared[0], family, callbacks["theirs"]),
+        *(stream, shared[0], family, callbacks["fit"]),
         optimizer=family.optimizers.SGD(0.04),
         epochs=ALL_EPOCHS,
     )
@@ -172,21 +172,21 @@ def all_callbacks(family, folder):
 class TestOneOfEach:
     def test_every_hook_hears_what_it_hears_under_fit(self, both):
         _, _, callbacks, _, _ = both
-        for place in (0, 8):
-            compare_calls(callbacks["ours"][place].calls, callbacks["theirs"][place].calls)
+        for index in (0, 8):
+            compare_calls(callbacks["ours"][index].calls, callbacks["fit"][index].calls)
         num_calls = len(callbacks["ours"][0].calls)
         assert num_calls == 2 + ALL_EPOCHS * (2 + 2 * STEPS + 2 + 2 * STEPS)
 
     def test_parameters_are_those_of_fit(self, both):
         _, _, callbacks, _, _ = both
-        ours, theirs = (callbacks[name][0].params for name in ("ours", "theirs"))
-        assert ours == theirs == {"verbose": 0, "epochs": ALL_EPOCHS, "steps": STEPS}
+        ours, of_fit = (callbacks[name][0].params for name in ("ours", "fit"))
+        assert ours == of_fit == {"verbose": 0, "epochs": ALL_EPOCHS, "steps": STEPS}
 
     def test_a_lambda_on_batches_hears_every_single_one(self, both):
         _, _, callbacks, _, _ = both
-        ours, theirs = (callbacks[name][0].heard for name in ("ours", "theirs"))
+        ours, of_fit = (callbacks[name][0].heard for name in ("ours", "fit"))
         assert [batch for batch, _ in ours] == list(range(STEPS)) * ALL_EPOCHS
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+        np.testing.assert_allclose(ours, of_fit, rtol=1e-4)
 
     def test_the_learning_rate_is_what_the_scheduler_says(self, both):
         _, root, _, history, _ = both
@@ -200,29 +200,29 @@ class TestOneOfEach:
     def test_the_files_of_model_checkpoint_are_those_of_fit(self, both):
         family, root, _, _, stream = both
         names = {name: sorted(p.name for p in (root / name).iterdir()) for name in ("ours",)}
-        names["theirs"] = sorted(p.name for p in (root / "theirs").iterdir())
-        assert names["ours"] == names["theirs"]
+        names["fit"] = sorted(p.name for p in (root / "fit").iterdir())
+        assert names["ours"] == names["fit"]
         files = [name for name in names["ours"] if not name.endswith((".csv", ".weights.h5"))]
         num_files = {"tf_keras": 2 * ALL_EPOCHS, "keras": ALL_EPOCHS}[family.__name__]
         assert len(files) == num_files + ALL_EPOCHS * STEPS // 2 + 1
         for name in files:
-            ours, theirs = (
-                family.models.load_model(root / which / name) for which in ("ours", "theirs")
+            ours, of_fit = (
+                family.models.load_model(root / which / name) for which in ("ours", "fit")
             )
-            found, expected = (predictions(model, stream) for model in (ours, theirs))
-            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+            answers, expected = (predictions(model, stream) for model in (ours, of_fit))
+            np.testing.assert_allclose(answers, expected, atol=1e-5, err_msg=name)
 
     def test_weights_alone_are_loaded_by_keras(self, both):
         family, root, _, _, stream = both
         for epoch in range(1, ALL_EPOCHS + 1):
             models = [linear(family), linear(family)]
-            for model, which in zip(models, ("ours", "theirs"), strict=True):
+            for model, which in zip(models, ("ours", "fit"), strict=True):
                 model.load_weights(root / which / f"{epoch}.weights.h5")
-            found, expected = (predictions(model, stream) for model in models)
-            np.testing.assert_allclose(found, expected, atol=1e-5)
+            answers, expected = (predictions(model, stream) for model in models)
+            np.testing.assert_allclose(answers, expected, atol=1e-5)
         assert same_weights(models[0], load_model(root / "run" / "student.keras"))
 
-    def test_what_is_saved_holds_no_optimizer_that_the_student_does_not_have(self, both, tmp_path):
+    def test_saved_models_hold_no_optimizer_that_the_student_does_not_have(self, both, tmp_path):
         _, root, _, _, _ = both
         for path in (root / "run" / "student.keras", root / "ours" / "best.keras"):
             assert load_model(path).weights and not optimizer_names(path, tmp_path)
@@ -230,18 +230,18 @@ class TestOneOfEach:
     def test_csv_logger_writes_the_same_numbers(self, both):
         _, root, _, _, _ = both
         rows = {}
-        for which in ("ours", "theirs"):
+        for which in ("ours", "fit"):
             with open(root / which / "log.csv", newline="") as lines:
                 rows[which] = list(csv.DictReader(lines))
         assert len(rows["ours"]) == ALL_EPOCHS
-        for ours, theirs in zip(rows["ours"], rows["theirs"], strict=True):
-            found = {name: float(ours[name]) for name in theirs}
-            expected = {name: float(value) for name, value in theirs.items()}
-            assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        for ours, of_fit in zip(rows["ours"], rows["fit"], strict=True):
+            numbers = {name: float(ours[name]) for name in of_fit}
+            expected = {name: float(value) for name, value in of_fit.items()}
+            assert numbers == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def optimizer_names(path, folder):
-    """What a saved model holds of an optimizer."""
+    """Returns the names in a saved model's file that belong to an optimizer."""
     import h5py
 
     with zipfile.ZipFile(path) as parts:
@@ -254,7 +254,7 @@ def optimizer_names(path, folder):
 
 def events_of(folder):
     """The scalars that TensorBoard would show, by (part, tag, step)."""
-    found = {}
+    events = {}
     for path in sorted(folder.rglob("*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
@@ -262,30 +262,30 @@ def events_of(folder):
                 array = tf.make_ndarray(value.tensor)
                 if array.dtype == np.float32 and array.shape == ():
                     part = path.parent.name.partition(".")[0]
-                    found[part, value.tag, event.step] = float(array)
-    return found
+                    events[part, value.tag, event.step] = float(array)
+    return events
 
 
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
-    found = {}
-    for which in ("ours", "theirs"):
+    events = {}
+    for which in ("ours", "fit"):
         callbacks = [
             family.callbacks.TensorBoard(str(tmp_path / which), update_freq=2, histogram_freq=1),
             # tf_keras forgets TensorBoard where nobody else wants batches.
             family.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: None),
         ]
-        if which == "theirs":
+        if which == "fit":
             optimizer = family.optimizers.SGD(0.01)
             fitted(stream, directory, family, callbacks, optimizer=optimizer, epochs=2)
         else:
             options = {"student": linear(family), "optimizer": "sgd", "learning_rate": 0.01}
             distilled(stream, callbacks, epochs=2, schedule="constant", **options)
-        found[which] = events_of(tmp_path / which)
-    shared = {key: found["ours"].get(key) for key in found["theirs"]}
-    assert shared == pytest.approx(found["theirs"], rel=1e-4)
-    tags = {tag for _, tag, _ in found["ours"]}
+        events[which] = events_of(tmp_path / which)
+    shared = {key: events["ours"].get(key) for key in events["fit"]}
+    assert shared == pytest.approx(events["fit"], rel=1e-4)
+    tags = {tag for _, tag, _ in events["ours"]}
     assert {"epoch_loss", "evaluation_loss_vs_iterations"} <= tags
-    steps = {step for _, tag, step in found["ours"] if tag == "batch_loss"}
+    steps = {step for _, tag, step in events["ours"] if tag == "batch_loss"}
     assert steps == {2, 4, 6}
 
 
@@ -302,18 +302,18 @@ def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, famil
             recorder(family),
         ]
 
-    theirs, ours = callbacks(), callbacks()
+    of_fit, ours = callbacks(), callbacks()
     model = fitted(
-        stream, directory, family, theirs, optimizer=family.optimizers.SGD(0.04), epochs=9
+        stream, directory, family, of_fit, optimizer=family.optimizers.SGD(0.04), epochs=9
     )
     student, run = linear(family), tmp_path / "run"
     options = {"student": student, "optimizer": "sgd", "learning_rate": 0.04, "run": run}
     history = distilled(stream, ours, epochs=9, **options)
-    assert ours[2].stopped_epoch == theirs[2].stopped_epoch == 3
+    assert ours[2].stopped_epoch == of_fit[2].stopped_epoch == 3
     assert len(history.epochs) == 4 and not history.stopped
-    compare_calls(ours[3].calls, theirs[3].calls)
-    for found, expected in zip(weights_of(student), weights_of(model), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    compare_calls(ours[3].calls, of_fit[3].calls)
+    for weight, expected in zip(weights_of(student), weights_of(model), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
     assert np.argmin(history.history["val_loss"]) == 1, "there is something to restore"
     assert same_weights(load_model(run / "student.keras"), student)
     again = distilled(stream, callbacks(), epochs=9, **{**options, "student": linear(family)})
@@ -338,8 +338,8 @@ def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, 
     best = int(np.argmin(history.history["val_loss"])) + 1
     assert best < len(history.epochs) < 9
     expected = averages_of(family, trajectory, 0.5)[best * STEPS]
-    for found, average in zip(weights_of(student), expected, strict=True):
-        np.testing.assert_allclose(found, average, rtol=0, atol=1e-6)
+    for weight, average in zip(weights_of(student), expected, strict=True):
+        np.testing.assert_allclose(weight, average, rtol=0, atol=1e-6)
     assert np.abs(trajectory[best * STEPS][0] - expected[0]).max() > 1e-4
     assert same_weights(student, load_model(tmp_path / f"{best}.keras"))
     assert same_weights(load_model(tmp_path / "run" / "student.keras"), student)
@@ -353,12 +353,12 @@ def test_a_plateau_lowers_the_learning_rate_as_under_fit(stream, directory, fami
         )
         return [plateau, recorder(family)]
 
-    theirs, ours = callbacks(), callbacks()
+    of_fit, ours = callbacks(), callbacks()
     optimizer = family.optimizers.SGD(0.04)
-    fitted(stream, directory, family, theirs, optimizer=optimizer, epochs=5)
+    fitted(stream, directory, family, of_fit, optimizer=optimizer, epochs=5)
     options = {"student": linear(family), "optimizer": "sgd", "learning_rate": 0.04}
     history = distilled(stream, ours, epochs=5, **options)
-    compare_calls(ours[1].calls, theirs[1].calls)
+    compare_calls(ours[1].calls, of_fit[1].calls)
     # The rate that an epoch ended with, before the callback.
     assert history.history["learning_rate"] == pytest.approx([0.04, 0.04, 0.02, 0.01, 0.005])
 
@@ -386,16 +386,16 @@ def test_a_callback_that_stops_is_heard_when_fit_would_hear_it(
         stopper = type("Stopper", (family.callbacks.Callback,), {hook: stop})()
         return [stopper] if hook == "on_epoch_begin" else [stopper, record]
 
-    theirs, ours = callbacks(), callbacks()
+    of_fit, ours = callbacks(), callbacks()
     optimizer = family.optimizers.SGD(0.04)
-    model = fitted(stream, directory, family, theirs, optimizer=optimizer, epochs=3)
+    model = fitted(stream, directory, family, of_fit, optimizer=optimizer, epochs=3)
     student = linear(family)
     options = {"optimizer": "sgd", "learning_rate": 0.04, "schedule": "constant"}
     history = distilled(stream, ours, epochs=3, student=student, **options)
-    for found, expected in zip(weights_of(student), weights_of(model), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for weight, expected in zip(weights_of(student), weights_of(model), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
     if hook != "on_epoch_begin":
-        compare_calls(ours[1].calls, theirs[1].calls)
+        compare_calls(ours[1].calls, of_fit[1].calls)
     assert history.step == num_steps and not history.stopped
     assert not getattr(student, "stop_training", False)
 
@@ -423,13 +423,13 @@ def test_terminate_on_nan_ends_the_run_with_finite_weights(stream, family, tmp_p
     callbacks = [record, family.callbacks.TerminateOnNaN()]
     options = {"optimizer": "sgd", "learning_rate": 0.01, "validation": False}
     history = distilled(stream, callbacks, epochs=3, student=student, run=tmp_path / "r", **options)
-    place = next(i for i in range(STEPS) if 17 in stream.indices(i))
-    assert history.step == place and len(history.epochs) == 1 and not history.stopped
-    assert f"Batch {place}: Invalid loss, terminating training" in capsys.readouterr().out
+    step = next(i for i in range(STEPS) if 17 in stream.indices(i))
+    assert history.step == step and len(history.epochs) == 1 and not history.stopped
+    assert f"Batch {step}: Invalid loss, terminating training" in capsys.readouterr().out
     assert all(np.isfinite(weight).all() for weight in weights_of(student))
     assert np.isnan(history.last["loss"]) and (tmp_path / "r" / "student.keras").exists()
     names = [call[:-2] for call in record.calls]
-    batches = [(f"on_train_batch_{when}", i) for i in range(place + 1) for when in ("begin", "end")]
+    batches = [(f"on_train_batch_{when}", i) for i in range(step + 1) for when in ("begin", "end")]
     expected = [("on_train_begin",), ("on_epoch_begin", 0), *batches, ("on_epoch_end", 0)]
     assert names == [*expected, ("on_train_end",)]
     losses = [call[-2]["loss"] for call in record.calls if call[0] == "on_train_batch_end"]
@@ -531,8 +531,8 @@ class TestCompiledStudent:
         history = distilled(stream, callbacks, epochs=2, student=compiled, **options)
         assert type(seen[0]).__name__ == "SGD"
         assert compiled.optimizer is own and compiled.stop_training is False
-        for found, expected in zip(variables_of(own), before, strict=True):
-            np.testing.assert_array_equal(np.asarray(found), expected)
+        for variable, expected in zip(variables_of(own), before, strict=True):
+            np.testing.assert_array_equal(np.asarray(variable), expected)
         plain = linear(family)
         plain.set_weights(weights_of(compiled))
         images, targets, _ = next(iter(stream.dataset(0, 1)))
@@ -545,7 +545,7 @@ class TestCompiledStudent:
         saved = family.models.load_model(run / "student.keras")
         assert type(saved.optimizer).__name__ == "Adam" and int(saved.optimizer.iterations) == 1
 
-    def test_a_run_goes_on_whichever_student_is_compiled(self, stream, family, compiled, tmp_path):
+    def test_a_run_resumes_whichever_student_is_compiled(self, stream, family, compiled, tmp_path):
         plain, whole, other = linear(family), linear(family), linear(family)
         compiled.set_weights(weights_of(whole))
         self.fit(stream, whole, None, stop=lambda: False)
@@ -585,8 +585,8 @@ def test_a_student_gets_back_what_it_had_whatever_happens(stream, family):
     assert {name: vars(student).get(name) for name in before} == before
 
 
-def test_what_keras_3_settles_at_the_first_epoch_is_not_settled_again(family):
-    """Else a run that goes on would turn the sign of `min_delta`."""
+def test_a_direction_that_keras_3_settles_at_the_first_epoch_is_not_settled_again(family):
+    """Else a resumed run would turn the sign of `min_delta`."""
     optimizer = family.optimizers.SGD(0.1)
     student = linear(family)
     optimizer.build(student.trainable_variables)
@@ -643,7 +643,7 @@ class TestRefusals:
         ):
             distilled(stream, [callback], epochs=1, student=linear(family))
 
-    def test_what_is_no_callback(self, stream, family):
+    def test_an_object_that_is_no_callback(self, stream, family):
         with pytest.raises(OptionError, match=r"The callback int belongs to builtins, and the"):
             distilled(stream, 3, epochs=1, student=linear(family))
 

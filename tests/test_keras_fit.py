@@ -124,7 +124,7 @@ def test_images_without_logits_or_without_a_label_are_packed_without_that_term(
     assert kinds >= {(True, True), (True, False), (False, True)}
 
 
-def test_what_cannot_be_is_refused():
+def test_losses_that_cannot_be_are_refused():
     with pytest.raises(OptionError, match="temperature is 0"):
         kd.packed_loss(temperature=0, label_weight=0.1)
     with pytest.raises(OptionError, match="label_weight is 2"):

@@ -47,7 +47,7 @@ def stream(images, store):
 
 
 def as_logits(student, images):
-    """What a student of one dense layer answers before its softmax, float64."""
+    """Returns the logits of a student of one dense layer, float64."""
     kernel, bias = student.get_weights()
     return images.reshape(len(images), -1).astype(np.float64) / 255 @ kernel + bias
 
@@ -94,8 +94,8 @@ def test_numbers_are_those_of_numpy(stream, images, family, tmp_path, activation
         expected |= {"sparse_top_two": expected["top_two"], "one_hot_entropy": entropy.mean()}
         expected |= {"confidence": answers.max(axis=1).mean()}
         expected |= {"accuracy": expected["sparse_categorical_accuracy"]}
-        found = {name: history.last[prefix + name] for name in expected}
-        assert found == pytest.approx(expected, rel=1e-4), prefix
+        results = {name: history.last[prefix + name] for name in expected}
+        assert results == pytest.approx(expected, rel=1e-4), prefix
     with open(run / "metrics.csv", newline="") as lines:
         row = next(csv.DictReader(lines))
     assert float(row["val_top_two"]) == history.last["val_top_two"]
@@ -120,10 +120,10 @@ def test_images_without_a_label_do_not_count(store, directory, images, family, t
     labels, pixels = seen(stream)
     expected = np.mean(right(labels, as_logits(student, pixels))[labels >= 0])
     names = ["sparse_categorical_accuracy", "categorical_accuracy"]
-    found = fit_still(stream, student, names, family=family, validation=images).last
+    results = fit_still(stream, student, names, family=family, validation=images).last
     for name in names:
-        assert found[name] == pytest.approx(expected) == found[f"val_{name}"]
-        assert found[name] == pytest.approx(found["accuracy"])
+        assert results[name] == pytest.approx(expected) == results[f"val_{name}"]
+        assert results[name] == pytest.approx(results["accuracy"])
 
 
 @SAME_LINES_FOR_BOTH
@@ -160,8 +160,8 @@ def test_names_are_those_of_fit(family):
     student = dense_student(family)
     student.compile("sgd", loss="mse", metrics=names)
     given = np.zeros((2, 8, 8, 3), np.float32), np.eye(3)[:2]
-    found = set(student.fit(*given, verbose=0).history) - {"loss"}
-    assert set(made(names, family).results()) == found
+    reported = set(student.fit(*given, verbose=0).history) - {"loss"}
+    assert set(made(names, family).results()) == reported
 
 
 def made(metrics, family, *, probabilities=True):
@@ -205,7 +205,7 @@ def test_metrics_that_make_variables_late_are_counted_too(stream, family):
     assert last["f1_score"] == pytest.approx(np.mean(scores), rel=1e-4)
 
 
-def test_what_derives_from_a_metric_of_keras_is_given_what_that_is_given(family):
+def test_a_subclass_of_a_keras_metric_is_given_the_same_as_its_base(family):
     keras = family.metrics
     kinds = {keras.TopKCategoricalAccuracy: (2, 3), keras.SparseTopKCategoricalAccuracy: (2,)}
     kinds |= {keras.Metric: (2,), keras.Mean: (2,), keras.F1Score: (2, 3)}
@@ -239,7 +239,7 @@ class TestRefusals:
             with pytest.raises(OptionError, match=words + rf"\nGive a metric of {own.__name__}"):
                 made([given], own)
 
-    def test_what_is_no_metric(self, family):
+    def test_an_object_that_is_no_metric(self, family):
         with pytest.raises(OptionError, match="The metric int belongs to builtins"):
             made([3], family)
 

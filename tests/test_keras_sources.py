@@ -103,10 +103,10 @@ def assert_same(images, dataset, root, **options):
     assert images.keys.tolist() == keras_keys(dataset, root)
     assert images.class_names == dataset.class_names
     assert images.labels.tolist() == labels
-    found, found_labels = streamed(images, **options)
-    assert found_labels == labels
-    assert found.dtype == np.float32 and found.shape == pixels.shape
-    assert np.abs(found - pixels.astype(np.float32)).max() <= TOLERANCE
+    ours, our_labels = streamed(images, **options)
+    assert our_labels == labels
+    assert ours.dtype == np.float32 and ours.shape == pixels.shape
+    assert np.abs(ours - pixels.astype(np.float32)).max() <= TOLERANCE
 
 
 # test_image_dataset_from_directory_no_labels, test_sample_count

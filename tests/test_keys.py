@@ -112,11 +112,11 @@ def test_keys_mapped_from_a_file_are_keys(tmp_path):
     ],
 )
 def test_first_invalid_names_what_is_no_path_below_a_root(name, fault):
-    index, found = Keys.from_list(
+    index, reason = Keys.from_list(
         [b"a", b"...", b"b..png", b"..hidden", name, b"c"]
     ).first_invalid()
     assert index == 4
-    assert re.search(fault, found)
+    assert re.search(fault, reason)
 
 
 def test_key_fields_keep_a_key_that_is_no_utf8_in_base64():

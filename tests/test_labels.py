@@ -29,8 +29,8 @@ from streamkd.manifest.labels import (
     ids=["numbers", "by size", "names", "numpy", "none", "empty"],
 )
 def test_labels_are_numbered_in_their_sorted_order(labels, expected, names):
-    found, class_names = number_labels(labels)
-    assert found.tolist() == expected and found.dtype == np.int32
+    numbers, class_names = number_labels(labels)
+    assert numbers.tolist() == expected and numbers.dtype == np.int32
     assert class_names == names
 
 
@@ -57,8 +57,8 @@ def test_text_is_a_number_where_all_of_it_is(texts, expected, names):
     column = LabelColumn(texts=True)
     for text in texts:
         column.add(text)
-    found, class_names = column.numbered(None)
-    assert found.tolist() == expected and class_names == names
+    numbers, class_names = column.numbered(None)
+    assert numbers.tolist() == expected and class_names == names
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What layers are told apart by: the settings that matter to a run that goes on, and not others."""
+"""Digests of layers: they differ by the settings that matter to a resumed run, and by no others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def two_layers(layers, **settings):
     ],
     ids=str,
 )
-def test_what_a_layer_does_is_told_apart_and_named(family, settings):
+def test_layers_of_other_settings_are_told_apart_and_named(family, settings):
     usual = of_layers(family, two_layers)
     other = of_layers(family, lambda layers: two_layers(layers, **settings))
     assert [name.split()[1] for name in usual] == ["InputLayer", "Flatten", "Dense"]
@@ -166,9 +166,9 @@ def test_of_a_layer_that_does_not_describe_itself_the_class_is_there(family):
         def get_config(self):
             raise NotImplementedError
 
-    found = of_layers(family, lambda _: [Own(abs)])
-    assert list(found)[1] == "1 Own"
-    assert found == of_layers(family, lambda _: [Own(abs)])
+    digests = of_layers(family, lambda _: [Own(abs)])
+    assert list(digests)[1] == "1 Own"
+    assert digests == of_layers(family, lambda _: [Own(abs)])
 
 
 def test_objects_are_told_by_their_type_functions_by_name_and_arrays_by_their_numbers():

@@ -140,7 +140,7 @@ def layers_of(model):
 
 
 def state_of(model):
-    """Returns what must not change: layers, inbound nodes, configurations, answers."""
+    """Returns layers, inbound nodes, configurations and answers, which must not change."""
     layers = list(layers_of(model))
     nodes = [len(layer._inbound_nodes) for layer in layers]
     configs = [str(layer.get_config()) for layer in layers]

@@ -8,7 +8,8 @@ import helpers
 import numpy as np
 import pytest
 import store_helpers
-from test_deltas import assert_joined, change, run
+from delta_helpers import change, run_pass
+from stream_helpers import assert_all_paired
 
 import streamkd as kd
 from streamkd.errors import MissingLogitsError, OptionError, StoreError, UnfinishedStoreError
@@ -25,7 +26,7 @@ def shards(images, tmp_path):
     """Three shards of the pass that `store` is the whole of."""
     paths = [tmp_path / f"shard-{number}.h5" for number in (1, 2, 3)]
     for number, path in enumerate(paths, 1):
-        run(images, path, shard=(number, 3))
+        run_pass(images, path, shard=(number, 3))
     return paths
 
 
@@ -44,7 +45,7 @@ def test_shards_in_an_index_file_are_read_as_one(images, shards, store, tmp_path
     report = merge(shards, tmp_path / "all.index", index=True, progress=False)
     assert report.store.header.fingerprint == store.header.fingerprint == images.fingerprint
     assert report.store.num_images == 30
-    assert_joined(images, tmp_path / "all.index")
+    assert_all_paired(images, tmp_path / "all.index")
     rows = np.random.default_rng(0).permutation(30)
     assert np.array_equal(open_store(tmp_path / "all.index").gather(rows), store.gather(rows))
 
@@ -52,16 +53,18 @@ def test_shards_in_an_index_file_are_read_as_one(images, shards, store, tmp_path
 def test_an_index_file_grows_by_deltas_like_a_store(shards, directory, tmp_path):
     merge(shards, tmp_path / "all.index", index=True, progress=False)
     images = change(directory)
-    found, _ = run(images, tmp_path / "all.index")
-    assert [os.path.basename(s.path) for s in found.stores][-1] == "all.delta-1.h5"
-    assert_joined(images, tmp_path / "all.index")
+    taught, _ = run_pass(images, tmp_path / "all.index")
+    assert [os.path.basename(s.path) for s in taught.stores][-1] == "all.delta-1.h5"
+    assert_all_paired(images, tmp_path / "all.index")
 
 
-def test_a_shard_that_was_cut_goes_on(images, store, tmp_path):
+def test_a_shard_that_was_cut_is_resumed(images, store, tmp_path):
     with pytest.raises(helpers.TeacherFailedError):
-        run(images, tmp_path / "2.h5", shard=(2, 2), teacher=helpers.EncodingTeacher(fail_at=3))
+        run_pass(
+            images, tmp_path / "2.h5", shard=(2, 2), teacher=helpers.EncodingTeacher(fail_at=3)
+        )
     for number in (1, 2):
-        run(images, tmp_path / f"{number}.h5", shard=(number, 2))
+        run_pass(images, tmp_path / f"{number}.h5", shard=(number, 2))
     merge([tmp_path / "2.h5", tmp_path / "1.h5"], tmp_path / "merged.h5", progress=False)
     assert (tmp_path / "merged.h5").read_bytes() == (tmp_path / "teacher.h5").read_bytes()
 
@@ -76,13 +79,13 @@ def test_a_shard_that_was_cut_goes_on(images, store, tmp_path):
 )
 def test_a_part_that_cannot_be_is_refused(images, tmp_path, shard, words):
     with pytest.raises(OptionError, match=words):
-        run(images, tmp_path / "s.h5", shard=shard)
+        run_pass(images, tmp_path / "s.h5", shard=shard)
 
 
 def test_a_finished_shard_of_other_images_is_refused(shards, directory):
     images = change(directory)
     with pytest.raises(StoreError, match="was written for other images"):
-        run(images, shards[0], shard=(1, 3))
+        run_pass(images, shards[0], shard=(1, 3))
 
 
 def test_shards_with_one_missing_are_merged_and_its_images_have_no_logits(images, shards, tmp_path):
@@ -142,7 +145,7 @@ class TestCollection:
         assert open_store(tmp_path / "all.index").digest_of_rows() != before
 
     def test_it_lies_beneath_a_join(self, collection, images):
-        assert_joined(images, collection)
+        assert_all_paired(images, collection)
 
     def test_it_is_pickled_as_its_path(self, collection, store):
         copy = pickle.loads(pickle.dumps(collection))
@@ -156,17 +159,17 @@ class TestCollection:
 class TestCompaction:
     def test_base_and_deltas_become_one_store(self, store, directory, tmp_path):
         images = change(directory)
-        run(images, tmp_path / "teacher.h5")
+        run_pass(images, tmp_path / "teacher.h5")
         report = merge([tmp_path / "teacher.h5"], tmp_path / "merged.h5", progress=False)
         assert (report.num_superseded, report.num_dropped) == (1, 0)
         assert report.store.num_images == 32  # the removed one is still in it
-        assert_joined(images, tmp_path / "merged.h5")
+        assert_all_paired(images, tmp_path / "merged.h5")
 
-    def test_what_is_no_longer_there_is_dropped_and_renamed_files_are_kept(
+    def test_vanished_images_are_dropped_and_renamed_files_are_kept(
         self, store, directory, tmp_path
     ):
         images = change(directory)
-        run(images, tmp_path / "teacher.h5")
+        run_pass(images, tmp_path / "teacher.h5")
         report = merge(
             [tmp_path / "teacher.h5"], tmp_path / "merged.h5", images=images, progress=False
         )
@@ -179,20 +182,20 @@ class TestCompaction:
 
     def test_the_merged_store_is_the_one_that_a_single_pass_makes(self, store, directory, tmp_path):
         images = change(directory)
-        run(images, tmp_path / "teacher.h5")
-        run(images, tmp_path / "whole.h5")
+        run_pass(images, tmp_path / "teacher.h5")
+        run_pass(images, tmp_path / "whole.h5")
         merge([tmp_path / "teacher.h5"], tmp_path / "m.h5", images=images, progress=False)
         assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
-    def test_teaching_goes_on_with_a_merged_store(self, store, directory, tmp_path):
+    def test_teaching_continues_with_a_merged_store(self, store, directory, tmp_path):
         images = change(directory)
-        run(images, tmp_path / "teacher.h5")
+        run_pass(images, tmp_path / "teacher.h5")
         merge([tmp_path / "teacher.h5"], tmp_path / "m.h5", images=images, progress=False)
-        _, teacher = run(images, tmp_path / "m.h5")
+        _, teacher = run_pass(images, tmp_path / "m.h5")
         assert teacher.num_calls == 1 and not (tmp_path / "m.h5.index").exists()
 
 
-def test_a_merge_that_was_cut_goes_on_to_the_same_bytes(shards, store, tmp_path, monkeypatch):
+def test_a_merge_that_was_cut_resumes_to_the_same_bytes(shards, store, tmp_path, monkeypatch):
     write, blocks = StoreWriter.write_stored, []
 
     def fail_later(self, block, *rest):
@@ -230,7 +233,7 @@ def test_rows_of_several_views_and_refused_images_are_copied(tmp_path):
 
 class TestRefusals:
     def test_stores_of_two_teachers(self, images, store, tmp_path):
-        run(
+        run_pass(
             images,
             tmp_path / "other.h5",
             teacher=kd.load_teacher(helpers.EncodingTeacher(), name="b"),
@@ -244,7 +247,7 @@ class TestRefusals:
 
     def test_an_unfinished_store(self, images, store, tmp_path):
         with pytest.raises(helpers.TeacherFailedError):
-            run(images, tmp_path / "u.h5", teacher=helpers.EncodingTeacher(fail_at=2))
+            run_pass(images, tmp_path / "u.h5", teacher=helpers.EncodingTeacher(fail_at=2))
         with pytest.raises(UnfinishedStoreError, match=r"u\.h5 is unfinished: 7 of 30 rows"):
             merge([tmp_path / "teacher.h5", tmp_path / "u.h5"], tmp_path / "m.h5", progress=False)
 

@@ -1,19 +1,17 @@
 """A user's own view operation: drawn by seed, replayed exactly, or refused."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_helpers import command, dense_student, killed, process, same_weights
+from delta_helpers import change
+from process_helpers import finished, process
+from replay_helpers import FADE, HASHES, SIZE, answers, assert_replayed, draw_noisy
+from run_helpers import command, dense_student, killed, same_weights
 from store_helpers import extents_of, flip_bit
-from test_deltas import change
-from test_replay import FADE, SIZE, answers, assert_replayed, draw_noisy
-from test_views import HASHES
 from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
@@ -386,9 +384,7 @@ class TestCommands:
             "assert kd.Views.from_dict(store.header.views).operation == operation\n"
             "print(store.view_parameters([1])['view_seed'].dtype)"
         )
-        words = [sys.executable, "-c", code]
-        run = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-        assert run.stdout == "uint64\n", run.stderr
+        assert finished("-c", code)[0] == "uint64\n"
 
     def test_the_bytes_of_the_plan_hold_the_seeds(self, noisy):
         from streamkd.store import codecs

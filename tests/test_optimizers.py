@@ -77,7 +77,7 @@ def test_an_optimizer_of_the_other_family_is_refused(own, other):
         build_optimizer(optimizer, importlib.import_module(own), learning_rate=1, num_steps=1)
 
 
-def test_what_is_no_optimizer_is_refused(family):
+def test_an_object_that_is_no_optimizer_is_refused(family):
     with pytest.raises(OptionError, match="belongs to no Keras family"):
         build_optimizer(object(), family, learning_rate=1, num_steps=1)
 

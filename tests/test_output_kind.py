@@ -1,17 +1,14 @@
-"""What answers are, judged by their numbers."""
+"""Logits or probabilities: answers are judged by their numbers."""
 
 import numpy as np
 import pytest
+from run_helpers import softmax
 
 from streamkd.errors import TeacherError
 from streamkd.models.output_kind import MIN_PROBABILITY, output_kind, to_logits
 
 LOGITS = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 4
-
-
-def softmax(logits):
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+PROBABILITIES = softmax(LOGITS).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -21,11 +18,11 @@ def softmax(logits):
         (LOGITS - 100, "logits"),
         (np.abs(LOGITS), "logits"),
         (np.full((2, 3), -1.0), "logits"),
-        (softmax(LOGITS), "probabilities"),
-        (softmax(LOGITS).astype(np.float16), "probabilities"),
+        (PROBABILITIES, "probabilities"),
+        (PROBABILITIES.astype(np.float16), "probabilities"),
         (np.eye(4), "probabilities"),
-        (np.log(softmax(LOGITS)), "log-probabilities"),
-        (np.log(softmax(LOGITS)).astype(np.float16), "log-probabilities"),
+        (np.log(PROBABILITIES), "log-probabilities"),
+        (np.log(PROBABILITIES).astype(np.float16), "log-probabilities"),
         (np.zeros((0, 4)), "logits"),
         (np.full((2, 3), np.nan), "logits"),
     ],
@@ -49,13 +46,13 @@ def test_answers_that_may_be_sigmoid_outputs_are_refused(answers):
 def test_log_probabilities_are_logits_at_every_temperature(temperature):
     for kind, answers in [
         ("logits", LOGITS),
-        ("probabilities", softmax(LOGITS)),
-        ("log-probabilities", np.log(softmax(LOGITS))),
+        ("probabilities", PROBABILITIES),
+        ("log-probabilities", np.log(PROBABILITIES)),
     ]:
         logits = to_logits(answers, kind)
         assert logits.dtype == np.float32
-        found, expected = softmax(logits / temperature), softmax(LOGITS / temperature)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        probabilities, expected = softmax(logits / temperature), softmax(LOGITS / temperature)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 def test_a_probability_of_zero_has_a_finite_logit_below_all_others():

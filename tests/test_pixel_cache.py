@@ -8,14 +8,13 @@ import mmap
 import os
 import shutil
 import subprocess
-import sys
 import time
 import warnings
 
 import helpers
 import numpy as np
 import pytest
-from run_helpers import ROOT
+from process_helpers import finished, running
 from store_helpers import flip_bit
 
 from streamkd import disk
@@ -52,12 +51,11 @@ def copied(cache, indices, dtype=np.uint8):
 
 
 def assert_right(cache, indices=ALL):
-    """Asserts that what the cache says it has is what was put in; returns which it has."""
-    there = np.flatnonzero(cache.has(indices))
-    np.testing.assert_array_equal(copied(cache, indices[there]), pixels_of(indices[there]))
-    expected = content_digests_of(indices[there])
-    np.testing.assert_array_equal(cache.content_digests_of(indices[there]), expected)
-    return indices[there].tolist()
+    """Asserts that images of the cache are those that were put in; returns their indices."""
+    kept = indices[cache.has(indices)]
+    np.testing.assert_array_equal(copied(cache, kept), pixels_of(kept))
+    np.testing.assert_array_equal(cache.content_digests_of(kept), content_digests_of(kept))
+    return kept.tolist()
 
 
 @pytest.fixture
@@ -79,11 +77,10 @@ def filled(opened):
     return cache.path, cache.path.with_suffix(".records")
 
 
-def test_what_was_put_in_is_there_and_nothing_else(images, opened):
+def test_the_cache_has_the_images_that_were_put_in_and_no_others(images, opened):
     for cache in (PixelCache.in_memory(images, OPTIONS), opened()):
         assert not cache.has(ALL).any() and not cache.is_filled
-        some = np.array([3, 29, 0])
-        fill(cache, some)
+        fill(cache, np.array([3, 29, 0]))
         assert assert_right(cache) == [0, 3, 29]
         assert not cache.is_filled
         assert fill(cache).is_filled
@@ -183,26 +180,10 @@ def rewrite(path, number):
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def wait_for_another_time(folder):
-    """Returns when a file that changes gets another time of change than files had so far.
-
-    The clock of inodes ticks every 4 to 10 ms on ext4, every second or two on other file systems.
-
-    Args:
-      folder: on the same file system.
-    """
-    probe = folder / "probe of the clock"
-    probe.touch()
-    before = probe.stat().st_ctime_ns
-    while probe.stat().st_ctime_ns == before:
-        os.utime(probe)
-    probe.unlink()
-
-
 def test_an_image_that_changed_is_not_there_for_the_next_process(
     directory, filled, opened, tmp_path
 ):
-    wait_for_another_time(tmp_path)
+    helpers.wait_for_new_ctime(tmp_path)
     rewrite(directory / "ant" / "00003.png", 77)
     with open(directory / "ant" / "00004.png", "ab") as file:
         file.write(b"\0")
@@ -213,7 +194,7 @@ def test_an_image_that_changed_is_not_there_for_the_next_process(
 def test_a_change_between_reading_and_keeping_is_noticed(directory, opened, tmp_path):
     cache = opened()
     cache.about_to_read(ALL)
-    wait_for_another_time(tmp_path)
+    helpers.wait_for_new_ctime(tmp_path)
     rewrite(directory / "ant" / "00003.png", 77)
     fill(cache)
     assert assert_right(opened()) == [0, 1, 2, *range(4, 30)]
@@ -311,7 +292,7 @@ def test_two_may_fill_it_at_once(opened):
     assert assert_right(opened()) == ALL.tolist()
 
 
-def test_what_another_wrote_is_not_written_again(opened, monkeypatch):
+def test_pixels_that_another_process_wrote_are_not_written_again(opened, monkeypatch):
     first, second = opened(), opened()
     fill(first)
     written = []
@@ -356,8 +337,8 @@ cache = PixelCache.on_disk(images, options, sys.argv[2])
 print("open", flush=True)
 while True:
     for index in np.random.default_rng().permutation(30):
-        some = np.array([index])
-        cache.put(some, pixels[some], np.array([index + 7], np.uint64))
+        one = np.array([index])
+        cache.put(one, pixels[one], np.array([index + 7], np.uint64))
         cache._records = np.zeros_like(cache._records)  # or it would see that all is there
 """
 
@@ -366,26 +347,22 @@ while True:
 def test_killed_processes_leave_right_pixels_or_none(directory, folder):
     options = ImageOptions(image_size=(96, 96))
     pixels = np.random.default_rng(0).integers(0, 256, (30, 96, 96, 3), np.uint8)
-    rng, found = np.random.default_rng(5), 0
+    rng, num_kept = np.random.default_rng(5), 0
     for _ in range(20):
-        words = [sys.executable, "-c", _FILL, str(directory), str(folder)]
-        both = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
-        for child in both:
-            child.stdout.readline()
-        time.sleep(float(rng.uniform(0, 0.02)))
-        for child in both:
-            child.kill()
-            child.wait()
-            child.stdout.close()
+        with contextlib.ExitStack() as killed_at_the_end:
+            for _ in range(2):
+                child = killed_at_the_end.enter_context(running("-c", _FILL, directory, folder))
+                child.stdout.readline()
+            time.sleep(float(rng.uniform(0, 0.02)))
         cache = PixelCache.on_disk(scan(directory), options, folder)
-        there = np.flatnonzero(cache.has(ALL))
-        out = np.empty((len(there), 96, 96, 3), np.uint8)
-        cache.copy_to(there, out)
-        np.testing.assert_array_equal(out, pixels[there])
-        found += len(there)
+        kept = np.flatnonzero(cache.has(ALL))
+        out = np.empty((len(kept), 96, 96, 3), np.uint8)
+        cache.copy_to(kept, out)
+        np.testing.assert_array_equal(out, pixels[kept])
+        num_kept += len(kept)
         for name in os.listdir(folder):
             os.unlink(folder / name)
-    assert found
+    assert num_kept
 
 
 # Room.
@@ -426,7 +403,7 @@ def test_files_take_no_more_than_the_limit(opened):
 
 
 @pytest.mark.parametrize("fails_at", range(1, 8))
-def test_a_disk_that_is_full_is_said_once_and_the_rest_goes_on(opened, monkeypatch, fails_at):
+def test_a_disk_that_is_full_is_said_once_and_the_run_continues(opened, monkeypatch, fails_at):
     real, calls = disk.write_at, []
 
     def write_at(descriptor, data, offset):
@@ -450,7 +427,6 @@ import resource
 import sys
 import warnings
 
-sys.path.insert(0, sys.argv[3])
 from test_pixel_cache import IMAGE_BYTES, OPTIONS, PixelCache, assert_right, fill, scan
 
 cache = PixelCache.on_disk(scan(sys.argv[1]), OPTIONS, sys.argv[2])
@@ -464,11 +440,8 @@ print(*[warning.message for warning in caught], assert_right(cache), sep="\\n")
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(directory, folder, opened):
     opened().close()  # the limit is below the length of the files
-    tests = os.path.dirname(__file__)
-    words = [sys.executable, "-c", _LIMITED, directory, folder, tests]
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stderr
-    warning, kept = ended.stdout.splitlines()
+    out, _ = finished("-c", _LIMITED, directory, folder)
+    warning, kept = out.splitlines()
     assert "takes no more images: File too large" in warning
     assert kept == "[0, 1, 2, 3, 4]" and assert_right(opened()) == list(range(5))
 
@@ -496,45 +469,44 @@ def test_a_system_that_lacks_a_call_keeps_the_same(opened, monkeypatch, lacking)
 
 
 def test_a_small_disk_in_memory_that_is_full_is_no_end_of_the_process(images, tmp_path):
-    place = tmp_path / "small"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", place]).returncode:
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", mounted]).returncode:
         pytest.skip("only root may mount")
     try:
         large = ImageOptions(image_size=(40, 40))
         pixels = np.random.default_rng(1).integers(0, 256, (30, *large.shape), np.uint8)
-        cache = PixelCache.on_disk(images, large, place, num_bytes=10**9)
+        cache = PixelCache.on_disk(images, large, mounted, num_bytes=10**9)
         with pytest.warns(UserWarning, match="takes no more images: No space left on device"):
             cache.put(ALL, pixels, content_digests_of(ALL))
-        for found in (cache, PixelCache.on_disk(images, large, place, num_bytes=10**9)):
-            there = np.flatnonzero(found.has(ALL))
-            assert 0 < len(there) < 4
-            out = np.empty((len(there), *large.shape), np.uint8)
-            found.copy_to(there, out)
-            np.testing.assert_array_equal(out, pixels[there])
-            assert not found.content_digests_of(ALL[10:]).any()
-        del found
-        cache.close()
+        for opened in (cache, PixelCache.on_disk(images, large, mounted, num_bytes=10**9)):
+            kept = np.flatnonzero(opened.has(ALL))
+            assert 0 < len(kept) < 4
+            out = np.empty((len(kept), *large.shape), np.uint8)
+            opened.copy_to(kept, out)
+            np.testing.assert_array_equal(out, pixels[kept])
+            assert not opened.content_digests_of(ALL[10:]).any()
+            opened.close()
     finally:
-        subprocess.run(["umount", "-l", place], check=True)
+        subprocess.run(["umount", "-l", mounted], check=True)
 
 
 @pytest.mark.parametrize("kind", ["a file", "below a file", "read-only"])
-def test_a_place_that_takes_no_files_is_refused(images, tmp_path, kind, monkeypatch):
-    place = tmp_path / "place"
+def test_a_folder_that_takes_no_files_is_refused(images, tmp_path, kind, monkeypatch):
+    folder = tmp_path / "pixels"
     if kind == "read-only":
-        place.mkdir()
+        folder.mkdir()
 
         def refuse(*_):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         monkeypatch.setattr(os, "open", refuse)
     else:
-        place.write_bytes(b"")
-    place = place / "deeper" if kind == "below a file" else place
-    words = r"^Cannot write .*place.*: .*\.\nGive another one: `--cache-directory`\.$"
+        folder.write_bytes(b"")
+    folder = folder / "deeper" if kind == "below a file" else folder
+    words = r"^Cannot write .*pixels.*: .*\.\nGive another one: `--cache-directory`\.$"
     with pytest.raises(OutputError, match=words):
-        PixelCache.on_disk(images, OPTIONS, place)
+        PixelCache.on_disk(images, OPTIONS, folder)
 
 
 def test_the_limit_of_a_container_counts_and_files_it_keeps_in_passing_do_not(
@@ -564,7 +536,7 @@ def test_descriptors_are_closed_with_it(opened, folder):
     assert not [path for path in paths if path.startswith(str(folder))]
 
 
-def test_nothing_is_said_where_all_is_well(opened, images):
+def test_a_cache_without_trouble_warns_of_nothing(opened, images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fill(opened())

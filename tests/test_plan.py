@@ -6,15 +6,12 @@ import itertools
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import h5py
 import helpers
 import numpy as np
 import pytest
-from conftest import COUNTS
-from timeouts import TIMEOUT_SECS
+from process_helpers import finished
 
 import streamkd as kd
 from streamkd.cli.main import main
@@ -62,7 +59,7 @@ def wide_store(images, path, **arguments):
 def taught_wide(tmp_path_factory):
     """Path of a store of images like those of `images`, taught once by a `WideTeacher`."""
     root = tmp_path_factory.mktemp("wide")
-    images = kd.scan(helpers.draw_directory(root / "images", COUNTS))
+    images = kd.scan(helpers.draw_directory(root / "images", helpers.COUNTS))
     return wide_store(images, root / "wide.h5").path
 
 
@@ -85,11 +82,13 @@ def test_fidelity_agrees_with_plain_sums(name):
     logits = rng.normal(0, 3, (5, 40)).astype(np.float32)
     codec = codecs.get(name)
     rebuilt = codec.decode(codec.encode(logits), 40)
-    found = fidelity.measure(codec, logits)
+    measured = fidelity.measure(codec, logits)
     for temperature in (1, 2, 4, 20):
         rows = [plain_divergence(*pair, temperature) for pair in zip(logits, rebuilt, strict=True)]
-        assert found.divergences[temperature] == pytest.approx(np.mean(rows), rel=1e-6, abs=1e-15)
-    assert found.agreement == np.mean(rebuilt.argmax(axis=1) == logits.argmax(axis=1))
+        assert measured.divergences[temperature] == pytest.approx(
+            np.mean(rows), rel=1e-6, abs=1e-15
+        )
+    assert measured.agreement == np.mean(rebuilt.argmax(axis=1) == logits.argmax(axis=1))
 
 
 def test_fidelity_of_many_rows_is_that_of_its_parts(monkeypatch):
@@ -311,8 +310,7 @@ def test_a_plan_from_a_store_needs_no_tensorflow(directory, wide):
         f"assert m.main(['plan', {str(directory)!r}, '--store', {wide.path!r}, '--json']) == 0\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    words = [sys.executable, "-c", code]
-    subprocess.run(words, check=True, capture_output=True, timeout=TIMEOUT_SECS)
+    finished("-c", code)
 
 
 @pytest.mark.parametrize("codec", ["packed:3+8", "packed:0+9"])
@@ -335,7 +333,7 @@ def test_shards_read_as_one_are_planned_from_like_one_store(images, wide, tmp_pa
 
 
 @pytest.mark.parametrize("codec", ["packed:3+8", "packed:8"])
-def test_a_packed_pass_goes_on_and_refuses_another_teacher(images, tmp_path, codec):
+def test_a_packed_pass_resumes_and_refuses_another_teacher(images, tmp_path, codec):
     path = tmp_path / "packed.h5"
     before = wide_store(images, path, codec=codec)
     rows = before.gather(np.arange(30))

@@ -42,9 +42,11 @@ def test_an_application_is_preprocessed_as_by_its_own_function(name, pixels):
     module = getattr(tf_keras.applications, APPLICATIONS[name])
     expected = module.preprocess_input(pixels.copy())
     preprocessing = parse(name, 3)
-    found = preprocessing(tf.constant(pixels)).numpy()
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-3 if np.abs(expected).max() > 4 else 1e-5)
+    preprocessed = preprocessing(tf.constant(pixels)).numpy()
+    assert preprocessed.dtype == np.float32
+    np.testing.assert_allclose(
+        preprocessed, expected, atol=1e-3 if np.abs(expected).max() > 4 else 1e-5
+    )
     assert preprocessing.is_identity == bool(np.array_equal(expected, pixels))
 
 
@@ -104,12 +106,12 @@ def test_a_model_on_pixels_answers_as_preprocessing_then_model(family, text, tmp
     on_pixels = with_preprocessing(model, preprocessing)
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 6, 7, 3)).astype(np.float32)
     expected = np.asarray(model(preprocessing(pixels)))
-    found = np.asarray(on_pixels(pixels))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    answers = np.asarray(on_pixels(pixels))
+    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     assert (on_pixels is model) == (text == "none")
     on_pixels.save(tmp_path / "model.keras")
     again = family.models.load_model(tmp_path / "model.keras", compile=False)
-    np.testing.assert_allclose(np.asarray(again(pixels)), found, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(again(pixels)), answers, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_on_pixels_shares_the_weights(family):

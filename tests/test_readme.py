@@ -72,7 +72,7 @@ def test_a_file_of_flags_is_read_by_the_commands_that_it_names(block, tmp_path):
 
 
 def called(function: ast.expr) -> object:
-    """What of streamkd an expression names; None for anything else."""
+    """Returns the object of streamkd that an expression names; None for any other expression."""
     if not isinstance(function, ast.Attribute) or not isinstance(function.value, ast.Name):
         return None
     owner, name = function.value.id, function.attr

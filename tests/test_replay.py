@@ -1,116 +1,34 @@
-"""Replay: the student sees exactly the view that the teacher answered.
+"""Replay: the student sees exactly the view that the teacher answered."""
 
-The teacher is a random projection of the pixels, so that any other pixel gives another answer. It
-is asked again about what the student's stream shows, and must say what is in the store.
-"""
-
-import warnings
-
-import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from delta_helpers import change
+from helpers import TeacherFailedError
 from PIL import Image
-from test_deltas import change
+from replay_helpers import (
+    ASKED,
+    EVERYTHING,
+    FADE,
+    KINDS,
+    NOISE,
+    SIZE,
+    answers,
+    assert_replayed,
+    draw_noisy,
+    failing_teacher,
+    project,
+    slow,
+)
 
 import streamkd as kd
 from streamkd.keys import hash_keys
-from streamkd.manifest.manifest import scan
 from streamkd.store.merge import merge
 from streamkd.stream.join import join
-from streamkd.teachers.teach import teach
-from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
 
-FADE = ViewOperation("fade to noise", 1, helpers.fade_to_noise)
-KINDS = {
-    "plain": Views(0),
-    "repeated": Views(2),
-    "crop": Views(2, crop=(0.35, 1.0)),
-    "flip": Views(2, flip=True),
-    "colour": Views(2, color=0.5),
-    "erase": Views(3, erase=0.7),
-    "mixup": Views(2, mixup=0.8),
-    "cutmix": Views(2, cutmix=1.0),
-    "canonical": Views(2, crop=(0.3, 0.9), canonical_size=(14, 12)),
-    "everything": Views(
-        3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0
-    ),
-    "everything canonical": Views(
-        3, crop=(0.35, 1.0), flip=True, color=0.4, mixup=1.0, canonical_size=(11, 13)
-    ),
-    "operation": Views(2, operation=FADE),
-    "operation canonical": Views(2, flip=True, canonical_size=(9, 10), operation=FADE),
-    "everything and operation": Views(
-        3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0, operation=FADE
-    ),
-}
 # Kinds that differ in what else they do are combined; the others are slow.
 QUICK = ("plain", "crop", "erase", "mixup", "everything canonical", "everything and operation")
-SIZE = (9, 10)
-# Answers are of the order of 1, and float32 rounds their sums of 270 products.
-NOISE = 2e-5
-
-
-def project(pixels):
-    """Returns float32 `[batch, 3]`: every pixel counts."""
-    weights = np.random.default_rng(0).normal(size=(int(np.prod(pixels.shape[1:])), 3))
-    return (np.reshape(pixels, (len(pixels), -1)) @ weights / 2000).astype(np.float32)
-
-
-# Arguments of `teach_once` for a store of these answers.
-ASKED = {
-    "teacher": kd.load_teacher(project, name="p", output="logits"),
-    "image_size": SIZE,
-    "batch_size": 13,
-    "codec": "float32",
-}
-
-
-def answers(images, path, views, **arguments):
-    """Teaches at `SIZE`, float32, even where the same store was taught before."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The teacher .* is right on")
-        return teach(
-            images,
-            kd.load_teacher(project, name="p", output="logits"),
-            path,
-            image_size=SIZE,
-            batch_size=arguments.pop("batch_size", 13),
-            codec="float32",
-            views=views,
-            progress=False,
-            **arguments,
-        )
-
-
-def slow(*values):
-    """A case like the others, which costs another store and another stream."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-def assert_replayed(stream, start, stop):
-    """Asks the teacher again about the images that the stream shows."""
-    for pixels, targets, _ in stream.dataset(start, stop):
-        difference = np.abs(project(pixels.numpy()) - targets["teacher_logits"].numpy())
-        assert difference.max() < NOISE
-
-
-def draw_noisy(folder, one_size, mode="RGB"):
-    """Draws 21 images of noise, an odd number, in three classes."""
-    rng = np.random.default_rng(0)
-    for number in range(21):
-        place = folder / ("ant" if number < 8 else "bee" if number < 15 else "cat")
-        place.mkdir(parents=True, exist_ok=True)
-        size = (12, 15) if one_size else tuple(rng.integers(8, 30, 2).tolist())
-        helpers.draw_noise(place / f"{number:02d}.png", size, seed=number, mode=mode)
-    return scan(folder)
-
-
-@pytest.fixture
-def noisy(tmp_path):
-    """21 images of noise and of many sizes, in three classes."""
-    return draw_noisy(tmp_path / "noisy", one_size=False)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +38,9 @@ def noisy(tmp_path):
         ("everything and operation", True),
     ],
 )
-def test_the_teacher_says_the_same_of_what_the_student_sees(teach_once, tmp_path, kind, one_size):
+def test_the_teacher_answers_the_students_images_as_the_store_says(
+    teach_once, tmp_path, kind, one_size
+):
     views, noisy = KINDS[kind], draw_noisy(tmp_path / "noisy", one_size)
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     stream = join(noisy, store, batch_size=4, seed=7, operation=views.operation)
@@ -130,7 +50,7 @@ def test_the_teacher_says_the_same_of_what_the_student_sees(teach_once, tmp_path
 @pytest.mark.parametrize(
     ("mode", "color_mode"), [("L", "grayscale"), ("RGBA", "rgba")], ids=["grey", "RGBA"]
 )
-def test_so_it_does_of_images_with_one_or_four_channels(teach_once, tmp_path, mode, color_mode):
+def test_images_with_one_or_four_channels_are_replayed(teach_once, tmp_path, mode, color_mode):
     images = draw_noisy(tmp_path / "noisy", one_size=False, mode=mode)
     views = Views(2, crop=(0.4, 1.0), color=0.5, erase=0.5, cutmix=1.0, canonical_size=(14, 12))
     asked = {**ASKED, "color_mode": color_mode, "views": views}
@@ -142,7 +62,7 @@ def test_so_it_does_of_images_with_one_or_four_channels(teach_once, tmp_path, mo
 
 
 def test_any_batch_size_and_seed_and_entered_in_the_middle(teach_once, noisy, tmp_path):
-    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS["everything and operation"])
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=EVERYTHING)
     for batch_size, seed in ((2, 0), (10, 1)):
         stream = join(noisy, store, batch_size=batch_size, seed=seed, operation=FADE)
         assert_replayed(stream, 5, 5 + stream.end_of_epoch(4))
@@ -183,8 +103,8 @@ def test_mixed_labels_come_with_their_shares(teach_once, noisy, tmp_path):
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
 
 
-def test_what_is_stored_is_replayed_and_never_drawn_again(teach_once, noisy, tmp_path, monkeypatch):
-    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS["everything and operation"])
+def test_stored_views_are_replayed_and_never_drawn_again(teach_once, noisy, tmp_path, monkeypatch):
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=EVERYTHING)
 
     def draw(*_):
         raise AssertionError("a view was drawn")
@@ -195,38 +115,19 @@ def test_what_is_stored_is_replayed_and_never_drawn_again(teach_once, noisy, tmp
 
 
 def test_rows_hold_the_parameters_that_the_specification_draws(teach_once, noisy, tmp_path):
-    views = KINDS["everything and operation"]
-    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
+    store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=EVERYTHING)
     hashes = hash_keys(store.keys)
-    found = store.view_parameters(np.arange(store.rows_total))
-    for name, values in views.draw(hashes).items():
-        assert np.array_equal(found[name], values.reshape(found[name].shape)), name
-    assert np.array_equal(found["view_partner"], views.match(hashes).reshape(-1))
+    stored = store.view_parameters(np.arange(store.rows_total))
+    for name, values in EVERYTHING.draw(hashes).items():
+        assert np.array_equal(stored[name], values.reshape(stored[name].shape)), name
+    assert np.array_equal(stored["view_partner"], EVERYTHING.match(hashes).reshape(-1))
 
 
-def test_the_pass_goes_on_to_the_same_bytes(noisy, tmp_path):
-    calls = []
-
-    def failing(pixels):
-        calls.append(1)
-        if len(calls) == 5:
-            raise helpers.TeacherFailedError
-        return project(pixels)
-
-    views = KINDS["everything and operation"]
-    answers(noisy, tmp_path / "uncut.h5", views)
-    with pytest.raises(helpers.TeacherFailedError):
-        teach(
-            noisy,
-            kd.load_teacher(failing, name="p", output="logits"),
-            tmp_path / "s.h5",
-            image_size=SIZE,
-            batch_size=13,
-            codec="float32",
-            views=views,
-            progress=False,
-        )
-    answers(noisy, tmp_path / "s.h5", views)
+def test_a_pass_that_was_cut_resumes_to_the_same_bytes(teach_once, noisy, tmp_path):
+    teach_once(noisy, tmp_path / "uncut.h5", **ASKED, views=EVERYTHING)
+    with pytest.raises(TeacherFailedError):
+        answers(noisy, tmp_path / "s.h5", EVERYTHING, teacher=failing_teacher(5))
+    answers(noisy, tmp_path / "s.h5", EVERYTHING)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
 
 
@@ -311,7 +212,9 @@ def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(teach_onc
         ({"views": Views(2)}, "The views belong to the store"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(teach_once, noisy, tmp_path, arguments, words):
+def test_arguments_that_do_not_fit_the_views_are_refused(
+    teach_once, noisy, tmp_path, arguments, words
+):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(1, mixup=1.0))
     with pytest.raises(kd.StreamkdError, match=words):
         join(noisy, store, **{"batch_size": 4, **arguments})

@@ -1,4 +1,4 @@
-"""decode='scaled': which part of a file is decoded, pixels against Pillow, and teacher and student.
+"""decode='scaled': which part of a file is decoded, pixels against Pillow, and bad files.
 
 The oracle is Pillow, which decodes the whole file and resizes with antialiasing. The photographs
 have detail at every scale, in each pixel as well.
@@ -6,20 +6,15 @@ have detail at every scale, in each pixel as well.
 
 import functools
 import io
-import warnings
-import zlib
 
-import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
 from PIL import Image
-from run_helpers import command, dense_student, exact_teacher
-from test_replay import KINDS, draw_noisy, slow
+from scaled_helpers import SIZE, jpeg, photograph, scaled
 
-import streamkd as kd
-from streamkd.errors import BadImageError, OptionError, StoreError
+from streamkd.errors import BadImageError, OptionError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
 from streamkd.pixels.bad_images import why_bad_bytes
@@ -27,34 +22,10 @@ from streamkd.pixels.decode import decode, decode_batch, decoder_of
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.scaled_decode import halvings_of_crops, halvings_of_image, size_in_file
 from streamkd.stream.join import join
-from streamkd.teachers.teach import teach
-from streamkd.teachers.write_store import write_store
-from streamkd.views.views import Views
 
-SIZE = (60, 64)
 # Smallest PSNR in dB where a side of the decoded image is at least 4/3 of the side asked for; when
 # this was written 40.4 to 60, and 38.2 with bicubic and lanczos3.
 MIN_PSNR = 38
-
-
-def scaled(image_size=SIZE, **arguments):
-    return ImageOptions(image_size=image_size, decode="scaled", **arguments)
-
-
-def photograph(size, seed=0, channels=3):
-    """Returns uint8 `[height, width, channels]`, noise of as much contrast at every scale."""
-    rng, height, width = np.random.default_rng(seed), *size
-    pixels = np.full((height, width, channels), 128.0)
-    for scale in (1, 2, 4, 8, 16, 32, 64, 128):
-        small = rng.normal(scale=14, size=(-(-height // scale), -(-width // scale), channels))
-        pixels += small.repeat(scale, 0).repeat(scale, 1)[:height, :width]
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def jpeg(pixels, **arguments):
-    file = io.BytesIO()
-    Image.fromarray(np.squeeze(pixels)).save(file, "JPEG", quality=95, **arguments)
-    return file.getvalue()
 
 
 def opened(data):
@@ -276,15 +247,15 @@ BOXES = [[0, 0, 1, 1], [0.013, 0.11, 0.71, 0.92], [0.4, 0.333, 0.81, 0.94], [0.7
 def test_crops_are_near_those_of_pillow():
     data = jpeg(photograph((1203, 1601)))
     image, (height, width) = opened(data), SIZE
-    found = crops([data], [BOXES], scaled())[0]
+    cut = crops([data], [BOXES], scaled())[0]
     ratios = [ratio_of_crop((1203, 1601), box, scaled()) for box in BOXES]
     assert ratios == [8, 8, 4, 2]
-    for box, pixels in zip(BOXES, found, strict=True):
+    for box, pixels in zip(BOXES, cut, strict=True):
         top, left, bottom, right = np.float64(np.float32(box))
         corners = (left * 1601, top * 1203, right * 1601, bottom * 1203)
         expected = image.resize((width, height), Image.Resampling.BILINEAR, box=corners)
         assert psnr(pixels, expected) > MIN_PSNR
-    assert np.array_equal(found[0], decoded([data], scaled())[0])
+    assert np.array_equal(cut[0], decoded([data], scaled())[0])
 
 
 def test_a_crop_sees_nothing_outside_of_its_box():
@@ -292,8 +263,8 @@ def test_a_crop_sees_nothing_outside_of_its_box():
     pixels[96:288, 192:] = 255
     box = [[[0.25, 0.5, 0.75, 1.0]]]
     for image_size in ((13, 13), (40, 40), (150, 150), (300, 300)):
-        found = crops([jpeg(pixels)], box, scaled(image_size))
-        assert found.min() > 250
+        cut = crops([jpeg(pixels)], box, scaled(image_size))
+        assert cut.min() > 250
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "small JPEG"])
@@ -358,185 +329,13 @@ def test_a_crop_does_not_depend_on_the_other_views():
     assert np.array_equal(shown_first[0], together[0])
 
 
-# Teacher and student.
-
-# Kinds in which every step of decoding and rendering is taken once; the others are slow.
-QUICK = ("plain", "crop", "cutmix", "everything canonical", "everything and operation")
-
-
-def fingerprint(pixels):
-    """A teacher whose logits, exact in float32, hold a checksum of every bit of the pixels."""
-    sums = [zlib.crc32(image.tobytes()) for image in np.asarray(pixels, np.float32)]
-    return np.array([[n & 0xFFFF, n >> 16, 70_000] for n in sums], np.float32) / 1024
-
-
-def taught(images, path, views, **arguments):
-    values = {"image_size": (9, 10), "codec": "float32", "batch_size": 13, "decode": "scaled"}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The teacher .* is right on")
-        return teach(
-            images,
-            kd.load_teacher(fingerprint, name="f", output="logits"),
-            path,
-            views=views,
-            progress=False,
-            **{**values, **arguments},
-        )
-
-
-def draw_photographs(root, one_size):
-    """Draws 17 JPEG files, which are decoded at all four parts, and a PNG where sizes differ."""
-    rng = np.random.default_rng(3)
-    for number in range(17):
-        size = (170, 190) if one_size else tuple(rng.integers(8, 300, 2).tolist())
-        folder = root / "abc"[number % 3]
-        folder.mkdir(exist_ok=True)
-        (folder / f"{number:02}.jpg").write_bytes(jpeg(photograph(size, seed=number)))
-    if not one_size:
-        Image.fromarray(photograph((90, 70))).save(root / "a" / "99.png")
-    return scan(root)
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """The manifest of 18 photographs of many sizes."""
-    return draw_photographs(tmp_path_factory.mktemp("photographs"), one_size=False)
-
-
-def assert_same_bits(stream, stop):
-    """Compares the checksum of what a stream shows with what the teacher was shown."""
-    for pixels, targets, _ in stream.dataset(0, stop):
-        assert np.array_equal(fingerprint(pixels.numpy()), targets["teacher_logits"])
-
-
-@pytest.mark.parametrize("kind", [kind if kind in QUICK else slow(kind) for kind in KINDS])
-def test_the_student_sees_the_teachers_pixels_to_the_bit(photographs, tmp_path, kind):
-    views = KINDS[kind]
-    store = taught(photographs, tmp_path / "s.h5", views)
-    assert store.header.images["decode"] == "scaled"
-    stream = join(photographs, store, batch_size=4, seed=7, operation=views.operation)
-    assert stream.options.decode == "scaled"
-    assert_same_bits(stream, stream.end_of_epoch(views.count + 1))
-
-
-@pytest.mark.parametrize("draw", [draw_photographs, draw_noisy], ids=["JPEG", "PNG"])
-def test_and_of_images_of_one_size(tmp_path, draw):
-    (tmp_path / "images").mkdir()
-    images = draw(tmp_path / "images", one_size=True)
-    store = taught(images, tmp_path / "s.h5", KINDS["everything"])
-    assert_same_bits(join(images, store, batch_size=6), 10)
-
-
-@pytest.mark.parametrize("kind", ["plain", "everything canonical"])
-def test_and_from_the_pixel_cache(photographs, tmp_path, kind):
-    store = taught(photographs, tmp_path / "s.h5", KINDS[kind])
-    stream = join(photographs, store, batch_size=4, cache="memory")
-    without = join(photographs, store, batch_size=4)
-    stop = stream.end_of_epoch(3)
-    for one, other in zip(stream.dataset(0, stop), without.dataset(0, stop), strict=True):
-        if kind == "plain":  # which the cache rounds to whole numbers
-            np.testing.assert_allclose(one[0], other[0], atol=0.5001)
-        else:
-            assert np.array_equal(one[0], other[0])
-    if kind != "plain":
-        assert_same_bits(stream, stop)
-
-
-def test_the_cache_keeps_scaled_and_exact_pixels_apart(photographs, tmp_path):
-    arguments = {"image_size": (9, 10), "batch_size": 4, "shuffle": False}
-    for decode_as in ("exact", "scaled"):
-        cached, plain = (
-            join(photographs, None, decode=decode_as, **arguments, **more)
-            for more in ({"cache": "disk", "cache_directory": tmp_path}, {})
-        )
-        for one, other in zip(cached.dataset(0, 4), plain.dataset(0, 4), strict=True):
-            np.testing.assert_allclose(one[0], other[0], atol=0.5001)
-    assert len(list(tmp_path.glob("*.pixels"))) == 2
-
-
-def test_a_student_of_another_resolution_sees_the_same_view_in_its_own(photographs, tmp_path):
-    store = taught(photographs, tmp_path / "s.h5", Views(2, crop=(0.3, 0.8), flip=True))
-    small = join(photographs, store, batch_size=4)
-    large = join(photographs, store, batch_size=4, image_size=(45, 50))
-    for one, other in zip(small.dataset(0, 8), large.dataset(0, 8), strict=True):
-        assert np.array_equal(one[1]["rows"], other[1]["rows"])
-        back = tf.image.resize(other[0], (9, 10), antialias=True)  # 0.998 when this was written
-        assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.98
-
-
-def test_a_pass_goes_on_to_the_same_bytes_and_knows_its_teacher_again(photographs, tmp_path):
-    calls = []
-
-    def failing(pixels):
-        calls.append(1)
-        if len(calls) == 4:
-            raise helpers.TeacherFailedError
-        return fingerprint(pixels)
-
-    views = Views(2, crop=(0.2, 1.0))
-    taught(photographs, tmp_path / "uncut.h5", views)
-    with pytest.raises(helpers.TeacherFailedError):
-        teach(
-            photographs,
-            kd.load_teacher(failing, name="f", output="logits"),
-            tmp_path / "s.h5",
-            image_size=(9, 10),
-            codec="float32",
-            batch_size=13,
-            decode="scaled",
-            views=views,
-            progress=False,
-        )
-    taught(photographs, tmp_path / "s.h5", views)
-    assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "uncut.h5").read_bytes()
-    taught(photographs, tmp_path / "s.h5", views)  # finished: the teacher is asked once more
-    with pytest.raises(StoreError, match=r"image specification\.\n.*null.*\n.*scaled"):
-        taught(photographs, tmp_path / "s.h5", views, decode="exact")
-
-
-def test_the_way_of_decoding_belongs_to_the_store(photographs, images, store, tmp_path):
-    assert "decode" not in store.header.images
-    assert join(images, store, batch_size=4, decode="exact").options.decode == "exact"
-    words = (
-        r"decode is '{}', and the teacher saw images made with '{}' \(store .*\)\.\nLeave decode"
-    )
-    with pytest.raises(OptionError, match=words.format("scaled", "exact")):
-        join(images, store, batch_size=4, decode="scaled")
-    other = taught(photographs, tmp_path / "s.h5", Views(0))
-    assert join(photographs, other, batch_size=4, decode="scaled").options.decode == "scaled"
-    with pytest.raises(OptionError, match=words.format("exact", "scaled")):
-        join(photographs, other, batch_size=4, decode="exact")
-    with pytest.raises(OptionError, match="decode is 'half'; choose one of exact, scaled"):
-        join(photographs, None, image_size=(9, 10), batch_size=4, decode="half")
-
-
-def test_a_store_of_answers_from_elsewhere_says_how_its_images_are_decoded(images, tmp_path):
-    def written(path, **arguments):
-        answers = np.zeros((len(images), 3), np.float32)
-        store = write_store(
-            images,
-            path,
-            lambda batch: answers[batch.indices],
-            teacher="t",
-            progress=False,
-            **arguments,
-        )
-        return store.header.images
-
-    assert written(tmp_path / "a.h5", decode="scaled")["decode"] == "scaled"
-    assert "decode" not in written(tmp_path / "b.h5", image_size=(8, 8))
-    assert written(tmp_path / "a2.h5")["image_size"] is None
-    with pytest.raises(OptionError, match="decode is 'half'"):
-        written(tmp_path / "c.h5", decode="half")
-
-
 # Bad files.
 
 
 def with_height(data, height):
     """Returns a baseline JPEG whose header says another height."""
-    place = data.index(b"\xff\xc0") + 5
-    return data[:place] + height.to_bytes(2, "big") + data[place + 2 :]
+    start = data.index(b"\xff\xc0") + 5
+    return data[:start] + height.to_bytes(2, "big") + data[start + 2 :]
 
 
 def test_files_are_bad_for_both_ways_of_decoding_or_for_neither(tmp_path):
@@ -591,29 +390,3 @@ def test_a_jpeg_has_no_alpha_channel_for_either():
     file = io.BytesIO()
     Image.fromarray(photograph((90, 80), channels=4)).save(file, "PNG")
     assert decoded([file.getvalue()], scaled(color_mode="rgba")).shape == (1, *SIZE, 4)
-
-
-# The command line.
-
-
-def test_commands_take_the_flag_and_pass_it_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    helpers.draw_directory(tmp_path / "images", {"ant": 4, "bee": 4, "cat": 4})
-    exact_teacher().save(tmp_path / "teacher.keras")
-    dense_student().save(tmp_path / "student.keras")
-    teach = ("teach", "images", "--teacher", "teacher.keras", "--out", "s.h5")
-    assert command(capsys, *teach, "--decode", "scaled")[0] == 0
-    assert kd.open_store("s.h5").header.images["decode"] == "scaled"
-    train = ("train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "run")
-    train += ("--epochs", "1", "--batch-size", "4")
-    code, answer, _ = command(capsys, *train, "--decode", "exact")
-    assert code == 2 and "the teacher saw images made with 'scaled'" in answer["error"]["message"]
-    assert command(capsys, *train)[0] == 0
-    assert '"decode": "scaled"' in (tmp_path / "run" / "config.json").read_text()
-    plan = ("plan", "images", "--teacher", "teacher.keras", "--decode", "scaled")
-    for words in (plan, ("evaluate", "run", "images"), ("evaluate", "run", "images", "--decode")):
-        assert command(capsys, *words, *(["scaled"] if words[-1] == "--decode" else []))[0] == 0
-    code, answer, _ = command(
-        capsys, "evaluate", "run", "images", "--store", "s.h5", "--decode", "exact"
-    )
-    assert code == 2 and "decode is 'exact'" in answer["error"]["message"]

@@ -9,8 +9,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,6 +16,8 @@ import h5py
 import numpy as np
 import pytest
 import store_helpers as helpers
+from process_helpers import finished
+from timeouts import TIMEOUT_SECS
 
 from streamkd.errors import MissingLogitsError, StoreBusyError, StoreError
 from streamkd.store.collection import open_store
@@ -26,8 +26,6 @@ from streamkd.store.writer import StoreWriter
 # float32 holds each of 40,000 rows and its quarters exactly.
 SHAPE = {"num_views": 2, "num_classes": 8, "codec": "float32", "block_rows": 200}
 BATCH_ROWS = 256
-# Seconds after which a test is taken to hang; never reached on a machine however loaded.
-HANGING = 600
 
 SPAWN, FORK = (multiprocessing.get_context(name) for name in ("spawn", "fork"))
 
@@ -72,8 +70,8 @@ def write_while_it_is_read(path, total_reads, expected_reads, others_refused, as
     with StoreWriter(path) as writer:
         blocks = np.random.default_rng(0).permutation(writer.pending_blocks()).tolist()
         for number, block in enumerate(blocks):
-            assert number == 0 or others_refused.wait(HANGING)
-            assert number < len(blocks) - 1 or asked.wait(HANGING)
+            assert number == 0 or others_refused.wait(TIMEOUT_SECS)
+            assert number < len(blocks) - 1 or asked.wait(TIMEOUT_SECS)
             part = 0.9 * number / len(blocks) - 0.2  # with hardly a row there is little to read
             while total_reads.value < expected_reads * part:
                 time.sleep(0.0005)
@@ -113,7 +111,7 @@ def read_and_write(path, num_processes, num_threads, num_reads):
         except BlockingIOError as error:
             refusals.append(type(error).__name__)
     others_refused.set()
-    reports = [report.get(timeout=HANGING) for _ in readers]
+    reports = [report.get(timeout=TIMEOUT_SECS) for _ in readers]
     for worker in [*readers, writer]:
         worker.join()
     assert writer.exitcode == 0 and open_store(path).finished
@@ -123,16 +121,7 @@ def read_and_write(path, num_processes, num_threads, num_reads):
 def run(call, *arguments):
     """Runs a function of this module as the main program of a process without threads."""
     script = f"import json, sys, test_store_concurrency as t; t.{call}(*json.loads(sys.argv[1]))"
-    folders = [os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
-    ended = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-        timeout=2 * HANGING,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    return json.loads(finished("-c", script, json.dumps(arguments))[0])
 
 
 @pytest.mark.parametrize(
@@ -204,10 +193,10 @@ def contend(path, num_processes, num_images):
     os.dup2(writing, 1)
     for worker in workers:
         worker.start()
-    is_created.wait(HANGING)
+    is_created.wait(TIMEOUT_SECS)
     with StoreWriter(path):
-        is_held.wait(HANGING)
-        assert all(was_refused.acquire(timeout=HANGING) for _ in workers)
+        is_held.wait(TIMEOUT_SECS)
+        assert all(was_refused.acquire(timeout=TIMEOUT_SECS) for _ in workers)
     for worker in workers:
         worker.join()
     os.dup2(output, 1)

@@ -3,14 +3,13 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import h5py
 import numpy as np
 import pytest
 import store_helpers as helpers
+from process_helpers import finished, running
 
 from streamkd.errors import MissingLogitsError, StoreError
 from streamkd.store.collection import open_store
@@ -84,7 +83,6 @@ def test_rows_torn_by_a_power_cut_are_taught_again(tmp_path):
 
 WRITER = """
 import sys, time
-sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 if not helpers.os.path.exists(sys.argv[1]):
     helpers.create(sys.argv[1], 12_000, num_classes=100, block_rows=10)
@@ -103,33 +101,32 @@ def blocks_in(log):
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def kill_at(place, process, path, log, chance):
-    """Kills a writer at a random moment of `place`."""
+def kill_at(phase, writer, path, log, chance):
+    """Kills a writer at a random moment of a phase: creation, start-up or pass."""
     before = len(blocks_in(log))
-    temporary = path.with_name(f".{path.name}.{process.pid}.tmp")
-    if place == "start-up":
+    temporary = path.with_name(f".{path.name}.{writer.pid}.tmp")
+    if phase == "start-up":
         time.sleep(chance.uniform(0.0, 0.5))
-    while place == "creation" and not (temporary.exists() or path.exists()):
+    while phase == "creation" and not (temporary.exists() or path.exists()):
         pass
-    while place == "pass" and len(blocks_in(log)) == before and process.poll() is None:
+    while phase == "pass" and len(blocks_in(log)) == before and writer.poll() is None:
         time.sleep(0.001)
-    time.sleep({"creation": chance.uniform(0, 0.01), "pass": chance.uniform(0, 0.06)}.get(place, 0))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    time.sleep({"creation": chance.uniform(0, 0.01), "pass": chance.uniform(0, 0.06)}.get(phase, 0))
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
 
 
 @pytest.mark.slow
 def test_a_chain_of_kills_leaves_the_bytes_of_an_undisturbed_pass(tmp_path):
     path, log = tmp_path / "killed.h5", tmp_path / "killed.h5.log"
-    arguments = [sys.executable, "-c", WRITER, str(path), os.path.dirname(__file__)]
     chance, num_half_made = random.Random(0), 0
     mixed = ["start-up"] * NUM_START_UP + ["pass"] * NUM_PASS
     chance.shuffle(mixed)
-    for place in ["creation"] * NUM_CREATION + mixed:
-        process = subprocess.Popen(arguments)
-        kill_at(place, process, path, log, chance)
-        assert process.returncode < 0, "the pass ended too early to be killed often"
-        num_half_made += path.with_name(f".{path.name}.{process.pid}.tmp").exists()
+    for phase in ["creation"] * NUM_CREATION + mixed:
+        with running("-c", WRITER, path) as writer:
+            kill_at(phase, writer, path, log, chance)
+        assert writer.returncode < 0, "the pass ended too early to be killed often"
+        num_half_made += path.with_name(f".{path.name}.{writer.pid}.tmp").exists()
         acknowledged = set(blocks_in(log))
         if not path.exists():
             assert not acknowledged
@@ -142,7 +139,7 @@ def test_a_chain_of_kills_leaves_the_bytes_of_an_undisturbed_pass(tmp_path):
     print(f"{len(mixed) + NUM_CREATION} kills, {num_half_made} of them with a half-made store;")
     print(f"{len(acknowledged):,} of 1,200 blocks acknowledged by then")
     assert num_half_made >= 3
-    subprocess.run(arguments, check=True)
+    finished("-c", WRITER, path)
     helpers.teach(tmp_path / "reference.h5", 12_000, num_classes=100, block_rows=10)
     assert path.read_bytes() == (tmp_path / "reference.h5").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["killed.h5", "killed.h5.log", "reference.h5"]

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 from fault_helpers import FaultyCalls
+from process_helpers import finished
 
 from streamkd.errors import OutputError, StoreBusyError, StoreError, StreamkdError
 from streamkd.store.collection import open_store
@@ -72,7 +73,7 @@ def check_message(message, path, number):
 
 
 def check_resumed(path, acknowledged, reference):
-    """What was acknowledged is there, and the next pass leaves the bytes of an undisturbed one."""
+    """Acknowledged blocks are done, and the next pass leaves the bytes of an undisturbed one."""
     if path.exists():
         with StoreWriter(path) as writer:
             assert not set(acknowledged) & set(writer.pending_blocks().tolist())
@@ -145,7 +146,6 @@ def test_an_error_of_the_nth_call_of_a_pass_that_repairs(tmp_path, reference, nu
 
 IN_MEMORY = """
 import os, resource, sys
-sys.path.insert(0, sys.argv[2])
 import store_helpers
 from streamkd.errors import DiskFullError
 from streamkd import disk
@@ -169,10 +169,7 @@ for limit in (0, 2048, 4096, 5000, 9000, 20_000, 60_000):
 
 def test_an_error_of_the_file_in_memory_that_hdf5_writes_ends_no_process(tmp_path):
     # h5py raises an AttributeError instead, and HDF5 a segmentation fault when the process ends.
-    arguments = [sys.executable, "-c", IN_MEMORY, str(tmp_path / "s.h5"), os.path.dirname(__file__)]
-    ended = subprocess.run(arguments, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == "True []\n" * 7
+    assert finished("-c", IN_MEMORY, tmp_path / "s.h5")[0] == "True []\n" * 7
 
 
 def read_everything(path, way):
@@ -256,11 +253,10 @@ def test_short_writes_and_reads_are_continued(tmp_path, reference, fault, step):
 INJECTED = """
 import gc, json, mmap, os, signal, subprocess, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 import test_store_faults as tests
 import store_helpers as helpers
 
-directory, name, error = Path(sys.argv[1]), sys.argv[3], sys.argv[4]
+directory, name, error = Path(sys.argv[1]), *sys.argv[2:]
 tests.teach_and_read(directory / "warm.h5", [])  # so that the children import nothing
 shared = mmap.mmap(-1, 1 << 16)
 for at in range(1, 10_000):
@@ -314,10 +310,8 @@ def test_the_system_itself_refuses_the_nth_call(tmp_path, reference, name):
     for error in CALLS[name].split():
         directory = tmp_path / error
         directory.mkdir()
-        arguments = [str(directory), os.path.dirname(__file__), name, error]
-        command = [sys.executable, "-c", INJECTED, *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True)
-        lines = [json.loads(line) for line in ended.stdout.splitlines()]
+        out, _ = finished("-c", INJECTED, directory, name, error)
+        lines = [json.loads(line) for line in out.splitlines()]
         num_messages = 0
         for path, status, acknowledged, kind, message in lines:
             path = Path(path)
@@ -335,7 +329,6 @@ def test_the_system_itself_refuses_the_nth_call(tmp_path, reference, name):
 
 SMALL_DISK = """
 import os, shutil, sys
-sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 from streamkd.store.collection import open_store
 
@@ -365,10 +358,9 @@ def test_a_really_full_disk_shows_at_creation_and_not_afterwards(tmp_path):
     words = ["unshare", "--mount", "--user", "--map-root-user", "sh", "-c", script, "sh"]
     if subprocess.run([*words, "true"], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
-    arguments = ["-c", SMALL_DISK, str(tmp_path), os.path.dirname(__file__)]
-    ended = subprocess.run([*words, sys.executable, *arguments], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    refused, _, rest = ended.stdout.partition("Nothing was left behind.")
+    options = {"interpreter": [*words, sys.executable]}
+    out, _ = finished("-c", SMALL_DISK, tmp_path, **options)
+    refused, _, rest = out.partition("Nothing was left behind.")
     assert refused.startswith("DiskFullError The disk has no room for")
     assert "needed: 8,4" in refused and "free:   1,048,576 bytes" in refused
     assert rest.splitlines()[1:] == [
@@ -381,9 +373,8 @@ def test_a_really_full_disk_shows_at_creation_and_not_afterwards(tmp_path):
 
 LIMITED = """
 import resource, sys
-sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     helpers.fill(sys.argv[1])
 except OSError as error:
@@ -394,11 +385,9 @@ except OSError as error:
 def test_a_limit_on_the_size_of_files_that_came_later_is_a_message(tmp_path, reference):
     path = tmp_path / "s.h5"
     helpers.create(path, NUM_IMAGES)
-    limit = str(helpers.extents_of(path)["content"][0])
-    arguments = [sys.executable, "-c", LIMITED, str(path), os.path.dirname(__file__), limit]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert ended.stdout.startswith("DiskFullError The disk has no room for")
-    assert "File too large" in ended.stdout and "0 of 5 rows are safe" in ended.stdout
+    out, _ = finished("-c", LIMITED, path, helpers.extents_of(path)["content"][0])
+    assert out.startswith("DiskFullError The disk has no room for")
+    assert "File too large" in out and "0 of 5 rows are safe" in out
     check_resumed(path, [], reference)
 
 
@@ -424,7 +413,6 @@ def test_a_read_only_file_is_read_and_not_written(tmp_path, reference, monkeypat
 
 NOBODY = """
 import os, sys
-sys.path.insert(0, sys.argv[2])
 import store_helpers as helpers
 from streamkd.errors import StreamkdError
 from streamkd.store.collection import open_store
@@ -456,12 +444,11 @@ def test_another_user_reads_what_he_may_not_write(reference, mode):
         path = Path(directory) / "s.h5"
         path.write_bytes(reference)
         path.chmod(mode)
-        arguments = [sys.executable, "-c", NOBODY, str(path), os.path.dirname(__file__)]
-        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=600)
-    lines = ended.stdout.splitlines()
-    assert lines[0] == "5 True", ended.stderr
-    kind, what = ("StoreError", "cannot be opened") if mode == 0o644 else ("OutputError", "Cannot")
-    assert lines[1].startswith(kind) and what in lines[1] and "Permission denied" in lines[1]
+        out, errors = finished("-c", NOBODY, path)
+    lines = out.splitlines()
+    assert lines[0] == "5 True", errors
+    kind, words = ("StoreError", "cannot be opened") if mode == 0o644 else ("OutputError", "Cannot")
+    assert lines[1].startswith(kind) and words in lines[1] and "Permission denied" in lines[1]
     assert lines[2].startswith("OutputError Cannot write") and "Permission denied" in lines[2]
 
 

@@ -9,11 +9,11 @@ import json
 import os
 import random
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import store_helpers as helpers
+from process_helpers import running
 
 from streamkd.errors import DamagedStoreError, MissingLogitsError, OptionError, StoreError
 from streamkd.store import codecs, userblock
@@ -89,13 +89,13 @@ def what_happens(path, expected):
     assert all(expected["rows"][row] == logits for row, logits in given.items()), "a wrong row"
     sound = verify_store(path).sound
     try:
-        found = everything(path)
+        read = everything(path)
     except (StoreError, MissingLogitsError):
         assert not sound, "verify missed what a reader refuses"
         return "on reading"
     if not sound:
         return "by verify"
-    assert found == expected, "silent damage"
+    assert read == expected, "silent damage"
     return "harmless"
 
 
@@ -188,19 +188,18 @@ def test_changed_metadata_is_refused_before_hdf5_sees_it(path, monkeypatch, coun
 # Opens each file that it is told in a child of its own, which may die or hang.
 EXAMINER = """
 import json, os, signal, sys
-sys.path.insert(0, sys.argv[1])
 import test_store_fuzz as tests
 from streamkd.errors import StreamkdError
 
-expected = tests.everything(sys.argv[2])
+expected = tests.everything(sys.argv[1])
 for line in sys.stdin:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         signal.alarm(60)
         try:
-            found = tests.everything(line.strip())
-            wrong = [name for name in expected if found[name] != expected[name]]
+            read = tests.everything(line.strip())
+            wrong = [name for name in expected if read[name] != expected[name]]
             answer = "differs: " + ", ".join(wrong) if wrong else "equal"
         except StreamkdError as error:
             answer = "refused"
@@ -220,10 +219,9 @@ for line in sys.stdin:
 def test_changed_metadata_with_a_digest_that_fits_gives_no_wrong_row(path, tmp_path, count):
     data, chance = path.read_bytes(), random.Random(5)
     (_, *metadata), _ = regions_of(path)
-    arguments = [sys.executable, "-c", EXAMINER, os.path.dirname(__file__), str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     forged, outcomes = tmp_path / "forged.h5", collections.Counter()
-    with subprocess.Popen(arguments, text=True, **pipes) as examiner:
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with running("-c", EXAMINER, path, **pipes) as examiner:
         for number in range(count):
             # Most of the metadata are gaps between datasets, which HDF5 does not look at.
             regions = living(data, metadata) if number % 4 else metadata

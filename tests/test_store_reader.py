@@ -6,13 +6,13 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 import threading
 
 import h5py
 import numpy as np
 import pytest
 import store_helpers as helpers
+from process_helpers import finished
 
 from streamkd.errors import DamagedStoreError, MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
@@ -206,7 +206,7 @@ def test_a_row_that_is_not_done_is_refused_by_name(path):
 def test_a_reader_sees_rows_as_they_are_written(path):
     helpers.create(path, 10)
     store = open_store(path)
-    with pytest.raises(MissingLogitsError):
+    with pytest.raises(MissingLogitsError, match="view 0"):
         store.gather(np.array([0]))
     helpers.fill(path)
     assert np.array_equal(store.gather(np.arange(10)), helpers.logits_of(range(10), 4))
@@ -342,9 +342,8 @@ def test_threads_read_right_rows(path, io):
 
 FORKED = """
 import os, sys
-sys.path.insert(0, sys.argv[2])
 import test_store_reader as tests
-store = tests.open_store(sys.argv[1], sys.argv[3])
+store = tests.open_store(sys.argv[1], sys.argv[2])
 store.gather(tests.np.arange(5))
 children = []
 for seed in range(4):
@@ -360,10 +359,8 @@ sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_forked_processes_read_right_rows(path, io):
     helpers.teach(path, 200, block_rows=10)
-    tests = os.path.dirname(__file__)
     # In a process without threads of other tests: those make a fork unsafe by themselves.
-    arguments = [sys.executable, "-c", FORKED, str(path), tests, io]
-    assert subprocess.run(arguments, check=False).returncode == 0
+    finished("-c", FORKED, path, io)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 
 import fault_helpers
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import store_helpers as helpers
 from fault_helpers import Disk, SystemCalls, killed_states, power_cut
+from process_helpers import finished
 
 from streamkd.errors import StoreError
 from streamkd.store.collection import open_store
@@ -101,7 +101,7 @@ class Checker:
         self.num_believed_wrong = 0
 
     def check(self, state, *, resume):
-        """Looks at a state as a user would: read it, and go on with the pass."""
+        """Looks at a state as a user would: read it, and resume the pass."""
         self.num_states += 1
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir()
@@ -257,7 +257,6 @@ def test_a_disk_that_lies_about_syncs_loses_rows_and_the_checksums_tell(
 TRACED = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 import test_store_replay
 log = test_store_replay.run_pass(Path(sys.argv[1]))
 print(json.dumps([[event.kind, event.offset, len(event.data)] for event in log]))
@@ -281,11 +280,9 @@ OTHERS += "mkdir,symlink,sendfile,copy_file_range,splice,msync,mmap"
 def test_the_recording_misses_no_call_that_strace_sees(tmp_path):
     directory, trace = tmp_path / "traced", tmp_path / "trace"
     directory.mkdir()
-    command = ["strace", "-f", "-y", "-o", str(trace), "-e"]
-    command += [f"trace={','.join(KINDS)},{OTHERS},openat"]
-    command += [sys.executable, "-c", TRACED, str(directory), os.path.dirname(__file__)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    recorded = [tuple(event) for event in json.loads(ended.stdout)]
+    strace = ["strace", "-f", "-y", "-o", trace, "-e", f"trace={','.join(KINDS)},{OTHERS},openat"]
+    out, _ = finished("-c", TRACED, directory, interpreter=[*strace, sys.executable])
+    recorded = [tuple(event) for event in json.loads(out)]
     recorded = [event for event in recorded if event[0] != "said"]
     lines = trace.read_text().splitlines()
     seen = [line for line in lines if str(directory) in line and " = -1 " not in line]

@@ -85,7 +85,7 @@ def test_a_truncated_store_is_a_problem(path):
     assert "bytes and was written with" in verify_store(path).problems[0]["reason"]
 
 
-def test_what_is_no_store_is_an_error(path):
+def test_a_file_that_is_no_store_is_an_error(path):
     with pytest.raises(StoreError, match="no such file"):
         verify_store(path)
     path.write_text("hello")
@@ -116,7 +116,7 @@ def test_of_many_problems_the_first_hundred_are_listed(path):
     )
 
 
-def test_what_the_comparison_finds_is_reported_with_its_key(path):
+def test_differences_from_the_images_are_reported_with_their_keys(path):
     helpers.teach(path, 12)
 
     def compare(images, keys, content):

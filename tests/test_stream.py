@@ -9,6 +9,7 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from stream_helpers import assert_paired, assert_same, batches_of, joined
 
 from streamkd.errors import BadImageError, ChangedImageError, StoreError
 from streamkd.manifest.manifest import Manifest, scan
@@ -17,30 +18,6 @@ from streamkd.stream import columns
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.teach import teach
-
-
-def joined(images, store, **arguments):
-    return join(images, store, **{"batch_size": 4, "seed": 1, "progress": False, **arguments})
-
-
-def assert_paired(stream, steps, labels=None):
-    """Asserts that pixels, logits, labels and rows of some steps are of the same images.
-
-    Args:
-      labels: of the stream, for each class number that the images hold; the same by default.
-    """
-    numbers = []
-    for pixels, targets, _ in stream.batches(*steps):
-        of_pixels = helpers.pixel_numbers(pixels)
-        of_logits = helpers.encoded_numbers(targets["teacher_logits"])
-        np.testing.assert_array_equal(of_pixels[:, 0], of_logits[:, 0])
-        classes = of_pixels[:, 1] if labels is None else np.array(labels)[of_pixels[:, 1]]
-        np.testing.assert_array_equal(targets["labels"][:, 0], classes)
-        stored = stream.store.gather(targets["rows"].numpy())
-        np.testing.assert_array_equal(targets["teacher_logits"], stored)
-        numbers += of_pixels[:, 0].tolist()
-    assert len(numbers) == (steps[1] - steps[0]) * stream.batch_size
-    return numbers
 
 
 @pytest.mark.parametrize(("batch_size", "shuffle"), [(1, True), (7, True), (30, True), (7, False)])
@@ -78,6 +55,13 @@ def test_seeds_give_orders_of_their_own_and_the_same_seed_the_same(images, store
     assert orders[0].tolist() == orders[1].tolist() != orders[2].tolist()
 
 
+@pytest.mark.parametrize(("num_cores", "on_bad"), [(1, "raise"), (None, "skip")])
+def test_a_machine_of_one_core_has_the_same_batches(images, store, monkeypatch, num_cores, on_bad):
+    expected = batches_of(joined(images, store))
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    assert_same(batches_of(joined(images, store, on_bad=on_bad)), expected)
+
+
 def test_shapes_are_static_and_types_as_documented(images, store):
     stream = joined(images, store, image_size=(6, 5))
     pixels, targets, weights = stream.dataset().element_spec
@@ -95,7 +79,7 @@ def test_shapes_are_static_and_types_as_documented(images, store):
     assert weights.numpy().tolist() == [1] * 4
 
 
-def test_the_dataset_goes_on_without_end(images, store):
+def test_the_dataset_has_no_end(images, store):
     stream = joined(images, store, batch_size=30)
     assert len(list(stream.dataset().take(5))) == 5
     assert len(list(stream.dataset(3, 5))) == 2
@@ -112,10 +96,10 @@ def test_a_stream_without_a_store_has_labels_alone(images):
     seen = []
     for pixels, targets, _ in stream.batches(0, 8):
         assert set(targets) == {"labels", "label_shares", "rows"}
-        found = helpers.pixel_numbers(pixels)
-        np.testing.assert_array_equal(targets["labels"][:, 0], found[:, 1])
+        numbers = helpers.pixel_numbers(pixels)
+        np.testing.assert_array_equal(targets["labels"][:, 0], numbers[:, 1])
         assert set(targets["rows"].numpy()) == {-1}
-        seen += found[:, 0].tolist()
+        seen += numbers[:, 0].tolist()
     assert sorted(seen[:30]) == list(range(30))
 
 

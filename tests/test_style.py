@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from timeouts import TIMEOUT_SECS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = [name for name in ("streamkd", "tests", "examples") if (ROOT / name).is_dir()]
@@ -19,8 +20,9 @@ FOLDERS = [name for name in ("streamkd", "tests", "examples") if (ROOT / name).i
     ids=["ruff check", "ruff format", "mypy"],
 )
 def test_the_code_passes(words):
+    command = [sys.executable, "-m", *words]
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECS
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -6,6 +6,7 @@ from unittest import mock
 import helpers
 import numpy as np
 import pytest
+from helpers import teach_small
 
 from streamkd.errors import (
     BadImageError,
@@ -21,7 +22,7 @@ from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.load_teacher import load_teacher
-from streamkd.teachers.teach import teach, teacher_setup
+from streamkd.teachers.teach import teacher_setup
 from streamkd.teachers.teacher_pass import TeacherPass
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
@@ -35,12 +36,6 @@ AT_CHANCE = pytest.mark.filterwarnings("ignore:The teacher 'small' is right on")
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "teacher.h5"
-
-
-def run(images, teacher, path, **arguments):
-    """Teaches at 8×8 in blocks of 7 images."""
-    values = {"image_size": (8, 8), "batch_size": 7, "progress": False, **arguments}
-    return teach(images, teacher, path, **values)
 
 
 def all_rows(store):
@@ -57,7 +52,7 @@ class NoisyTeacher(helpers.EncodingTeacher):
 
 
 def test_every_row_is_the_teachers_answer_for_its_own_image(images, teacher, path):
-    store = run(images, teacher, path)
+    store = teach_small(images, teacher, path)
     numbers = helpers.encoded_numbers(all_rows(store))
     names = [int(key.rpartition(b"/")[2].partition(b".")[0]) for key in store.keys]
     assert numbers[:, 0].tolist() == names
@@ -67,7 +62,7 @@ def test_every_row_is_the_teachers_answer_for_its_own_image(images, teacher, pat
 
 @pytest.mark.parametrize("codec", ["float16", "float32"])
 def test_rows_are_exact_to_the_codec(images, path, codec):
-    store = run(images, NoisyTeacher(), path, codec=codec)
+    store = teach_small(images, NoisyTeacher(), path, codec=codec)
     numbers = np.arange(len(images))
     classes = images.labels
     expected = helpers.encoded_logits(numbers, classes, 3) + np.float32(np.pi) * (
@@ -87,12 +82,12 @@ def test_float32_rows_are_the_answers_to_the_bit(images, path):
         answers.append(NoisyTeacher()(pixels))
         return answers[-1]
 
-    store = run(images, remember, path, codec="float32")
+    store = teach_small(images, remember, path, codec="float32")
     np.testing.assert_array_equal(all_rows(store), np.concatenate(answers))
 
 
 def test_the_store_says_what_it_was_made_of(images, teacher, path):
-    header = run(images, teacher, path, interpolation="nearest").header
+    header = teach_small(images, teacher, path, interpolation="nearest").header
     assert header.fingerprint == images.fingerprint
     assert (header.num_images, header.num_views, header.num_classes) == (30, 1, 3)
     assert (header.block_rows, header.codec) == (7, "float16")
@@ -109,9 +104,9 @@ def test_the_store_keeps_the_digest_of_every_file(images, store):
 
 
 def test_images_in_any_order_make_the_same_store(images, teacher, path, tmp_path):
-    run(images, teacher, path)
+    teach_small(images, teacher, path)
     shuffled = images.select(np.random.default_rng(0).permutation(len(images)))
-    run(shuffled, teacher, tmp_path / "other.h5")
+    teach_small(shuffled, teacher, tmp_path / "other.h5")
     assert path.read_bytes() == (tmp_path / "other.h5").read_bytes()
 
 
@@ -140,7 +135,7 @@ def test_grey_and_transparent_views_are_answered_and_replayed(tmp_path, color_mo
     views = Views(2, **VIEWS, canonical_size=canonical, operation=operation)
     images = scan(tmp_path / "i")
     options = {"color_mode": color_mode, "codec": "float32", "views": views}
-    store = run(images, Projection(), tmp_path / "s.h5", **options)
+    store = teach_small(images, Projection(), tmp_path / "s.h5", **options)
     stream = join(images, store, batch_size=4, operation=operation, cache=cache)
     for pixels, targets, _ in stream.dataset(0, stream.end_of_epoch(2)):
         assert pixels.shape[1:] == (8, 8, 1 if mode == "L" else 4)
@@ -159,7 +154,7 @@ def test_the_teachers_accuracy_is_that_on_the_labelled_images(images, path):
         answers = np.where(numbers < 12, (classes + 1) % 3, classes)
         return helpers.encoded_logits(numbers, answers, 3)
 
-    store = run(images, half_wrong, path)
+    store = teach_small(images, half_wrong, path)
     assert store.summary["teacher_accuracy"] == 18 / 30
     assert store.summary["num_labelled"] == 30
 
@@ -174,13 +169,13 @@ def test_a_teacher_at_chance_is_warned_of(tmp_path, path, num_wrong, warns, num_
         answers = np.where(numbers < num_wrong, (classes + 1) % num_classes, classes)
         return helpers.encoded_logits(numbers, answers, num_classes)
 
-    run(scan(helpers.draw_directory(tmp_path / "images", counts)), answer, path)
+    teach_small(scan(helpers.draw_directory(tmp_path / "images", counts)), answer, path)
     messages = [str(warning.message) for warning in recwarn]
     assert any("and chance is" in message for message in messages) == warns
 
 
 def test_the_accuracy_over_images_without_labels_is_unknown(directory, teacher, path):
-    store = run(scan(directory, labels=None), teacher, path)
+    store = teach_small(scan(directory, labels=None), teacher, path)
     assert store.summary["teacher_accuracy"] is None
     assert store.class_names == [] and set(store.labels) == {-1}
 
@@ -196,7 +191,7 @@ def test_class_names_say_in_which_order_the_teacher_answers(images, path, classe
         outputs = np.array([classes.index(name) for name in images.class_names])
         return helpers.encoded_logits(numbers, outputs[labels], len(classes))
 
-    store = run(images, answer, path, class_names=classes)
+    store = teach_small(images, answer, path, class_names=classes)
     assert store.class_names == classes
     assert [classes[label] for label in store.labels] == [
         images.class_names[label] for label in images.labels
@@ -206,13 +201,13 @@ def test_class_names_say_in_which_order_the_teacher_answers(images, path, classe
 
 def test_a_class_that_the_teacher_does_not_know_is_refused(images, teacher, path):
     with pytest.raises(ClassNamesError, match="first of 1 unknown to the teacher: 'bee'"):
-        run(images, teacher, path, class_names=["ant", "cat", "dog"])
+        teach_small(images, teacher, path, class_names=["ant", "cat", "dog"])
     assert teacher.num_calls == 0 and not path.exists()
 
 
 def test_another_number_of_outputs_is_refused_and_leaves_nothing(images, path, tmp_path):
     with pytest.raises(TeacherError, match="has 4 outputs, and there are 3 classes") as refusal:
-        run(images, helpers.EncodingTeacher(num_classes=4), path)
+        teach_small(images, helpers.EncodingTeacher(num_classes=4), path)
     assert "--drop-output" in str(refusal.value) and "'ant', 'bee', 'cat'" in str(refusal.value)
     assert os.listdir(tmp_path) == ["images"]
 
@@ -222,7 +217,7 @@ def test_an_output_that_is_no_class_is_dropped_from_the_store(images, path):
         answers = helpers.EncodingTeacher()(pixels)
         return np.concatenate([np.full((len(answers), 1), 99, np.float32), answers], axis=1)
 
-    store = run(images, load_teacher(with_background, drop_output=0), path)
+    store = teach_small(images, load_teacher(with_background, drop_output=0), path)
     assert helpers.encoded_numbers(all_rows(store))[:, 0].tolist() == list(range(30))
 
 
@@ -231,7 +226,7 @@ def test_probabilities_are_kept_as_their_logarithms(images, path):
         logits = np.exp(helpers.EncodingTeacher()(pixels) / 4)
         return logits / logits.sum(axis=1, keepdims=True)
 
-    store = run(images, softmax, path, codec="float32")
+    store = teach_small(images, softmax, path, codec="float32")
     probabilities = np.exp(all_rows(store))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert store.header.teacher["output"] == "probabilities"
@@ -253,19 +248,19 @@ def test_probabilities_are_kept_as_their_logarithms(images, path):
 )
 def test_arguments_that_do_not_fit_are_refused(images, teacher, path, arguments, words):
     with pytest.raises(OptionError, match=words):
-        run(images, teacher, path, **arguments)
+        teach_small(images, teacher, path, **arguments)
     assert teacher.num_calls == 0 and not path.exists()
 
 
 @AT_CHANCE
 def test_a_model_is_shown_the_size_it_needs(images, path):
     model = helpers.small_model("tf_keras", image_size=(8, 8))
-    store = run(images, model, path, image_size=None)
+    store = teach_small(images, model, path, image_size=None)
     assert store.header.images["image_size"] == [8, 8]
     with pytest.raises(OptionError, match="is 9x8, and the teacher 'small' takes 8x8 only"):
-        run(images, model, path, image_size=(9, 8))
+        teach_small(images, model, path, image_size=(9, 8))
     with pytest.raises(OptionError, match=r"of 3 channel.*--color-mode grayscale gives 1"):
-        run(images, model, path, image_size=None, color_mode="grayscale")
+        teach_small(images, model, path, image_size=None, color_mode="grayscale")
 
 
 # Resuming.
@@ -273,17 +268,17 @@ def test_a_model_is_shown_the_size_it_needs(images, path):
 
 @pytest.mark.parametrize("num_done", [0, 1, NUM_BLOCKS - 1])
 def test_a_pass_that_was_cut_resumes_to_the_same_bytes(images, path, tmp_path, num_done):
-    run(images, helpers.EncodingTeacher(), tmp_path / "uncut.h5")
+    teach_small(images, helpers.EncodingTeacher(), tmp_path / "uncut.h5")
     if num_done:
         with pytest.raises(helpers.TeacherFailedError):
-            run(images, helpers.EncodingTeacher(fail_at=num_done + 1), path)
+            teach_small(images, helpers.EncodingTeacher(fail_at=num_done + 1), path)
     else:
         with helpers.stopped_once_created():
-            run(images, helpers.EncodingTeacher(), path)
+            teach_small(images, helpers.EncodingTeacher(), path)
     store = open_store(path)
     assert not store.finished and store.rows_done == min(7 * num_done, 30)
     teacher = helpers.EncodingTeacher()
-    assert run(images, teacher, path).finished
+    assert teach_small(images, teacher, path).finished
     # One block that is done is asked for again, to see that the teacher is the same.
     assert teacher.num_calls == NUM_BLOCKS - num_done + (num_done > 0)
     assert path.read_bytes() == (tmp_path / "uncut.h5").read_bytes()
@@ -309,13 +304,13 @@ def test_a_block_that_another_process_has_written_is_not_asked_for(images, path)
 
 def test_a_teacher_that_fails_at_once_leaves_nothing(images, path, tmp_path):
     with pytest.raises(helpers.TeacherFailedError):
-        run(images, helpers.EncodingTeacher(fail_at=1), path)
+        teach_small(images, helpers.EncodingTeacher(fail_at=1), path)
     assert os.listdir(tmp_path) == ["images"]
 
 
 def test_a_finished_store_is_returned_after_one_block_and_without_writing(images, store, path):
     before = path.read_bytes(), path.stat().st_mtime_ns
-    again = run(images, helpers.EncodingTeacher(fail_at=2), path)
+    again = teach_small(images, helpers.EncodingTeacher(fail_at=2), path)
     assert again.finished and again.path == store.path
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
@@ -326,22 +321,22 @@ def test_a_teacher_of_the_same_name_with_other_answers_is_refused(images, path, 
         return helpers.EncodingTeacher()(pixels)
 
     if finished:
-        run(images, answer, path)
+        teach_small(images, answer, path)
     else:
         failing = helpers.EncodingTeacher(fail_at=3)
         teacher = load_teacher(failing, name=answer.__qualname__)
         with pytest.raises(helpers.TeacherFailedError):
-            run(images, teacher, path)
+            teach_small(images, teacher, path)
     before = path.read_bytes()
     other = load_teacher(lambda pixels: 2 * answer(pixels), name=answer.__qualname__)
     with pytest.raises(StoreError, match=r"answers differ from .*\n.*'ant/00000\.png'\n  now: "):
-        run(images, other, path)
+        teach_small(images, other, path)
     assert path.read_bytes() == before
 
 
 def test_an_image_that_changed_since_is_left_to_the_join(directory, images, store, path):
     helpers.draw_image(directory / "ant" / "00000.png", 12345, 0)
-    assert run(images, helpers.EncodingTeacher(), path).finished
+    assert teach_small(images, helpers.EncodingTeacher(), path).finished
 
 
 OTHER = {
@@ -371,7 +366,7 @@ def test_a_store_begun_with_another_setting_is_refused(images, store, path, sett
     }
     teacher = load_teacher(helpers.EncodingTeacher(fail_at=1), **options)
     with pytest.raises(StoreError, match=rf"(?s)was begun with {words}") as refusal:
-        run(images, teacher, path, **changes)
+        teach_small(images, teacher, path, **changes)
     assert "another path with `--out`" in str(refusal.value)
     assert path.read_bytes() == before
     assert teacher.output_kind == options["output"], "a refusal changes no teacher"
@@ -379,17 +374,17 @@ def test_a_store_begun_with_another_setting_is_refused(images, store, path, sett
 
 def test_an_unfinished_store_of_another_teacher_is_refused(images, path):
     with pytest.raises(helpers.TeacherFailedError):
-        run(images, helpers.EncodingTeacher(fail_at=2), path)
+        teach_small(images, helpers.EncodingTeacher(fail_at=2), path)
     with pytest.raises(StoreError, match=r'begun with another teacher\.\n  now:   {"name": "oth'):
-        run(images, load_teacher(helpers.EncodingTeacher(fail_at=1), name="other"), path)
+        teach_small(images, load_teacher(helpers.EncodingTeacher(fail_at=1), name="other"), path)
     assert open_store(path).rows_done == 7
 
 
 @AT_CHANCE
 def test_a_model_with_other_weights_is_another_teacher(images, path):
-    run(images, helpers.small_model("tf_keras"), path)
+    teach_small(images, helpers.small_model("tf_keras"), path)
     with pytest.raises(StoreError, match=r'begun with another teacher\.\n  now:   {"weights": "'):
-        run(images, helpers.small_model("tf_keras", seed=1), path)
+        teach_small(images, helpers.small_model("tf_keras", seed=1), path)
 
 
 @pytest.mark.parametrize("kind", ["added", "removed", "renamed"])
@@ -402,7 +397,7 @@ def test_an_unfinished_store_of_other_images_is_refused_with_both_sides(
         "renamed": "first of 1 images without logits: 'ant/x.png'",
     }
     with pytest.raises(helpers.TeacherFailedError):
-        run(images, helpers.EncodingTeacher(fail_at=3), path)
+        teach_small(images, helpers.EncodingTeacher(fail_at=3), path)
     if kind == "added":
         helpers.draw_image(directory / "ant" / "x.png", 99)
     elif kind == "removed":
@@ -411,7 +406,7 @@ def test_an_unfinished_store_of_other_images_is_refused_with_both_sides(
         (directory / "ant" / "00000.png").rename(directory / "ant" / "x.png")
     changed = scan(directory)
     with pytest.raises(OtherImagesError, match="was written for other images") as refusal:
-        run(changed, helpers.EncodingTeacher(fail_at=1), path)
+        teach_small(changed, helpers.EncodingTeacher(fail_at=1), path)
     text = str(refusal.value)
     assert words[kind] in text
     assert f"({len(changed)} images, fingerprint {changed.fingerprint[:8]})" in text
@@ -422,16 +417,16 @@ def test_an_unfinished_store_of_the_same_images_with_other_labels_is_refused(
     images, directory, path
 ):
     with pytest.raises(helpers.TeacherFailedError):
-        run(images, helpers.EncodingTeacher(fail_at=3), path)
+        teach_small(images, helpers.EncodingTeacher(fail_at=3), path)
     relabelled = Manifest(images.root, images.keys, images.labels[::-1], images.class_names)
     with pytest.raises(OtherImagesError, match="the same keys with other labels or class names"):
-        run(relabelled, helpers.EncodingTeacher(), path)
+        teach_small(relabelled, helpers.EncodingTeacher(), path)
 
 
 def test_a_file_that_is_no_store_is_left_as_it_is(images, teacher, path):
     path.write_text("my notes")
     with pytest.raises(StoreError, match="not a logit store"):
-        run(images, teacher, path)
+        teach_small(images, teacher, path)
     assert path.read_text() == "my notes"
 
 
@@ -443,7 +438,7 @@ def test_a_bad_image_in_the_first_block_is_named_and_nothing_is_written(
 ):
     helpers.truncate(directory / "ant" / "00003.png")
     with pytest.raises(BadImageError, match=r"'ant/00003\.png' cannot be decoded") as refusal:
-        run(images, teacher, path)
+        teach_small(images, teacher, path)
     assert refusal.value.key == b"ant/00003.png"
     assert teacher.num_calls == 0 and os.listdir(tmp_path) == ["images"]
 
@@ -458,10 +453,10 @@ def test_a_bad_image_in_a_later_block_is_named_and_earlier_blocks_are_kept(
     if kind == "gone":
         bad.unlink()
     with pytest.raises(BadImageError, match=rf"'cat/00022\.png' .* the file is {kind}"):
-        run(images, teacher, path)
+        teach_small(images, teacher, path)
     assert open_store(path).rows_done == 21
     bad.write_bytes(good)
-    assert run(images, teacher, path).finished
+    assert teach_small(images, teacher, path).finished
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e5], ids=["nan", "infinite", "too large"])
@@ -474,7 +469,7 @@ def test_logits_that_cannot_be_kept_are_refused_naming_the_image(images, path, v
 
     name = "ant/00002.png" if number == 2 else "cat/00025.png"
     with pytest.raises(NonFiniteError, match=rf"logits of '{name}', view 0, hold") as refusal:
-        run(images, answer, path)
+        teach_small(images, answer, path)
     assert refusal.value.key == name.encode()
     if number == 2:
         assert not path.exists()
@@ -491,13 +486,13 @@ def test_a_teacher_that_changes_its_mind_about_classes_is_refused(images, path):
         return teacher(pixels)
 
     with pytest.raises((OptionError, TeacherError), match="logits"):
-        run(images, answer, path)
+        teach_small(images, answer, path)
 
 
 def test_names_that_are_no_utf8_are_taught(directory, teacher, path):
     for number, name in enumerate([b"\xff.png", "\U0001f600.png".encode()]):
         helpers.draw_image(os.path.join(os.fsencode(directory / "bee"), name), 100 + number, 1)
-    store = run(scan(directory), teacher, path)
+    store = teach_small(scan(directory), teacher, path)
     rows = store.images_of_keys(scan(directory).keys)
     numbers = helpers.encoded_numbers(store.gather(rows))[:, 0].tolist()
     assert sorted(numbers) == [*range(30), 100, 101]
@@ -505,14 +500,14 @@ def test_names_that_are_no_utf8_are_taught(directory, teacher, path):
 
 
 def test_a_batch_larger_than_the_images_is_one_block(images, teacher, path):
-    store = run(images, teacher, path, batch_size=1000)
+    store = teach_small(images, teacher, path, batch_size=1000)
     assert helpers.encoded_numbers(all_rows(store))[:, 0].tolist() == list(range(30))
 
 
 @AT_CHANCE
 def test_keras_models_answer_in_the_pass_as_on_their_own(images, path, family):
     model = helpers.small_model(family)
-    store = run(images, model, path, codec="float32")
+    store = teach_small(images, model, path, codec="float32")
     pixels = np.zeros((30, 8, 8, 3), np.float32)
     pixels[..., 0], pixels[..., 2] = np.arange(30)[:, None, None], images.labels[:, None, None]
     logits = all_rows(store)

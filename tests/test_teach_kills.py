@@ -1,8 +1,8 @@
-"""The teacher pass killed with SIGKILL again and again, on real images, from the command line.
+"""`streamkd teach` killed with SIGKILL: in the middle of a write, and hundreds of times at random.
 
-What was acknowledged is learned from outside: a row that any HDF5 reader sees as done just before
-the blow. The pass acknowledges a block only after that, so that this asks for more than was
-promised.
+The process is a real one, typed as a user would. What was acknowledged is learned from outside: a
+row that any HDF5 reader sees as done just before the blow. The pass acknowledges a block only after
+that, so that this asks for more than was promised.
 """
 
 from __future__ import annotations
@@ -14,17 +14,89 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
+from helpers import draw_directory
+from process_helpers import finished, paused, running
+from run_helpers import exact_teacher
+
+from streamkd.cli.main import main
+
+# Datasets that the pass fills row by row.
+ROW_DATASETS = ("logits", "content", "row_crc32")
+
+
+def done_and_rows(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns which rows are done, bool `[rows]`, and all rows, as any HDF5 tool reads them."""
+    with h5py.File(path, "r", locking=False) as file:
+        return file["done"][:].reshape(-1) == 1, {name: file[name][:] for name in ROW_DATASETS}
+
+
+class TestInTheMiddleOfAWrite:
+    """A few images; the process waits at a chosen write until it is killed: no clock counts."""
+
+    # Runs the command line; of the n-th write only half is on the disk when it pauses.
+    PAUSING = """
+import itertools, os, sys
+from streamkd.cli.main import main
+
+pipe, number = int(sys.argv[1]), int(sys.argv[2])
+write, numbers = os.pwrite, itertools.count(1)
+
+def pause_half_way(descriptor, data, offset):
+    if next(numbers) != number:
+        return write(descriptor, data, offset)
+    write(descriptor, bytes(data)[: len(data) // 2], offset)
+    os.write(pipe, b".")
+    sys.stdin.read()
+
+os.pwrite = pause_half_way
+sys.exit(main(sys.argv[3:]))
+"""
+
+    @staticmethod
+    def words(out: str) -> list[str]:
+        flags = f"--teacher teacher.keras --batch-size 4 --out {out} --quiet"
+        return ["teach", "images", *flags.split()]
+
+    def test_a_pass_that_is_killed_twice_loses_no_row_and_ends_with_the_same_bytes(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        draw_directory(tmp_path / "images", {"ant": 25, "bee": 15, "cat": 20})
+        exact_teacher().save("teacher.keras")
+        with mock.patch("os.pwrite", side_effect=os.pwrite) as writes:
+            assert main(self.words("whole.h5")) == 0
+        _, expected = done_and_rows(tmp_path / "whole.h5")
+        done = np.zeros(60, bool)
+        # From the second start on, the store is there and a third of its blocks are done.
+        for _ in range(2):
+            number = writes.call_count // 3
+            with paused(self.PAUSING, number, *self.words("killed.h5")) as process:
+                process.kill()
+            assert process.returncode == -9
+            done_before = done
+            done, rows = done_and_rows(tmp_path / "killed.h5")
+            assert done[done_before].all() and done_before.sum() < done.sum() < len(done)
+            for name in ROW_DATASETS:
+                np.testing.assert_array_equal(rows[name][done], expected[name][done])
+        assert main(self.words("killed.h5")) == 0
+        assert Path("killed.h5").read_bytes() == Path("whole.h5").read_bytes()
+        names = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"}
+        assert names == {"images", "teacher.keras", "whole.h5", "killed.h5"}
+
+
+# Real images, killed at random moments.
+
 
 NUM_IMAGES = 60_000
 BATCH_SIZE = 16
 # Of 200 kills in all: before the store is there, while it is being created, during the start-up of
 # a pass that continues, and while rows are being committed.
 NUM_EARLY, NUM_CREATION, NUM_START_UP, NUM_PASS = 5, 15, 40, 140
-ROW_DATASETS = ("logits", "content", "row_crc32")
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +132,9 @@ def teacher(tmp_path_factory) -> Path:
     return path
 
 
-def start(images: Path, teacher: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "streamkd", "teach", str(images), "--teacher", str(teacher)]
-    command += ["--out", str(out), "--color-mode", "grayscale", "--batch-size", str(BATCH_SIZE)]
-    return subprocess.Popen([*command, "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def run_through(images: Path, teacher: Path, out: Path) -> None:
-    process = start(images, teacher, out)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
+def command_of(images: Path, teacher: Path, out: Path) -> list[object]:
+    command = ["-m", "streamkd", "teach", images, "--teacher", teacher, "--out", out, "--quiet"]
+    return [*command, "--color-mode", "grayscale", "--batch-size", BATCH_SIZE]
 
 
 def rows_done(out: Path) -> np.ndarray:
@@ -80,28 +145,28 @@ def rows_done(out: Path) -> np.ndarray:
         return np.flatnonzero(file["done"][:])
 
 
-def wrong_rows(out: Path, rows: np.ndarray, whole: dict[str, np.ndarray]) -> int:
-    """Returns how many of `rows` are not to the bit as in the pass that nothing disturbed."""
-    wrong = np.zeros(len(rows), bool)
-    with h5py.File(out, "r", locking=False) as file:
-        for name in ROW_DATASETS:
-            same = file[name][:][rows] == whole[name][rows]
-            wrong |= ~same.reshape(len(rows), -1).all(axis=1)
+def num_wrong_rows(out: Path, indices: np.ndarray, expected: dict[str, np.ndarray]) -> int:
+    """Returns how many rows are not to the bit as in the pass that nothing disturbed."""
+    _, rows = done_and_rows(out)
+    wrong = np.zeros(len(indices), bool)
+    for name in ROW_DATASETS:
+        same = rows[name][indices] == expected[name][indices]
+        wrong |= ~same.reshape(len(indices), -1).all(axis=1)
     return int(np.count_nonzero(wrong))
 
 
 def schedule(chance: random.Random) -> list[str]:
-    """Returns where each kill is to fall."""
+    """Returns the phase in which each kill is to fall."""
     mixed = ["start-up"] * NUM_START_UP + ["pass"] * NUM_PASS
     chance.shuffle(mixed)
     return ["start-up"] * NUM_EARLY + ["creation"] * NUM_CREATION + mixed
 
 
-def kill_at(place: str, process: subprocess.Popen, out: Path, chance: random.Random) -> np.ndarray:
-    """Kills a pass at a random moment of `place`; returns the rows seen as done just before."""
-    if place == "start-up":
+def kill_at(phase: str, process: subprocess.Popen, out: Path, chance: random.Random) -> np.ndarray:
+    """Kills a pass at a random moment of a phase; returns the rows seen as done just before."""
+    if phase == "start-up":
         time.sleep(chance.uniform(0.05, 5.0))
-    elif place == "creation":
+    elif phase == "creation":
         temporary = out.with_name(f".{out.name}.{process.pid}.tmp")
         while not (temporary.exists() or out.exists()) and process.poll() is None:
             pass
@@ -120,31 +185,32 @@ def kill_at(place: str, process: subprocess.Popen, out: Path, chance: random.Ran
 @pytest.mark.slow
 def test_a_pass_killed_200_times_gives_the_same_file_to_the_byte(mnist_train, teacher, tmp_path):
     whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
-    run_through(mnist_train, teacher, whole)
-    with h5py.File(whole, "r") as file:
-        expected = {name: file[name][:] for name in ROW_DATASETS}
+    finished(*command_of(mnist_train, teacher, whole))
+    _, expected = done_and_rows(whole)
     chance = random.Random(5)
     acknowledged, num_before_a_store, num_in_creation = np.empty(0, np.int64), 0, 0
-    places = schedule(chance)
-    for number, place in enumerate(places, 1):
-        process = start(mnist_train, teacher, killed)
-        seen = kill_at(place, process, killed, chance)
+    phases = schedule(chance)
+    for number, phase in enumerate(phases, 1):
+        with running(*command_of(mnist_train, teacher, killed)) as process:
+            seen = kill_at(phase, process, killed, chance)
         assert process.returncode < 0, f"the pass was over before kill {number}"
         num_before_a_store += not killed.exists()
         num_in_creation += killed.with_name(f".{killed.name}.{process.pid}.tmp").exists()
         acknowledged = np.union1d(acknowledged, seen)
         done = rows_done(killed)  # plain h5py opens the file after every kill
         lost = np.setdiff1d(acknowledged, done)
-        wrong = wrong_rows(killed, done, expected) if len(done) else 0
-        print(f"kill {number}: {place}, {len(done):,} rows done, {len(lost)} lost, {wrong} wrong")
-        assert not len(lost) and not wrong
+        num_wrong = num_wrong_rows(killed, done, expected) if len(done) else 0
+        print(
+            f"kill {number}: {phase}, {len(done):,} rows done, {len(lost)} lost, {num_wrong} wrong"
+        )
+        assert not len(lost) and not num_wrong
     print(
-        f"{len(places)} kills, {NUM_EARLY + NUM_CREATION + NUM_START_UP} of them in start-up and "
+        f"{len(phases)} kills, {NUM_EARLY + NUM_CREATION + NUM_START_UP} of them in start-up and "
         f"creation: {num_before_a_store} before there was a store, {num_in_creation} with a "
         f"half-made one beside it; {len(acknowledged):,} rows acknowledged by then"
     )
     assert num_in_creation >= 3
-    run_through(mnist_train, teacher, killed)
+    finished(*command_of(mnist_train, teacher, killed))
     assert killed.read_bytes() == whole.read_bytes()
     assert len(rows_done(killed)) == NUM_IMAGES
     leftovers = {path.name for path in tmp_path.iterdir()} - {"whole.h5", "killed.h5"}

@@ -21,9 +21,9 @@ def logits_of(family):
     return np.asarray(helpers.small_model(family, activation=None)(PIXELS))
 
 
-def same_but_for_a_constant(found, expected):
-    found, expected = (x - x.mean(axis=1, keepdims=True) for x in (found, expected))
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+def same_but_for_a_constant(answers, expected):
+    answers, expected = (x - x.mean(axis=1, keepdims=True) for x in (answers, expected))
+    np.testing.assert_allclose(answers, expected, atol=2e-4)
 
 
 def test_a_model_that_ends_in_softmax_answers_with_its_logits(family):

@@ -39,7 +39,7 @@ def workdir(directory, store, monkeypatch):
 
 @dataclasses.dataclass
 class StubHistory:
-    """What `fit` would return."""
+    """As much of a history as the command reads."""
 
     run: str
     stopped: bool = False

@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 from helpers import EncodingTeacher, draw_directory
 from kill_helpers import Counted, command_line, save_for_ever, start
+from process_helpers import process, running
 from resume_helpers import (
     metrics_of,
     restless_student,
     what_remains,
 )
-from run_helpers import process, running, same_weights
+from run_helpers import same_weights
 from timeouts import TIMEOUT_SECS
 
 from streamkd.manifest.manifest import scan

@@ -1,17 +1,19 @@
-"""SIGINT, SIGTERM and SIGKILL on a real `streamkd train`: the same command resumes the run."""
+"""SIGINT, SIGTERM and SIGKILL on a real `streamkd train`: the same command resumes the run.
+
+Students are of tf_keras where a signal asks the run to stop, and of Keras 3 where it is killed.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 from helpers import EncodingTeacher, draw_directory
+from process_helpers import paused
 from resume_helpers import what_remains
-from run_helpers import command, dense_student, running, same_weights
+from run_helpers import command, dense_student, same_weights
 from timeouts import TIMEOUT_SECS
 
 from streamkd.cli.main import main
@@ -19,14 +21,13 @@ from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
 from streamkd.teachers.teach import teach
 
-NUM_EPOCHS = 24
-# Runs the command line; at a call of a method it writes to a pipe and waits until its standard
-# input is closed.
+NUM_EPOCHS = 4
+# Runs the command line, and pauses right after a call of a method of `RunDirectory`.
 PAUSING = """
 import os, sys
 from streamkd.cli.main import main
 from streamkd.runs.run_directory import RunDirectory
-method, call, pipe = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+pipe, method, call = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 real, calls = getattr(RunDirectory, method), []
 def pausing(self, *arguments):
     real(self, *arguments)
@@ -41,34 +42,30 @@ sys.exit(main(sys.argv[4:]))
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """images, teacher.h5, student.keras, and `whole`, a run that nothing stopped."""
+    """images, teacher.h5, and of each family a student and a run that nothing stopped."""
     root = tmp_path_factory.mktemp("work")
     images = scan(draw_directory(root / "images", {"ant": 31, "bee": 29, "cat": 30}))
     teach(images, EncodingTeacher(), root / "teacher.h5", image_size=(8, 8), progress=False)
-    dense_student().save(root / "student.keras")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        assert main([*words("whole"), "--quiet"]) == 0
+        for family in ("tf_keras", "keras"):
+            dense_student(family).save(f"{family}-student.keras")
+            assert main([*words(family, f"{family}-whole"), "--quiet"]) == 0
     return root
 
 
-def words(out):
-    flags = f"--student student.keras --batch-size 3 --epochs {NUM_EPOCHS} --jit off --out {out}"
-    return ["train", "images", "--store", "teacher.h5", *flags.split()]
+def words(family, out="run"):
+    flags = f"--student {family}-student.keras --batch-size 3 --epochs {NUM_EPOCHS} --jit off"
+    return ["train", "images", "--store", "teacher.h5", "--out", out, *flags.split()]
 
 
-@contextlib.contextmanager
-def paused(method, call, *flags):
-    """A `streamkd train` that waits right after that call of a method of `RunDirectory`."""
-    reader, writer = os.pipe()
-    options = {"pass_fds": [writer], "stdin": -1}
-    line = [*words("run"), *flags]
-    with running("-c", PAUSING, method, call, writer, *line, **options) as training:
-        os.close(writer)
-        with open(reader, "rb") as pipe:
-            if not pipe.read(1):  # the process is gone without a pause
-                pytest.fail(training.communicate()[1])
-        yield training
+def resume_to_the_end(capsys, family):
+    """Types the same command again; asserts that the run ends as the one that nothing stopped."""
+    code, answer, _ = command(capsys, *words(family))
+    assert code == 0 and (answer["epochs"], answer["steps"]) == (NUM_EPOCHS, 30 * NUM_EPOCHS)
+    assert what_remains(Path("run")) == what_remains(Path(f"{family}-whole"))
+    students = [load_model(Path(run, "student.keras")) for run in ("run", f"{family}-whole")]
+    assert same_weights(*students)
 
 
 def num_epochs(run):
@@ -83,8 +80,9 @@ def num_epochs(run):
         pytest.param(signal.SIGINT, 130, "Interrupted", marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, number, code, word):
-    with paused("write_metrics", 2, "--json", "--quiet") as training:
+def test_a_signal_saves_the_run_and_the_same_command_resumes_it(here, capsys, number, code, word):
+    line = [*words("tf_keras"), "--json", "--quiet"]
+    with paused(PAUSING, "write_metrics", 2, *line) as training:
         training.send_signal(number)
         out, errors = training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == code, errors
@@ -105,23 +103,17 @@ def test_a_signal_saves_the_run_and_the_same_command_goes_on(here, capsys, numbe
         "off",
         "teacher.h5",
     )
-    status, answer, _ = command(capsys, *words("run"))
-    assert status == 0 and (answer["epochs"], answer["steps"]) == (NUM_EPOCHS, 30 * NUM_EPOCHS)
-    students = [load_model(Path(run, "student.keras")) for run in ("run", "whole")]
-    assert same_weights(*students)
+    resume_to_the_end(capsys, "tf_keras")
 
 
 def test_a_run_that_is_killed_within_an_epoch_resumes_to_the_bit(here, capsys):
     """SIGKILL in the second, while a checkpoint is complete but does not have its name yet."""
-    with paused("write_config", 6, "--save-every", "7", "--quiet") as training:
+    line = [*words("keras"), "--save-every", "7", "--quiet"]
+    with paused(PAUSING, "write_config", 6, *line) as training:
         training.kill()
         training.communicate(timeout=TIMEOUT_SECS)
     assert training.returncode == -signal.SIGKILL
     names = sorted(path.name for path in Path("run/checkpoints").iterdir())
     assert names == ["step-0000000028", "step-0000000030", "step-0000000035.tmp"]
     assert num_epochs("run") == 1
-    status, answer, _ = command(capsys, *words("run"))
-    assert status == 0 and (answer["epochs"], answer["steps"]) == (NUM_EPOCHS, 30 * NUM_EPOCHS)
-    assert what_remains(Path("run")) == what_remains(Path("whole"))
-    students = [load_model(Path(run, "student.keras")) for run in ("run", "whole")]
-    assert same_weights(*students)
+    resume_to_the_end(capsys, "keras")

@@ -108,8 +108,8 @@ def plain_sgd(rate):
     ]
 
 
-def assert_close(found, expected, atol=2e-6):
-    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+def assert_close(weights, expected, atol=2e-6):
+    for number, (one, other) in enumerate(zip(weights, expected, strict=True)):
         np.testing.assert_allclose(
             np.asarray(one), other, rtol=0, atol=atol, err_msg=f"weight {number}"
         )
@@ -191,14 +191,14 @@ def test_the_averages_are_averages_for_validation_callbacks_and_the_finished_stu
     ends = [averages[STEPS], averages[2 * STEPS]]
 
     student = dense_student(family, activation=None)
-    record, found = weight_recorder(family, student)
+    record, recorded = weight_recorder(family, student)
     heard = []
     at_ends = family.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: heard.append(trained(student))
     )
     options = {"learning_rate": 0.5, "ema": momentum, "callbacks": [record, at_ends]}
     history = distilled(stream, student, epochs=epochs, validation=images, **options)
-    for one, other in zip(found, trajectory, strict=True):
+    for one, other in zip(recorded, trajectory, strict=True):
         assert_close(one, other)  # gradients are taken at the weights, not at the averages
     for one, other in zip(heard, ends, strict=True):
         assert_close(one, other)
@@ -248,9 +248,9 @@ def test_a_gradient_that_float16_cannot_hold_survives(stream, family):
         kernel, bias = weights
         weights = [kernel - rate * inputs.T @ errors, bias - rate * errors.sum(axis=0)]
         expected.append(weights)
-    record, found = weight_recorder(family, student)
+    record, recorded = weight_recorder(family, student)
     distilled(stream, student, learning_rate=rate, callbacks=[record])
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(recorded, expected, strict=True):
         assert_close(one, other, atol=2e-3)
     for first, second in zip(*expected[:2], strict=True):
         assert np.abs(second - first).max() > 0.02
@@ -264,7 +264,15 @@ def cosine_with_warm_up(step, num_steps, warm_up, highest):
     return highest * (1 + math.cos(math.pi * progress)) / 2
 
 
-@pytest.mark.parametrize("warm_up", [0, 0.3, 0.5, 1])
+@pytest.mark.parametrize(
+    ("family", "warm_up"),
+    [
+        *(("tf_keras", 0.3), ("tf_keras", 1), ("keras", 0), ("keras", 0.5)),
+        *(pytest.param("tf_keras", value, marks=pytest.mark.slow) for value in (0, 0.5)),
+        *(pytest.param("keras", value, marks=pytest.mark.slow) for value in (0.3, 1)),
+    ],
+    indirect=["family"],
+)
 def test_each_step_has_the_learning_rate_of_a_rise_and_a_cosine(stream, family, warm_up):
     epochs, highest = 2, 0.5
     num_steps = epochs * STEPS
@@ -276,11 +284,11 @@ def test_each_step_has_the_learning_rate_of_a_rise_and_a_cosine(stream, family, 
     batches = batches_of(stream, num_steps)
     expected = descend(dense_student(family, activation=None), batches, update)
     student = dense_student(family, activation=None)
-    record, found = weight_recorder(family, student)
+    record, recorded = weight_recorder(family, student)
     options = {"learning_rate": highest, "schedule": "cosine", "warm_up": warm_up}
     history = distilled(stream, student, epochs=epochs, callbacks=[record], **options)
-    assert len(found) == num_steps + 1
-    for one, other in zip(found, expected, strict=True):
+    assert len(recorded) == num_steps + 1
+    for one, other in zip(recorded, expected, strict=True):
         assert_close(one, other)
     # That of the next step; at the end of the run it has come down to zero.
     ends = [rates[STEPS], 0]

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from replay_helpers import HASHES
 
 from streamkd.errors import OptionError
-from streamkd.keys import Keys, hash_keys
 from streamkd.views.views import Views
 
-HASHES = hash_keys(Keys.from_list([b"class/%05d.png" % i for i in range(4001)]))
 EVERYTHING = Views(3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.25, mixup=0.8, cutmix=1.0)
 
 

@@ -70,6 +70,6 @@ def test_independent_views_are_offered_for_comparison(here, capsys):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(here, capsys, words, message):
+def test_flags_that_cannot_be_are_refused(here, capsys, words, message):
     code, answer, _ = command(capsys, *words)
     assert code == 2 and message in answer["error"]["message"]

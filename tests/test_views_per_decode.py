@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from test_replay import ASKED, SIZE, assert_replayed, draw_noisy
+from helpers import break_image
+from replay_helpers import ASKED, SIZE, assert_replayed
 
 from streamkd.errors import OptionError
-from streamkd.pixels import file_batch
 from streamkd.stream.join import join
 from streamkd.views.views import Views
 
@@ -17,17 +17,12 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def noisy(tmp_path):
-    return draw_noisy(tmp_path / "noisy", one_size=False)
-
-
 @pytest.mark.parametrize(
     # The pixel cache wants images of one size.
     ("kind", "cache"),
     [*((kind, None) for kind in KINDS), ("canonical", "memory")],
 )
-def test_the_teacher_says_the_same_of_every_view(teach_once, tmp_path, noisy, kind, cache):
+def test_the_teacher_answers_every_view_as_the_store_says(teach_once, tmp_path, noisy, kind, cache):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=KINDS[kind])
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2, cache=cache)
     assert_replayed(stream, 0, stream.end_of_epoch(4))
@@ -50,27 +45,21 @@ def test_an_epoch_shows_every_image_in_neighbouring_views_and_views_take_turns(
     np.testing.assert_array_equal(indices[0::2], indices[1::2])
 
 
-def test_a_file_is_read_once_for_all_its_views(teach_once, tmp_path, noisy, monkeypatch):
+def test_a_file_is_read_once_for_all_its_views(teach_once, tmp_path, noisy, opened):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, crop=(0.3, 1.0)))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=3)
-    read = []
-    original = file_batch.read_file
-    monkeypatch.setattr(file_batch, "read_file", lambda path: read.append(path) or original(path))
+    opened.clear()
     list(stream.dataset(0, 1))
-    # The pipeline reads ahead, and may have begun with the next batches.
-    assert len(read[:2]) == len(set(read[:2])) == 2
-    assert len(read) % 2 == 0 and len(read) <= 2
+    assert len(opened) == len(set(opened)) == 2
 
 
 def test_labels_weights_and_skipped_files_go_to_every_view(teach_once, tmp_path, noisy):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, flip=True))
-    bad = noisy.path(3)
-    with open(bad, "wb") as file:
-        file.write(b"no image")
+    break_image(noisy.path(3))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2, on_bad="skip")
-    for step in range(stream.end_of_epoch(1)):
+    batches = stream.dataset(0, stream.end_of_epoch(1))
+    for step, (pixels, targets, weights) in enumerate(batches):
         indices = stream.indices(step)
-        pixels, targets, weights = next(iter(stream.dataset(step, step + 1)))
         np.testing.assert_array_equal(targets["labels"][:, 0], noisy.labels[indices])
         np.testing.assert_array_equal(weights, np.where(indices == 3, 0.0, 1.0))
         assert not pixels.numpy()[indices == 3].any()
@@ -106,7 +95,7 @@ def test_independent_views_may_share_a_decode(teach_once, tmp_path, noisy):
     ],
     ids=["mixed", "too few views", "plain", "uneven batch", "none"],
 )
-def test_what_does_not_fit_is_refused(
+def test_numbers_of_views_that_do_not_fit_are_refused(
     teach_once, tmp_path, noisy, views, count, batch_size, message
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)

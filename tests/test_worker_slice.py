@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_replay import ASKED, FADE, draw_noisy, slow
+from helpers import break_image
+from replay_helpers import ASKED, CROPS, EVERYTHING, FADE, slow
+from stream_helpers import arrays_of, assert_same
 
 from streamkd.errors import BadImageError, ChangedImageError, OptionError
 from streamkd.manifest.manifest import Manifest
@@ -16,19 +18,9 @@ from streamkd.views.views import Views
 
 # Workers and replicas of each, of batches of 12 rows.
 CREWS = {"two workers": (2, 1), "two replicas": (1, 2), "three workers of two": (3, 2)}
-CROPS = Views(2, crop=(0.35, 1.0), canonical_size=(14, 12))
-EVERYTHING = Views(
-    3, crop=(0.35, 1.0), flip=True, color=0.4, erase=0.4, mixup=0.8, cutmix=1.0, operation=FADE
-)
 
 
-@pytest.fixture
-def noisy(tmp_path):
-    """21 images of noise and of many sizes, in three classes."""
-    return draw_noisy(tmp_path / "noisy", one_size=False)
-
-
-def shares_of(crew):
+def slices_of(crew):
     num_workers, num_replicas = crew
     return [
         WorkerSlice(worker=worker, num_workers=num_workers, num_replicas=num_replicas)
@@ -36,20 +28,12 @@ def shares_of(crew):
     ]
 
 
-def parts_of(dataset):
-    """Returns every element of a dataset as a dict of arrays."""
-    return [
-        {name: np.array(part) for name, part in {"pixels": x, "weights": w, **targets}.items()}
-        for x, targets, w in dataset
-    ]
-
-
 def put_together(streams, crew, start, stop):
     """Returns the batches whose pieces some workers have, each from its own stream."""
     num_workers, num_replicas = crew
     pieces = [
-        parts_of(stream.dataset(start, stop, share))
-        for stream, share in zip(streams, shares_of(crew), strict=True)
+        arrays_of(stream.dataset(start, stop, worker_slice))
+        for stream, worker_slice in zip(streams, slices_of(crew), strict=True)
     ]
     assert {len(mine) for mine in pieces} == {(stop - start) * num_replicas}
     return [
@@ -67,16 +51,9 @@ def put_together(streams, crew, start, stop):
     ]
 
 
-def assert_same(batches, others):
-    for one, other in zip(batches, others, strict=True):
-        assert set(one) == set(other)
-        for name, part in one.items():
-            np.testing.assert_array_equal(part, other[name], name)
-
-
 def assert_cut(make, crews, start=0, stop=8):
     """Asserts that the pieces of every crew are the batches of the whole stream."""
-    whole = parts_of(make().dataset(start, stop))
+    whole = arrays_of(make().dataset(start, stop))
     for crew in crews:
         streams = [make() for _ in range(crew[0])]
         assert_same(put_together(streams, crew, start, stop), whole)
@@ -84,11 +61,14 @@ def assert_cut(make, crews, start=0, stop=8):
 
 
 @pytest.mark.parametrize(
-    ("shuffle", "start"), [(True, 5), (False, 0)], ids=["shuffled", "in order"]
+    ("shuffle", "start", "crews"),
+    [(True, 5, [(2, 1), (1, 3), (4, 3)]), (False, 0, [(3, 2)])],
+    ids=["shuffled", "in order"],
 )
-def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(images, store, shuffle, start):
+def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(
+    images, store, shuffle, start, crews
+):
     options = {"batch_size": 12, "seed": 3, "shuffle": shuffle, "progress": False}
-    crews = [(2, 1), (1, 3), (4, 3)]
     assert_cut(lambda: join(images, store, **options), crews, start, start + 7)
 
 
@@ -102,7 +82,7 @@ def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(images, sto
     ],
     ids=["everything", "pairs", "balance", "views per decode"],
 )
-def test_so_are_those_of_views_and_other_orders(teach_once, tmp_path, noisy, views, more):
+def test_pieces_of_views_and_other_orders_are_the_batch(teach_once, tmp_path, noisy, views, more):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
     assert_cut(lambda: join(noisy, store, batch_size=12, seed=7, **more), [(3, 2)])
 
@@ -112,7 +92,7 @@ def test_balanced_classes_take_turns_across_pieces(images, store):
     assert_cut(lambda: join(images, store, **options), [(3, 2)])
 
 
-def test_so_are_those_of_weighed_images_and_labels_alone(images):
+def test_pieces_of_weighed_images_and_labels_alone_are_the_batch(images):
     weights = np.linspace(0, 2, len(images)).astype(np.float32)
     weighed = Manifest(images.root, images.keys, images.labels, images.class_names, weights)
     options = {"image_size": (8, 8), "batch_size": 12, "seed": 2}
@@ -120,7 +100,7 @@ def test_so_are_those_of_weighed_images_and_labels_alone(images):
     assert len(np.unique(whole[0]["weights"])) == 12
 
 
-def test_so_are_those_of_views_that_are_drawn_anew(images, store):
+def test_pieces_of_independent_views_are_the_batch(images, store):
     options = {"augment": "independent", "views": Views(1, crop=(0.5, 1.0)), "progress": False}
 
     def make():
@@ -131,10 +111,9 @@ def test_so_are_those_of_views_that_are_drawn_anew(images, store):
 
 
 @pytest.mark.parametrize("views", [Views(0), slow(Views(2, mixup=1.0))], ids=["alone", "mixed"])
-def test_so_are_those_with_files_that_are_skipped(teach_once, tmp_path, noisy, views):
+def test_pieces_with_skipped_files_are_the_batch(teach_once, tmp_path, noisy, views):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=views)
-    with open(noisy.path(3), "wb") as file:
-        file.write(b"no image")
+    break_image(noisy.path(3))
 
     def make():
         return join(noisy, store, batch_size=12, seed=7, on_bad="skip")
@@ -153,19 +132,19 @@ def test_every_file_is_read_once_and_by_the_worker_whose_piece_it_is_in(
     stream = join(images, store, batch_size=6, seed=4, progress=False)
     assert stream.end_of_epoch(1) == 5
     read_by = []
-    for share in shares_of(crew):
+    for worker_slice in slices_of(crew):
         opened.clear()
-        list(stream.dataset(0, 5, share))
-        mine = np.concatenate([stream.indices(step, share) for step in range(5)])
+        list(stream.dataset(0, 5, worker_slice))
+        mine = np.concatenate([stream.indices(step, worker_slice) for step in range(5)])
         assert sorted(opened) == sorted(images.paths(mine))
         read_by += opened
     assert sorted(read_by) == sorted(images.paths(np.arange(30)))
 
 
-def test_the_indices_of_all_shares_are_those_of_the_step(images, store):
+def test_the_indices_of_all_slices_are_those_of_the_step(images, store):
     stream = join(images, store, batch_size=12, seed=4, progress=False)
     for step in (0, 7):
-        pieces = [stream.indices(step, share) for share in shares_of((3, 2))]
+        pieces = [stream.indices(step, worker_slice) for worker_slice in slices_of((3, 2))]
         assert np.concatenate(pieces).tolist() == stream.indices(step).tolist()
 
 
@@ -175,15 +154,16 @@ def test_the_file_that_fails_is_named_by_its_own_worker_and_no_other(
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
     stream = join(noisy, store, batch_size=12, seed=4, cache=cache)
-    shares = shares_of((2, 2))
-    bad = int(stream.indices(3, shares[1])[-1])
-    with open(noisy.path(bad), "wb") as file:
-        file.write(b"no image")
+    slices = slices_of((2, 2))
+    bad = int(stream.indices(3, slices[1])[-1])
+    break_image(noisy.path(bad))
     steps = range(6)
-    has_it = [[bad in stream.indices(step, share) for step in steps] for share in shares]
-    for share, mine in zip(shares, has_it, strict=True):
+    has_it = [
+        [bad in stream.indices(step, worker_slice) for step in steps] for worker_slice in slices
+    ]
+    for worker_slice, mine in zip(slices, has_it, strict=True):
         first = mine.index(True)
-        pieces = stream.batches(0, 6, share)
+        pieces = stream.batches(0, 6, worker_slice)
         for _ in range(2 * first):
             next(pieces)
         with pytest.raises((BadImageError, ChangedImageError)) as refusal:
@@ -195,12 +175,11 @@ def test_an_error_is_looked_for_in_the_workers_own_piece(images, store):
     # Both files are bad by now; the worker has read one of them.
     stream = join(images, store, batch_size=30, shuffle=False, progress=False)
     for index in (2, 20):
-        with open(images.path(index), "wb") as file:
-            file.write(b"no image")
+        break_image(images.path(index))
     error = tf.errors.InvalidArgumentError(None, None, "it went wrong")
-    for share, key in zip(shares_of((2, 1)), (images.keys[2], images.keys[20]), strict=True):
+    for worker_slice, key in zip(slices_of((2, 1)), (images.keys[2], images.keys[20]), strict=True):
         with pytest.raises(BadImageError) as refusal:
-            stream.refuse(error, range(1), share)
+            stream.refuse(error, range(1), worker_slice)
         assert refusal.value.key == key
 
 
@@ -214,7 +193,7 @@ def test_pieces_through_the_cache_are_the_same(
     teach_once, tmp_path, noisy, crew, last, monkeypatch
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
-    whole = parts_of(join(noisy, store, batch_size=6, seed=7).dataset(0, last))
+    whole = arrays_of(join(noisy, store, batch_size=6, seed=7).dataset(0, last))
     streams = [join(noisy, store, batch_size=6, seed=7, cache="memory") for _ in range(crew[0])]
     assert_same(put_together(streams, crew, 0, last), whole)
     assert all(stream.cache.is_filled for stream in streams)  # a part more in every epoch
@@ -287,7 +266,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(
         ),
     ],
 )
-def test_a_share_that_there_cannot_be_is_refused(numbers, message):
+def test_a_slice_that_cannot_be_is_refused(numbers, message):
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         WorkerSlice(**numbers)
 
@@ -295,7 +274,7 @@ def test_a_share_that_there_cannot_be_is_refused(numbers, message):
 # What TensorFlow's strategies ask for.
 
 
-def test_a_share_is_that_of_the_context_that_a_strategy_gives():
+def test_a_slice_is_that_of_the_context_that_a_strategy_gives():
     context = tf.distribute.InputContext(3, 2, 12)
     assert WorkerSlice.of(context) == WorkerSlice(worker=2, num_workers=3, num_replicas=4)
     assert WorkerSlice.of(tf.distribute.InputContext()) == WorkerSlice()
@@ -303,9 +282,9 @@ def test_a_share_is_that_of_the_context_that_a_strategy_gives():
 
 def test_a_stream_without_end_says_so(images, store):
     stream = join(images, store, batch_size=6, progress=False)
-    for share in shares_of((2, 1)):
-        dataset = stream.dataset(4, share=share)
+    for worker_slice in slices_of((2, 1)):
+        dataset = stream.dataset(4, share=worker_slice)
         assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         first = next(iter(dataset))[1]["rows"].numpy().tolist()
-        assert first == stream.rows[stream.indices(4, share)].tolist()
-        assert stream.dataset(4, 9, share).cardinality() == 5
+        assert first == stream.rows[stream.indices(4, worker_slice)].tolist()
+        assert stream.dataset(4, 9, worker_slice).cardinality() == 5

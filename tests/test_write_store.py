@@ -3,16 +3,12 @@
 import io
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
 from PIL import Image
-from test_deltas import assert_joined
-from timeouts import TIMEOUT_SECS
+from stream_helpers import assert_all_paired
 
 import streamkd as kd
 from streamkd.errors import (
@@ -29,15 +25,6 @@ from streamkd.store.collection import open_store
 from streamkd.stream.join import join
 from streamkd.teachers.import_logits import import_logits
 from streamkd.teachers.write_store import write_store
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "pytorch_style_store.py"
-# As on a machine where TensorFlow is not installed.
-WITHOUT_TENSORFLOW = """
-import runpy, sys
-sys.modules["tensorflow"] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def answer(batch):
@@ -65,7 +52,7 @@ def logits_of(images):
 class TestWriting:
     def test_the_store_joins_like_one_of_a_teacher_pass(self, images, path):
         write(images, path)
-        assert_joined(images, path)
+        assert_all_paired(images, path)
         assert kd.verify(path, images=images, progress=False).sound
 
     def test_indices_are_those_of_the_manifest_that_was_given(self, images, path):
@@ -79,9 +66,9 @@ class TestWriting:
 
         write(shuffled, path, answer)
         assert all(shuffled.keys[index] == key for index, key in seen)
-        assert_joined(images, path)
+        assert_all_paired(images, path)
 
-    def test_a_call_that_was_cut_goes_on_to_the_same_bytes(self, images, path, tmp_path):
+    def test_a_call_that_was_cut_resumes_to_the_same_bytes(self, images, path, tmp_path):
         calls = []
 
         def fail_at_third(batch):
@@ -153,23 +140,6 @@ class TestWriting:
             join(images, path, batch_size=8)
         assert join(images, path, batch_size=8, image_size=(8, 8)).options.image_size == (8, 8)
 
-    def test_it_runs_without_tensorflow(self, directory, path):
-        pytest.importorskip("farmhash")
-        command = [sys.executable, "-c", WITHOUT_TENSORFLOW, EXAMPLE, directory, path]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-        assert run.returncode == 0, run.stderr
-        assert "30 images, 3 classes" in run.stdout
-        assert kd.verify(path, images=scan(directory), progress=False).sound
-
-    def test_without_any_digest_it_says_what_to_install(self, directory, path):
-        code = WITHOUT_TENSORFLOW.replace(
-            "sys.argv =", 'sys.modules["farmhash"] = None; sys.argv ='
-        )
-        command = [sys.executable, "-c", code, EXAMPLE, directory, path]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECS)
-        assert "MissingExtraError: The digest of a file's content needs pyfarmhash" in run.stderr
-        assert "`pip install pyfarmhash`" in run.stderr and not path.exists()
-
 
 def write_keys(path, keys):
     path.write_text("".join(json.dumps(key.decode()) + "\n" for key in keys))
@@ -226,7 +196,7 @@ class TestImport:
             write_csv(source, shuffled, header=kind == "csv with names")
             keys = None
         import_logits(source, keys, images, path, image_size=(8, 8), progress=False)
-        assert_joined(images, path)
+        assert_all_paired(images, path)
         assert kd.verify(path, images=images, progress=False).sound
 
     def test_probabilities_become_their_logarithms(self, images, tmp_path, path):
@@ -287,7 +257,7 @@ class TestImport:
         logits = logits_of(images)[:20]
         store = import_logits(logits, keys, images, path, image_size=(8, 8), progress=False)
         assert store.num_images == 20
-        assert_joined(images.select(slice(0, 20)), path)
+        assert_all_paired(images.select(slice(0, 20)), path)
 
     @pytest.mark.parametrize("case", list(REFUSALS))
     def test_arguments_that_do_not_fit_are_refused(self, images, tmp_path, path, case):

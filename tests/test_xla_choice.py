@@ -76,7 +76,7 @@ def test_each_part_is_compiled_where_that_saves_a_twentieth_of_the_step(
     assert (history.jit, history.jit_update) == chosen
 
 
-def test_what_is_measured_on_is_like_a_batch_and_lets_a_step_update(stream):
+def test_the_batch_of_measurements_is_like_a_real_one_and_lets_a_step_update(stream):
     spec = iter(stream.dataset()).element_spec
     batch = random_batch(spec)
     pairs = zip(tf.nest.flatten(batch), tf.nest.flatten(spec), strict=True)
