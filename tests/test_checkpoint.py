@@ -156,6 +156,23 @@ def test_a_checkpoint_is_synced_before_it_gets_its_name(parts, tmp_path, monkeyp
     assert log[-2:] == [temporary, checkpoints.directory]
 
 
+def test_a_checkpoint_loses_its_name_before_it_is_removed(parts, tmp_path, monkeypatch):
+    """A kill in the middle would otherwise leave half a checkpoint that counts."""
+    removed = []
+
+    def rmtree(folder, ignore_errors=False):
+        if folder.exists():
+            removed.append(folder)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", rmtree)
+    checkpoints = of(tmp_path, parts)
+    for step in (4, 8, 12):
+        checkpoints.save(step, {})
+    assert [folder.name.endswith(".tmp") for folder in removed] == [True]
+    counting = sorted(name for name in names_in(checkpoints) if not name.endswith(".tmp"))
+    assert counting == ["step-0000000008", "step-0000000012"]
+
+
 def test_none_of_another_run_counts_when_it_is_said_that_a_run_starts_over(parts, tmp_path):
     """A kill right after that would resume the other run, under the new configuration."""
     checkpoints = of(tmp_path, parts)

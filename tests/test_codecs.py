@@ -193,7 +193,12 @@ def one_row_takes_the_mark_of_another(stored: dict[str, np.ndarray]) -> None:
         stored["packed"][row] = pack(np.array([[7] * count + [0] * (21 - count)], np.uint8), 3)[0]
 
 
+def last_class_is_one_too_many(stored):
+    stored["kept_classes"][1, -1] = 21  # ascending still
+
+
 FORGED_ROWS = {
+    "last class one too many": ("packed:0+3", last_class_is_one_too_many),
     "too many marks": ("packed:3+3", spoil("packed", 255)),
     "no marks": ("packed:8+3", spoil("packed", 0)),
     "marks in the wrong row": ("packed:3+3", one_row_takes_the_mark_of_another),
@@ -201,6 +206,13 @@ FORGED_ROWS = {
     "class far out of range": ("packed:0+3", spoil("kept_classes", 65535)),
     "the same class twice": ("packed:0+3", spoil("kept_classes", 4)),
 }
+
+
+def test_a_tail_as_large_as_the_largest_logit_stays_below_it():
+    codec = codecs.get("packed:0+3")
+    logits = np.full((2, 21), 5.0, np.float32)
+    rebuilt = codec.decode(codec.encode(logits), 21)
+    assert (rebuilt[:, 0] == 5).all() and rebuilt[:, 3:].max() < 5
 
 
 @pytest.mark.parametrize(("name", "forge"), FORGED_ROWS.values(), ids=FORGED_ROWS.keys())

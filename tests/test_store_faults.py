@@ -21,6 +21,7 @@ import store_helpers as helpers
 from fault_helpers import FaultyCalls
 from process_helpers import finished
 
+from streamkd import disk
 from streamkd.errors import OutputError, StoreBusyError, StoreError, StreamkdError
 from streamkd.store.collection import open_store
 from streamkd.store.verify_file import verify_store
@@ -450,6 +451,24 @@ def test_another_user_reads_what_he_may_not_write(reference, mode):
     kind, words = ("StoreError", "cannot be opened") if mode == 0o644 else ("OutputError", "Cannot")
     assert lines[1].startswith(kind) and words in lines[1] and "Permission denied" in lines[1]
     assert lines[2].startswith("OutputError Cannot write") and "Permission denied" in lines[2]
+
+
+def test_a_block_whose_last_sync_failed_is_not_done(tmp_path, monkeypatch):
+    path = tmp_path / "s.h5"
+    helpers.create(path, NUM_IMAGES)
+    with StoreWriter(path) as writer:
+        rows, images = writer.rows_of_block(0), writer.images_of_block(0)
+        outcomes = iter([None, OSError(errno.EIO, os.strerror(errno.EIO))])  # rows, then done
+
+        def sync(descriptor):
+            if outcome := next(outcomes, None):
+                raise outcome
+
+        monkeypatch.setattr(disk, "sync", sync)
+        logits = helpers.logits_of(rows, writer.header.num_classes)
+        with pytest.raises(OutputError, match="Input/output error"):
+            writer.write_block(0, logits, helpers.content_of(images))
+    assert open_store(path).rows_done == 0
 
 
 def test_a_file_system_without_locks_is_one_clear_message(tmp_path, reference, monkeypatch):

@@ -143,6 +143,19 @@ class Checker:
         return self.num_states, self.num_lost, self.num_wrong
 
 
+def test_a_block_is_called_done_only_when_its_rows_are_on_the_disk(tmp_path, whole_pass):
+    start, num_bytes = helpers.extents_of(tmp_path / "whole" / NAME)["done"]
+    is_synced, num_blocks = True, 0
+    for event in whole_pass:
+        if event.kind == "sync":
+            is_synced = True
+        elif event.kind == "write":
+            is_done = start <= event.offset < start + num_bytes and any(event.data)
+            assert is_synced or not is_done
+            is_synced, num_blocks = False, num_blocks + is_done
+    assert num_blocks == 3
+
+
 @pytest.mark.parametrize(
     "step", [pytest.param(5, id="every fifth"), pytest.param(1, id="every", marks=pytest.mark.slow)]
 )
