@@ -168,7 +168,7 @@ class TestReplay:
 
     def test_independent_views_may_have_it(self, noisy):
         def joined(**views):
-            with pytest.warns(UserWarning, match="not the views that the teacher answered"):
+            with pytest.warns(UserWarning, match="views that the teacher has not answered"):
                 return join(
                     noisy, "s.h5", batch_size=7, augment="independent", views=Views(1, **views)
                 )

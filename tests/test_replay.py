@@ -180,7 +180,7 @@ def test_an_image_whose_partner_is_gone_is_shown_plain(teach_once, noisy, tmp_pa
 
 def test_independent_views_warn_and_keep_the_logits_of_the_plain_image(teach_once, noisy, tmp_path):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
-    with pytest.warns(UserWarning, match="not the views that the teacher answered"):
+    with pytest.warns(UserWarning, match="views that the teacher has not answered"):
         stream = join(
             noisy, store, batch_size=7, augment="independent", views=Views(1, crop=(0.3, 0.8))
         )

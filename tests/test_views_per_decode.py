@@ -68,7 +68,7 @@ def test_labels_weights_and_skipped_files_go_to_every_view(teach_once, tmp_path,
 
 def test_independent_views_may_share_a_decode(teach_once, tmp_path, noisy):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
-    with pytest.warns(UserWarning, match="not the views that the teacher answered"):
+    with pytest.warns(UserWarning, match="views that the teacher has not answered"):
         stream = join(
             noisy,
             store,

@@ -104,7 +104,7 @@ def test_pieces_of_independent_views_are_the_batch(images, store):
     options = {"augment": "independent", "views": Views(1, crop=(0.5, 1.0)), "progress": False}
 
     def make():
-        with pytest.warns(UserWarning, match="not the views that the teacher answered"):
+        with pytest.warns(UserWarning, match="views that the teacher has not answered"):
             return join(images, store, batch_size=12, seed=5, **options)
 
     assert_cut(make, [(2, 2)])
