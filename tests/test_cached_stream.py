@@ -160,7 +160,7 @@ def test_independent_views_are_cut_from_it(teach_once, tmp_path, noisy, on_disk)
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(0))
 
     def make(**cache):
-        with pytest.warns(UserWarning, match="not the views that the teacher answered"):
+        with pytest.warns(UserWarning, match="views that the teacher has not answered"):
             return join(
                 noisy,
                 store,
