@@ -27,6 +27,20 @@ from streamkd.cli.main import main
 SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
     "family", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras"], indirect=True
 )
+# The keys of `evaluate --json`, which other programs rely on.
+EVALUATION_KEYS = {
+    "num_images",
+    "accuracy",
+    "top5_accuracy",
+    "nll",
+    "ece",
+    "agreement",
+    "kl_to_teacher",
+    "teacher_accuracy",
+    "num_errors",
+    "num_parameters",
+    "latency_ms",
+}
 # Arguments of `Distiller.fit`; the others of `fit` below are arguments of `Distiller`.
 FIT_ARGUMENTS = (
     *("epochs", "validation", "resume", "callbacks", "class_weight", "save_every", "stop"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tf_keras
 from helpers import draw_directory, draw_noise
-from run_helpers import cross_entropy, dense_student, distillation, snapshot
+from run_helpers import EVALUATION_KEYS, cross_entropy, dense_student, distillation, snapshot
 
 from streamkd.errors import (
     BadImageError,
@@ -25,20 +25,6 @@ from streamkd.training.distiller import Distiller
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
-KEYS = {
-    "num_images",
-    "accuracy",
-    "top5_accuracy",
-    "nll",
-    "ece",
-    "agreement",
-    "kl_to_teacher",
-    "teacher_accuracy",
-    "num_errors",
-    "num_parameters",
-    "latency_ms",
-}
-
 
 @pytest.fixture
 def directory(shared):
@@ -53,7 +39,7 @@ def store(shared):
 def report_on(model, images, **options):
     """The report without the one number that a clock makes."""
     report = evaluate(model, images, progress=False, **options).to_dict()
-    assert set(report) == KEYS and report.pop("latency_ms") > 0
+    assert set(report) == EVALUATION_KEYS and report.pop("latency_ms") > 0
     return report
 
 
@@ -89,7 +75,7 @@ def test_numbers_are_those_of_scikit_learn_and_float64(images, store, family, ac
 def test_a_report_is_read_as_attributes_as_keys_and_as_a_dict(images):
     report = evaluate(dense_student(), images, progress=False)
     assert report.accuracy == report["accuracy"] == report.to_dict()["accuracy"]
-    assert set(report) == KEYS and report.agreement is None
+    assert set(report) == EVALUATION_KEYS and report.agreement is None
     assert report == report.to_dict() and {**report} == report.to_dict()
     assert json.loads(json.dumps(report)) == report
     with pytest.raises(AttributeError, match="Set a key instead"):

@@ -10,6 +10,7 @@ file makes several neighbouring rows; a column has a value for each row, or for 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class Slots:
         return np.repeat(values, self.views_per_decode, axis=0)
 
 
-class Columns:
+class Columns(abc.ABC):
     """Columns of a batch that belong together.
 
     Attributes:
@@ -84,9 +85,9 @@ class Columns:
 
     columns: Mapping[str, Column] = {}
 
+    @abc.abstractmethod
     def gather(self, slots: Slots, gathered: dict[str, Any]) -> dict[str, Any]:
         """Returns the values for the slots of a batch; `gathered` has those of earlier groups."""
-        raise NotImplementedError
 
     def changed_files(self, batch: dict[str, Any], files: Files) -> list[int]:
         """Returns positions of files that are not the ones the teacher answered, in NumPy."""
