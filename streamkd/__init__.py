@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from streamkd.codes import StreamkdWarning as StreamkdWarning
     from streamkd.errors import StreamkdError as StreamkdError
     from streamkd.image_options import ImageOptions as ImageOptions
     from streamkd.keys import Keys as Keys
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 
 # Public names by the module that defines them.
 _NAMES = {
+    "streamkd.codes": "StreamkdWarning",
     "streamkd.errors": "StreamkdError",
     "streamkd.image_options": "ImageOptions",
     "streamkd.keys": "Keys",

@@ -16,6 +16,7 @@ from typing import Any
 import streamkd as kd
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
+from streamkd.cli.collect_warnings import with_warnings
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
 from streamkd.reports import MAX_LISTED
@@ -61,6 +62,7 @@ def scan(args: argparse.Namespace) -> Answer:
     return Answer(fields, exit_code=1 if report.bad else 0)
 
 
+@with_warnings
 def teach(args: argparse.Namespace) -> Answer:
     """Asks the teacher about every image, once."""
     files.check_out(args.out, kind="store")

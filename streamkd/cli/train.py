@@ -19,6 +19,7 @@ from typing import Any
 import streamkd as kd
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
+from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
 from streamkd.errors import MissingExtraError, OptionError
 from streamkd.tf_support.quiet_import import import_tensorflow
@@ -39,6 +40,7 @@ UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet")
 ANSWERED_COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
 
 
+@with_warnings
 def train(args: argparse.Namespace) -> Answer:
     """Distils the student."""
     _check(args)

@@ -26,7 +26,6 @@ import os
 import re
 import shutil
 import tarfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.codes import warn
 from streamkd.disk import TEMPORARY, make_directory, sync_directory, sync_file
 from streamkd.errors import ResumeError
 
@@ -175,7 +175,8 @@ class Checkpoints:
                 reasons.append(f"{folder.name}: {reason[:200]}")
                 continue
             if reasons:
-                warnings.warn(
+                warn(
+                    "checkpoint_damaged",
                     f"A checkpoint of {self.directory} is damaged ({'; '.join(reasons)}). The run "
                     f"resumes from the one before, {folder.name}.",
                     stacklevel=2,

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 
 import numpy as np
 
 from streamkd.checks import check_choice, check_count
+from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.class_names import renumber
@@ -133,7 +133,8 @@ def join(
         images, rows = find_rows(images, store, missing, progress)
         class_names = store.class_names or None
         if class_names is None and images.class_names is not None:
-            warnings.warn(
+            warn(
+                "labels_left_out",
                 f"The store {store.path} was taught without class names, and these images have "
                 "labels, which are left out. Teach a store with class names to use them.",
                 stacklevel=2,
@@ -263,7 +264,8 @@ def find_rows(
     if missing == "raise" or len(absent) == len(images):
         _refuse_missing(images, store, absent, refused)
     fate = "are left out" if missing == "drop" else "learn from their labels alone"
-    warnings.warn(
+    warn(
+        "images_without_logits",
         f"{len(absent):,} of {len(images):,} images have no logits and {fate}; "
         f"the first is '{readable_key(images.keys[absent[0]])}'.",
         stacklevel=3,

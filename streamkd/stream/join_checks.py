@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 
 import numpy as np
 
 from streamkd.checks import check_choice, check_count
+from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
@@ -55,7 +55,8 @@ def independent_views(
             "Independent views cannot be mixed: the store has no logits for a mixture that the "
             "teacher has not seen.\nLeave mixup and cutmix out."
         )
-    warnings.warn(
+    warn(
+        "independent_views",
         "The student is shown views that the teacher has not answered, which in long runs is no "
         "better than labels alone. Use augment='independent' for comparison.",
         stacklevel=3,
@@ -107,7 +108,8 @@ def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> Non
     joined = float(np.mean(answers == labels[picked]))
     tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
     if abs(joined - taught) > tolerance:
-        warnings.warn(
+        warn(
+            "teacher_accuracy_changed",
             f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
             f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
             f"since? Compare with `streamkd verify {store.path} --images …`.",

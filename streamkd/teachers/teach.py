@@ -9,12 +9,12 @@ same command looks for images that are new or have changed since, and teaches th
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import numpy as np
 
 from streamkd.checks import check_choice, check_count
+from streamkd.codes import warn
 from streamkd.errors import OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.manifest import Manifest
@@ -180,7 +180,8 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
 def _warn_of_refused(images: Manifest, store: RowStore) -> None:
     refused = refused_images(images, store)
     if len(refused):
-        warnings.warn(
+        warn(
+            "images_refused",
             f"{len(refused):,} of {len(images):,} images cannot be decoded and have no logits in "
             f"{store.path}; the first is '{readable_key(images.keys[int(refused[0])])}'. "
             "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",
@@ -194,7 +195,8 @@ def _warn_of_chance(teacher: Teacher, store: LogitStore) -> None:
     chance = 1 / store.num_classes
     # With two classes, twice chance would be every image.
     if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
-        warnings.warn(
+        warn(
+            "teacher_at_chance",
             f"The teacher {teacher.name!r} is right on {accuracy:.1%} of the labelled "
             f"images, and chance is {chance:.1%}. Check `--preprocess` and the order of its "
             "classes (`--class-names`).",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import warnings
 from pathlib import Path
 
+from streamkd.codes import warn
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 
@@ -25,7 +25,8 @@ def capacity_of(images: Manifest, canonical: ImageOptions, num_bytes: int, where
     image_bytes = math.prod(canonical.shape) + RECORD_BYTES
     capacity = min(len(images), num_bytes // image_bytes)
     if capacity < len(images):
-        warnings.warn(
+        warn(
+            "cache_too_small",
             f"The pixel cache {where} keeps {capacity:,} of {len(images):,} images: all of them "
             f"take {len(images) * image_bytes / 1e9:.1f} GB, and there is room for "
             f"{num_bytes / 1e9:.1f} GB. The others are decoded each time.",

@@ -32,12 +32,12 @@ import mmap
 import os
 import shutil
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from streamkd import disk
+from streamkd.codes import warn
 from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.stream.cache.free_space import RECORD_BYTES, capacity_of, free_memory
@@ -245,7 +245,8 @@ class PixelCache:
         with self._lock:
             was_full, self._full = self._full, True
         if not was_full:
-            warnings.warn(
+            warn(
+                "cache_stopped",
                 f"The pixel cache {self.path} takes no more images: {error.strerror}. Images that "
                 "are not in it are decoded each time.",
                 stacklevel=2,

@@ -1,0 +1,189 @@
+"""Codes of refusals and warnings: what each means, and what to do.
+
+    warn("teacher_at_chance", "The teacher 'net' is right on 9.8% …", stacklevel=2)
+
+A refusal is a `StreamkdError` (`errors.py`); its `code` is in `ERRORS`. A warning is a
+`StreamkdWarning`; its `code` is in `WARNINGS`. Codes are stable: programs read them in `--json`.
+`docs/troubleshooting.md` is the page of all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+from streamkd.public import public
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What a code stands for, and what the user does about it; a sentence or two each."""
+
+    meaning: str
+    remedy: str
+
+
+ERRORS = {
+    "bad_option": Meaning(
+        "A flag or an argument has a value that does not fit, or two contradict each other.",
+        "The message names the flag and the values that fit.",
+    ),
+    "missing_extra": Meaning(
+        "An optional library is not installed.",
+        "The message has the `pip install` line.",
+    ),
+    "images_not_found": Meaning(
+        "There is no such directory, or no image in it, or an image that was listed is gone.",
+        "Compare the path in the message with `ls`. After files were removed, scan again.",
+    ),
+    "bad_image": Meaning(
+        "The bytes of a file cannot be decoded as an image.",
+        "`streamkd scan --check` lists all such files. Replace them, or give `--on-bad skip`.",
+    ),
+    "changed_image": Meaning(
+        "The bytes of a file are not those for which the teacher answered.",
+        "Restore the file, or run `teach` again with another `--out`.",
+    ),
+    "class_names": Meaning(
+        "The classes of images, store and model, or of two stores, are different.",
+        "The message shows both lists. `--class-map` and `--class-names` name classes.",
+    ),
+    "missing_logits": Meaning(
+        "An image, or a view of it, has no stored logits.",
+        "Run the `teach` command of the store again, or give `--missing drop` or `label`.",
+    ),
+    "store": Meaning(
+        "A file is not a logit store, is damaged, or does not fit the other side.",
+        "`streamkd verify STORE` says what is damaged; `streamkd inspect STORE` shows the rest.",
+    ),
+    "unfinished_store": Meaning(
+        "Rows of the store are still missing: its teacher pass was stopped.",
+        "Run the same `teach` command again; it resumes.",
+    ),
+    "other_images": Meaning(
+        "The store was made for other images.",
+        "The message shows both fingerprints. Give the directory for which the store was made.",
+    ),
+    "store_busy": Meaning(
+        "Another process writes this store.",
+        "Wait for it, or give another `--out`.",
+    ),
+    "run_busy": Meaning(
+        "Another process trains into this run directory.",
+        "Wait for it, or give another `--out`.",
+    ),
+    "teacher": Meaning(
+        "A teacher cannot be loaded, or its answers do not fit the images or classes.",
+        "The message shows both sides.",
+    ),
+    "student": Meaning(
+        "A student cannot be built or loaded, or does not fit the stream.",
+        "The message shows both sides.",
+    ),
+    "resume": Meaning(
+        "A run was started with other data or other settings, or cannot be restored.",
+        "Give the settings of the run again, or `--no-resume`, or another `--out`.",
+    ),
+    "worker_lost": Meaning(
+        "Another process that trains the same student ended.",
+        "Start all workers again with the same commands; the run resumes.",
+    ),
+    "non_finite": Meaning(
+        "A loss, a gradient or a logit is not a finite number.",
+        "Try a lower `--learning-rate`; `nonfinite.jsonl` in the run lists the steps.",
+    ),
+    "cannot_write": Meaning(
+        "An output path cannot be written.",
+        "The message has the path and the system's reason.",
+    ),
+    "disk_full": Meaning(
+        "There is not enough room on the disk.",
+        "The message says how much is needed. Free it, and run the same command again.",
+    ),
+}
+
+WARNINGS = {
+    "images_refused": Meaning(
+        "Images could not be decoded, and have no logits in the store.",
+        "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",
+    ),
+    "images_without_logits": Meaning(
+        "`--missing drop` or `--missing label` applies to some images.",
+        "Run the `teach` command of the store again, and the images get logits.",
+    ),
+    "teacher_at_chance": Meaning(
+        "The teacher is right hardly more often than by chance.",
+        "Check `--preprocess`, and the order of its classes (`--class-names`).",
+    ),
+    "teacher_accuracy_changed": Meaning(
+        "On the joined images the teacher is right more or less often than in its pass.",
+        "Labels or class folders were changed: `streamkd verify STORE --images DIR` compares them.",
+    ),
+    "labels_left_out": Meaning(
+        "The store has no class names, so the labels of the images cannot be numbered.",
+        "Teach a store with `--class-names`.",
+    ),
+    "independent_views": Meaning(
+        "The student is shown views that the teacher has not answered.",
+        "Use `--augment independent` for comparison only.",
+    ),
+    "cache_too_small": Meaning(
+        "Not all images fit into the pixel cache; the others are decoded each time.",
+        "Give the cache more room, or put it on a disk.",
+    ),
+    "cache_stopped": Meaning(
+        "The pixel cache can write no more images.",
+        "Free room on its disk, or give another directory.",
+    ),
+    "checkpoint_damaged": Meaning(
+        "The newest checkpoint cannot be read; the run resumes from the one before.",
+        "Nothing has to be done. If it happens again, check the disk.",
+    ),
+}
+
+
+@public
+class StreamkdWarning(UserWarning):
+    """A warning with a stable code.
+
+    Attributes:
+      code: one of `WARNINGS`, for programs (`warnings` in `--json`).
+    """
+
+    def __init__(self, message: str, code: str):
+        super().__init__(message)
+        self.code = code
+
+
+def warn(code: str, message: str, *, stacklevel: int = 1) -> None:
+    """Warns with a code of `WARNINGS`; `stacklevel` counts as that of `warnings.warn`."""
+    if code not in WARNINGS:
+        raise KeyError(f"The warning {code!r} is not in WARNINGS.")
+    warnings.warn(StreamkdWarning(message, code), stacklevel=stacklevel + 1)
+
+
+_INTRODUCTION = """# Troubleshooting, by code
+
+With `--json` a refusal is `{"error": {"code", "message", "key"}}`, and the exit code is 2; in
+Python it is an exception with the attribute `code`. Warnings are printed on standard error, and
+`teach --json` and `train --json` list them as `warnings`. The words of a message may change; its
+code does not.
+
+`python -m streamkd.codes` writes this page.
+"""
+
+
+def page() -> str:
+    """Returns the page of all codes, in Markdown."""
+    parts = [_INTRODUCTION]
+    for title, codes in (("Refusals", ERRORS), ("Warnings", WARNINGS)):
+        parts.append(f"## {title}\n\n| code | meaning | what to do |\n|---|---|---|")
+        parts += [
+            f"| `{code}` | {about.meaning} | {about.remedy} |" for code, about in codes.items()
+        ]
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
