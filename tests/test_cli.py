@@ -130,7 +130,7 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     assert "teaching" in errors
     assert (answer["num_refused"], answer["refused"]) == (0, [])
     inspected = command(capsys, "inspect", "new.h5")[1]
-    assert {**inspected, "num_refused": 0, "refused": []} == answer
+    assert {**inspected, "num_refused": 0, "refused": [], "warnings": []} == answer
     before = snapshot(here)
     assert command(capsys, *teach)[:2] == (0, answer)
     assert snapshot(here) == before
@@ -184,6 +184,7 @@ def test_train_answers_with_its_keys(here, capsys):
         "images_per_second",
         "num_skipped",
         "run",
+        "warnings",
     }
     assert (answer["epochs"], answer["steps"], answer["run"]) == (2, 8, "new")
     assert all(0 <= answer[name] <= 1 for name in ("accuracy", "val_accuracy", "agreement"))
@@ -500,7 +501,10 @@ def test_a_warning_is_one_line_beside_the_one_object_of_json(here, monkeypatch):
     (here / "images" / "bee" / "00014.png").write_bytes(b"no image")
     teach = ["teach", "images", "--teacher", "teacher.keras", "--out", "new.h5", "--on-bad", "skip"]
     out, errors = finished("-c", CONSOLE_SCRIPT, *teach, "--json", "--quiet", code=0)
-    assert len(out.splitlines()) == 1 and json.loads(out)["num_refused"] == 1
+    answer = json.loads(out)
+    assert len(out.splitlines()) == 1 and answer["num_refused"] == 1
+    assert errors == f"streamkd: warning: {answer['warnings'][0]['message']}\n"
+    assert answer["warnings"][0]["code"] == "images_refused"
     assert errors.startswith("streamkd: warning: 1 of 30 images cannot be decoded"), errors
     assert len(errors.splitlines()) == 1
 

@@ -40,6 +40,8 @@ def print_answer(answer: Answer, as_json: bool) -> None:
     else:
         width = max(map(len, answer.fields))
         for name, value in answer.fields.items():
+            if name == "warnings":
+                continue  # printed when they were given
             print(f"{name:<{width}}  {_shown(value)}")
 
 
