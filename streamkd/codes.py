@@ -127,6 +127,10 @@ WARNINGS = {
         "The student is shown views that the teacher has not answered.",
         "Use `--augment independent` for comparison only.",
     ),
+    "model_trusted": Meaning(
+        "A model file was loaded with `--trust`, and would be refused without.",
+        "Nothing, if the file is your own; the message says what it may do.",
+    ),
     "cache_too_small": Meaning(
         "Not all images fit into the pixel cache; the others are decoded each time.",
         "Give the cache more room, or put it on a disk.",

@@ -208,6 +208,7 @@ def test_evaluate_says_what_python_says(succeed, tmp_path, words, scanned, optio
     assert {**answer, "latency_ms": 0} == {**report, "latency_ms": 0}
 
 
+@pytest.mark.filterwarnings("ignore:.*would be refused without --trust")
 def test_a_model_of_any_size_that_runs_code_is_evaluated_and_exported_with_both_flags(
     succeed, capsys, tmp_path
 ):
@@ -216,7 +217,7 @@ def test_a_model_of_any_size_that_runs_code_is_evaluated_and_exported_with_both_
         ["export", "any-size.keras", "--out", tmp_path / "out.keras"],
     ):
         message = refusal(capsys, *words)
-        assert "It runs code on loading; add `--trust` if the file is your own." in message
+        assert "add `--trust` if the file is your own." in message
         assert "add --image-size HEIGHTxWIDTH" in refusal(capsys, *words, "--trust")
     both = "--trust --image-size 8x8"
     assert succeed(f"evaluate any-size.keras square {both}")["num_images"] == 15

@@ -10,15 +10,16 @@ classes; see `family_base.Family`. The version in a file tells its family.
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from streamkd.codes import warn
 from streamkd.errors import OptionError, StreamkdError, TeacherError
+from streamkd.models import model_file
 from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
+from streamkd.models.model_file import DamagedModelError, UntrustedModelError
 from streamkd.models.tf_keras_family import TfKeras
 
 TF_KERAS = TfKeras()
@@ -69,7 +70,8 @@ def load_model(
     Args:
       path: of the file.
       refusal: class of the error that refuses the file.
-      trust: allow a model that runs code on loading (Lambda layers).
+      trust: load the file although it may act when it is loaded, as a Lambda layer does; a
+        warning says what would have been refused. See `model_file.py`.
 
     Raises:
       refusal: no such file, no `.keras` file, weights alone, or a damaged or untrusted file.
@@ -77,32 +79,61 @@ def load_model(
     """
     path = Path(path)
     family: Family = KERAS_3 if _saved_version(path, refusal) >= 3 else TF_KERAS
+    registered = family.is_registered
+    if trust:
+        reason = model_file.why_untrusted(path, registered)
+        if reason is not None:
+            warn(
+                "model_trusted",
+                f"{path} would be refused without --trust: {reason}.",
+                stacklevel=2,
+            )
+        return _loaded(family, path, path, refusal, safe_mode=False)
+    try:
+        with model_file.checked_copy(path, registered) as copy:
+            return _loaded(family, copy, path, refusal, safe_mode=True)
+    except UntrustedModelError as error:
+        raise refusal(
+            f"{path} may run code or touch files when it is loaded: {error}.\n"
+            "Do not load a file from a stranger; add `--trust` if the file is your own."
+        ) from error
+    except DamagedModelError as error:
+        raise refusal(
+            f"{path} could not be loaded as a Keras model: {error}.\n"
+            "Save the model again with `model.save(...)`."
+        ) from error
+
+
+def _loaded(
+    family: Family, file: Path, path: Path, refusal: type[StreamkdError], *, safe_mode: bool
+) -> Any:
+    """Returns the model in `file`; messages call it `path`."""
     keras = family.keras
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=not trust)
-    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
-        hint = "Save the model again with `model.save(...)`."
-        if "safe_mode" in str(error) or "Lambda" in str(error) or "lambda" in str(error):
-            hint = "It runs code on loading; add `--trust` if the file is your own."
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
-        raise refusal(f"{path} could not be loaded as a Keras model: {reason}\n{hint}") from error
+        return keras.models.load_model(file, compile=False, safe_mode=safe_mode)
+    except StreamkdError:
+        raise
+    except Exception as error:  # an odd configuration makes Keras raise errors of any class
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:300] if lines else type(error).__name__
+        raise refusal(
+            f"{path} could not be loaded as a Keras model: {reason}\n"
+            "Save the model again with `model.save(...)`."
+        ) from error
 
 
 def _saved_version(path: Path, refusal: type[StreamkdError]) -> int:
     """Returns the major Keras version written in a `.keras` file."""
     if not path.exists():
         raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
-    if not zipfile.is_zipfile(path):
-        raise refusal(
-            f"{path} is not a `.keras` file (a zip with the model's parts).\n"
-            "Save the model with `model.save('model.keras')` and give that file."
-        )
     try:
-        with zipfile.ZipFile(path) as parts:
-            version = json.loads(parts.read("metadata.json"))["keras_version"]
-            return int(version.partition(".")[0])
-    except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        return model_file.saved_version(path)
+    except (DamagedModelError, UntrustedModelError) as error:
         raise refusal(
-            f"{path} does not say which Keras wrote it: {error}.\n"
+            f"{path} is not a `.keras` file (a zip with the model's parts): {error}.\n"
             "Save the model with `model.save('model.keras')` and give that file."
+        ) from error
+    except OSError as error:
+        raise refusal(
+            f"{path} cannot be read: {error.strerror}.\nGive the path of a saved `.keras` file."
         ) from error

@@ -46,6 +46,10 @@ class Family(abc.ABC):
         """Returns whether a class or a function is the family's own."""
         return package_of(thing) == self.name
 
+    def is_registered(self, name: str) -> bool:
+        """Returns whether this process has registered a class or function under a name."""
+        return self.keras.saving.get_registered_object(name) is not None
+
     # Models and layers.
 
     def models_and_layers(self, model: Any) -> tuple[list[Any], list[Any]]:

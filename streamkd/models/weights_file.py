@@ -1,0 +1,80 @@
+"""The weights of a model file are plain arrays inside the file, or the file is refused.
+
+num_weights = check_weights(file, UntrustedModelError, DamagedModelError)
+
+HDF5 can name other files (external links and storage, virtual datasets), compress, and declare
+arrays for which it holds no bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import IO, Any
+
+# Objects in the file; a network of a thousand layers has about ten thousand.
+MAX_OBJECTS = 1_000_000
+MAX_DEPTH = 100
+
+
+def check_weights(file: IO[bytes], untrusted: type[Exception], damaged: type[Exception]) -> int:
+    """Returns the number of weights of an HDF5 file.
+
+    Raises:
+      untrusted: it reads another file.
+      damaged: it is no HDF5 file, or an array is no plain array within it.
+    """
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as weights:
+            return _WeightsCheck(untrusted, damaged).count(weights)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, untrusted | damaged):
+            raise
+        raise damaged(f"its weights cannot be read: {error!s:.200}") from error
+
+
+class _WeightsCheck:
+    def __init__(self, untrusted: type[Exception], damaged: type[Exception]) -> None:
+        self._untrusted, self._damaged = untrusted, damaged
+        self._num_objects = 0
+
+    def count(self, group: Any, depth: int = 0) -> int:
+        """Returns the number of weights in a group and below."""
+        import h5py
+
+        if depth > MAX_DEPTH:
+            raise self._damaged(f"its weights are nested more than {MAX_DEPTH} levels deep")
+        total = 0
+        for name in group:
+            self._num_objects += 1
+            if self._num_objects > MAX_OBJECTS:
+                raise self._damaged(f"its weights have over {MAX_OBJECTS:,} parts")
+            if type(group.get(name, getlink=True)) is not h5py.HardLink:
+                raise self._untrusted(f"its weights {name!r:.80} are a link, not an array")
+            part = group[name]
+            if isinstance(part, h5py.Group):
+                total += self.count(part, depth + 1)
+            else:
+                total += self._size(part, name)
+        return total
+
+    def _size(self, part: Any, name: str) -> int:
+        import h5py
+
+        if not isinstance(part, h5py.Dataset) or part.dtype.kind not in "fiubcV":
+            raise self._damaged(f"its weights {name!r:.80} are not numbers")
+        if part.external or part.is_virtual:
+            raise self._untrusted(f"its weights {name!r:.80} are read from another file")
+        num_weights = math.prod(part.shape or ())
+        layout = part.id.get_create_plist().get_layout()
+        is_plain = layout in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+        held = part.id.get_storage_size()
+        if not is_plain or held < num_weights * part.dtype.itemsize:
+            raise self._damaged(
+                f"its weights {name!r:.80} are {num_weights:,} numbers, of which the file holds "
+                f"{held:,} bytes as a plain array"
+                if is_plain
+                else f"its weights {name!r:.80} are compressed or in chunks"
+            )
+        return num_weights
