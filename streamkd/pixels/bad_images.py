@@ -37,7 +37,7 @@ def why_bad(
 ) -> str | None:
     """Returns why a file cannot be decoded, or None for a good file.
 
-    Without `options` the file keeps its size and channels; `options` bring their own `max_pixels`.
+    Without `options` the file keeps its size, in rgb; `options` bring their own `max_pixels`.
     """
     try:
         return why_bad_bytes(read_file(path), options, max_pixels=max_pixels)
@@ -49,10 +49,11 @@ def why_bad_bytes(
     data: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> str | None:
     """Returns why the bytes of a file cannot be decoded, or None; arguments as in `why_bad`."""
+    num_channels = 3
     if options is not None:
-        max_pixels = options.max_pixels
+        max_pixels, num_channels = options.max_pixels, options.num_channels
     try:
-        return why_undecodable(decodable(data, max_pixels), options)
+        return why_undecodable(decodable(data, max_pixels, num_channels), options)
     except UndecodableError as error:
         return str(error)
 
@@ -61,7 +62,7 @@ def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | N
     """Returns why TensorFlow cannot decode bytes from `decodable`, or None."""
     try:
         if options is None:
-            tf.io.decode_image(tf.constant(data), expand_animations=False)
+            tf.io.decode_image(tf.constant(data), channels=3, expand_animations=False)
         else:
             decode(tf.constant(data), options)
     except tf.errors.OpError as error:

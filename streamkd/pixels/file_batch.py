@@ -20,6 +20,7 @@ from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file, why_unreadable
 from streamkd.pixels.header import inspect_headers
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
+from streamkd.pixels.who_decodes import is_odd_for
 
 # A PNG of one black pixel: it decodes to zeros at any size and with any channels.
 BLACK_PIXEL = (
@@ -52,6 +53,7 @@ def read_files(
     report_bad: Callable[[int, str], None] | None = None,
     known_bad: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
+    num_channels: int = 3,
 ) -> Files:
     """Returns the bytes of the files of a batch, which has at least one.
 
@@ -62,6 +64,7 @@ def read_files(
         refuses are not known yet.
       known_bad: bool `[files]`, bad files that are not even read.
       max_pixels: largest number of pixels of an image; one with more is bad.
+      num_channels: of the pixels that the files are decoded to.
 
     Raises:
       OSError, UndecodableError: a file is bad; the error names it.
@@ -82,11 +85,16 @@ def read_files(
             bad[index] = True
             data.append(b"")
     one_size, odd = inspect_headers(data, max_pixels)
+    if num_channels != 3:
+        odd = sorted({*odd, *(i for i, d in enumerate(data) if is_odd_for(d, num_channels))})
+        one_size = one_size and not odd
     known_digests = np.zeros(len(paths), np.uint64)
     for index in odd:
         original = data[index]
         try:
-            data[index] = BLACK_PIXEL if bad[index] else decodable(original, max_pixels)
+            data[index] = (
+                BLACK_PIXEL if bad[index] else decodable(original, max_pixels, num_channels)
+            )
         except UndecodableError as error:
             if report_bad is None:
                 raise UndecodableError(f"{paths[index]!r}: {error}") from error

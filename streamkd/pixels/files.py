@@ -14,6 +14,8 @@ import stat
 
 # Size of the first read, enough for a small image. Python would map a larger buffer for each file.
 _CHUNK_BYTES = 1 << 16
+# Bytes of the largest file that is read. A sparse file of a terabyte may have an image's name.
+MAX_FILE_BYTES = 1 << 31
 # Flags of an opened file. With O_NONBLOCK, a pipe named like an image is empty and does not block.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -34,6 +36,8 @@ def read_file(path: bytes) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):  # such as a link to /dev/zero
             raise OSError(errno.EINVAL, "Not a file", path)
+        if status.st_size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, "it is larger than an image of 2 GiB", path)
         # Read again in one piece: 2 ms for 4 MB, against 3.4 ms for joined pieces.
         data = os.pread(descriptor, status.st_size + 1, 0)
         if len(data) == status.st_size:

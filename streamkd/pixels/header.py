@@ -62,7 +62,7 @@ def inspect_headers(
 def dimensions(data: bytes) -> tuple[int, int] | None:
     """Returns width and height in pixels of a PNG, JPEG, GIF, BMP or WebP; else None.
 
-    Those of a GIF are the larger of its screen and its first frame.
+    Those of a GIF are the largest of its screen and of all its frames.
     """
     if data.startswith(_PNG_HEAD):
         return _number(data, 16, 4, "big"), _number(data, 20, 4, "big")
@@ -127,19 +127,68 @@ def _end_of_jpeg_size(data: bytes, *, skip_garbage: bool = False) -> int | None:
     return None
 
 
+def gif_screen(data: bytes) -> tuple[int, int]:
+    """Returns width and height of a GIF's screen."""
+    return _number(data, 6, 2), _number(data, 8, 2)
+
+
+def gif_frames(data: bytes) -> list[tuple[int, int, int, int]]:
+    """Returns left, top, width and height of every frame of a GIF."""
+    frames = []
+    position = 13 + _palette_bytes(_number(data, 10, 1))
+    while position < len(data):
+        block = data[position : position + 1]
+        if block == b"!":  # an extension
+            position = _after_sub_blocks(data, position + 2)
+        elif block == b",":
+            left, top, width, height = (_number(data, position + n, 2) for n in (1, 3, 5, 7))
+            frames.append((left, top, width, height))
+            palette = _palette_bytes(_number(data, position + 9, 1))
+            position = _after_sub_blocks(data, position + 11 + palette)
+        else:
+            break
+    return frames
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_sub_blocks(data: bytes, position: int) -> int:
+    while length := _number(data, position, 1):
+        position += 1 + length
+    return position + 1
+
+
 def _gif_dimensions(data: bytes) -> tuple[int, int]:
-    width, height = _number(data, 6, 2), _number(data, 8, 2)
-    flags = _number(data, 10, 1)
-    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    while data[position : position + 1] == b"!":  # extensions before the first frame
-        position += 2
-        while length := _number(data, position, 1):
-            position += 1 + length
-        position += 1
-    if data[position : position + 1] == b",":
-        width = max(width, _number(data, position + 5, 2))
-        height = max(height, _number(data, position + 7, 2))
+    """Returns the largest width and the largest height of the screen and of all frames."""
+    width, height = gif_screen(data)
+    for _, _, frame_width, frame_height in gif_frames(data):
+        width, height = max(width, frame_width), max(height, frame_height)
     return width, height
+
+
+def png_bit_depth(data: bytes) -> int:
+    """Returns the bits of a PNG's channel, or of its index into a palette: 1, 2, 4, 8 or 16."""
+    return _number(data, 24, 1)
+
+
+def num_jpeg_channels(data: bytes) -> int | None:
+    """Returns the number of components in the first frame header of a JPEG: 1, 3 or 4."""
+    end = _end_of_jpeg_size(data, skip_garbage=True)
+    return None if end is None else _number(data, end, 1)
+
+
+def is_plain_bmp(data: bytes) -> bool:
+    """Returns whether a BMP has 24 bits a pixel, without a palette or compression."""
+    return _number(data, 14, 4) >= 40 and _number(data, 28, 2) == 24 and not _number(data, 30, 4)
+
+
+def is_transparent_webp(data: bytes) -> bool:
+    """Returns whether the header says that a WebP has an alpha channel."""
+    if data[12:16] == b"VP8X":
+        return bool(_number(data, 20, 1) & 0x10)
+    return data[12:16] == b"VP8L" and bool(_number(data, 21, 4) >> 28 & 1)
 
 
 def _webp_dimensions(data: bytes) -> tuple[int, int] | None:

@@ -1,10 +1,9 @@
-"""Formats that TensorFlow does not decode: Pillow decodes them, and a PNG keeps their pixels.
+"""Decodes with Pillow what TensorFlow does not decode rightly; a PNG keeps the pixels.
 
-    data = decodable(data)      # the file's own bytes, or a PNG with the pixels that Pillow decoded
+    data = decodable(data, num_channels=3)    # the file's own bytes, or a PNG of Pillow's pixels
 
-TensorFlow decodes JPEG, PNG, GIF, BMP and still WebP. Pillow decodes TIFF, AVIF, JPEG 2000 and the
-first frame of an animated WebP; a PNG keeps the pixels exactly. Pillow gets no other files: it
-clips grey PNGs of 16 bits to white, which TensorFlow scales, and it decodes JPEG to other pixels.
+`who_decodes.py` says which files these are. Pillow gets no others: it clips grey PNGs of 16 bits to
+white, which TensorFlow scales, and it decodes JPEG to other pixels.
 """
 
 from __future__ import annotations
@@ -16,24 +15,22 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from streamkd.image_options import MAX_PIXELS
 from streamkd.pixels import header
+from streamkd.pixels.who_decodes import needs_pillow
 
 # Formats that Pillow may open.
-FORMATS = ("AVIF", "JPEG2000", "TIFF", "WEBP")
-# First bytes of files for Pillow: TIFF, BigTIFF, JPEG 2000 (boxed and bare).
-_MAGIC = (
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    b"MM\0+",
-    b"\x00\x00\x00\x0cjP  \r\n\x87\n",
-    b"\xff\x4f\xff\x51",
-)
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's modes that a PNG holds without loss.
 _EXACT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 # The nearest of these for another mode; RGB for a mode that is not listed.
-_CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
+_CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+# Formats of which TensorFlow decodes a part.
+_PARTLY_TENSORFLOW = ("BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP")
+# Numbers of TIFF's tags.
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 # Modes of 32-bit numbers, of which no file says which number is white.
 _MODES_WITHOUT_RANGE = ("I", "F")
 # Held while Pillow's limit of pixels, which is one for the process, is raised.
@@ -44,7 +41,7 @@ class UndecodableError(ValueError):
     """The bytes of a file cannot be decoded; the text is the reason alone."""
 
 
-def decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
+def decodable(data: bytes, max_pixels: int = MAX_PIXELS, num_channels: int = 3) -> bytes:
     """Returns bytes that TensorFlow decodes to the pixels of a file: its own, or those of a PNG.
 
     Raises:
@@ -56,8 +53,8 @@ def decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
     size = header.dimensions(data)
     if size is not None:
         _check_size(*size, max_pixels)
-    if data.startswith(_MAGIC) or data[4:8] == b"ftyp" or header.is_animated_webp(data):
-        return _as_png(data, max_pixels)
+    if needs_pillow(data, num_channels, max_pixels):
+        return _as_png(data, max_pixels, num_channels)
     return data
 
 
@@ -72,7 +69,7 @@ def _too_many_pixels(pixels: str, max_pixels: int) -> UndecodableError:
     )
 
 
-def _as_png(data: bytes, max_pixels: int) -> bytes:
+def _as_png(data: bytes, max_pixels: int, num_channels: int) -> bytes:
     """Returns the first frame of an image as a PNG."""
     from PIL import Image
 
@@ -83,7 +80,8 @@ def _as_png(data: bytes, max_pixels: int) -> bytes:
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
         ):
             _check_size(*image.size, max_pixels)
-            _in_exact_mode(image).save(png, "PNG", compress_level=1)
+            _check_tiles(image, max_pixels)
+            _for_tensorflow(image, num_channels).save(png, "PNG", compress_level=1)
     except UndecodableError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -116,6 +114,25 @@ def _raised_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = own
 
 
+def _check_tiles(image: Any, max_pixels: int) -> None:
+    """Refuses a TIFF whose tiles are larger than the limit: memory is taken for a whole tile."""
+    tags = getattr(image, "tag_v2", {})
+    sides = (tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1))
+    if all(isinstance(side, int) for side in sides):
+        _check_size(*sides, max_pixels)
+
+
+def _for_tensorflow(image: Any, num_channels: int) -> Any:
+    """Returns an image in a mode that a PNG holds without loss and that TensorFlow shows rightly.
+
+    TensorFlow repeats grey for rgb and leaves out alpha. For grayscale and rgba, the formats that
+    TensorFlow decodes in part are converted by Pillow.
+    """
+    if image.format in _PARTLY_TENSORFLOW and num_channels != 3:
+        return image.convert("L" if num_channels == 1 else "RGBA")
+    return _in_exact_mode(image)
+
+
 def _in_exact_mode(image: Any) -> Any:
     """Returns an image in a mode that a PNG holds without loss."""
     mode = image.mode
@@ -125,6 +142,15 @@ def _in_exact_mode(image: Any) -> Any:
         )
     if mode in _EXACT_MODES:
         return image
+    if mode.startswith("I;16"):
+        return _in_native_order(image)
     if mode == "P":
         return image.convert("RGBA" if "transparency" in image.info else "RGB")
     return image.convert(_CONVERTED.get(mode, "RGB"))
+
+
+def _in_native_order(image: Any) -> Any:
+    """Returns grey levels of 16 bits in the byte order that Pillow writes rightly."""
+    from PIL import Image
+
+    return Image.fromarray(np.asarray(image).astype(np.uint16))

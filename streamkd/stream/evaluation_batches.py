@@ -46,7 +46,12 @@ def evaluation_batches(
     def read(indices: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
         known_bad = None if inside.all() else ~inside
         paths = images.paths(indices)
-        files = read_files(paths, known_bad=known_bad, max_pixels=options.max_pixels)
+        files = read_files(
+            paths,
+            known_bad=known_bad,
+            max_pixels=options.max_pixels,
+            num_channels=options.num_channels,
+        )
         return files._asdict()
 
     def fetch(number: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -176,7 +176,12 @@ class _BlockReader:
 
     def _read_files(self, images: np.ndarray) -> Files:
         paths = self._images.paths(images)
-        return read_files(paths, report_bad=self._report_bad, max_pixels=self._options.max_pixels)
+        return read_files(
+            paths,
+            report_bad=self._report_bad,
+            max_pixels=self._options.max_pixels,
+            num_channels=self._options.num_channels,
+        )
 
     def _without_bad_partners(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a block in which images whose partner cannot be decoded are not mixed."""
