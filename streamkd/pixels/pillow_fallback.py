@@ -84,7 +84,7 @@ def _as_png(data: bytes, max_pixels: int) -> bytes:
         ):
             _check_size(*image.size, max_pixels)
             _in_exact_mode(image).save(png, "PNG", compress_level=1)
-    except UndecodableError:
+    except (UndecodableError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
         raise UndecodableError("neither TensorFlow nor Pillow knows its format") from error

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import StreamkdError
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.file_batch import Files, leave_out
 from streamkd.stream.cache.cached_images import CachedImages
@@ -31,7 +30,7 @@ from streamkd.stream.columns import (
 )
 from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.tf_support.read_pipeline import python_call
+from streamkd.tf_support.python_calls import python_call
 
 # Reason for skipping an image that can be decoded.
 CHANGED_REASON = "it is not the file that the teacher answered"
@@ -79,13 +78,11 @@ class BatchFetcher:
     """Fetches the columns of batches.
 
     Attributes:
-      refusal: the refusal that the last failed fetch ended with; None without one.
       rescue: graph function that leaves undecodable files out of a batch; None if the first such
         file is an error.
     """
 
     def __init__(self, spec: StreamSpec, sequence: Sequence, columns: BatchColumns) -> None:
-        self.refusal: StreamkdError | None = None
         self.rescue = self._rescued if spec.on_bad == "skip" else None
         self._spec = spec
         self._sequence = sequence
@@ -120,14 +117,6 @@ class BatchFetcher:
         return python_call(function, arguments, specs)
 
     def _gather(self, units: np.ndarray, epochs: np.ndarray) -> dict[str, Any]:
-        try:
-            return self._gathered(units, epochs)
-        except StreamkdError as refusal:
-            # TensorFlow keeps the words of an exception and loses its class; see `Stream.refuse`.
-            self.refusal = refusal
-            raise
-
-    def _gathered(self, units: np.ndarray, epochs: np.ndarray) -> dict[str, Any]:
         indices, views = self._sequence.images_and_views(units, epochs)
         first = self._spec.rows[indices]
         rows = np.where(first[:, None] < 0, -1, first[:, None] + views).reshape(-1)

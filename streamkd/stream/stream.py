@@ -31,6 +31,7 @@ from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.iterators import CollectableDataset
+from streamkd.tf_support.python_calls import refusal_of
 
 _INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
@@ -121,13 +122,17 @@ class Stream:
           OptionError: the batch cannot be cut into so many pieces.
         """
         self.check_share(share)
-        self._fetcher.refusal = None
         last = NO_STEP // share.num_pieces if stop is None else stop
         dataset = self._datasets.dataset(start, last, share)
         if stop is None:
             # Otherwise the workers of a strategy ask each other before every step who has data.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
-        return CollectableDataset(dataset)
+
+        def refuse(error: tf.errors.OpError, number: int) -> None:
+            step = start + number // share.num_replicas
+            self.refuse(error, range(step, step + 1), share)
+
+        return CollectableDataset(dataset, self._datasets.functions, refuse)
 
     def check_share(self, share: WorkerSlice) -> None:
         """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
@@ -144,11 +149,7 @@ class Stream:
           BadImageError: a file cannot be decoded.
         """
 
-        def refuse(error: tf.errors.OpError, number: int) -> None:
-            step = start + number // share.num_replicas
-            self.refuse(error, range(step, step + 1), share)
-
-        return content_check.named_errors(iter(self.dataset(start, stop, share)), refuse)
+        return iter(self.dataset(start, stop, share))
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow stands for, if any.
@@ -159,11 +160,12 @@ class Stream:
 
         Raises:
           ChangedImageError: a file is not the one the teacher answered.
-          BadImageError: a file cannot be decoded.
+          BadImageError: a file cannot be decoded; UnreadableImageError if it cannot be read.
           StoreError, MissingLogitsError: the refusal of the store.
         """
-        if self._fetcher.refusal is not None:
-            raise self._fetcher.refusal from error
+        refusal = refusal_of(error)
+        if refusal is not None:
+            raise refusal from error
         # The error may be of another batch of the same call.
         steps = range(steps.start, steps.stop + self._datasets.steps_per_call(share) - 1)
         indices = np.concatenate([self.indices(step, share) for step in steps])
