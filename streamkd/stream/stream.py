@@ -120,10 +120,26 @@ class Stream:
 
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
+
+        Iterated in Python, the dataset raises what `batches` raises. Where TensorFlow runs the
+        loop, as in Keras' `fit`, the text of its error has the same words.
         """
+        return self._dataset(start, stop, share, named=True)
+
+    def unnamed_dataset(self, start: int, share: WorkerSlice) -> tf.data.Dataset:
+        """Returns the batches from `start` on, for a loop that calls `refuse` with its errors.
+
+        TensorFlow's own error does not name a file that cannot be decoded, which saves 0.1 ms a
+        batch in a stream with images that no teacher answered. Arguments as in `dataset`.
+        """
+        return self._dataset(start, None, share, named=False)
+
+    def _dataset(
+        self, start: int, stop: int | None, share: WorkerSlice, *, named: bool
+    ) -> tf.data.Dataset:
         self.check_share(share)
         last = NO_STEP // share.num_pieces if stop is None else stop
-        dataset = self._datasets.dataset(start, last, share)
+        dataset = self._datasets.dataset(start, last, share, named=named)
         if stop is None:
             # Otherwise the workers of a strategy ask each other before every step who has data.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
@@ -149,7 +165,7 @@ class Stream:
           BadImageError: a file cannot be decoded.
         """
 
-        return iter(self.dataset(start, stop, share))
+        return iter(self._dataset(start, stop, share, named=False))
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow stands for, if any.

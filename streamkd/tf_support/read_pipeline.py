@@ -65,6 +65,8 @@ def read_pipeline(
     if rescue is None:
         dataset = dataset.map(decode, num_parallel_calls=num_decoders)
     else:
+        # Traced once for both tries.
+        decode = tf.function(decode, autograph=False)
 
         def decode_or_rescue(*fetched: Any) -> tf.data.Dataset:
             # A dict stays one argument here, as it does for `map`.
