@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def fitted(family):
         layers = [keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
         model = keras.Sequential(layers)
         model.compile("sgd", keras.losses.MeanSquaredError())
-        model.fit(dataset.map(lambda x, y, w: (x, y["label_shares"], w)), verbose=0)
+        model.fit(dataset.map(lambda x, y, w: (x, y["label_shares"], w)), shuffle=False, verbose=0)
 
     return fit
 
@@ -123,7 +124,7 @@ def test_a_changed_file_is_named_in_python_and_in_tensorflow(folder, tmp_path, c
     store = kd.teach(kd.scan(folder), means, tmp_path / "s.h5", image_size=(8, 8), progress=False)
     stream = stream_of(folder, store, cache=cache)
     Image.new("RGB", (9, 9)).save(folder / "dog" / "3.png")
-    words = r"'dog/3\.png' is not the file that the teacher answered"
+    words = r"dog/3\.png\\?' is not the file that the teacher answered"
     with pytest.raises(ChangedImageError, match=words):
         eager(stream.dataset(0, 3))
     with pytest.raises(tf.errors.OpError, match=words):
@@ -183,9 +184,7 @@ def test_a_fault_of_the_machine_marks_no_image_as_bad(folder, tmp_path, failing,
         eager(stream.dataset(0, 3))
     assert refusal.value.code == "unreadable_image" and not stream.skipped
     with pytest.raises(UnreadableImageError, match=words):
-        kd.teach(
-            images, means, tmp_path / "s.h5", image_size=(8, 8), on_bad=on_bad, progress=False
-        )
+        kd.teach(images, means, tmp_path / "s.h5", image_size=(8, 8), on_bad=on_bad, progress=False)
 
 
 def test_a_fault_that_passes_is_named_and_the_next_pass_is_whole(folder, tmp_path, failing):
@@ -242,12 +241,13 @@ def test_a_check_says_that_a_file_cannot_be_read(folder, failing):
 
 
 def descriptors():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1])
+    links = Path("/proc/self/fd").iterdir()
+    return [os.readlink(link) for link in list(links) if os.path.lexists(link)]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="reads /proc")
 @pytest.mark.parametrize("use", ["made", "iterated", "left in the middle", "mapped", "failed"])
-def test_a_dropped_stream_gives_everything_back(folder, tmp_path, use, monkeypatch):
+def test_a_dropped_stream_gives_everything_back(folder, tmp_path, use):
     store_path = tmp_path / "s.h5"
     kd.teach(kd.scan(folder), means, store_path, image_size=(8, 8), progress=False)
     if use == "failed":
