@@ -40,6 +40,10 @@ ERRORS = {
         "The bytes of a file cannot be decoded as an image.",
         "`streamkd scan --check` lists all such files. Replace them, or give `--on-bad skip`.",
     ),
+    "unreadable_image": Meaning(
+        "The file of an image is not there, or the system cannot read it; it may be good.",
+        "Look at the disk, the mount or the rights, and give the same command again.",
+    ),
     "changed_image": Meaning(
         "The bytes of a file are not those for which the teacher answered.",
         "Restore the file, or run `teach` again with another `--out`.",

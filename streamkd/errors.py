@@ -12,6 +12,7 @@ Each class also inherits the builtin exception that a caller would catch:
     ├── MissingExtraError (ImportError)      an optional library is not installed
     ├── ImagesNotFoundError (FileNotFoundError)   no such directory, or no images in it
     ├── BadImageError (ValueError)           a file that cannot be decoded
+    │   └── UnreadableImageError (OSError)   its file is not there, or cannot be read
     ├── ChangedImageError (ValueError)       a file whose bytes are not those the teacher saw
     ├── ClassNamesError (ValueError)         the classes of two sides disagree
     ├── MissingLogitsError (LookupError)     an image, or a view of it, without stored logits
@@ -83,6 +84,12 @@ class BadImageError(StreamkdError, ValueError):
     """A file that cannot be decoded as an image."""
 
     code = "bad_image"
+
+
+class UnreadableImageError(BadImageError, OSError):
+    """An image whose file is not there or cannot be read; the image itself may be good."""
+
+    code = "unreadable_image"
 
 
 class ChangedImageError(StreamkdError, ValueError):

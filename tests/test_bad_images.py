@@ -118,7 +118,7 @@ def test_every_bad_file_alone_ends_its_block_by_its_name(drawn):
             shown = corners(next(blocks).pixels)
             np.testing.assert_allclose(shown, corners(outcome[None]), atol=6, err_msg=str(key))
             continue
-        with pytest.raises(tf.errors.OpError) as error:
+        with pytest.raises((tf.errors.OpError, BadImageError)) as error:
             next(blocks)
         with pytest.raises(BadImageError, match=outcome) as refusal:
             refuse_bad_image(error.value, images, [index], options)
@@ -127,7 +127,7 @@ def test_every_bad_file_alone_ends_its_block_by_its_name(drawn):
 
 
 # One file for each step that finds it bad: reading, header, TensorFlow, Pillow.
-ONE_OF_EACH = (b"vanished.jpg", b"huge.png", b"half.jpg", b"half.tif")
+ONE_OF_EACH = (b"folder.jpg", b"huge.png", b"half.jpg", b"half.tif")
 
 
 @pytest.mark.parametrize("which", ["one of each", pytest.param("all", marks=pytest.mark.slow)])
@@ -151,18 +151,17 @@ def test_every_bad_file_ends_a_stream_by_its_name(drawn):
     images, expected, _ = drawn
     stream = join(labelled(images), None, image_size=SIZE, batch_size=1, shuffle=False)
     batches = iter(stream.dataset(0, len(images)))
-    for step, key in enumerate(images.keys):
+    for key in images.keys:
         outcome = expected[key]
-        try:
-            pixels, _, _ = next(batches)
-        except Exception as error:
+        if isinstance(outcome, str):
             with pytest.raises(BadImageError, match=outcome) as refusal:
-                stream.refuse(error, range(step, step + 1))
+                next(batches)
             assert refusal.value.key == key
-        else:
-            np.testing.assert_allclose(
-                corners(pixels), corners(outcome[None]), atol=6, err_msg=str(key)
-            )
+            continue
+        pixels, _, _ = next(batches)
+        np.testing.assert_allclose(
+            corners(pixels), corners(outcome[None]), atol=6, err_msg=str(key)
+        )
 
 
 def test_a_stream_that_skips_gives_bad_images_no_weight(drawn):
@@ -204,6 +203,7 @@ def test_the_join_leaves_refused_images_out_or_names_the_first(drawn):
 def test_a_second_pass_does_not_ask_again_until_a_file_changes(drawn, tmp_path):
     images, _, _ = drawn
     shutil.copytree(os.fsdecode(images.root), tmp_path / "i", symlinks=True, ignore=no_pipes)
+    os.mkfifo(tmp_path / "i" / "zoo" / "pipe.jpg")
     images = type(images)(bytes(tmp_path / "i"), images.keys, images.labels, None)
     store = answer(images, tmp_path / "s.h5")
     before = (tmp_path / "s.h5").read_bytes()
@@ -268,8 +268,9 @@ def spoil(folder, name, how):
     data = path.read_bytes()
     if how == "truncated":
         path.write_bytes(data[:-30])
-    elif how == "gone":
+    elif how == "a folder":
         path.unlink()
+        path.mkdir()
     else:  # another image
         helpers.draw_noise(path, (9, 9), 77)
     return f"{path.parent.name}/{path.name}".encode()
@@ -283,7 +284,7 @@ def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_p
     images = draw_noisy(tmp_path / "i", one_size=True)
     store = answers(images, tmp_path / "s.h5", VIEWS[kind])
     sound = list(join(images, store, batch_size=4, seed=1).dataset(0, 24))
-    bad = {spoil(tmp_path / "i", *one) for one in (("03", "truncated"), ("09", "gone"))}
+    bad = {spoil(tmp_path / "i", *one) for one in (("03", "truncated"), ("09", "a folder"))}
     bad.add(spoil(tmp_path / "i", "17", "changed"))
     stream = join(images, store, batch_size=4, seed=1, on_bad="skip")
     batches = list(stream.dataset(0, 24))
@@ -374,7 +375,7 @@ def test_commands_skip_and_list(directory, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_run_that_skips_resumes_to_the_same_weights_and_the_same_list(images, store, tmp_path):
     helpers.truncate(tmp_path / "images" / "ant" / "00003.png")
-    (tmp_path / "images" / "cat" / "00025.png").unlink()
+    (tmp_path / "images" / "cat" / "00025.png").write_bytes(b"")
 
     def fit(run, epochs):
         stream = join(images, store, batch_size=7, on_bad="skip")
@@ -400,7 +401,7 @@ def test_a_run_that_skips_resumes_to_the_same_weights_and_the_same_list(images, 
 def test_a_batch_of_nothing_but_bad_files_changes_no_weight_to_nan(images, store, tmp_path):
     for path in (tmp_path / "images").glob("*/*.png"):
         if int(path.stem) < 10:
-            path.unlink()
+            path.write_bytes(b"")
     stream = join(images, store, batch_size=5, shuffle=False, on_bad="skip")
     student = dense_student()
     history = Distiller(student, temperature=2.0).fit(stream, epochs=1, progress=False)

@@ -165,7 +165,7 @@ BAD = {
     "empty": r"cannot be decoded: the file is empty",
     "zeros": r"cannot be decoded: Unknown image file format",
     "text": r"cannot be decoded: Unknown image file format",
-    "gone": r"cannot be decoded: the file is gone",
+    "gone": r"is not there: No such file or directory\.",
     "folder": r"cannot be decoded: the file cannot be read: Is a directory",
 }
 
@@ -189,7 +189,7 @@ def test_a_bad_image_is_refused_by_name(pictures, tmp_path, kind):
     with pytest.raises(BadImageError, match=r"The image 'a/2\.jpg' " + BAD[kind]) as refusal:
         refuse_bad_image(error, pictures, range(5), options)
     assert refusal.value.key == b"a/2.jpg"
-    assert refusal.value.__cause__ is error
+    assert kind == "gone" or refusal.value.__cause__ is error
     assert f"file: {tmp_path}/a/2.jpg" in str(refusal.value)
 
 

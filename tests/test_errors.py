@@ -22,6 +22,7 @@ BUILTINS = {
     "MissingExtraError": ImportError,
     "ImagesNotFoundError": FileNotFoundError,
     "BadImageError": ValueError,
+    "UnreadableImageError": OSError,
     "ChangedImageError": ValueError,
     "ClassNamesError": ValueError,
     "MissingLogitsError": LookupError,

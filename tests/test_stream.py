@@ -147,7 +147,7 @@ def test_a_file_that_changes_after_it_was_read_once_is_refused_on_the_next_read(
 def test_any_other_loop_reads_the_name_in_tensorflows_error(images, store, directory):
     change(directory / "bee" / "00015.png")
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"bee/00015\.png") as error:
-        list(joined(images, store).dataset(0, 8))
+        list(joined(images, store).dataset(0, 8).map(lambda *batch: batch))
     assert "is not the file that the teacher answered" in str(error.value)
 
 
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read_any_more_is_refused_by_name(
     path.unlink() if kind == "gone" else helpers.truncate(path)
     # A joined file that was truncated is a changed one as well; either is said.
     refusals = (BadImageError, ChangedImageError) if with_store else BadImageError
-    words = r"'cat/00029\.png' (cannot be decoded|is not the file)"
+    words = r"'cat/00029\.png' (cannot be decoded|is not the file|is not there)"
     with pytest.raises(refusals, match=words) as refusal:
         list(stream.batches(0, stream.end_of_epoch(1)))
     assert refusal.value.key == b"cat/00029.png"

@@ -6,27 +6,43 @@ refuse_bad_image(error, manifest, indices, options)    # names the bad file of a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import BadImageError, readable_key
 from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.decode import decode
 from streamkd.pixels.file_batch import Files, leave_out
-from streamkd.pixels.files import read_file, why_unreadable
+from streamkd.pixels.files import is_no_file, read_file, why_unreadable
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
+from streamkd.pixels.refusals import naming, undecodable
+from streamkd.tf_support.python_calls import refusal_of
+
+# Errors of TensorFlow that say nothing about the file, such as for want of memory.
+_MACHINES_FAULTS = (
+    *(tf.errors.ResourceExhaustedError, tf.errors.CancelledError, tf.errors.AbortedError),
+    *(tf.errors.UnavailableError, tf.errors.DeadlineExceededError),
+)
 
 
 def find_bad_image(
     manifest: Manifest, indices: Iterable[int], options: ImageOptions
 ) -> tuple[int, str] | None:
-    """Returns (index, reason) of the first image that cannot be decoded, or None."""
+    """Returns (index, reason) of the first image that cannot be decoded, or None.
+
+    Raises:
+      UnreadableImageError: a file is not there, or cannot be read.
+    """
     for index in indices:
-        reason = why_bad(manifest.path(index), options)
+        with naming(manifest):
+            try:
+                reason = why_bad_bytes(read_file(manifest.path(index)), options)
+            except OSError as error:
+                if not is_no_file(error):
+                    raise
+                reason = why_unreadable(error)
         if reason is not None:
             return index, reason
     return None
@@ -65,6 +81,8 @@ def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | N
             tf.io.decode_image(tf.constant(data), channels=3, expand_animations=False)
         else:
             decode(tf.constant(data), options)
+    except _MACHINES_FAULTS:
+        raise
     except tf.errors.OpError as error:
         return _first_line(error)
     return None
@@ -90,18 +108,19 @@ def _first_line(error: tf.errors.OpError) -> str:
 def refuse_bad_image(
     error: tf.errors.OpError, manifest: Manifest, indices: Iterable[int], options: ImageOptions
 ) -> None:
-    """Raises `BadImageError` with the name of the bad file of a batch; returns if all are good.
+    """Raises the refusal that names the bad file of a batch; returns if all are good.
 
     `indices` are those of the batch's images in the manifest. TensorFlow's `error` is the cause.
+
+    Raises:
+      UnreadableImageError: a file is not there, or cannot be read.
+      BadImageError: a file cannot be decoded.
+      StreamkdError: any other refusal of the function that read the batch.
     """
+    refusal = refusal_of(error)
+    if refusal is not None:
+        raise refusal from error
     bad = find_bad_image(manifest, indices, options)
-    if bad is None:
-        return
-    index, reason = bad
-    key = manifest.keys[index]
-    raise BadImageError(
-        f"The image '{readable_key(key)}' cannot be decoded: {reason}.\n"
-        f"  file: {os.fsdecode(manifest.path(index))}\n"
-        "Replace or remove the file; `streamkd scan --check` lists every bad file.",
-        key=key,
-    ) from error
+    if bad is not None:
+        index, reason = bad
+        raise undecodable(manifest, manifest.path(index), reason) from error

@@ -1,7 +1,9 @@
 """Reads the files of a batch, and replaces each bad file by a black pixel.
 
     files = read_files(paths)                     # raises at the first bad file
-    files = read_files(paths, report_bad=report)  # report(3, "the file is gone"), and a black pixel
+    files = read_files(paths, report_bad=report)  # report(3, "it is empty"), and a black pixel
+
+A file that is not there, or that the system does not read, is an error in both cases.
 
 TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, or a black
 pixel, has other bytes than its file. `files.known_digests` then has the digest of the file, so that
@@ -10,6 +12,8 @@ a content digest is always that of a file.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,7 +21,7 @@ import numpy as np
 
 from streamkd.image_options import MAX_PIXELS
 from streamkd.pixels.content_digest import digest_each
-from streamkd.pixels.files import read_file, why_unreadable
+from streamkd.pixels.files import is_no_file, read_file, why_unreadable
 from streamkd.pixels.header import inspect_headers
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 from streamkd.pixels.who_decodes import is_odd_for
@@ -28,6 +32,19 @@ BLACK_PIXEL = (
     b"\x9bU\x00\x00\x00\nIDATx\xdac`\x00\x00\x00\x02\x00\x01\xe5'\xde\xfc\x00\x00\x00\x00IEND\xaeB`"
     b"\x82"
 )
+
+
+class BadFileError(UndecodableError):
+    """A file of a batch that is no image.
+
+    Attributes:
+      path: of the file.
+      reason: in words.
+    """
+
+    def __init__(self, path: bytes, reason: str) -> None:
+        super().__init__(f"{path!r}: {reason}")
+        self.path, self.reason = path, reason
 
 
 class Files(NamedTuple):
@@ -59,15 +76,16 @@ def read_files(
 
     Args:
       paths: the paths of the files.
-      report_bad: called with the index and the reason of each file that cannot be read, or that its
-        header refuses; by default the first such file is an error. Files that only the decoder
-        refuses are not known yet.
+      report_bad: called with the index and the reason of each file that its header refuses, or that
+        is no file but a folder or a device; by default the first such file is an error. Files that
+        only the decoder refuses are not known yet.
       known_bad: bool `[files]`, bad files that are not even read.
       max_pixels: largest number of pixels of an image; one with more is bad.
       num_channels: of the pixels that the files are decoded to.
 
     Raises:
-      OSError, UndecodableError: a file is bad; the error names it.
+      OSError: a file is not there or cannot be read; `filename` is its path.
+      BadFileError: a file is bad.
     """
     data: list[bytes] = []
     bad = np.zeros(len(paths), bool)
@@ -79,9 +97,12 @@ def read_files(
         try:
             data.append(read_file(path))
         except OSError as error:
-            if report_bad is None:
+            if not is_no_file(error):
                 raise
-            report_bad(index, why_unreadable(error))
+            reason = why_unreadable(error)
+            if report_bad is None:
+                raise BadFileError(path, reason) from error
+            report_bad(index, reason)
             bad[index] = True
             data.append(b"")
     one_size, odd = inspect_headers(data, max_pixels)
@@ -95,9 +116,11 @@ def read_files(
             data[index] = (
                 BLACK_PIXEL if bad[index] else decodable(original, max_pixels, num_channels)
             )
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), paths[index]) from error
         except UndecodableError as error:
             if report_bad is None:
-                raise UndecodableError(f"{paths[index]!r}: {error}") from error
+                raise BadFileError(paths[index], str(error)) from error
             report_bad(index, str(error))
             bad[index] = True
             data[index] = BLACK_PIXEL

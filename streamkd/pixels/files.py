@@ -19,13 +19,26 @@ MAX_FILE_BYTES = 1 << 31
 # Flags of an opened file. With O_NONBLOCK, a pipe named like an image is empty and does not block.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
+# Errors for what is no file of bytes: a folder, a loop of links, a socket, a device.
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL)
+
 
 def read_file(path: bytes) -> bytes:
     """Returns the bytes of one file.
 
     Raises:
-      OSError: the file cannot be read.
+      OSError: the file is not there or cannot be read; its `filename` is the path.
     """
+    try:
+        return _read(path)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), path) from error
+    except OSError as error:
+        error.filename = path  # a read that fails has none
+        raise
+
+
+def _read(path: bytes) -> bytes:
     descriptor = os.open(path, _FLAGS)
     try:
         data = os.read(descriptor, _CHUNK_BYTES)
@@ -51,8 +64,21 @@ def read_file(path: bytes) -> bytes:
         os.close(descriptor)
 
 
+def is_not_there(error: OSError) -> bool:
+    """Returns whether `read_file` found no file of this name."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+def is_no_file(error: OSError) -> bool:
+    """Returns whether `read_file` found what is never an image, on any system and at any time.
+
+    Such as a folder or a loop of links. Every other error may be the system's: the image is good.
+    """
+    return error.errno in _NO_FILE
+
+
 def why_unreadable(error: OSError) -> str:
     """Returns in words why `read_file` failed."""
-    if isinstance(error, FileNotFoundError):
+    if is_not_there(error):
         return "the file is gone"
     return f"the file cannot be read: {error.strerror}"

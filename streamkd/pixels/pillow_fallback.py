@@ -82,7 +82,7 @@ def _as_png(data: bytes, max_pixels: int, num_channels: int) -> bytes:
             _check_size(*image.size, max_pixels)
             _check_tiles(image, max_pixels)
             _for_tensorflow(image, num_channels).save(png, "PNG", compress_level=1)
-    except UndecodableError:
+    except (UndecodableError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
         raise UndecodableError("neither TensorFlow nor Pillow knows its format") from error

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import StreamkdError
-from streamkd.pixels.bad_images import leave_out_undecodable
+from streamkd.pixels.bad_images import leave_out_undecodable, why_undecodable
 from streamkd.pixels.file_batch import Files, leave_out
+from streamkd.pixels.refusals import undecodable
 from streamkd.stream.cache.cached_images import CachedImages
 from streamkd.stream.columns import (
     Columns,
@@ -31,7 +31,7 @@ from streamkd.stream.columns import (
 )
 from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.tf_support.read_pipeline import python_call
+from streamkd.tf_support.python_calls import python_call
 
 # Reason for skipping an image that can be decoded.
 CHANGED_REASON = "it is not the file that the teacher answered"
@@ -79,14 +79,15 @@ class BatchFetcher:
     """Fetches the columns of batches.
 
     Attributes:
-      refusal: the refusal that the last failed fetch ended with; None without one.
       rescue: graph function that leaves undecodable files out of a batch; None if the first such
         file is an error.
+      name: graph function of a batch that could not be decoded, which raises the refusal of its
+        first bad file. None where every file is the one that the teacher answered, and is good.
     """
 
     def __init__(self, spec: StreamSpec, sequence: Sequence, columns: BatchColumns) -> None:
-        self.refusal: StreamkdError | None = None
         self.rescue = self._rescued if spec.on_bad == "skip" else None
+        self.name = self._refused if spec.store is None or (spec.rows < 0).any() else None
         self._spec = spec
         self._sequence = sequence
         self._columns = columns
@@ -112,6 +113,14 @@ class BatchFetcher:
         arguments = [batch[name] for name in self._types]
         return self._call(self._leave_out_bad, arguments, batch["rows"].shape[0])
 
+    def _refused(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Raises the refusal of the first file that cannot be decoded, or returns the batch.
+
+        So a loop that TensorFlow runs, as in Keras' `fit`, reads the name in TensorFlow's error.
+        """
+        arguments = [batch[name] for name in self._types]
+        return self._call(self._refuse_bad, arguments, batch["rows"].shape[0])
+
     def _call(
         self, function: Callable[..., dict[str, Any]], arguments: Any, num_rows: int
     ) -> dict[str, tf.Tensor]:
@@ -120,14 +129,6 @@ class BatchFetcher:
         return python_call(function, arguments, specs)
 
     def _gather(self, units: np.ndarray, epochs: np.ndarray) -> dict[str, Any]:
-        try:
-            return self._gathered(units, epochs)
-        except StreamkdError as refusal:
-            # TensorFlow keeps the words of an exception and loses its class; see `Stream.refuse`.
-            self.refusal = refusal
-            raise
-
-    def _gathered(self, units: np.ndarray, epochs: np.ndarray) -> dict[str, Any]:
         indices, views = self._sequence.images_and_views(units, epochs)
         first = self._spec.rows[indices]
         rows = np.where(first[:, None] < 0, -1, first[:, None] + views).reshape(-1)
@@ -136,6 +137,14 @@ class BatchFetcher:
         for group in self._columns.groups:
             batch |= group.gather(slots, batch)
         return self._weighed(batch) if self.skipped else batch
+
+    def _refuse_bad(self, *values: Any) -> dict[str, Any]:
+        batch: dict[str, Any] = dict(zip(self._types, values, strict=True))
+        for position, data in enumerate(batch["file_bytes"]):
+            reason = why_undecodable(data, self._spec.options)
+            if reason is not None:
+                raise undecodable(self._spec.images, batch["paths"][position], reason)
+        return batch
 
     def _leave_out_bad(self, *values: Any) -> dict[str, Any]:
         batch: dict[str, Any] = dict(zip(self._types, values, strict=True))

@@ -21,6 +21,7 @@ import tensorflow as tf
 from streamkd.keys import hash_keys
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.file_batch import Files, read_files
+from streamkd.pixels.refusals import naming
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import check_content_digests
 from streamkd.stream.stream_spec import StreamSpec
@@ -289,13 +290,14 @@ class FileColumns(Columns):
         def skip(position: int, reason: str) -> None:
             self.skipped[int(indices[position])] = reason
 
-        files = read_files(
-            paths,
-            report_bad=skip if self._skips else None,
-            known_bad=known_bad if known_bad.any() else None,
-            max_pixels=self._max_pixels,
-            num_channels=self._num_channels,
-        )
+        with naming(self._images):
+            files = read_files(
+                paths,
+                report_bad=skip if self._skips else None,
+                known_bad=known_bad if known_bad.any() else None,
+                max_pixels=self._max_pixels,
+                num_channels=self._num_channels,
+            )
         return np.array(paths, object), files
 
 

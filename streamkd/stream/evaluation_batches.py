@@ -16,10 +16,12 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.decode import decode_batch
 from streamkd.pixels.file_batch import read_files
+from streamkd.pixels.refusals import naming
 from streamkd.stream.content_check import named_errors, raise_named
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.tf_support.iterators import CollectableDataset
-from streamkd.tf_support.read_pipeline import python_call, read_pipeline
+from streamkd.tf_support.python_calls import python_call
+from streamkd.tf_support.read_pipeline import read_pipeline
 
 
 def evaluation_batches(
@@ -46,12 +48,13 @@ def evaluation_batches(
     def read(indices: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
         known_bad = None if inside.all() else ~inside
         paths = images.paths(indices)
-        files = read_files(
-            paths,
-            known_bad=known_bad,
-            max_pixels=options.max_pixels,
-            num_channels=options.num_channels,
-        )
+        with naming(images):
+            files = read_files(
+                paths,
+                known_bad=known_bad,
+                max_pixels=options.max_pixels,
+                num_channels=options.num_channels,
+            )
         return files._asdict()
 
     def fetch(number: tf.Tensor) -> dict[str, tf.Tensor]:

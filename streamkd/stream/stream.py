@@ -31,6 +31,7 @@ from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.iterators import CollectableDataset
+from streamkd.tf_support.python_calls import refusal_of
 
 _INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
@@ -119,15 +120,35 @@ class Stream:
 
         Raises:
           OptionError: the batch cannot be cut into so many pieces.
+
+        Iterated in Python, the dataset raises what `batches` raises. Where TensorFlow runs the
+        loop, as in Keras' `fit`, the text of its error has the same words.
         """
+        return self._dataset(start, stop, share, named=True)
+
+    def unnamed_dataset(self, start: int, share: WorkerSlice) -> tf.data.Dataset:
+        """Returns the batches from `start` on, for a loop that calls `refuse` with its errors.
+
+        TensorFlow's own error does not name a file that cannot be decoded, which saves 0.1 ms a
+        batch in a stream with images that no teacher answered. Arguments as in `dataset`.
+        """
+        return self._dataset(start, None, share, named=False)
+
+    def _dataset(
+        self, start: int, stop: int | None, share: WorkerSlice, *, named: bool
+    ) -> tf.data.Dataset:
         self.check_share(share)
-        self._fetcher.refusal = None
         last = NO_STEP // share.num_pieces if stop is None else stop
-        dataset = self._datasets.dataset(start, last, share)
+        dataset = self._datasets.dataset(start, last, share, named=named)
         if stop is None:
             # Otherwise the workers of a strategy ask each other before every step who has data.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
-        return CollectableDataset(dataset)
+
+        def refuse(error: tf.errors.OpError, number: int) -> None:
+            step = start + number // share.num_replicas
+            self.refuse(error, range(step, step + 1), share)
+
+        return CollectableDataset(dataset, self._datasets.functions, refuse)
 
     def check_share(self, share: WorkerSlice) -> None:
         """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
@@ -144,11 +165,7 @@ class Stream:
           BadImageError: a file cannot be decoded.
         """
 
-        def refuse(error: tf.errors.OpError, number: int) -> None:
-            step = start + number // share.num_replicas
-            self.refuse(error, range(step, step + 1), share)
-
-        return content_check.named_errors(iter(self.dataset(start, stop, share)), refuse)
+        return iter(self._dataset(start, stop, share, named=False))
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow stands for, if any.
@@ -159,11 +176,12 @@ class Stream:
 
         Raises:
           ChangedImageError: a file is not the one the teacher answered.
-          BadImageError: a file cannot be decoded.
+          BadImageError: a file cannot be decoded; UnreadableImageError if it cannot be read.
           StoreError, MissingLogitsError: the refusal of the store.
         """
-        if self._fetcher.refusal is not None:
-            raise self._fetcher.refusal from error
+        refusal = refusal_of(error)
+        if refusal is not None:
+            raise refusal from error
         # The error may be of another batch of the same call.
         steps = range(steps.start, steps.stop + self._datasets.steps_per_call(share) - 1)
         indices = np.concatenate([self.indices(step, share) for step in steps])

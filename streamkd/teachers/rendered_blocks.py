@@ -19,9 +19,11 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import leave_out_undecodable
 from streamkd.pixels.decode import content_digests, decode_batch
 from streamkd.pixels.file_batch import Files, read_files
+from streamkd.pixels.refusals import naming
 from streamkd.teachers.drawn_views import DrawnViews, unmixed
 from streamkd.tf_support.iterators import CollectableDataset
-from streamkd.tf_support.read_pipeline import python_call, read_pipeline
+from streamkd.tf_support.python_calls import python_call
+from streamkd.tf_support.read_pipeline import read_pipeline
 from streamkd.views.render import render_block
 from streamkd.views.views import Views
 
@@ -176,12 +178,13 @@ class _BlockReader:
 
     def _read_files(self, images: np.ndarray) -> Files:
         paths = self._images.paths(images)
-        return read_files(
-            paths,
-            report_bad=self._report_bad,
-            max_pixels=self._options.max_pixels,
-            num_channels=self._options.num_channels,
-        )
+        with naming(self._images):
+            return read_files(
+                paths,
+                report_bad=self._report_bad,
+                max_pixels=self._options.max_pixels,
+                num_channels=self._options.num_channels,
+            )
 
     def _without_bad_partners(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a block in which images whose partner cannot be decoded are not mixed."""

@@ -20,9 +20,13 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.data.ops.iterator_ops import OwnedIterator
+
+from streamkd.tf_support.python_calls import refusal_of
 
 # TensorFlow's resources of each living iterator.
 _ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
@@ -33,10 +37,27 @@ _MAX_WAIT_SECS = 60
 
 
 class CollectableDataset(tf.data.Dataset):
-    """A dataset with the same elements, whose iterators may be deleted on any thread."""
+    """A dataset with the same elements, whose iterators may be deleted on any thread.
 
-    def __init__(self, dataset: tf.data.Dataset) -> None:
+    Iterated in Python, it raises refusals instead of TensorFlow's errors.
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        functions: Any = None,
+        refuse: Callable[[tf.errors.OpError, int], None] | None = None,
+    ) -> None:
+        """Wraps a dataset.
+
+        Args:
+          functions: whatever must live as long as the dataset, such as its Python functions.
+          refuse: called with an error of TensorFlow and the number of the element that it stands
+            for; raises the refusal, if any. By default a refusal of the dataset's functions.
+        """
         self._dataset = dataset
+        self._functions = functions
+        self.refuse = refuse or _raise_refusal
         super().__init__(dataset._variant_tensor)
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -47,8 +68,37 @@ class CollectableDataset(tf.data.Dataset):
         return self._dataset.element_spec
 
     def __iter__(self) -> Any:
-        iterator = super().__iter__()
-        return make_collectable(iterator) if tf.executing_eagerly() else iterator
+        if not tf.executing_eagerly():
+            return super().__iter__()
+        return make_collectable(_NamingIterator(self))
+
+
+class _NamingIterator(OwnedIterator):
+    """An iterator that raises refusals instead of TensorFlow's errors; later elements follow.
+
+    Within a graph, as in Keras' `fit`, it is TensorFlow's own.
+    """
+
+    def __init__(self, dataset: CollectableDataset) -> None:
+        super().__init__(dataset)
+        self._refuse = dataset.refuse
+        self._number = -1
+
+    def _next_internal(self) -> Any:
+        self._number += 1
+        try:
+            return super()._next_internal()
+        except tf.errors.OutOfRangeError:
+            raise
+        except tf.errors.OpError as error:
+            self._refuse(error, self._number)
+            raise
+
+
+def _raise_refusal(error: tf.errors.OpError, number: int) -> None:
+    refusal = refusal_of(error)
+    if refusal is not None:
+        raise refusal from error
 
 
 def make_collectable(iterator: Any) -> Any:

@@ -1,6 +1,5 @@
 """The tf.data pipeline that all images are read through: fetch in Python, decode in the graph.
 
-    batch = python_call(read, [numbers], {"file_bytes": tf.TensorSpec([32], tf.string)})
     dataset = read_pipeline(steps, fetch, decode)
 
 There are two maps. The first holds the Python function that reads files and looks up labels and
@@ -14,7 +13,7 @@ drops the first try and takes the second. A batch without faults pays 0.1 ms for
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -26,29 +25,6 @@ from streamkd.tf_support.autograph import unconverted
 NUM_FETCHES = 2
 # Number of results that wait for the reader of a dataset.
 PREFETCHED_BATCHES = 2
-
-
-def python_call(
-    function: Callable[..., Mapping[str, Any]],
-    arguments: Sequence[Any],
-    spec: Mapping[str, tf.TensorSpec],
-) -> dict[str, tf.Tensor]:
-    """Calls a Python function from the graph and names its results.
-
-    Args:
-      function: given the arguments as NumPy arrays; returns an array for each name in `spec`.
-      arguments: tensors.
-      spec: dtype and static shape of each result.
-    """
-
-    def call(*values: Any) -> list[Any]:
-        results = function(*values)
-        return [results[name] for name in spec]
-
-    results = tf.numpy_function(call, arguments, [tensor.dtype for tensor in spec.values()])
-    for result, tensor in zip(results, spec.values(), strict=True):
-        result.set_shape(tensor.shape)
-    return dict(zip(spec, results, strict=True))
 
 
 def read_pipeline(
@@ -89,6 +65,8 @@ def read_pipeline(
     if rescue is None:
         dataset = dataset.map(decode, num_parallel_calls=num_decoders)
     else:
+        # Traced once for both tries.
+        decode = tf.function(decode, autograph=False)
 
         def decode_or_rescue(*fetched: Any) -> tf.data.Dataset:
             # A dict stays one argument here, as it does for `map`.

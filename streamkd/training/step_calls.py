@@ -77,7 +77,7 @@ class StepCalls:
         if self._iterator is None:
             first = step * self.steps.accumulate
             self._iterator = self._workers.iterate(
-                lambda worker_slice: self._stream.dataset(first, share=worker_slice)
+                lambda worker_slice: self._stream.unnamed_dataset(first, worker_slice)
             )
 
     def take(self, step: int, num_steps: int) -> Call:

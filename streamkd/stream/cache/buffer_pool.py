@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import weakref
 from typing import Any
 
@@ -37,7 +38,9 @@ class BufferPool:
         try:
             memory = free.pop()
         except IndexError:
-            memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+            # A map of its own, which the system gets back whole when the pool goes: the C library
+            # keeps much of what short streams leave, a little more each time.
+            memory = np.frombuffer(mmap.mmap(-1, num_bytes + _ALIGNMENT), np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         # An array refers to the owner of its memory, and TensorFlow keeps the array: the owner
         # lives exactly as long as anybody can see the memory.

@@ -21,7 +21,7 @@ from streamkd.stream.cache.buffer_pool import BufferPool
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.columns import FILE, READ_COLUMNS, SOME_FILES, Column, FileColumns, Slots
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.tf_support.read_pipeline import python_call
+from streamkd.tf_support.python_calls import python_call
 
 
 class CachedImages(FileColumns):
