@@ -18,7 +18,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.pixels import pillow_fallback
 from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.decode import decode
-from streamkd.pixels.file_batch import read_files
+from streamkd.pixels.file_batch import BadFileError, read_files
 from streamkd.pixels.header import gif_frames
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 from streamkd.pixels.who_decodes import needs_pillow
@@ -192,7 +192,7 @@ def test_an_enormous_file_is_refused_without_being_read(tmp_path):
     with path.open("wb") as file:
         file.write(b"\xff\xd8\xff" + bytes(1 << 16))
         file.truncate(1 << 40)
-    with pytest.raises(OSError, match="it is larger than an image of 2 GiB"):
+    with pytest.raises(BadFileError, match="it is larger than an image of 2 GiB"):
         read_files([bytes(path)])
 
 

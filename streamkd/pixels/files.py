@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 1 << 31
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 # Errors for what is no file of bytes: a folder, a loop of links, a socket, a device.
-_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL)
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.EFBIG)
 
 
 def read_file(path: bytes) -> bytes:
