@@ -146,6 +146,26 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(images, shared
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_loss_that_is_not_finite_is_found_where_the_gradient_is(images, shared, family):
+    """As of a penalty that depends on no weight."""
+    layers = family.layers
+
+    class Penalty(layers.Layer):
+        def call(self, inputs):
+            self.add_loss(tf.constant(np.nan))
+            return inputs
+
+    student = family.Sequential(
+        [family.Input((8, 8, 3)), Penalty(), layers.Flatten(), layers.Dense(3)]
+    )
+    before = weights_of(student)
+    stream = join(images, shared[1], batch_size=BATCH_SIZE, seed=3)
+    with pytest.raises(NonFiniteError, match="The loss or the gradient of step 0 is not a finite"):
+        fit(stream, student)
+    for one, other in zip(before, weights_of(student), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_terminate_on_nan_ends_the_run_without_an_error(spoilt):
     student = dense_student()
     callbacks = [tf_keras.callbacks.TerminateOnNaN()]
