@@ -10,6 +10,7 @@ early refusals come at once.
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
+from streamkd.manifest.notes import notes_of
 from streamkd.reports import MAX_LISTED
 from streamkd.tf_support.quiet_import import import_tensorflow
 
@@ -42,6 +44,7 @@ def scan(args: argparse.Namespace) -> Answer:
         "num_empty_classes": None if empty_classes is None else len(empty_classes),
         "empty_classes": _capped(empty_classes),
         "fingerprint": manifest.fingerprint,
+        "notes": [note.fields() for note in notes_of(manifest)],
     }
     if args.out:
         manifest.write(args.out)
@@ -61,12 +64,21 @@ def scan(args: argparse.Namespace) -> Answer:
     return Answer(fields, exit_code=1 if report.bad else 0)
 
 
+def _warned_notes(manifest: kd.Manifest) -> list[dict[str, Any]]:
+    """Warns of each note of the images; returns the notes as JSON objects."""
+    notes = notes_of(manifest)
+    for note in notes:
+        warnings.warn(str(note), stacklevel=2)
+    return [note.fields() for note in notes]
+
+
 def teach(args: argparse.Namespace) -> Answer:
     """Asks the teacher about every image, once."""
     files.check_out(args.out, kind="store")
     class_names = files.read_class_names(args.class_names)
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
+    notes = _warned_notes(manifest)
     teacher = _load_teacher(args)  # imports TensorFlow without its messages, before `kd.teach` does
     store = kd.teach(
         manifest,
@@ -85,7 +97,9 @@ def teach(args: argparse.Namespace) -> Answer:
 
     refused = refused_images(manifest, store)
     reasons = _with_reasons(manifest, refused, args.max_pixels)
-    return Answer({**store.describe(), "num_refused": len(refused), "refused": reasons})
+    return Answer(
+        {**store.describe(), "num_refused": len(refused), "refused": reasons, "notes": notes}
+    )
 
 
 def plan(args: argparse.Namespace) -> Answer:
@@ -117,6 +131,7 @@ def import_(args: argparse.Namespace) -> Answer:
     files.check_out(args.out, kind="store")
     class_names = files.read_class_names(args.class_names)
     manifest = kd.scan(args.images, labels=files.read_labels(args.labels))
+    notes = _warned_notes(manifest)
     store = kd.import_logits(
         args.logits,
         args.keys,
@@ -131,7 +146,8 @@ def import_(args: argparse.Namespace) -> Answer:
         **flags.pixels(args),
     )
     num_without = len(manifest) - store.num_images
-    return Answer({**store.describe(), "num_images_without_logits": num_without})
+    fields = {**store.describe(), "num_images_without_logits": num_without, "notes": notes}
+    return Answer(fields)
 
 
 def merge(args: argparse.Namespace) -> Answer:

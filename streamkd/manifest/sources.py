@@ -98,6 +98,12 @@ def _from_file(
     if class_map is not None:
         raise OptionError("A class map is about folders; a manifest has its own classes.")
     listed = tables.read(Path(os.fsdecode(path)), class_names)
+    if not os.path.isdir(listed.root):
+        raise ImagesNotFoundError(
+            f"There is no directory {os.fsdecode(listed.root)!r}, the root of the images that "
+            f"{os.fsdecode(path)!r} lists.\nMove the directory back, or write the manifest anew: "
+            "`streamkd scan DIR --out FILE`."
+        )
     progress(len(listed.keys))
     return listed.without_labels() if labels is None else listed
 
@@ -128,13 +134,15 @@ def _table_of(root: bytes, folders: list[str]) -> bytes | None:
 
 def _refuse_parts(root: bytes, folders: list[str]) -> None:
     """Refuses a directory of train, val and test folders, which are no classes."""
-    if not folders or not all(name.lower() in PARTS for name in folders):
+    parts = [name for name in folders if name.lower() in PARTS]
+    trains = any(name.lower() in ("train", "training") for name in parts)
+    if not parts or not (len(parts) == len(folders) or (trains and len(parts) > 1)):
         return
     path = os.fsdecode(root)
     raise ImagesNotFoundError(
         f"The folders of {path!r} are {readable_names(folders)}: parts of a data set, not "
         "classes.\n"
-        f"Give one of them, such as {os.path.join(path, folders[0])}; if they are classes, name "
+        f"Give one of them, such as {os.path.join(path, parts[0])}; if they are classes, name "
         "them: class_names=[...] (on the command line `--class-map FILE`)."
     )
 
