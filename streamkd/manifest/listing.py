@@ -26,8 +26,10 @@ from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
 # Folders that systems and tools make, in lower case. Names with a leading dot are hidden anyway.
 SYSTEM_FOLDERS = frozenset(
-    (b"__macosx", b"lost+found", b"@eadir", b"$recycle.bin", b"system volume information")
-    + (b"#recycle", b"@recycle", b"#snapshot", b"@tmp", b"recycler", b"__pycache__")
+    (
+        *(b"__macosx", b"lost+found", b"@eadir", b"$recycle.bin", b"system volume information"),
+        *(b"#recycle", b"@recycle", b"#snapshot", b"@tmp", b"recycler", b"__pycache__"),
+    )
 )
 # Other names of JPEG files; such a file is an image if its first bytes say so.
 _OTHER_EXTENSIONS = (b".jfif", b".jpe")
