@@ -8,7 +8,8 @@ from PIL import Image
 import streamkd as kd
 from streamkd import json_text
 from streamkd.cli.answer import printable
-from streamkd.errors import ImagesNotFoundError
+from streamkd.errors import ClassNamesError, ImagesNotFoundError
+from streamkd.manifest.class_names import class_numbers
 from streamkd.manifest.notes import notes_of
 
 
@@ -74,7 +75,7 @@ def test_manifest_without_its_root_is_refused(root):
     kd.scan(root / "cat", labels=None).write(root / "m.jsonl")
     os.rename(root / "cat", root / "moved")
     with pytest.raises(ImagesNotFoundError, match="Move the directory back"):
-        kd.scan(root / "m.jsonl")
+        notes_of(kd.scan(root / "m.jsonl"))
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000])
@@ -86,3 +87,8 @@ def test_deep_json_is_a_value_error(text):
 @pytest.mark.parametrize("character", ["\x1b", "\x07", "\r", "\x9b", "\u202e"])
 def test_control_characters_are_escaped(character):
     assert character not in printable(f"a{character}b\n")
+
+
+def test_classes_in_two_unicode_forms_are_told_apart():
+    with pytest.raises(ClassNamesError, match="differ only in Unicode form"):
+        class_numbers(["cafe\u0301"], ["caf\u00e9"], "the store")

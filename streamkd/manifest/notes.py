@@ -16,6 +16,7 @@ from typing import Any
 from streamkd.errors import readable_key
 from streamkd.manifest import listing
 from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.sources import check_root
 
 MAX_EXAMPLES = 5
 ADVICE = {
@@ -48,7 +49,12 @@ class Note:
 
 
 def notes_of(images: Manifest) -> list[Note]:
-    """Returns the notes of a manifest whose root is a directory, in the order of `ADVICE`."""
+    """Returns the notes of a manifest, in the order of `ADVICE`.
+
+    Raises:
+      ImagesNotFoundError: the root of the images is gone.
+    """
+    check_root(images.root)
     found: dict[str, list[str]] = defaultdict(list)
     keys = set(images.keys)
     _walk(images, keys, found)

@@ -98,14 +98,17 @@ def _from_file(
     if class_map is not None:
         raise OptionError("A class map is about folders; a manifest has its own classes.")
     listed = tables.read(Path(os.fsdecode(path)), class_names)
-    if not os.path.isdir(listed.root):
-        raise ImagesNotFoundError(
-            f"There is no directory {os.fsdecode(listed.root)!r}, the root of the images that "
-            f"{os.fsdecode(path)!r} lists.\nMove the directory back, or write the manifest anew: "
-            "`streamkd scan DIR --out FILE`."
-        )
     progress(len(listed.keys))
     return listed.without_labels() if labels is None else listed
+
+
+def check_root(root: bytes) -> None:
+    """Refuses images whose root is gone, as after a move of the directory."""
+    if not os.path.isdir(root):
+        raise ImagesNotFoundError(
+            f"There is no directory {os.fsdecode(root)!r}, the root of the images.\n"
+            "Move the directory back, or write the manifest anew: `streamkd scan DIR --out FILE`."
+        )
 
 
 def _table_of(root: bytes, folders: list[str]) -> bytes | None:
