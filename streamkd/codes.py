@@ -107,6 +107,10 @@ ERRORS = {
 }
 
 WARNINGS = {
+    "odd_images": Meaning(
+        "Files or folders were passed over, or something about them looks odd.",
+        "The message has examples and says what to do; `notes` in `--json` has the same.",
+    ),
     "images_refused": Meaning(
         "Images could not be decoded, and have no logits in the store.",
         "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",

@@ -74,6 +74,7 @@ def test_scan_answers_with_its_keys(here, capsys):
         "num_empty_classes",
         "empty_classes",
         "fingerprint",
+        "notes",
     }
     assert answer["num_classes"] == 3
     assert answer["num_empty_classes"] == 0 and answer["empty_classes"] == []

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 # Entries of a list that a person is shown.
 MAX_SHOWN = 20
+# Control and format characters, of Unicode's categories.
+_CATEGORIES_ESCAPED = ("Cc", "Cf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +39,26 @@ def print_answer(answer: Answer, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_finite(answer.fields), allow_nan=False))
     elif answer.text is not None:
-        print(answer.text)
+        print(printable(answer.text))
     else:
         width = max(map(len, answer.fields))
         for name, value in answer.fields.items():
             if name == "warnings":
                 continue  # printed when they were given
-            print(f"{name:<{width}}  {_shown(value)}")
+            print(printable(f"{name:<{width}}  {_shown(value)}"))
+
+
+def printable(text: str) -> str:
+    """Returns `text` with control characters escaped, so that no name commands a terminal.
+
+    Line feeds stay. Characters of direction, which reorder what is read, are escaped as well.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character != "\n" and unicodedata.category(character) in _CATEGORIES_ESCAPED
+        else character
+        for character in text
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -17,8 +17,10 @@ import streamkd as kd
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
+from streamkd.codes import warn
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
+from streamkd.manifest.notes import notes_of
 from streamkd.reports import MAX_LISTED
 from streamkd.tf_support.quiet_import import import_tensorflow
 
@@ -43,6 +45,7 @@ def scan(args: argparse.Namespace) -> Answer:
         "num_empty_classes": None if empty_classes is None else len(empty_classes),
         "empty_classes": _capped(empty_classes),
         "fingerprint": manifest.fingerprint,
+        "notes": [note.fields() for note in notes_of(manifest)],
     }
     if args.out:
         manifest.write(args.out)
@@ -62,6 +65,14 @@ def scan(args: argparse.Namespace) -> Answer:
     return Answer(fields, exit_code=1 if report.bad else 0)
 
 
+def _warned_notes(manifest: kd.Manifest) -> list[dict[str, Any]]:
+    """Warns of each note of the images; returns the notes as JSON objects."""
+    notes = notes_of(manifest)
+    for note in notes:
+        warn("odd_images", str(note), stacklevel=2)
+    return [note.fields() for note in notes]
+
+
 @with_warnings
 def teach(args: argparse.Namespace) -> Answer:
     """Asks the teacher about every image, once."""
@@ -69,6 +80,7 @@ def teach(args: argparse.Namespace) -> Answer:
     class_names = files.read_class_names(args.class_names)
     views = flags.views(args, args.views)
     manifest = flags.scan_images(args)
+    notes = _warned_notes(manifest)
     teacher = _load_teacher(args)  # imports TensorFlow without its messages, before `kd.teach` does
     store = kd.teach(
         manifest,
@@ -87,7 +99,9 @@ def teach(args: argparse.Namespace) -> Answer:
 
     refused = refused_images(manifest, store)
     reasons = _with_reasons(manifest, refused, args.max_pixels)
-    return Answer({**store.describe(), "num_refused": len(refused), "refused": reasons})
+    return Answer(
+        {**store.describe(), "num_refused": len(refused), "refused": reasons, "notes": notes}
+    )
 
 
 def plan(args: argparse.Namespace) -> Answer:
@@ -119,6 +133,7 @@ def import_(args: argparse.Namespace) -> Answer:
     files.check_out(args.out, kind="store")
     class_names = files.read_class_names(args.class_names)
     manifest = kd.scan(args.images, labels=files.read_labels(args.labels))
+    notes = _warned_notes(manifest)
     store = kd.import_logits(
         args.logits,
         args.keys,
@@ -133,7 +148,8 @@ def import_(args: argparse.Namespace) -> Answer:
         **flags.pixels(args),
     )
     num_without = len(manifest) - store.num_images
-    return Answer({**store.describe(), "num_images_without_logits": num_without})
+    fields = {**store.describe(), "num_images_without_logits": num_without, "notes": notes}
+    return Answer(fields)
 
 
 def merge(args: argparse.Namespace) -> Answer:

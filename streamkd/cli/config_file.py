@@ -74,7 +74,7 @@ def _read(path: str) -> dict[str, Any]:
     import tomllib  # 15 ms, which other commands need not pay
 
     try:
-        return tomllib.loads(Path(path).read_bytes().decode())
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise OptionError(
             f"--config {path} cannot be read: {error.strerror}.\n"
@@ -83,6 +83,8 @@ def _read(path: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise _invalid(path, f"it is not UTF-8 (at line {line})") from error
+    except RecursionError:
+        raise _invalid(path, "it is nested too deep") from None
     except tomllib.TOMLDecodeError as error:
         raise _invalid(path, str(error)) from error
 

@@ -19,7 +19,7 @@ def read_class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."

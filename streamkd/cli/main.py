@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamkd.cli import config_file, signals
-from streamkd.cli.answer import print_answer
+from streamkd.cli.answer import print_answer, printable
 from streamkd.cli.parser import build_parser
 from streamkd.errors import StreamkdError
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Prints a warning as one line, without the source line that Python would add."""
-    print(f"streamkd: warning: {message}", file=sys.stderr)
+    print(printable(f"streamkd: warning: {message}"), file=sys.stderr)
 
 
 def _interrupted(word: str, code: int, as_json: bool) -> int:
@@ -67,7 +67,7 @@ def _interrupted(word: str, code: int, as_json: bool) -> int:
 
 def _print_refusal(code: str, message: str, key: bytes | None, as_json: bool) -> None:
     if not as_json:
-        print(f"streamkd: {message}", file=sys.stderr)
+        print(printable(f"streamkd: {message}"), file=sys.stderr)
         return
     from streamkd.keys import key_fields
 

@@ -9,7 +9,6 @@ map_folders(["n02085620"], class_map, None)    # the number of each folder's cla
 from __future__ import annotations
 
 import itertools
-import json
 import numbers
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd import json_text
 from streamkd.errors import ClassNamesError, OptionError, readable_names
 from streamkd.manifest import listing
 from streamkd.manifest.listing import UNLABELLED
@@ -103,8 +103,8 @@ def read_labels(path: str | os.PathLike) -> list[Any]:
     text = _read_text(path, "labels")
     if text.lstrip().startswith("["):
         try:
-            labels = json.loads(text)
-        except json.JSONDecodeError as error:
+            labels = json_text.load(text)
+        except ValueError as error:
             raise OptionError(
                 f"The labels in {str(path)!r} are no JSON list: {error}.\n"
                 "Give a JSON list, or a text file with one label a line."
@@ -124,7 +124,7 @@ def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
     """
     text = _read_text(path, "class map")
     try:
-        class_map = json.loads(text, object_pairs_hook=_unique_entries)
+        class_map = json_text.load(text, object_pairs_hook=_unique_entries)
     except ValueError as error:
         raise OptionError(
             f"The class map {str(path)!r} cannot be read: {error}.\n"

@@ -24,6 +24,17 @@ from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 # decoded by their content, whatever the ending. Keras lists neither `.webp`, although TensorFlow
 # decodes it, nor the formats that need Pillow.
 EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
+# Folders that systems and tools make, in lower case. Names with a leading dot are hidden anyway.
+SYSTEM_FOLDERS = frozenset(
+    (
+        *(b"__macosx", b"lost+found", b"@eadir", b"$recycle.bin", b"system volume information"),
+        *(b"#recycle", b"@recycle", b"#snapshot", b"@tmp", b"recycler", b"__pycache__"),
+    )
+)
+# Other names of JPEG files; such a file is an image if its first bytes say so.
+_OTHER_EXTENSIONS = (b".jfif", b".jpe")
+# First bytes of the formats that are listed, for files whose ending does not tell.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 # Label of an image without a class.
 UNLABELLED = -1
 
@@ -71,7 +82,7 @@ def class_folders(directory: bytes) -> list[str]:
         return sorted(
             os.fsdecode(entry.name)
             for entry in entries
-            if not entry.name.startswith(b".") and entry.is_dir()
+            if not is_left_out(entry.name) and _is_folder(entry)
         )
 
 
@@ -164,6 +175,39 @@ def _entries_of(path: bytes) -> Any:
         ) from error
 
 
+def is_left_out(name: bytes) -> bool:
+    """Tells whether a name is hidden, or a folder that a system made."""
+    return name.startswith(b".") or name.lower() in SYSTEM_FOLDERS
+
+
+def _is_image_file(path: bytes, name: bytes) -> bool:
+    """Tells whether a file is an image, by its ending or else by its first bytes."""
+    lowered = name.lower()
+    if lowered.endswith(EXTENSIONS):
+        return True
+    if b"." in name and not lowered.endswith(_OTHER_EXTENSIONS):
+        return False
+    file = os.path.join(path, name)
+    try:
+        # A pipe would wait for a writer.
+        if not os.path.isfile(file):
+            return False
+        with open(file, "rb") as content:
+            head = content.read(16)
+    except OSError:
+        return False
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return is_webp or head.startswith(_SIGNATURES)
+
+
+def _is_folder(entry: os.DirEntry[bytes], follow_links: bool = True) -> bool:
+    """Tells whether an entry is a folder; a link that leads to itself is none."""
+    try:
+        return entry.is_dir(follow_symlinks=follow_links)
+    except OSError:
+        return False
+
+
 def _image_names_and_folders(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]:
     """Returns the names of images and of folders in one folder, without hidden ones."""
     names: list[bytes] = []
@@ -172,10 +216,10 @@ def _image_names_and_folders(path: bytes, follow_links: bool) -> tuple[list[byte
         for entry in entries:
             name = entry.name
             # macOS writes a '._name.jpg', which is no image, for every file on foreign disks.
-            if name.startswith(b"."):
+            if is_left_out(name):
                 continue
-            if entry.is_dir(follow_symlinks=follow_links):
+            if _is_folder(entry, follow_links):
                 folders.append(name)
-            elif name.lower().endswith(EXTENSIONS) and not (entry.is_symlink() and entry.is_dir()):
+            elif _is_image_file(path, name) and not (entry.is_symlink() and _is_folder(entry)):
                 names.append(name)
     return names, folders

@@ -102,6 +102,15 @@ def _from_file(
     return listed.without_labels() if labels is None else listed
 
 
+def check_root(root: bytes) -> None:
+    """Refuses images whose root is gone, as after a move of the directory."""
+    if not os.path.isdir(root):
+        raise ImagesNotFoundError(
+            f"There is no directory {os.fsdecode(root)!r}, the root of the images.\n"
+            "Move the directory back, or write the manifest anew: `streamkd scan DIR --out FILE`."
+        )
+
+
 def _table_of(root: bytes, folders: list[str]) -> bytes | None:
     """Returns the path of the metadata file of a directory; None for a directory without one.
 
@@ -128,13 +137,15 @@ def _table_of(root: bytes, folders: list[str]) -> bytes | None:
 
 def _refuse_parts(root: bytes, folders: list[str]) -> None:
     """Refuses a directory of train, val and test folders, which are no classes."""
-    if not folders or not all(name.lower() in PARTS for name in folders):
+    parts = [name for name in folders if name.lower() in PARTS]
+    trains = any(name.lower() in ("train", "training") for name in parts)
+    if not parts or not (len(parts) == len(folders) or (trains and len(parts) > 1)):
         return
     path = os.fsdecode(root)
     raise ImagesNotFoundError(
         f"The folders of {path!r} are {readable_names(folders)}: parts of a data set, not "
         "classes.\n"
-        f"Give one of them, such as {os.path.join(path, folders[0])}; if they are classes, name "
+        f"Give one of them, such as {os.path.join(path, parts[0])}; if they are classes, name "
         "them: class_names=[...] (on the command line `--class-map FILE`)."
     )
 

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from streamkd import disk
+from streamkd import disk, json_text
 from streamkd.errors import (
     ClassNamesError,
     ImagesNotFoundError,
@@ -88,7 +88,7 @@ def _read(path: Path, class_names: list[str] | None) -> Listed:
         if delimiter:
             entries = _csv_entries(lines, delimiter)
             return _read_table(path, entries, LabelColumn(texts=True), class_names)
-        head = json.loads(lines.readline())
+        head = json_text.load(lines.readline())
         if "file_name" in head:
             lines.seek(0)
             return _read_table(path, _json_entries(lines), LabelColumn(), class_names)
@@ -105,7 +105,7 @@ def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
     num_classes = len(class_names or [])
     builder, labels, weights = KeyBuilder(), array("i"), _Weights()
     for line in lines:
-        entry = json.loads(line)
+        entry = json_text.load(line)
         builder.add(key_of_fields(entry, "file_name"))
         labels.append(int(entry["label"]))
         weights.add(entry.get("weight"))
@@ -171,8 +171,8 @@ def _json_entries(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
+                entry = json_text.load(line)
+            except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
             if not isinstance(entry, dict):
                 raise ValueError(f"line {number}: no JSON object")
