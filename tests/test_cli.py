@@ -131,7 +131,7 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     assert "teaching" in errors
     assert (answer["num_refused"], answer["refused"]) == (0, [])
     inspected = command(capsys, "inspect", "new.h5")[1]
-    assert {**inspected, "num_refused": 0, "refused": [], "warnings": []} == answer
+    assert {**inspected, "num_refused": 0, "refused": [], "notes": [], "warnings": []} == answer
     before = snapshot(here)
     assert command(capsys, *teach)[:2] == (0, answer)
     assert snapshot(here) == before
@@ -343,6 +343,7 @@ def ask_the_test(pixels):
         return tf.identity(pixels)
 
 
+@pytest.mark.filterwarnings("ignore:.*would be refused without --trust")
 def test_a_terminated_teacher_pass_is_143_and_the_same_command_resumes(
     tmp_path, monkeypatch, capsys
 ):

@@ -83,7 +83,8 @@ def _walk(images: Manifest, keys: set[bytes], found: dict[str, list[str]]) -> No
             if name.lower() in listing.SYSTEM_FOLDERS:
                 found["system_folders"].append(readable_key(key))
             elif os.path.islink(path) and below != b".":
-                found["links_passed_over"].append(readable_key(key))
+                if not any(listed.startswith(key + b"/") for listed in keys):
+                    found["links_passed_over"].append(readable_key(key))
             elif not name.startswith(b"."):
                 kept.append(name)
         folders[:] = kept
