@@ -9,17 +9,18 @@ case with a traceback; 130 interrupted (SIGINT); 143 terminated (SIGTERM).
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from streamkd.cli import config_file, signals
+from streamkd.cli import config_file, signals, standard_streams
 from streamkd.cli.answer import print_answer, printable
 from streamkd.cli.parser import build_parser
+from streamkd.cli.standard_streams import deliver
 from streamkd.errors import StreamkdError
 
 EXIT_REFUSED = 2
@@ -36,22 +37,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         with signals.sigterm_raises():
             config_file.parse(build_parser(), words, args)
             answer = args.run(args)
-            print_answer(answer, args.json)
-            return answer.exit_code
+            return deliver(lambda: print_answer(answer, args.json), answer.exit_code)
     except StreamkdError as error:
-        _print_refusal(error.code, str(error), error.key, args.json)
-        return EXIT_REFUSED
+        return _refuse(error.code, str(error), error.key, args.json)
     except signals.StoppedError as stopped:
-        _print_refusal("interrupted", str(stopped), None, args.json)
-        return stopped.exit_code
+        return _refuse("interrupted", str(stopped), None, args.json, stopped.exit_code)
     except KeyboardInterrupt:
         return _interrupted("Interrupted", EXIT_INTERRUPTED, args.json)
     except signals.TerminatedError:
         return _interrupted("Terminated", EXIT_TERMINATED, args.json)
     except Exception as error:
+        if (message := _why_system_refuses(error)) is not None:
+            return _refuse("refused", message, None, args.json)
         traceback.print_exc()
-        _print_refusal("internal", f"{type(error).__name__}: {error}", None, args.json)
-        return EXIT_OUR_FAULT
+        message = f"{type(error).__name__}: {error}"
+        return _refuse("internal", message, None, args.json, EXIT_OUR_FAULT)
+
+
+def _why_system_refuses(error: Exception) -> str | None:
+    """Returns the message for an error of the system that no command foresaw; None for others."""
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return "A path holds a NUL character, which no file system takes.\nGive another path."
+    if isinstance(error, OSError) and error.errno is not None:
+        file = "" if error.filename is None else f"\n  file: {os.fsdecode(error.filename)}"
+        return (
+            f"The system refuses: {error.strerror}.{file}\n"
+            "Look at the path, the disk and the rights, and give the same command again."
+        )
+    return None
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -61,24 +74,29 @@ def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _interrupted(word: str, code: int, as_json: bool) -> int:
     message = f"{word}. Saved work is safe; the same command resumes from there."
-    _print_refusal("interrupted", message, None, as_json)
-    return code
+    return _refuse("interrupted", message, None, as_json, code)
 
 
-def _print_refusal(code: str, message: str, key: bytes | None, as_json: bool) -> None:
+def _refuse(
+    code: str, message: str, key: bytes | None, as_json: bool, exit_code: int = EXIT_REFUSED
+) -> int:
+    """Prints a refusal, and returns the exit code."""
     if not as_json:
         print(printable(f"streamkd: {message}"), file=sys.stderr)
-        return
+        return exit_code
     from streamkd.keys import key_fields
 
     fields = {"key": None} if key is None else key_fields(key)
-    print(json.dumps({"error": {"code": code, "message": message, **fields}}))
+    text = json.dumps({"error": {"code": code, "message": message, **fields}})
+    return deliver(lambda: print(text), exit_code)
 
 
 def run() -> None:
     """Entry point of the console script."""
-    # A folder's name may not be UTF-8: it is printed escaped.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    standard_streams.make_usable()
     setattr(warnings, "showwarning", _print_warning)  # noqa: B010  the hook that warnings documents
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as ended:  # argparse printed a help text or a mistake
+        code = int(ended.code or 0)
+    sys.exit(code if sys.stdout is None else deliver(lambda: None, code))
