@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import tf_keras
-from helpers import draw_directory, draw_noise
+from helpers import draw_directory, draw_noise, small_model
 from run_helpers import EVALUATION_KEYS, cross_entropy, dense_student, distillation, snapshot
 
 from streamkd.errors import (
@@ -264,6 +264,24 @@ def test_a_bad_image_is_named(tmp_path):
     (tmp_path / "images" / "bee" / "00014.png").write_bytes(b"no image")
     with pytest.raises(BadImageError, match=r"'bee/00014\.png' cannot be decoded"):
         evaluate(dense_student(), images, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"color_mode": "grayscale"},
+            "The model takes images in rgb, and --color-mode is grayscale",
+        ),
+        ({"color_mode": "rgba"}, "Leave --color-mode out, or give `--color-mode rgb`"),
+        ({"image_size": (9, 8)}, "The model takes images of 8x8 pixels, and --image-size is 9x8"),
+        ({"image_size": (16, 16)}, "Leave --image-size out, or give `--image-size 8x8`"),
+    ],
+)
+def test_pixels_that_the_model_does_not_take_are_refused(images, family, options, message):
+    model = small_model(family)
+    with pytest.raises(OptionError, match=message):
+        evaluate(model, images, progress=False, **options)
 
 
 def test_a_model_of_any_size_needs_to_be_told_one(images):

@@ -130,6 +130,7 @@ def evaluate(
             raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
         asked = {name: trained.get(name) if v is None else v for name, v in asked.items()}
     options = image_options(store, size, color_mode or model_color_mode(model), asked, max_pixels)
+    _check_input(model, options)
     rows, known_digests = None, None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
@@ -290,6 +291,22 @@ def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np
             "the model file."
         )
     return renumber(images.labels, images.class_names, classes, "the model")
+
+
+def _check_input(model: Any, options: ImageOptions) -> None:
+    """Refuses images of another size or other channels than the model takes."""
+    own_size, own_mode = model_image_size(model), model_color_mode(model)
+    if own_mode not in (None, options.color_mode):
+        raise OptionError(
+            f"The model takes images in {own_mode}, and --color-mode is {options.color_mode}.\n"
+            f"Leave --color-mode out, or give `--color-mode {own_mode}`."
+        )
+    if own_size not in (None, tuple(options.image_size)):
+        own, given = ("x".join(map(str, size)) for size in (own_size, options.image_size))
+        raise OptionError(
+            f"The model takes images of {own} pixels, and --image-size is {given}.\n"
+            f"Leave --image-size out, or give `--image-size {own}`."
+        )
 
 
 def model_image_size(model: Any) -> tuple[int, int] | None:
