@@ -202,3 +202,19 @@ def scan(
         raise OptionError("stratify needs labels; these images have none.\nLeave stratify out.")
     indices = split.split_indices(images.labels, validation_split, subset, seed, stratify=stratify)
     return images.select(indices)
+
+
+def as_manifest(images: Manifest | str | bytes | os.PathLike, name: str = "images") -> Manifest:
+    """Returns `images`, scanned if they are the path of a directory, a table or a manifest.
+
+    Raises:
+      OptionError: they are of another type; `name` is that of the argument.
+    """
+    if isinstance(images, Manifest):
+        return images
+    if isinstance(images, str | bytes | os.PathLike):
+        return scan(images)
+    raise OptionError(
+        f"{name} is of the type {type(images).__name__}, not a manifest or a path.\n"
+        f"Give a directory, or a manifest: `{name}=kd.scan(DIRECTORY)`."
+    )

@@ -20,7 +20,7 @@ from streamkd.errors import OptionError, StudentError
 from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.listing import UNLABELLED
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import families, output_kind
 from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model
@@ -74,7 +74,7 @@ class EvaluationReport(Report):
 @public
 def evaluate(
     model: Any,
-    images: Manifest,
+    images: Manifest | str | os.PathLike,
     *,
     store: RowStore | str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
@@ -109,6 +109,7 @@ def evaluate(
     Raises:
       StreamkdError: the model, the images and the store do not fit together.
     """
+    images = as_manifest(images)
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):

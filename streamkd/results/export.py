@@ -16,7 +16,7 @@ import tensorflow as tf
 from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError, OutputError, StudentError
 from streamkd.image_options import ImageOptions
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
 from streamkd.public import public
@@ -56,7 +56,7 @@ def export(
     out: str | os.PathLike,
     *,
     format: str = "keras",
-    images: Manifest | None = None,
+    images: Manifest | str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
     batch_size: int = 64,
     trust: bool = False,
@@ -78,6 +78,8 @@ def export(
       OutputError: `out` exists or cannot be written.
       StudentError: `model` cannot be opened.
     """
+    if images is not None:
+        images = as_manifest(images)
     check_choice("--format", format, FORMATS)
     check_count("batch_size", batch_size)
     out = Path(out)

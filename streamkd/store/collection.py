@@ -45,11 +45,18 @@ def open_store(path: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowS
       io: 'mmap', or 'pread' for network file systems on which mapping is unsafe.
 
     Raises:
+      OptionError: neither a path nor a store.
       StoreError: no such file, no store, or damaged; the message says which.
     """
     if isinstance(path, RowStore):
         return path
-    path = os.fspath(path)
+    if not isinstance(path, str | bytes | os.PathLike):
+        several = " Stores of several teachers cannot be combined yet." * isinstance(path, list)
+        raise OptionError(
+            f"The store is of the type {type(path).__name__}, not a path or an open store."
+            f"{several}\nGive one path, such as 'teacher.h5'."
+        )
+    path = os.fsdecode(path)
     if store_list.is_index_file(path):
         return _open_listed(path, io)
     index_path = store_list.index_beside(path)

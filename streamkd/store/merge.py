@@ -21,7 +21,7 @@ import numpy as np
 from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.store.collection import as_one, flatten, link_stores, open_store
@@ -57,7 +57,7 @@ def merge(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    images: Manifest | None = None,
+    images: Manifest | str | os.PathLike | None = None,
     index: bool = False,
     progress: bool = True,
 ) -> MergeReport:
@@ -76,6 +76,8 @@ def merge(
       UnfinishedStoreError: a store is unfinished.
       MissingLogitsError: the stores have none of `images`.
     """
+    if images is not None:
+        images = as_manifest(images)
     if os.path.realpath(out) in map(os.path.realpath, paths):
         raise OptionError(f"--out {out} is one of the stores.\nGive the path of a new file.")
     stores = flatten([open_store(path) for path in paths])

@@ -19,7 +19,7 @@ import numpy as np
 from streamkd.errors import DamagedStoreError
 from streamkd.keys import Keys
 from streamkd.manifest.listing import UNLABELLED
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.pixels.content_digest import digest_files
 from streamkd.progress import image_progress
 from streamkd.public import public
@@ -32,7 +32,7 @@ from streamkd.store.verify_file import Compare, VerifyReport, verify_store
 def verify(
     path: str | os.PathLike,
     *,
-    images: Manifest | None = None,
+    images: Manifest | str | os.PathLike | None = None,
     sample: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -50,6 +50,8 @@ def verify(
     Raises:
       StoreError: `path` is no store.
     """
+    if images is not None:
+        images = as_manifest(images)
     try:
         store = open_store(path)
     except DamagedStoreError as error:

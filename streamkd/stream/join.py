@@ -20,7 +20,7 @@ from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
 from streamkd.manifest.class_names import renumber
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.public import public
 from streamkd.store.collection import open_store
 from streamkd.store.layout import REFUSED
@@ -42,7 +42,7 @@ MISSING = ("raise", "drop", "label")
 
 @public
 def join(
-    images: Manifest,
+    images: Manifest | str | os.PathLike,
     store: RowStore | str | os.PathLike | None,
     *,
     image_size: tuple[int, int] | None = None,
@@ -111,6 +111,7 @@ def join(
       UnfinishedStoreError: the teacher pass is not finished.
       OptionError: options that do not fit.
     """
+    images = as_manifest(images)
     check_choice("missing", missing, MISSING)
     check_choice("on_bad", on_bad, ON_BAD)
     independent = join_checks.independent_views(augment, views, operation)

@@ -19,7 +19,7 @@ import numpy as np
 from streamkd.checks import check_choice
 from streamkd.errors import OptionError, TeacherError, readable_key
 from streamkd.keys import key_of_fields
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import output_kind
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
@@ -34,7 +34,7 @@ NUM_JUDGED_ROWS = 1024
 def import_logits(
     logits: str | os.PathLike[str] | np.ndarray,
     keys: str | os.PathLike[str] | list[bytes] | None,
-    images: Manifest,
+    images: Manifest | str | os.PathLike,
     out: str | os.PathLike[str],
     *,
     output: str = "auto",
@@ -61,6 +61,7 @@ def import_logits(
       TeacherError: numbers that cannot be logits.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
+    images = as_manifest(images)
     check_choice("--teacher-output", output, output_kind.CHOICES)
     array, own_keys = _read_array(logits)
     row_keys = own_keys if keys is None else _read_keys(keys)

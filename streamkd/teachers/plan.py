@@ -20,7 +20,7 @@ import numpy as np
 
 from streamkd.checks import check_count, check_positive
 from streamkd.errors import OptionError, OtherImagesError, StoreError
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
@@ -103,7 +103,7 @@ class PlanReport(Report):
 
 @public
 def plan(
-    images: Manifest,
+    images: Manifest | str | os.PathLike,
     *,
     store: Any = None,
     teacher: Any = None,
@@ -139,6 +139,7 @@ def plan(
       StoreError: a packed store, which no longer has the exact logits.
       OtherImagesError: a store with none of the images.
     """
+    images = as_manifest(images)
     check_source(store, teacher)
     if not isinstance(views, Views):
         views = Views(views, crop=(0.35, 1.0), flip=True) if views > 0 else Views(views)

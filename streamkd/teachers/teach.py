@@ -17,7 +17,7 @@ from streamkd.checks import check_choice, check_count
 from streamkd.codes import warn
 from streamkd.errors import OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.public import public
 from streamkd.store import codecs
 from streamkd.store.layout import REFUSED
@@ -37,7 +37,7 @@ BATCH_SIZE = 64
 
 @public
 def teach(
-    images: Manifest,
+    images: Manifest | str | os.PathLike,
     teacher: Any,
     out: str | os.PathLike,
     *,
@@ -87,6 +87,7 @@ def teach(
     Raises:
       StreamkdError: setup, images and store do not fit; nothing that was written is lost.
     """
+    images = as_manifest(images)
     check_choice("on_bad", on_bad, ON_BAD)
     skip_bad = on_bad == "skip"
     setup = teacher_setup(

@@ -26,7 +26,7 @@ from streamkd.checks import check_count
 from streamkd.errors import BadImageError, TeacherError, readable_key
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.class_names import renumber
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
@@ -58,7 +58,7 @@ class ImageBatch:
 
 @public
 def write_store(
-    images: Manifest,
+    images: Manifest | str | os.PathLike,
     out: str | os.PathLike[str],
     answer: Callable[[ImageBatch], Any],
     *,
@@ -100,6 +100,7 @@ def write_store(
       BadImageError: a file that cannot be read.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
+    images = as_manifest(images)
     check_count("batch_size", batch_size)
     images_seen = ImageOptions(
         image_size=image_size or (1, 1),

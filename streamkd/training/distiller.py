@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from streamkd.checks import check_count
 from streamkd.errors import StudentError
-from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import preprocessing
 from streamkd.models.families import family_of
 from streamkd.models.logits_head import logits_model
@@ -150,7 +150,7 @@ class Distiller:
         stream: Stream,
         *,
         epochs: int,
-        validation: Manifest | None = None,
+        validation: Manifest | str | os.PathLike | None = None,
         run: str | os.PathLike | None = None,
         resume: bool = True,
         progress: bool = True,
@@ -193,6 +193,8 @@ class Distiller:
         A refusal before the first checkpoint leaves `run` as it was.
         """
         check_count("epochs", epochs)
+        if validation is not None:
+            validation = as_manifest(validation, "validation")
         if save_every is not None:
             check_count("save_every", save_every)
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
