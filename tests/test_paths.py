@@ -1,4 +1,4 @@
-"""In Python a path stands for the images or the store to which it leads; other types are refused."""
+"""In Python a path stands for its images or its store; other types are refused by name."""
 
 import pytest
 from helpers import EncodingTeacher
