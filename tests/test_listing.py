@@ -27,7 +27,6 @@ TRICKY = [
     "a/z.png",
     "a-b/1.png",
     "a/notes.txt",
-    "a/png",
     "a/x.png.bak",
     "a b/été.png",
     "Ä/1.png",
@@ -129,8 +128,15 @@ def test_names_that_are_no_utf8_are_listed_unlike_in_keras(tmp_path):
 def test_endings_count_in_any_case_and_nothing_else_does(tmp_path):
     names = ["a/1.JPEG", "a/2.Jpg", "a/3.PNG", "a/4.GIF", "a/5.bmp", "a/6.WEBP"]
     names += ["a/7.tif", "a/8.TIFF", "a/9.avif"]  # Pillow decodes them, and Keras leaves them out
-    draw(tmp_path, [*names, "a/7.psd", "a/.DS_Store", "a/Thumbs.db", "a/8.jpg.part", "a/jpeg"])
+    draw(tmp_path, [*names, "a/7.psd", "a/.DS_Store", "a/Thumbs.db", "a/8.jpg.part"])
     assert scan(tmp_path).keys.tolist() == [os.fsencode(name) for name in names]
+
+
+def test_a_file_without_an_ending_is_an_image_if_its_bytes_are(tmp_path):
+    draw(tmp_path, ["a/1.png", "a/jpeg", "a/photo.jfif"])
+    (tmp_path / "a" / "LICENSE").write_text("no image")
+    (tmp_path / "a" / "text.jpe").write_text("no image")
+    assert scan(tmp_path).keys.tolist() == [b"a/1.png", b"a/jpeg", b"a/photo.jfif"]
 
 
 @pytest.mark.parametrize("name", [" lead.png", "new\nline.png", "quo'te\".png", "%s{}.png"])

@@ -220,7 +220,7 @@ def test_what_is_never_an_image_is_skipped(folder, kind):
 
 
 def test_want_of_memory_while_a_file_is_converted_is_no_fault_of_the_file(folder, monkeypatch):
-    def converted(data, max_pixels):
+    def converted(*_):
         raise MemoryError
 
     (folder / "dog" / "3.png").write_bytes(b"")
