@@ -121,7 +121,11 @@ WARNINGS = {
     ),
     "teacher_at_chance": Meaning(
         "The teacher is right hardly more often than by chance.",
-        "Check `--preprocess`, and the order of its classes (`--class-names`).",
+        "Check `--preprocess`, the order of its classes, and that of imported rows.",
+    ),
+    "classes_without_answers": Meaning(
+        "A class has images, and none of them has logits in the store.",
+        "`streamkd scan --check` says whether its files can be decoded.",
     ),
     "teacher_accuracy_changed": Meaning(
         "On the joined images the teacher is right more or less often than in its pass.",

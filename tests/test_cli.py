@@ -537,6 +537,7 @@ def test_the_handler_of_sigterm_is_put_back(capsys, directory):
 
 
 class TestImportAndMerge:
+    @pytest.mark.filterwarnings("ignore:The teacher .* is right on")
     def test_import_answers_with_its_keys(self, here, capsys):
         images = scan("images")
         np.save("l.npy", -np.ones((len(images) - 1, 3), np.float32))
@@ -547,6 +548,7 @@ class TestImportAndMerge:
         assert code == 0 and answer["num_images"] == 29
         assert answer["num_images_without_logits"] == 1
         assert (answer["codec"], answer["teacher"]) == ("float16", "l.npy")
+        assert (answer["notes"], answer["warnings"]) == ([], [])
 
     def test_shards_and_merge_answer_with_their_keys(self, here, capsys):
         teach = ["teach", "images", "--teacher", "teacher.keras", "--batch-size", "8"]

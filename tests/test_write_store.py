@@ -221,6 +221,7 @@ class TestImport:
         import_logits(tmp_path / "l.npy", tmp_path / "k.jsonl", images, again, progress=False)
         assert again.read_bytes() == path.read_bytes()
 
+    @pytest.mark.filterwarnings("ignore:The teacher .* is right on")
     def test_a_key_that_is_no_utf8(self, directory, tmp_path, path):
         os.rename(directory / "ant" / "00003.png", os.fsencode(directory) + b"/ant/\xff.png")
         images = scan(directory)

@@ -128,6 +128,7 @@ def plan(args: argparse.Namespace) -> Answer:
     return Answer(report, text=plan_module.describe(report))
 
 
+@with_warnings
 def import_(args: argparse.Namespace) -> Answer:
     """Writes a store of logits made elsewhere."""
     files.check_out(args.out, kind="store")

@@ -111,6 +111,7 @@ class StoreFile:
         if not num_bytes:
             return np.empty(shape, spec.dtype)
         if self._map is not None:
+            self._check_length()
             return np.ndarray(shape, spec.dtype, self._map, offset)
         data = self.read_bytes(offset, num_bytes)
         if len(data) != num_bytes:
@@ -133,6 +134,22 @@ class StoreFile:
         if len(data) != num_bytes * len(indices):
             raise damaged(self.path, f"it ends inside of dataset '{name}'")
         return np.frombuffer(data, spec.dtype).reshape(len(indices), *shape)
+
+    def _check_length(self) -> None:
+        """Refuses a file that was cut short since it was opened, as by a copy over it.
+
+        Reading its map would end the process with SIGBUS, without a word.
+        """
+        if self.descriptor < 0:  # closed
+            return
+        with _readable(self.path):
+            file_size = os.fstat(self.descriptor).st_size
+        if file_size < self.userblock.file_size:
+            raise damaged(
+                self.path,
+                f"it was cut short to {file_size:,} of {self.userblock.file_size:,} bytes while it "
+                "was read",
+            )
 
     def read_keys(self) -> Keys:
         """Returns the keys of all images."""

@@ -284,13 +284,19 @@ def _refuse_missing(
     first = int(absent[0])
     root = os.fsdecode(images.root)
     why = "" if not refused[first] else ", which could not be decoded when the teacher was asked"
+    if len(absent) == len(images):
+        remedy = f"Teach a store of these images: `streamkd teach {root} --teacher … --out NEW.h5`."
+    else:
+        remedy = (
+            "Give the `teach` command of this store again, and only these images are answered: "
+            f"`streamkd teach {root} --teacher … --out {store.path}`."
+        )
     raise MissingLogitsError(
         f"{len(absent):,} of {len(images):,} images have no logits in the store.\n"
         f"  images: {root} ({len(images):,} images, fingerprint {images.fingerprint[:8]})\n"
         f"  store:  {store.path} ({store.num_images:,} images, fingerprint "
         f"{store.header.fingerprint[:8]})\n"
         f"  first without logits: '{readable_key(images.keys[first])}', image {first}{why}\n"
-        f"Teach a store of these images: `streamkd teach {root} --teacher … --out NEW.h5`; or "
-        "leave the images out: `--missing drop`.",
+        f"{remedy} Or leave the images out: `--missing drop`.",
         key=images.keys[first],
     )

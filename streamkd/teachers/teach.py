@@ -25,6 +25,7 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
+from streamkd.teachers.last_checks import warn_of_chance, warn_of_unanswered_classes
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teacher import Teacher
 from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
@@ -114,7 +115,8 @@ def teach(
         return with_deltas
     store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
     _warn_of_refused(images, store)
-    _warn_of_chance(setup.teacher, store)
+    warn_of_chance(setup.teacher.name, store)
+    warn_of_unanswered_classes(store)
     return store
 
 
@@ -186,21 +188,6 @@ def _warn_of_refused(images: Manifest, store: RowStore) -> None:
             f"{len(refused):,} of {len(images):,} images cannot be decoded and have no logits in "
             f"{store.path}; the first is '{readable_key(images.keys[int(refused[0])])}'. "
             "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",
-            stacklevel=3,
-        )
-
-
-def _warn_of_chance(teacher: Teacher, store: LogitStore) -> None:
-    """Warns of a teacher hardly better than chance, whose preprocessing is probably wrong."""
-    accuracy = (store.summary or {}).get("teacher_accuracy")
-    chance = 1 / store.num_classes
-    # With two classes, twice chance would be every image.
-    if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
-        warn(
-            "teacher_at_chance",
-            f"The teacher {teacher.name!r} is right on {accuracy:.1%} of the labelled "
-            f"images, and chance is {chance:.1%}. Check `--preprocess` and the order of its "
-            "classes (`--class-names`).",
             stacklevel=3,
         )
 

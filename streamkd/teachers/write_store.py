@@ -36,6 +36,7 @@ from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
+from streamkd.teachers.last_checks import warn_of_chance, warn_of_unanswered_classes
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.views.views import Views
 
@@ -124,7 +125,11 @@ def write_store(
         },
         batch_size=batch_size,
     )
-    return writing.run(progress)
+    store = writing.run(progress)
+    name = teacher if isinstance(teacher, str) else str(teacher.get("name", "teacher"))
+    warn_of_chance(name, store)
+    warn_of_unanswered_classes(store)
+    return store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,44 @@
+"""The last checks of a store, however it was made: by a pass, by `import`, by `write_store`.
+
+warn_of_chance("teacher.keras", store)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamkd.codes import warn
+from streamkd.errors import readable_names
+from streamkd.store.layout import DONE
+from streamkd.store.reader import LogitStore
+
+
+def warn_of_chance(name: str, store: LogitStore) -> None:
+    """Warns of a teacher hardly better than chance, by its preprocessing, classes or rows."""
+    accuracy = (store.summary or {}).get("teacher_accuracy")
+    chance = 1 / store.num_classes
+    # With two classes, twice chance would be every image.
+    if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
+        warn(
+            "teacher_at_chance",
+            f"The teacher {name!r} is right on {accuracy:.1%} of the labelled "
+            f"images, and chance is {chance:.1%}. Check `--preprocess` and the order of its "
+            "classes (`--class-names`); of imported logits, also the order of the rows.",
+            stacklevel=3,
+        )
+
+
+def warn_of_unanswered_classes(store: LogitStore) -> None:
+    """Warns of classes that have images, none of which has logits."""
+    labels = np.asarray(store.labels)
+    done = store.done_of(np.arange(len(labels)) * store.num_views) == DONE
+    answered = np.unique(labels[done & (labels >= 0)])
+    missing = np.setdiff1d(np.unique(labels[labels >= 0]), answered)
+    if len(missing) and store.class_names:
+        names = readable_names([store.class_names[number] for number in missing])
+        warn(
+            "classes_without_answers",
+            f"No image of these classes has logits in {store.path}: {names}. Were their files "
+            "refused? `streamkd scan --check` says.",
+            stacklevel=3,
+        )
