@@ -140,6 +140,7 @@ def test_the_way_of_decoding_belongs_to_the_store(teach_once, photographs, image
         join(photographs, None, image_size=(9, 10), batch_size=4, decode="half")
 
 
+@pytest.mark.filterwarnings("ignore:The teacher .* is right on")
 def test_a_store_of_answers_from_elsewhere_says_how_its_images_are_decoded(images, tmp_path):
     def written(path, **arguments):
         answers = np.zeros((len(images), 3), np.float32)
