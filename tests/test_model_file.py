@@ -15,6 +15,7 @@ import helpers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from streamkd.codes import StreamkdWarning
@@ -417,6 +418,33 @@ def test_a_layer_that_waits_for_ever_is_refused(family, source, parts_of, tmp_pa
     }
     with pytest.raises(TeacherError, match=words[family]):
         load_model(path)
+
+
+def test_a_layer_that_waits_in_the_form_of_keras_3_is_refused(parts_of, tmp_path):
+    call = {"args": [["added", 0, 0, {}]], "kwargs": {}}
+    path = write(
+        tmp_path / "x.keras", with_layer(parts_of("tf_keras"), layer("Add", {}, inbound=[call]))
+    )
+    with pytest.raises(TeacherError, match="the layer 'added' waits"):
+        load_model(path)
+
+
+def test_an_output_that_a_layer_does_not_have_is_refused(parts_of, tmp_path):
+    parts = parts_of("tf_keras")
+    name = first_layer(parts)
+    call = [name, 0, 0, {"y": [name, 0, 8]}]
+    added = layer("TFOpLambda", {"function": "__operators__.add"}, inbound=[call])
+    with pytest.raises(TeacherError, match=f"takes a second output of '{name}', which has one"):
+        load_model(write(tmp_path / "x.keras", with_layer(parts, added)))
+
+
+def test_a_layer_of_several_outputs_is_loaded(tmp_path):
+    image = tf_keras.Input((4, 3))
+    states = tf_keras.layers.LSTM(2, return_state=True)(image)
+    first, second, third = tf.unstack(image, axis=2)
+    sums = tf_keras.layers.Concatenate()([*states, first + third, second])
+    tf_keras.Model(image, sums).save(tmp_path / "m.keras")
+    assert load_model(tmp_path / "m.keras").output_shape == (None, 14)
 
 
 def test_a_layer_that_computes_from_constants_alone_is_refused(family, parts_of, tmp_path):

@@ -107,7 +107,7 @@ class ModelFile:
         parts = self._parts
         _check_parts(parts)
         config = _read_json(parts, CONFIG, MAX_CONFIG_BYTES)
-        _check_config(config, is_registered)
+        _check_config(config, is_registered, is_keras_3=self.version >= 3)
         kept.writestr(METADATA, json.dumps({"keras_version": self._version}))
         kept.writestr(CONFIG, json.dumps(_without_compilation(config)))
         with parts.open(WEIGHTS) as source, kept.open(WEIGHTS, "w", force_zip64=True) as out:
@@ -215,7 +215,7 @@ def _version(parts: zipfile.ZipFile) -> str:
         raise DamagedModelError(f"it does not say which Keras wrote it: {error!s:.160}") from error
 
 
-def _check_config(config: Any, is_registered: Callable[[str], bool]) -> None:
+def _check_config(config: Any, is_registered: Callable[[str], bool], *, is_keras_3: bool) -> None:
     if not isinstance(config, dict) or "class_name" not in config:
         raise DamagedModelError(f"its {CONFIG} describes no model")
     num_objects = 0
@@ -229,7 +229,7 @@ def _check_config(config: Any, is_registered: Callable[[str], bool]) -> None:
         if reason is not None:
             raise UntrustedModelError(reason)
     for entry in _dicts(config):
-        reason = why_graph_is_refused(entry)
+        reason = why_graph_is_refused(entry, is_keras_3=is_keras_3)
         if reason is not None:
             raise DamagedModelError(reason)
 
