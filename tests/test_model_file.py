@@ -3,9 +3,11 @@
 Each attack names the published report that it follows. A canary file shows that nothing ran.
 """
 
+import errno
 import io
 import json
 import os
+import struct
 import zipfile
 
 import h5py
@@ -13,6 +15,7 @@ import helpers
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from streamkd.codes import StreamkdWarning
@@ -60,11 +63,14 @@ def with_layer(parts, layer):
 
 
 def with_weights(parts, change):
-    """Returns the parts after `change` was called on the HDF5 file of the weights."""
+    """Returns the parts after `change` was called on the HDF5 file of the weights.
+
+    `change` changes the file, or returns the bytes of another.
+    """
     weights = io.BytesIO(parts["model.weights.h5"])
     with h5py.File(weights, "r+") as file:
-        change(file)
-    return {**parts, "model.weights.h5": weights.getvalue()}
+        changed = change(file)
+    return {**parts, "model.weights.h5": changed or weights.getvalue()}
 
 
 def first_dataset(file):
@@ -140,9 +146,46 @@ ATTACKS = {
         layer("TorchModuleWrapper", {"module": "gASV"}, module="keras.layers"),
         "the layer TorchModuleWrapper unpickles",
     ),
-    "another model from a path": (
+    "CVE-2026-1462: another model from a path": (
         layer("TFSMLayer", {"filepath": "/tmp/model"}),
         "the layer TFSMLayer loads another model",
+    ),
+    "any operation of TensorFlow, by its definition": (
+        layer("TensorFlowOpLayer", {"node_def": {"op": "WriteFile"}}),
+        "'TensorFlowOpLayer' is not on the list",
+    ),
+    "an allowed class whose second name is another class of the module": (
+        layer(
+            "RMSNormalization",
+            {},
+            module="tf_keras.src.layers.core.lambda_layer",
+            registered_name="Lambda",
+        ),
+        "'RMSNormalization' has the second name 'Lambda'",
+    ),
+    "an allowed function whose second name is another function": (
+        layer(
+            "Activation",
+            {
+                "activation": {
+                    **function("relu", "keras.activations"),
+                    "registered_name": "deserialize",
+                }
+            },
+        ),
+        "'relu' has the second name 'deserialize'",
+    ),
+    "a class without a module beside a name that tf_keras registers": (
+        {
+            "class_name": "StringLookup",
+            "registered_name": "Custom>Adam",
+            "config": {"vocabulary": "/etc/passwd"},
+        },
+        "the layer StringLookup reads a vocabulary",
+    ),
+    "the same with a module": (
+        layer("Lambda", {}, registered_name="Custom>Adam"),
+        "the layer Lambda runs code from the file",
     ),
     "an operation that writes files": (
         layer("TFOpLambda", {"function": "io.write_file"}),
@@ -192,7 +235,10 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_a_file_could_do_when_it_is_loaded_is_refused(family, attack, parts_of, tmp_path):
+def test_what_a_file_could_do_when_it_is_loaded_is_refused(
+    family, attack, parts_of, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(FAMILIES[family].models, "load_model")  # Keras must not see the file
     added, words = ATTACKS[attack]
     path = write(tmp_path / "evil.keras", with_layer(parts_of(family), added))
     with pytest.raises(TeacherError) as refused:
@@ -249,6 +295,26 @@ def without_bytes(file, secret):
     file.create_dataset("huge", shape=(1 << 40,), dtype="f4")
 
 
+def twice(file, secret):
+    file["again"] = file[first_dataset(file)]
+
+
+def in_a_circle(file, secret):
+    file["circle"] = file["/"]
+
+
+def over_each_other(file, secret):
+    """Lets a small array lie over a large one, and be as large: more than the file has bytes."""
+    large = file.create_dataset("large", data=np.zeros(270_000, "f4"))
+    small = file.create_dataset("small", data=np.zeros(77_777, "f4"))
+    begins = large.id.get_offset(), small.id.get_offset()
+    file.flush()
+    image = file.id.get_file_image()
+    for old, new in ((77_777, 270_000), (77_777 * 4, 270_000 * 4), (begins[1], begins[0])):
+        image = image.replace(struct.pack("<Q", old), struct.pack("<Q", new))
+    return image
+
+
 def text(file, secret):
     file.create_dataset("text", data=["a", "b"])
 
@@ -260,6 +326,9 @@ WEIGHTS = {
     "a soft link": (softly_linked, "are a link, not an array"),
     "compression": (compressed, "are compressed or in chunks"),
     "CVE-2026-0897: an array without bytes": (without_bytes, "of which the file holds 0 bytes"),
+    "an array under two names": (twice, "stand under two names"),
+    "groups in a circle": (in_a_circle, "stand under two names"),
+    "an array that lies over another": (over_each_other, "lie over each other"),
     "text": (text, "are not numbers"),
 }
 
@@ -322,6 +391,176 @@ def test_a_configuration_that_is_nested_deeply_is_refused(family, parts_of, tmp_
     parts = with_layer(parts_of(family), layer("Dense", {"units": deep}))
     with pytest.raises(TeacherError, match="is nested more than 200 levels deep"):
         load_model(write(tmp_path / "deep.keras", parts))
+
+
+def inputs_of(family, layer_name, call=0):
+    """Returns a call that takes the output of a layer, in the form of the family."""
+    if family == "tf_keras":
+        return [[layer_name, call, 0, {}]]
+    tensor = {"shape": [None, 8, 8, 3], "dtype": "float32", "keras_history": [layer_name, call, 0]}
+    return {"args": [{"class_name": "__keras_tensor__", "config": tensor}], "kwargs": {}}
+
+
+def first_layer(parts):
+    return json.loads(parts["config.json"])["config"]["layers"][0]["name"]
+
+
+@pytest.mark.parametrize("source", ["added", "nobody", "the first layer, called again"])
+def test_a_layer_that_waits_for_ever_is_refused(family, source, parts_of, tmp_path):
+    parts = parts_of(family)
+    call = inputs_of(family, source)
+    if source.startswith("the first"):
+        call = inputs_of(family, first_layer(parts), call=7)
+    path = write(tmp_path / "x.keras", with_layer(parts, layer("Flatten", {}, inbound=[call])))
+    words = {
+        "tf_keras": "the layer 'added' waits for a layer that is never called",
+        "keras": "Invalid Functional model configuration|Unknown layer",
+    }
+    with pytest.raises(TeacherError, match=words[family]):
+        load_model(path)
+
+
+def test_a_layer_that_waits_in_the_form_of_keras_3_is_refused(parts_of, tmp_path):
+    call = {"args": [["added", 0, 0, {}]], "kwargs": {}}
+    path = write(
+        tmp_path / "x.keras", with_layer(parts_of("tf_keras"), layer("Add", {}, inbound=[call]))
+    )
+    with pytest.raises(TeacherError, match="the layer 'added' waits"):
+        load_model(path)
+
+
+def test_an_output_that_a_layer_does_not_have_is_refused(parts_of, tmp_path):
+    parts = parts_of("tf_keras")
+    name = first_layer(parts)
+    call = [name, 0, 0, {"y": [name, 0, 8]}]
+    added = layer("TFOpLambda", {"function": "__operators__.add"}, inbound=[call])
+    with pytest.raises(TeacherError, match=f"takes a second output of '{name}', which has one"):
+        load_model(write(tmp_path / "x.keras", with_layer(parts, added)))
+
+
+def test_a_layer_of_several_outputs_is_loaded(tmp_path):
+    image = tf_keras.Input((4, 3))
+    states = tf_keras.layers.LSTM(2, return_state=True)(image)
+    first, second, third = tf.unstack(image, axis=2)
+    sums = tf_keras.layers.Concatenate()([*states, first + third, second])
+    tf_keras.Model(image, sums).save(tmp_path / "m.keras")
+    assert load_model(tmp_path / "m.keras").output_shape == (None, 14)
+
+
+def test_a_layer_that_computes_from_constants_alone_is_refused(family, parts_of, tmp_path):
+    call = {
+        "tf_keras": ["_CONSTANT_VALUE", -1, [1.0], {"multiples": [4_000_000_000]}],
+        "keras": {"args": [[1.0]], "kwargs": {}},
+    }
+    added = {
+        "tf_keras": layer("TFOpLambda", {"function": "tile"}, inbound=[call["tf_keras"]]),
+        "keras": layer(
+            "Repeat",
+            {"repeats": 4_000_000_000},
+            module="keras.src.ops.numpy",
+            inbound=[call["keras"]],
+        ),
+    }
+    path = write(tmp_path / "x.keras", with_layer(parts_of(family), added[family]))
+    with pytest.raises(TeacherError, match="the layer 'added' computes from constants alone"):
+        load_model(path)
+
+
+def test_two_layers_of_one_name_are_refused(family, parts_of, tmp_path):
+    parts = parts_of(family)
+    added = json.loads(parts["config.json"])["config"]["layers"][-1]
+    with pytest.raises(TeacherError, match="two layers have the name"):
+        load_model(write(tmp_path / "x.keras", with_layer(parts, added)))
+
+
+LARGE = {
+    "a kernel": {"class_name": "Conv2D", "filters": 1, "kernel_size": [40_000, 40_000]},
+    "a kernel of many groups": {
+        "class_name": "DepthwiseConv2D",
+        "depth_multiplier": 10**9,
+        "kernel_size": [3, 3],
+    },
+    "slopes": {"class_name": "PReLU", "shared_axes": None},
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_weights_beyond_those_of_the_file_are_refused(family, what, parts_of, tmp_path):
+    parts = parts_of(family)
+    config = dict(LARGE[what])
+    name = config.pop("class_name")
+    if "kernel_size" in config:
+        config["padding"] = "same"
+    image = json.loads(parts["config.json"])["config"]["layers"][0]
+    if name == "PReLU":
+        shape = [None, 60_000, 60_000, 3]
+        parts["config.json"] = parts["config.json"].replace(
+            b"[null, 8, 8, 3]", json.dumps(shape).encode()
+        )
+    added = layer(name, config, inbound=[inputs_of(family, image["name"])])
+    words = r"a layer makes weights of the shape \[.*\], and the file holds 8 weights"
+    with pytest.raises(TeacherError, match=words):
+        load_model(write(tmp_path / "x.keras", with_layer(parts, added)))
+
+
+NO_MODELS = {
+    "a layer": {"module": "keras.layers", "class_name": "Flatten", "config": {"name": "x"}},
+    "an initializer": {"module": "keras.initializers", "class_name": "Zeros", "config": {}},
+    "a function": {**function("relu"), "registered_name": "function"},
+    "a tensor": {"class_name": "__tensor__", "config": {"value": [1.0], "dtype": "float32"}},
+    "nothing": {"class_name": "Functional"},
+}
+
+
+@pytest.mark.parametrize("what", NO_MODELS)
+def test_what_is_no_model_is_refused(family, what, parts_of, tmp_path):
+    parts = {**parts_of(family), "config.json": json.dumps(NO_MODELS[what])}
+    with pytest.raises(TeacherError, match="could not be loaded as a Keras model: ") as refused:
+        load_model(write(tmp_path / "x.keras", parts))
+    if family == "tf_keras":
+        assert "which is no model" in str(refused.value)
+
+
+def test_damaged_files_are_refused_or_loaded_and_nothing_else(family, parts_of, tmp_path):
+    whole = write(tmp_path / "whole.keras", parts_of(family)).read_bytes()
+    rng = np.random.default_rng(20261127)
+    for _ in range(40):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 5)):
+            data[place] = rng.integers(256)
+        (tmp_path / "x.keras").write_bytes(data[: rng.integers(1, 2 * len(data))])
+        try:
+            assert load_model(tmp_path / "x.keras").output_shape == (None, 2)
+        except TeacherError as error:
+            assert str(error).startswith(str(tmp_path / "x.keras"))  # noqa: PT017
+
+
+def test_a_zip_with_a_long_list_of_names_is_refused(family, parts_of, tmp_path):
+    folders = {f"{number:0200d}/": b"" for number in range(4500)}
+    path = write(tmp_path / "x.keras", {**parts_of(family), **folders})
+    with pytest.raises(TeacherError, match="its zip lists over 1 MiB of names"):
+        load_model(path)
+
+
+def test_a_configuration_of_too_many_layers_is_refused(family, parts_of, tmp_path, monkeypatch):
+    from streamkd.models import model_file
+
+    monkeypatch.setattr(model_file, "MAX_OBJECTS", 3)
+    with pytest.raises(TeacherError, match="has over 3 layers and their parts"):
+        load_model(write(tmp_path / "x.keras", parts_of(family)))
+
+
+def test_a_full_temporary_directory_is_named(family, parts_of, tmp_path, monkeypatch):
+    from streamkd.models import model_file
+
+    def full(**options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(model_file.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(TeacherError) as refused:
+        load_model(write(tmp_path / "x.keras", parts_of(family)))
+    assert "cannot be read or copied: No space left on device" in str(refused.value)
+    assert "look at the room in the temporary directory" in str(refused.value)
 
 
 def test_a_layer_larger_than_the_weights_of_the_file_is_refused(family, parts_of, tmp_path):
@@ -393,7 +632,24 @@ def preprocessed(module):
     return module.Model(image, module.layers.Dense(3)(body(x)))
 
 
-@pytest.mark.parametrize("build", [ordinary, preprocessed])
+def nested(module):
+    """Returns a model of models that are called several times."""
+    layers = module.layers
+    image = module.Input((8, 8, 3))
+    first = module.Sequential([module.Input((8, 8, 3)), layers.Conv2D(3, 3, padding="same")])
+    second = module.Model(image, layers.ReLU()(first(first(image))))
+    outer = module.Input((8, 8, 3))
+    both = layers.Concatenate()([second(outer), second(layers.Dense(3)(outer))])
+    return module.Model(outer, layers.Dense(2)(layers.Flatten()(both)))
+
+
+def recurrent(module):
+    layers = module.layers
+    parts = [layers.Reshape((8, 24)), layers.Bidirectional(layers.LSTM(2, stateful=False))]
+    return module.Sequential([module.Input((8, 8, 3)), *parts, layers.Dense(2)])
+
+
+@pytest.mark.parametrize("build", [ordinary, preprocessed, nested, recurrent])
 def test_models_as_people_save_them_are_loaded_without_trust(family, build, tmp_path):
     model = build(FAMILIES[family])
     model.save(tmp_path / "model.keras")
@@ -410,6 +666,14 @@ def test_a_mixed_precision_model_is_loaded_without_trust(family, tmp_path):
     image = module.Input((8,))
     module.Model(image, layers.Dense(3, dtype="mixed_float16")(image)).save(tmp_path / "m.keras")
     assert load_model(tmp_path / "m.keras").output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_a_quantized_model_is_loaded_without_trust(mode, tmp_path):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    model.layers[-1].quantize(mode)
+    model.save(tmp_path / "m.keras")
+    assert load_model(tmp_path / "m.keras").layers[-1].dtype_policy.quantization_mode == mode
 
 
 def test_every_layer_of_both_families_is_allowed_or_refused_by_name():

@@ -51,6 +51,8 @@ _PARTS_OF_LAYERS = """
     AWQDTypePolicy DTypePolicy DTypePolicyMap FloatDTypePolicy GPTQDTypePolicy Int4DTypePolicy
     QuantizedDTypePolicy QuantizedFloat8DTypePolicy Policy
     SeedGenerator
+    AWQConfig AbsMaxQuantizer Float8QuantizationConfig GPTQConfig Int4QuantizationConfig
+    Int8QuantizationConfig
 """
 # Operations of Keras 3 within a functional model.
 _OPERATIONS = """
@@ -129,7 +131,7 @@ REFUSED_LAYERS = {
 _OPERATION_LAYERS = ("TFOpLambda", "SlicingOpLambda")
 _ROOMS = (
     "activations|applications|constraints|dtype_policies|engine|initializers|layers|mixed_precision"
-    "|models|ops|random|regularizers"
+    "|models|ops|quantizers|random|regularizers"
 )
 # Modules in which Keras keeps these classes; TensorFlow's own initializers among them.
 _MODULE = re.compile(
@@ -144,39 +146,47 @@ def why_refused(entry: Mapping[str, Any], is_registered: Callable[[str], bool]) 
 
     Args:
       entry: dict with `class_name`, and as Keras writes it `module`, `registered_name`, `config`.
-      is_registered: whether this process has registered a class or function of that name.
+      is_registered: whether the user's program has registered a class or function of that name.
     """
     name, module = entry["class_name"], entry.get("module")
     config, registered = entry.get("config"), entry.get("registered_name")
     if not isinstance(name, str):
         return f"it has a class name that is no text: {name!r:.80}"
     if name == "function":
-        return _why_function_is_refused(config, module, is_registered)
-    if isinstance(registered, str) and is_registered(registered):
-        return None  # a class of the user's own program
+        return _why_function_is_refused(config, module, registered, is_registered)
+    # Without a module Keras takes the class by its own name, whatever is registered.
+    if module is not None and isinstance(registered, str) and is_registered(registered):
+        return None
     if module is not None and not (isinstance(module, str) and _MODULE.fullmatch(module)):
-        return f"{name!r} is of the module {module!r:.80}, which is not Keras' own"
-    if name in _OPERATION_LAYERS:
-        function = config.get("function") if isinstance(config, Mapping) else None
-        if function in ALLOWED_TF_FUNCTIONS:
-            return None
-        return f"an operation layer calls TensorFlow's function {function!r:.80}"
+        return f"{name!r:.80} is of the module {module!r:.80}, which is not Keras' own"
     if name in REFUSED_LAYERS:
         return f"the layer {name} {REFUSED_LAYERS[name]}"
-    if isinstance(module, str) and _OPERATION_MODULE.fullmatch(module):
-        return None if name in ALLOWED_OPERATIONS else f"it calls the operation {name!r:.80}"
-    if name in ALLOWED_CLASSES:
-        return None
-    return f"{name!r:.80} is not on the list of Keras' layers that only compute"
+    if name in _OPERATION_LAYERS:
+        function = config.get("function") if isinstance(config, Mapping) else None
+        if not (isinstance(function, str) and function in ALLOWED_TF_FUNCTIONS):
+            return f"an operation layer calls TensorFlow's function {function!r:.80}"
+    elif isinstance(module, str) and _OPERATION_MODULE.fullmatch(module):
+        if name not in ALLOWED_OPERATIONS:
+            return f"it calls the operation {name!r:.80}"
+    elif name not in ALLOWED_CLASSES:
+        return f"{name!r:.80} is not on the list of Keras' layers that only compute"
+    return _why_second_name_is_refused(name, registered)
 
 
 def _why_function_is_refused(
-    name: Any, module: Any, is_registered: Callable[[str], bool]
+    name: Any, module: Any, registered: Any, is_registered: Callable[[str], bool]
 ) -> str | None:
     if isinstance(name, str) and is_registered(name):
         return None
     is_keras = module is None or (isinstance(module, str) and _MODULE.fullmatch(module))
     if is_keras and isinstance(name, str) and name in ALLOWED_FUNCTIONS:
-        return None
+        return _why_second_name_is_refused(name, registered)
     where = "" if module is None else f" of the module {module!r:.80}"
     return f"it calls the function {name!r:.80}{where}"
+
+
+def _why_second_name_is_refused(name: str, registered: Any) -> str | None:
+    """Returns why a registered name is refused: Keras falls back to it, whatever it names."""
+    if registered is None or registered in (name, f"Custom>{name}", "function"):
+        return None
+    return f"{name!r:.80} has the second name {registered!r:.80}, which nothing has registered"

@@ -10,7 +10,9 @@ classes; see `family_base.Family`. The version in a file tells its family.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from streamkd.errors import OptionError, StreamkdError, TeacherError
 from streamkd.models import model_file
 from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
-from streamkd.models.model_file import DamagedModelError, UntrustedModelError
+from streamkd.models.model_file import DamagedModelError, NoModelFileError, UntrustedModelError
 from streamkd.models.tf_keras_family import TfKeras
+from streamkd.models.weights_limit import weights_limit
 
 TF_KERAS = TfKeras()
 KERAS_3 = Keras3()
@@ -78,62 +81,69 @@ def load_model(
       OptionError: Keras 3 wrote it, and is set to another backend than TensorFlow.
     """
     path = Path(path)
-    family: Family = KERAS_3 if _saved_version(path, refusal) >= 3 else TF_KERAS
-    registered = family.is_registered
-    if trust:
-        reason = model_file.why_untrusted(path, registered)
-        if reason is not None:
-            warn(
-                "model_trusted",
-                f"{path} would be refused without --trust: {reason}.",
-                stacklevel=2,
-            )
-        return _loaded(family, path, path, refusal, safe_mode=False)
+    if not path.exists():
+        raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
+    with _refusals(path, refusal), model_file.opened(path) as file:
+        family: Family = KERAS_3 if file.version >= 3 else TF_KERAS
+        if trust:
+            reason = file.why_untrusted(family.is_registered)
+            if reason is not None:
+                warn(
+                    "model_trusted",
+                    f"{path} would be refused without --trust: {reason}.",
+                    stacklevel=2,
+                )
+            return _loaded(family, path, trust=True)
+        with (
+            file.checked_copy(family.is_registered) as (copy, num_weights),
+            weights_limit(num_weights) as limit,
+        ):
+            try:
+                return _loaded(family, copy, trust=False)
+            except DamagedModelError as error:
+                raise DamagedModelError(limit.reason or str(error)) from error
+
+
+def _loaded(family: Family, file: Path, *, trust: bool) -> Any:
+    """Returns the model in a file, uncompiled.
+
+    Raises:
+      DamagedModelError: Keras cannot build it, or it is no model.
+    """
+    keras = family.keras
     try:
-        with model_file.checked_copy(path, registered) as copy:
-            return _loaded(family, copy, path, refusal, safe_mode=True)
+        model = keras.models.load_model(file, compile=False, safe_mode=not trust)
+    except Exception as error:  # an odd configuration makes Keras raise errors of any class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DamagedModelError(lines[0][:300].rstrip(".")) from error
+    if not isinstance(model, keras.Model):
+        raise DamagedModelError(f"it holds a {type(model).__name__}, which is no model")
+    return model
+
+
+@contextlib.contextmanager
+def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
+    """Turns the reasons why a file cannot be loaded into refusals that name it."""
+    try:
+        yield
     except UntrustedModelError as error:
         raise refusal(
             f"{path} may run code or touch files when it is loaded: {error}.\n"
             "Do not load a file from a stranger; add `--trust` if the file is your own."
+        ) from error
+    except NoModelFileError as error:
+        raise refusal(
+            f"{path} is not a `.keras` file (a zip with the model's parts): {error}.\n"
+            "Save the model with `model.save('model.keras')` and give that file."
         ) from error
     except DamagedModelError as error:
         raise refusal(
             f"{path} could not be loaded as a Keras model: {error}.\n"
             "Save the model again with `model.save(...)`."
         ) from error
-
-
-def _loaded(
-    family: Family, file: Path, path: Path, refusal: type[StreamkdError], *, safe_mode: bool
-) -> Any:
-    """Returns the model in `file`; messages call it `path`."""
-    keras = family.keras
-    try:
-        return keras.models.load_model(file, compile=False, safe_mode=safe_mode)
-    except StreamkdError:
-        raise
-    except Exception as error:  # an odd configuration makes Keras raise errors of any class
-        lines = str(error).strip().splitlines()
-        reason = lines[0][:300] if lines else type(error).__name__
-        raise refusal(
-            f"{path} could not be loaded as a Keras model: {reason}\n"
-            "Save the model again with `model.save(...)`."
-        ) from error
-
-
-def _saved_version(path: Path, refusal: type[StreamkdError]) -> int:
-    """Returns the major Keras version written in a `.keras` file."""
-    if not path.exists():
-        raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
-    try:
-        return model_file.saved_version(path)
-    except (DamagedModelError, UntrustedModelError) as error:
-        raise refusal(
-            f"{path} is not a `.keras` file (a zip with the model's parts): {error}.\n"
-            "Save the model with `model.save('model.keras')` and give that file."
-        ) from error
     except OSError as error:
         raise refusal(
-            f"{path} cannot be read: {error.strerror}.\nGive the path of a saved `.keras` file."
+            f"{path} cannot be read or copied: {error.strerror or error}.\n"
+            "Give the path of a saved `.keras` file, and look at the room in the temporary "
+            "directory."
         ) from error

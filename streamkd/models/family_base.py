@@ -47,8 +47,12 @@ class Family(abc.ABC):
         return package_of(thing) == self.name
 
     def is_registered(self, name: str) -> bool:
-        """Returns whether this process has registered a class or function under a name."""
-        return self.keras.saving.get_registered_object(name) is not None
+        """Returns whether the user's program has registered a class or function under a name.
+
+        Classes that the family itself registers, such as optimizers, do not count.
+        """
+        thing = self.keras.saving.get_registered_object(name)
+        return thing is not None and not self.defines(thing)
 
     # Models and layers.
 

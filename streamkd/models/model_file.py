@@ -1,7 +1,7 @@
 """Reads and checks a `.keras` file before Keras sees it.
 
-    with checked_copy("teacher.keras", trust=False) as (version, path):
-        keras.models.load_model(path, compile=False)
+    with opened(path) as file, file.checked_copy(is_registered) as (copy, num_weights):
+        keras.models.load_model(copy, compile=False)
 
 Keras imports, calls and loads what the file's configuration names. Here the file is read as data:
 one zip with a configuration, its version and the weights; no class or function beyond
@@ -13,27 +13,48 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import os
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from streamkd.models import allowed_objects
-from streamkd.models.weights_file import check_weights
+from streamkd.models.model_graph import why_graph_is_refused
+from streamkd.models.weights_file import PartOfFile, check_weights
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 # Bytes of the largest configuration that is read; NASNetLarge has 1.3 MB.
 MAX_CONFIG_BYTES = 64 << 20
 MAX_METADATA_BYTES = 1 << 20
+# Bytes of the largest list of a zip's parts; that of Keras has about 200.
+MAX_DIRECTORY_BYTES = 1 << 20
 # Levels of lists and dicts in a configuration; a model in a model in a model has about 30.
 MAX_DEPTH = 200
+# Layers, initializers and the like in a configuration; NASNetLarge has about 10,000.
+MAX_OBJECTS = 100_000
 # Times that compressed weights may grow, above a megabyte; Keras does not compress them.
 MAX_GROWTH = 100
 # Arguments of layers by which memory grows: each has that many weights, or more.
 _SIZES = ("units", "filters", "output_dim", "input_dim", "num_heads", "key_dim", "value_dim")
+
+# What a damaged zip makes Python's reader raise.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+)
 
 
 class DamagedModelError(ValueError):
@@ -44,71 +65,122 @@ class UntrustedModelError(ValueError):
     """The file may act when it is loaded; the text is the reason alone."""
 
 
-def saved_version(path: Path) -> int:
-    """Returns the major Keras version written in a `.keras` file.
+class NoModelFileError(DamagedModelError):
+    """The file is no `.keras` file, or does not say which Keras wrote it."""
+
+
+class ModelFile:
+    """A `.keras` file that is open; it is opened once, whatever happens to its name.
+
+    Attributes:
+      version: major version of the Keras that wrote it.
+    """
+
+    def __init__(self, parts: zipfile.ZipFile, num_bytes: int) -> None:
+        self._parts = parts
+        self._num_bytes = num_bytes
+        self._version = _version(parts)
+        self.version = int(self._version.partition(".")[0])
+
+    @contextlib.contextmanager
+    def checked_copy(self, is_registered: Callable[[str], bool]) -> Iterator[tuple[Path, int]]:
+        """Yields a private copy of a file that only computes, and the number of its weights.
+
+        The copy is removed at the end.
+
+        Raises:
+          DamagedModelError: the file is damaged.
+          UntrustedModelError: something in it may act when it is loaded.
+        """
+        with tempfile.TemporaryDirectory(prefix="streamkd-") as directory:
+            copy = Path(directory) / "model.keras"
+            with _damages(), zipfile.ZipFile(copy, "w") as kept:
+                config = self._write_checked(kept, is_registered)
+            with zipfile.ZipFile(copy) as kept, copy.open("rb") as file:
+                part = PartOfFile(file, *_place_of(kept.getinfo(WEIGHTS), file))
+                num_weights = check_weights(part, UntrustedModelError, DamagedModelError)
+            _check_sizes(config, num_weights)
+            yield copy, num_weights
+
+    def _write_checked(self, kept: zipfile.ZipFile, is_registered: Callable[[str], bool]) -> Any:
+        """Writes the parts, without compression, and returns the checked configuration."""
+        parts = self._parts
+        _check_parts(parts)
+        config = _read_json(parts, CONFIG, MAX_CONFIG_BYTES)
+        _check_config(config, is_registered, is_keras_3=self.version >= 3)
+        kept.writestr(METADATA, json.dumps({"keras_version": self._version}))
+        kept.writestr(CONFIG, json.dumps(_without_compilation(config)))
+        with parts.open(WEIGHTS) as source, kept.open(WEIGHTS, "w", force_zip64=True) as out:
+            _copy_bounded(source, out, MAX_GROWTH * max(self._num_bytes, 1 << 20))
+        return config
+
+    def why_untrusted(self, is_registered: Callable[[str], bool]) -> str | None:
+        """Returns why the file would be refused without `--trust`; None if it would not be."""
+        try:
+            with self.checked_copy(is_registered):
+                return None
+        except (UntrustedModelError, DamagedModelError) as error:
+            return str(error)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[ModelFile]:
+    """Opens a `.keras` file, whose zip must begin and end where the file does.
 
     Raises:
-      DamagedModelError: it is no `.keras` file, or does not say its version.
+      NoModelFileError: it is no `.keras` file, or does not say its version.
     """
     if path.suffix != ".keras":
-        raise DamagedModelError("its name does not end in .keras")
-    with _opened(path) as parts:
-        return _version(parts)
-
-
-@contextlib.contextmanager
-def checked_copy(path: Path, is_registered: Callable[[str], bool]) -> Iterator[Path]:
-    """Yields a private copy of a `.keras` file that only computes; it is removed at the end.
-
-    Raises:
-      DamagedModelError: it is no `.keras` file, or damaged.
-      UntrustedModelError: something in it may act when it is loaded.
-    """
-    with tempfile.TemporaryDirectory(prefix="streamkd-") as directory:
-        copy = Path(directory) / "model.keras"
-        with _opened(path) as parts, zipfile.ZipFile(copy, "w") as kept:
-            _check_parts(parts)
-            config = _read_json(parts, CONFIG, MAX_CONFIG_BYTES)
-            _check_config(config, is_registered)
-            kept.writestr(METADATA, json.dumps(_read_json(parts, METADATA, MAX_METADATA_BYTES)))
-            kept.writestr(CONFIG, json.dumps(_without_compilation(config)))
-            with parts.open(WEIGHTS) as weights, kept.open(WEIGHTS, "w", force_zip64=True) as out:
-                _copy_bounded(weights, out, MAX_GROWTH * max(path.stat().st_size, 1 << 20))
-        with zipfile.ZipFile(copy) as parts, parts.open(WEIGHTS) as weights:
-            num_weights = check_weights(weights, UntrustedModelError, DamagedModelError)
-        _check_sizes(config, num_weights)
-        yield copy
-
-
-def why_untrusted(path: Path, is_registered: Callable[[str], bool]) -> str | None:
-    """Returns why a `.keras` file would be refused without `--trust`; None if it would not be."""
-    try:
-        with checked_copy(path, is_registered):
-            return None
-    except (UntrustedModelError, DamagedModelError) as error:
-        return str(error)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Opens the zip, which must begin and end where the file does."""
+        raise NoModelFileError("its name does not end in .keras")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DamagedModelError("it is no ordinary file")
-    with os.fdopen(descriptor, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            raise DamagedModelError("it does not begin as a zip")
-        file.seek(-min(22, file.seek(0, os.SEEK_END)), os.SEEK_END)
-        if file.read(4) != b"PK\x05\x06":  # 22 bytes end a zip to which nothing was added
-            raise DamagedModelError("its zip is cut short, or something stands behind it")
+        raise NoModelFileError("it is no ordinary file")
+    with os.fdopen(descriptor, "rb") as file, contextlib.ExitStack() as stack:
         try:
-            with zipfile.ZipFile(file) as parts:
-                if min((e.header_offset for e in parts.infolist()), default=0):
-                    raise DamagedModelError("something stands in front of its zip")
-                yield parts
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DamagedModelError(f"its zip is damaged: {error}") from error
+            with _damages():
+                parts = stack.enter_context(_zip_of(file))
+                model = ModelFile(parts, os.fstat(file.fileno()).st_size)
+        except DamagedModelError as error:
+            raise NoModelFileError(str(error)) from error
+        yield model
+
+
+def _zip_of(file: IO[bytes]) -> zipfile.ZipFile:
+    """Returns the zip that is the whole of a file."""
+    if file.read(4) != b"PK\x03\x04":
+        raise DamagedModelError("it does not begin as a zip")
+    file.seek(-min(22, file.seek(0, os.SEEK_END)), os.SEEK_END)
+    end = file.read(22)  # the bytes that end a zip to which nothing was added
+    if end[:4] != b"PK\x05\x06":
+        raise DamagedModelError("its zip is cut short, or something stands behind it")
+    if int.from_bytes(end[12:16], "little") > MAX_DIRECTORY_BYTES:
+        raise DamagedModelError(f"its zip lists over {MAX_DIRECTORY_BYTES >> 20} MiB of names")
+    parts = zipfile.ZipFile(file)
+    if min((part.header_offset for part in parts.infolist()), default=0):
+        raise DamagedModelError("something stands in front of its zip")
+    return parts
+
+
+def _place_of(part: zipfile.ZipInfo, file: IO[bytes]) -> tuple[int, int]:
+    """Returns where an uncompressed part of a zip begins, and its number of bytes."""
+    file.seek(part.header_offset + 26)
+    lengths = file.read(4)  # of the name and of the extra field, which end the part's header
+    begin = (
+        part.header_offset + 30 + sum(int.from_bytes(lengths[i : i + 2], "little") for i in (0, 2))
+    )
+    return begin, part.file_size
+
+
+@contextlib.contextmanager
+def _damages() -> Iterator[None]:
+    """Makes the errors of a damaged zip one error."""
+    try:
+        yield
+    except _ZIP_ERRORS as error:
+        if isinstance(error, DamagedModelError | UntrustedModelError):
+            raise
+        raise DamagedModelError(f"its zip is damaged: {error}") from error
 
 
 def _check_parts(parts: zipfile.ZipFile) -> None:
@@ -134,23 +206,32 @@ def _read_json(parts: zipfile.ZipFile, name: str, max_bytes: int) -> Any:
         raise DamagedModelError(f"its {name} cannot be read: {reason}") from error
 
 
-def _version(parts: zipfile.ZipFile) -> int:
+def _version(parts: zipfile.ZipFile) -> str:
     try:
-        metadata = _read_json(parts, METADATA, MAX_METADATA_BYTES)
-        return int(metadata["keras_version"].partition(".")[0])
+        version = _read_json(parts, METADATA, MAX_METADATA_BYTES)["keras_version"]
+        int(version.partition(".")[0])
+        return str(version)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedModelError(f"it does not say which Keras wrote it: {error!s:.160}") from error
 
 
-def _check_config(config: Any, is_registered: Callable[[str], bool]) -> None:
+def _check_config(config: Any, is_registered: Callable[[str], bool], *, is_keras_3: bool) -> None:
     if not isinstance(config, dict) or "class_name" not in config:
         raise DamagedModelError(f"its {CONFIG} describes no model")
+    num_objects = 0
     for entry in _dicts(_without_compilation(config)):
         if "class_name" not in entry:
             continue
+        num_objects += 1
+        if num_objects > MAX_OBJECTS:
+            raise DamagedModelError(f"its {CONFIG} has over {MAX_OBJECTS:,} layers and their parts")
         reason = allowed_objects.why_refused(entry, is_registered)
         if reason is not None:
             raise UntrustedModelError(reason)
+    for entry in _dicts(config):
+        reason = why_graph_is_refused(entry, is_keras_3=is_keras_3)
+        if reason is not None:
+            raise DamagedModelError(reason)
 
 
 def _dicts(config: Any) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,9 @@ arrays for which it holds no bytes.
 
 from __future__ import annotations
 
+import io
 import math
+import os
 from typing import IO, Any
 
 # Objects in the file; a network of a thousand layers has about ten thousand.
@@ -16,7 +18,36 @@ MAX_OBJECTS = 1_000_000
 MAX_DEPTH = 100
 
 
-def check_weights(file: IO[bytes], untrusted: type[Exception], damaged: type[Exception]) -> int:
+class PartOfFile(io.RawIOBase):
+    """Some bytes of a file, read in any order, as `h5py` reads them."""
+
+    def __init__(self, file: IO[bytes], begin: int, num_bytes: int) -> None:
+        self._file, self._begin, self._num_bytes = file, begin, num_bytes
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._num_bytes}[whence]
+        self._place = max(start + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = memoryview(buffer)[: max(self._num_bytes - self._place, 0)]
+        self._file.seek(self._begin + self._place)
+        data = self._file.read(len(wanted))
+        wanted[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+def check_weights(
+    file: IO[bytes] | io.RawIOBase, untrusted: type[Exception], damaged: type[Exception]
+) -> int:
     """Returns the number of weights of an HDF5 file.
 
     Raises:
@@ -25,9 +56,10 @@ def check_weights(file: IO[bytes], untrusted: type[Exception], damaged: type[Exc
     """
     import h5py
 
+    num_bytes = file.seek(0, os.SEEK_END)
     try:
         with h5py.File(file, "r") as weights:
-            return _WeightsCheck(untrusted, damaged).count(weights)
+            return _WeightsCheck(num_bytes, untrusted, damaged).count(weights)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, untrusted | damaged):
             raise
@@ -35,9 +67,12 @@ def check_weights(file: IO[bytes], untrusted: type[Exception], damaged: type[Exc
 
 
 class _WeightsCheck:
-    def __init__(self, untrusted: type[Exception], damaged: type[Exception]) -> None:
+    def __init__(
+        self, num_bytes: int, untrusted: type[Exception], damaged: type[Exception]
+    ) -> None:
         self._untrusted, self._damaged = untrusted, damaged
-        self._num_objects = 0
+        self._num_bytes_left = num_bytes
+        self._seen: set[int] = set()
 
     def count(self, group: Any, depth: int = 0) -> int:
         """Returns the number of weights in a group and below."""
@@ -47,12 +82,15 @@ class _WeightsCheck:
             raise self._damaged(f"its weights are nested more than {MAX_DEPTH} levels deep")
         total = 0
         for name in group:
-            self._num_objects += 1
-            if self._num_objects > MAX_OBJECTS:
+            if len(self._seen) >= MAX_OBJECTS:
                 raise self._damaged(f"its weights have over {MAX_OBJECTS:,} parts")
             if type(group.get(name, getlink=True)) is not h5py.HardLink:
                 raise self._untrusted(f"its weights {name!r:.80} are a link, not an array")
             part = group[name]
+            address = h5py.h5o.get_info(part.id).addr
+            if address in self._seen:
+                raise self._damaged(f"its weights {name!r:.80} stand under two names")
+            self._seen.add(address)
             if isinstance(part, h5py.Group):
                 total += self.count(part, depth + 1)
             else:
@@ -77,4 +115,7 @@ class _WeightsCheck:
                 if is_plain
                 else f"its weights {name!r:.80} are compressed or in chunks"
             )
+        self._num_bytes_left -= num_weights * part.dtype.itemsize
+        if self._num_bytes_left < 0:
+            raise self._damaged("its weights lie over each other")
         return num_weights
