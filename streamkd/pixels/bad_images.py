@@ -18,7 +18,7 @@ from streamkd.pixels.file_batch import Files, leave_out
 from streamkd.pixels.files import is_no_file, read_file, why_unreadable
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 from streamkd.pixels.refusals import naming, undecodable
-from streamkd.tf_support.python_calls import refusal_of
+from streamkd.tf_support.python_calls import raise_refusal_of
 
 # Errors of TensorFlow that say nothing about the file, such as for want of memory.
 _MACHINES_FAULTS = (
@@ -117,9 +117,7 @@ def refuse_bad_image(
       BadImageError: a file cannot be decoded.
       StreamkdError: any other refusal of the function that read the batch.
     """
-    refusal = refusal_of(error)
-    if refusal is not None:
-        raise refusal from error
+    raise_refusal_of(error)
     bad = find_bad_image(manifest, indices, options)
     if bad is not None:
         index, reason = bad

@@ -31,7 +31,7 @@ from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.iterators import CollectableDataset
-from streamkd.tf_support.python_calls import refusal_of
+from streamkd.tf_support.python_calls import raise_refusal_of
 
 _INFINITE = tf.data.experimental.INFINITE_CARDINALITY
 
@@ -179,9 +179,7 @@ class Stream:
           BadImageError: a file cannot be decoded; UnreadableImageError if it cannot be read.
           StoreError, MissingLogitsError: the refusal of the store.
         """
-        refusal = refusal_of(error)
-        if refusal is not None:
-            raise refusal from error
+        raise_refusal_of(error)
         # The error may be of another batch of the same call.
         steps = range(steps.start, steps.stop + self._datasets.steps_per_call(share) - 1)
         indices = np.concatenate([self.indices(step, share) for step in steps])

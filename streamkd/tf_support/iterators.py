@@ -26,7 +26,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.data.ops.iterator_ops import OwnedIterator
 
-from streamkd.tf_support.python_calls import refusal_of
+from streamkd.tf_support.python_calls import raise_refusal_of
 
 # TensorFlow's resources of each living iterator.
 _ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
@@ -57,7 +57,7 @@ class CollectableDataset(tf.data.Dataset):
         """
         self._dataset = dataset
         self._functions = functions
-        self.refuse = refuse or _raise_refusal
+        self.refuse = refuse or (lambda error, number: raise_refusal_of(error))
         super().__init__(dataset._variant_tensor)
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -93,12 +93,6 @@ class _NamingIterator(OwnedIterator):
         except tf.errors.OpError as error:
             self._refuse(error, self._number)
             raise
-
-
-def _raise_refusal(error: tf.errors.OpError, number: int) -> None:
-    refusal = refusal_of(error)
-    if refusal is not None:
-        raise refusal from error
 
 
 def make_collectable(iterator: Any) -> Any:

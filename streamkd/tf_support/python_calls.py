@@ -4,7 +4,7 @@
         batch = python_call(read, [numbers], {"file_bytes": tf.TensorSpec([32], tf.string)})
     del functions              # `read`, and all that it holds, may now go
 
-    refusal_of(error)          # the refusal that `read` raised, or None
+    raise_refusal_of(error)    # the refusal that `read` raised, if any
 
 TensorFlow keeps every function that a graph calls until the process ends, and with it the store's
 maps, the caches and their descriptors. Here it keeps a small object that refers to the function
@@ -61,7 +61,7 @@ def python_call(
 
     Args:
       function: given the arguments as NumPy arrays; returns an array for each name in `spec`. Its
-        refusals are found again by `refusal_of`.
+        refusals are found again by `raise_refusal_of`.
       arguments: tensors.
       spec: dtype and static shape of each result.
     """
@@ -93,7 +93,20 @@ def _caller(kept: Callable[[], _Function | None], names: list[str]) -> Callable[
     return call
 
 
-def refusal_of(error: BaseException) -> StreamkdError | None:
+def raise_refusal_of(error: BaseException) -> None:
+    """Raises the refusal that a function raised within a graph, if any; see `_refusal_of`."""
+    refusal = _refusal_of(error)
+    if refusal is None:
+        return
+    try:
+        raise refusal from error
+    finally:
+        # The frames of a refusal hold the iterator. A frame that held the refusal as well would
+        # keep both until the next collection, or until Python ends, when calls never return.
+        del refusal
+
+
+def _refusal_of(error: BaseException) -> StreamkdError | None:
     """Returns the refusal that a function raised within a graph, or None.
 
     TensorFlow keeps the words of an exception and loses its class and its key.
