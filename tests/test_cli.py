@@ -100,6 +100,13 @@ def test_a_limit_of_pixels_without_check_is_refused(here, capsys):
     )
 
 
+def test_a_color_mode_without_check_is_refused(here, capsys):
+    assert refusal(capsys, "scan", "images", "--color-mode", "rgba") == (
+        "--color-mode says to which channels images are decoded, and scan decodes nothing.\n"
+        "Add `--check`, or leave --color-mode out.\n"
+    )
+
+
 def test_long_lists_are_cut_with_the_count_beside_them(here, capsys, monkeypatch):
     monkeypatch.setattr(commands, "MAX_LISTED", 2)
     for number in (12, 13, 14):

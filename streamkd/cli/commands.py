@@ -35,6 +35,11 @@ def scan(args: argparse.Namespace) -> Answer:
             "--max-pixels limits the images that are decoded, and scan decodes nothing.\n"
             "Add `--check`, or leave --max-pixels out."
         )
+    if args.color_mode != "rgb" and not args.check:
+        raise OptionError(
+            "--color-mode says to which channels images are decoded, and scan decodes nothing.\n"
+            "Add `--check`, or leave --color-mode out."
+        )
     manifest = flags.scan_images(args, class_names=class_names)
     empty_classes = manifest.empty_classes
     fields: dict[str, Any] = {
@@ -55,7 +60,12 @@ def scan(args: argparse.Namespace) -> Answer:
     import_tensorflow()
     from streamkd.pixels.check_images import check_images
 
-    report = check_images(manifest, max_pixels=args.max_pixels, progress=not args.quiet)
+    report = check_images(
+        manifest,
+        max_pixels=args.max_pixels,
+        color_mode=args.color_mode,
+        progress=not args.quiet,
+    )
     fields |= {
         "num_bytes": report.num_bytes,
         "formats": report.formats,

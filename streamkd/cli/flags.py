@@ -163,6 +163,16 @@ def add_max_pixels(parser: arguments.Parser) -> None:
     )
 
 
+def add_checked_color_mode(parser: arguments.Parser) -> None:
+    """Adds the flag that says to which channels `scan --check` decodes."""
+    parser.add_argument(
+        "--color-mode",
+        choices=tuple(COLOR_CHANNELS),
+        default="rgb",
+        help="channels to which --check decodes: those of your `streamkd teach` (default rgb)",
+    )
+
+
 def add_on_bad(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--on-bad",

@@ -62,23 +62,31 @@ def why_bad(
 
 
 def why_bad_bytes(
-    data: bytes, options: ImageOptions | None = None, *, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    options: ImageOptions | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    num_channels: int = 3,
 ) -> str | None:
-    """Returns why the bytes of a file cannot be decoded, or None; arguments as in `why_bad`."""
-    num_channels = 3
+    """Returns why the bytes of a file cannot be decoded, or None; arguments as in `why_bad`.
+
+    Without `options` the file is decoded to `num_channels`.
+    """
     if options is not None:
         max_pixels, num_channels = options.max_pixels, options.num_channels
     try:
-        return why_undecodable(decodable(data, max_pixels, num_channels), options)
+        return why_undecodable(decodable(data, max_pixels, num_channels), options, num_channels)
     except UndecodableError as error:
         return str(error)
 
 
-def why_undecodable(data: bytes, options: ImageOptions | None = None) -> str | None:
+def why_undecodable(
+    data: bytes, options: ImageOptions | None = None, num_channels: int = 3
+) -> str | None:
     """Returns why TensorFlow cannot decode bytes from `decodable`, or None."""
     try:
         if options is None:
-            tf.io.decode_image(tf.constant(data), channels=3, expand_animations=False)
+            tf.io.decode_image(tf.constant(data), channels=num_channels, expand_animations=False)
         else:
             decode(tf.constant(data), options)
     except _MACHINES_FAULTS:

@@ -12,8 +12,8 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from streamkd.checks import check_count
-from streamkd.image_options import MAX_PIXELS
+from streamkd.checks import check_choice, check_count
+from streamkd.image_options import COLOR_CHANNELS, MAX_PIXELS
 from streamkd.keys import key_fields
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import why_bad_bytes
@@ -51,17 +51,25 @@ class CheckReport:
 
 
 def check_images(
-    images: Manifest, *, max_pixels: int = MAX_PIXELS, progress: bool = True
+    images: Manifest,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    color_mode: str = "rgb",
+    progress: bool = True,
 ) -> CheckReport:
     """Returns formats, sizes and bad files of a manifest, after decoding every image.
 
     Args:
       images: the manifest.
       max_pixels: largest number of pixels of an image; one with more is bad.
+      color_mode: 'grayscale', 'rgb' or 'rgba': the channels that the teacher will be shown, since
+        another decoder may read a file for other channels.
       progress: show the progress on standard error.
     """
     check_count("--max-pixels", max_pixels)
-    check = functools.partial(_check, max_pixels=max_pixels)
+    check_choice("color_mode", color_mode, COLOR_CHANNELS)
+    num_channels = COLOR_CHANNELS[color_mode]
+    check = functools.partial(_check, max_pixels=max_pixels, num_channels=num_channels)
     num_bytes = 0
     formats: collections.Counter[str] = collections.Counter()
     bad = []
@@ -79,13 +87,17 @@ def check_images(
     return CheckReport(num_bytes=num_bytes, formats=dict(sorted(formats.items())), bad=bad)
 
 
-def _check(path: bytes, max_pixels: int) -> tuple[int, str, str | None]:
+def _check(path: bytes, max_pixels: int, num_channels: int) -> tuple[int, str, str | None]:
     """Returns bytes and format of one file, and why it cannot be decoded, or None."""
     try:
         data = read_file(path)
     except OSError as error:
         return 0, "unreadable", why_unreadable(error)
-    return len(data), _format(data), why_bad_bytes(data, max_pixels=max_pixels)
+    return (
+        len(data),
+        _format(data),
+        why_bad_bytes(data, max_pixels=max_pixels, num_channels=num_channels),
+    )
 
 
 def _format(data: bytes) -> str:

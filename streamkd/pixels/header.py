@@ -25,6 +25,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_SEGMENT = frozenset([0x00, 0x01, *range(0xD0, 0xD9), 0xFF])
 # The next marker behind any other bytes.
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+# Parts of a WebP that hold pixels: alpha before a frame, a frame with losses, one without.
+_WEBP_FRAMES = (b"ALPH", b"VP8 ", b"VP8L")
 
 
 def size_in_header(data: bytes) -> bytes | None:
@@ -185,10 +187,16 @@ def is_plain_bmp(data: bytes) -> bool:
 
 
 def is_transparent_webp(data: bytes) -> bool:
-    """Returns whether the header says that a WebP has an alpha channel."""
+    """Returns whether a WebP has an alpha channel, by its header or by that of its frame."""
+    position = 12
     if data[12:16] == b"VP8X":
-        return bool(_number(data, 20, 1) & 0x10)
-    return data[12:16] == b"VP8L" and bool(_number(data, 21, 4) >> 28 & 1)
+        if _number(data, 20, 1) & 0x10:
+            return True
+        while position < len(data) and data[position : position + 4] not in _WEBP_FRAMES:
+            num_bytes = _number(data, position + 4, 4)
+            position += 8 + num_bytes + num_bytes % 2
+    kind = data[position : position + 4]
+    return kind == b"ALPH" or (kind == b"VP8L" and bool(_number(data, position + 9, 4) >> 28 & 1))
 
 
 def _webp_dimensions(data: bytes) -> tuple[int, int] | None:

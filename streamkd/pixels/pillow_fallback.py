@@ -24,13 +24,16 @@ from streamkd.pixels.who_decodes import needs_pillow
 # Formats that Pillow may open.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 # Pillow's modes that a PNG holds without loss.
-_EXACT_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+_EXACT_MODES = ("L", "LA", "RGB", "RGBA")
 # The nearest of these for another mode; RGB for a mode that is not listed.
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 # Formats of which TensorFlow decodes a part.
 _PARTLY_TENSORFLOW = ("BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP")
 # Numbers of TIFF's tags.
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+# Value of the photometric tag: the lowest number is white.
+_WHITE_IS_ZERO = 0
 # Modes of 32-bit numbers, of which no file says which number is white.
 _MODES_WITHOUT_RANGE = ("I", "F")
 # Held while Pillow's limit of pixels, which is one for the process, is raised.
@@ -140,17 +143,26 @@ def _in_exact_mode(image: Any) -> Any:
         raise UndecodableError(
             "its pixels are numbers of 32 bits, and the file does not say which number is white"
         )
+    if mode.startswith("I;16"):
+        return _in_sixteen_bits(image)
     if mode in _EXACT_MODES:
         return image
-    if mode.startswith("I;16"):
-        return _in_native_order(image)
     if mode == "P":
         return image.convert("RGBA" if "transparency" in image.info else "RGB")
     return image.convert(_CONVERTED.get(mode, "RGB"))
 
 
-def _in_native_order(image: Any) -> Any:
-    """Returns grey levels of 16 bits in the byte order that Pillow writes rightly."""
+def _in_sixteen_bits(image: Any) -> Any:
+    """Returns grey levels from 0, black, to 65,535, white, in the byte order of this machine.
+
+    Pillow leaves a TIFF's levels as they are, also where white is 0, or 4,095 in 12 bits.
+    """
     from PIL import Image
 
-    return Image.fromarray(np.asarray(image).astype(np.uint16))
+    levels: np.ndarray = np.asarray(image).astype(np.uint16)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_BITS_PER_SAMPLE) == (12,):
+        levels = levels << 4 | levels >> 8
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = 65535 - levels
+    return Image.fromarray(levels)
