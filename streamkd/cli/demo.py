@@ -24,6 +24,7 @@ import tf_keras
 from PIL import Image
 
 import streamkd as kd
+from streamkd import disk
 from streamkd.errors import MissingExtraError
 from streamkd.store.row_store import RowStore
 
@@ -141,6 +142,7 @@ def untrained(directory: Path, name: str, seed: int) -> Any:
         tf_keras.utils.set_random_seed(seed)
         build = build_teacher if name == "teacher" else build_student
         temporary = directory / f".{name}.tmp.keras"
+        disk.open_new(temporary).close()
         build().save(temporary)
         temporary.replace(path)
     return tf_keras.models.load_model(path, compile=False)

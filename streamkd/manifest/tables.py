@@ -237,7 +237,7 @@ def write(listed: Any, path: Path) -> None:
     try:
         with (
             disk.replacing(path, temporary),
-            open(temporary, "w", encoding="utf-8") as lines,
+            disk.open_new(temporary) as lines,
         ):
             lines.write(json.dumps(head) + "\n")
             for entry in _entries(listed):
