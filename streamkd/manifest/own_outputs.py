@@ -75,9 +75,7 @@ def holds_only_outputs(folder: bytes) -> bool:
         lowered = [os.fsencode(name).lower() for name in files]
         if number == _MAX_FOLDERS or any(name.endswith(EXTENSIONS) for name in lowered):
             return False
-        if _CONFIG in files and any(name in (*folders, *files) for name in _BESIDE_CONFIG):
-            found = True
-            folders.clear()
+        found |= _CONFIG in files and any(n in (*folders, *files) for n in _BESIDE_CONFIG)
         found |= any(_is_output(os.path.join(path, name)) for name in files)
     return found
 

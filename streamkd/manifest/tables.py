@@ -258,7 +258,8 @@ def _entries(listed: Any) -> Iterator[dict[str, Any]]:
 
 def _is_manifest(path: Path) -> bool:
     try:
-        with open(path, "rb") as lines:
+        # A pipe would wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as lines:
             return FORMAT.encode() in lines.readline(4096)
     except OSError:
         return False

@@ -299,9 +299,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _check_image_options(config: dict[str, Any]) -> None:
     """Refuses image options with which no run can have been trained."""
-    options = small_files.entry(config, "image_options", dict, None)
-    if options is None:
+    if "image_options" not in config:
         return
+    options = small_files.entry(config, "image_options", dict)
     small_files.entry(options, "image_size", list)
     for name in ("crop_to_aspect_ratio", "pad_to_aspect_ratio"):
         small_files.entry(options, name, bool, None)

@@ -1,0 +1,165 @@
+"""Small files of our own: what a disk or somebody else made of them is told in words."""
+
+import os
+import socket
+
+import pytest
+
+from streamkd import disk, small_files
+from streamkd.small_files import MAX_BYTES, DamagedFileError, read_object, read_objects
+
+
+def place(path, kind):
+    """Puts something under a name; returns what is to be kept open."""
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a directory":
+        path.mkdir()
+    elif kind == "a link":
+        (path.parent / "target").write_text("{}")
+        path.symlink_to("target")
+    elif kind == "a link to itself":
+        path.symlink_to(path.name)
+    elif kind == "a link to a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a socket":
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(os.path.relpath(path))  # the name of a socket is short
+        return listening
+    return None
+
+
+KINDS = ["a pipe", "a directory", "a link", "a link to itself", "a link to a device", "a socket"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = place(tmp_path / "x.json", kind)
+    word = "a link" if kind.startswith("a link") else kind
+    assert small_files.kind_of(tmp_path / "x.json") == word
+    with pytest.raises(DamagedFileError, match=f"^it is {word}, not a file$"):
+        read_object(tmp_path / "x.json")
+    if kept is not None:
+        kept.close()
+
+
+def test_what_takes_the_name_between_two_looks_is_named_too(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "x.json")
+    monkeypatch.setattr(small_files, "kind_of", lambda path: None)
+    with pytest.raises(DamagedFileError, match=r"^it is a pipe, not a file$"):
+        read_object(tmp_path / "x.json")
+
+
+def test_an_enormous_file_takes_no_memory(tmp_path):
+    with open(tmp_path / "x.json", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(
+        DamagedFileError, match=rf"^it has 1,099,511,627,776 bytes, and {MAX_BYTES:,} are the most$"
+    ):
+        read_objects(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("name", ["none.json", "none/x.json", "file/x.json", "nul\0.json"])
+def test_a_file_that_is_not_there_is_told_as_such(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileNotFoundError):
+        read_object(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "it is no JSON: Expecting value"),
+        (b"{", "it is no JSON: "),
+        (b'{"a": 1} x', "it is no JSON: Extra data"),
+        (b"\xff\xfe{}", "it is no UTF-8 text"),
+        ("﻿{}".encode(), "it is no JSON: .*BOM"),
+        (b"\0" * 4096, "it is no JSON: "),
+        (b"[" * 200_000, "it is no JSON: it is nested too deep"),
+        (b'{"a": ' + b"[" * 150 + b"]" * 150 + b"}", "^it is nested too deep"),
+        (b'{"a": ' * 150 + b"1" + b"}" * 150, "^it is nested too deep"),
+        (b"[]", "it is a list, not an object"),
+        (b"null", "it is missing or null, not an object"),
+        (b"7", "it is a number, not an object"),
+        (b"9" * 10_000, "it is no JSON: "),
+        (b'"x"', "it is a text, not an object"),
+        (b"true", "it is true or false, not an object"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_object_is_told(tmp_path, data, words):
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(DamagedFileError, match=words):
+        read_object(tmp_path / "x.json")
+
+
+def test_objects_are_read_line_by_line_and_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": 1}\n{"b": [2]}\n')
+    assert read_objects(tmp_path / "x.jsonl") == [{"a": 1}, {"b": [2]}]
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": 1}\n{"b": \n')
+    with pytest.raises(DamagedFileError, match=r"^line 2: it is no JSON"):
+        read_objects(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("value", "kinds", "words"),
+    [
+        ([1], (dict,), "its entry 'name' is a list"),
+        (True, (int,), "its entry 'name' is true or false"),
+        (1.5, (int,), "its entry 'name' is a number"),
+        ("x", (list, None), "its entry 'name' is a text"),
+        ({}, (str,), "its entry 'name' is an object"),
+        (None, (dict,), "its entry 'name' is missing or null"),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(value, kinds, words):
+    with pytest.raises(DamagedFileError, match=f"^{words}$"):
+        small_files.entry({"name": value}, "name", *kinds)
+    assert small_files.entry({}, "name", dict, None) is None
+    assert small_files.entry({"name": 3}, "name", int) == 3
+
+
+LEFTOVERS = [*KINDS, "a file", "a full directory"]
+
+
+@pytest.mark.parametrize("kind", LEFTOVERS)
+def test_a_new_file_takes_the_place_of_whatever_has_its_name(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    victim = tmp_path / "target"
+    path = tmp_path / "x.tmp"
+    kept = place(path, kind)
+    victim.write_text("precious")
+    if kind == "a file":
+        path.write_text("older, and longer")
+    elif kind == "a full directory":
+        (path / "below").mkdir(parents=True)
+        (path / "below" / "link").symlink_to(victim)
+    with disk.open_new(path) as file:
+        file.write("é\n")
+    assert path.read_bytes() == "é\n".encode() and not path.is_symlink()
+    assert victim.read_text() == "precious"
+    if kept is not None:
+        kept.close()
+
+
+@pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a pipe", "a directory"])
+def test_a_file_is_made_only_where_nothing_is(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "a link to nothing":
+        path.symlink_to(tmp_path / "nothing")
+    else:
+        place(path, kind)
+    with pytest.raises(FileExistsError):
+        disk.create(path)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_text_is_not_written_through_a_link_left_under_its_temporary_name(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "a.json.tmp").symlink_to("victim")
+    (tmp_path / "a.json").symlink_to("victim")
+    disk.write_atomically(tmp_path / "a.json", "new\n")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert (tmp_path / "a.json").read_text() == "new\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "victim"]
