@@ -7,13 +7,17 @@
 What is not as it was written is a `DamagedFileError`, whose text says why; the caller says which
 file it was, and what to type next. A pipe, a link, a device or an enormous file is told before a
 byte is read. A file that is not there is a FileNotFoundError.
+
+    data = small_files.read_input(path)          # a file that a user names, bounded all the same
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any, AnyStr
 
 from streamkd import json_text
 
@@ -21,6 +25,10 @@ from streamkd import json_text
 MAX_BYTES = 256 << 20
 # Deepest nesting of lists and objects: Python compares and prints values by recursion.
 MAX_DEPTH = 100
+
+# Longest line of a table or a manifest, in characters: its first line has the names of all classes.
+MAX_LINE = 16 << 20
+_PIECE_BYTES = 1 << 20
 
 _KINDS = (
     (stat.S_ISLNK, "a link"),
@@ -76,6 +84,43 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     if data is None:
         raise DamagedFileError(f"it has {status.st_size:,} bytes, and {max_bytes:,} are the most")
     return data
+
+
+def opener(path: str, flags: int) -> int:
+    """Opens a file as the argument `opener` of `open`; a pipe without a writer is an empty file."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def read_input(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Returns the bytes of a file that a user names, which may be a link or the end of a pipe.
+
+    Raises:
+      OSError: it cannot be read, or has more than `max_bytes`.
+    """
+    with open(path, "rb", opener=opener) as file:
+        pieces, left = [], max_bytes + 1
+        while left and (piece := file.read(min(left, _PIECE_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+    if not left:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(path))
+    return b"".join(pieces)
+
+
+def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """Yields the lines of a file; ValueError for one of more than `MAX_LINE` characters.
+
+    Damage can leave a hole of a terabyte, which would be read as one line.
+    """
+    if os.fstat(file.fileno()).st_size <= MAX_BYTES:
+        yield from file  # faster, and no line is longer than the file
+        return
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise ValueError(f"it has a line of more than {MAX_LINE:,} characters")
+        yield line
 
 
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:

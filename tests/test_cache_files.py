@@ -6,7 +6,7 @@ import stat
 
 import numpy as np
 import pytest
-from test_pixel_cache import ALL, OPTIONS, assert_right, fill, pixels_of
+from cache_helpers import ALL, OPTIONS, assert_right, fill, pixels_of
 
 from streamkd import disk
 from streamkd.errors import OutputError

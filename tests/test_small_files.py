@@ -4,8 +4,11 @@ import os
 import socket
 
 import pytest
+from run_helpers import refusal
 
 from streamkd import disk, small_files
+from streamkd.errors import ImagesNotFoundError
+from streamkd.manifest.manifest import scan
 from streamkd.small_files import MAX_BYTES, DamagedFileError, read_object, read_objects
 
 
@@ -163,3 +166,84 @@ def test_a_text_is_not_written_through_a_link_left_under_its_temporary_name(tmp_
     assert (tmp_path / "victim").read_text() == "precious"
     assert (tmp_path / "a.json").read_text() == "new\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "victim"]
+
+
+def test_a_pipe_of_the_user_s_is_read_to_its_end_and_one_without_a_writer_is_empty(tmp_path):
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"cat\ndog\n")
+    os.close(write_end)
+    assert small_files.read_input(f"/dev/fd/{read_end}") == b"cat\ndog\n"
+    os.close(read_end)
+    os.mkfifo(tmp_path / "pipe")
+    assert small_files.read_input(tmp_path / "pipe") == b""
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "enormous"])
+def test_what_has_no_end_is_not_read_to_it(tmp_path, path):
+    if path == "enormous":
+        path = tmp_path / path
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(OSError, match="it has more than 5,000,000 bytes"):
+        small_files.read_input(path, max_bytes=5_000_000)
+
+
+def enormous(path, head=b""):
+    """Writes a file with a hole of a terabyte behind its head."""
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(1 << 40)
+    return path
+
+
+MANIFEST_HEAD = (
+    b'{"format": "streamkd manifest", "version": 1, "root": "/", "class_names": ["a"], '
+    b'"num_images": 1}\n{"file_name": "a.png", "label": 0}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("train.jsonl", b""),
+        ("train.jsonl", MANIFEST_HEAD),
+        ("table.jsonl", b'{"file_name": "a.png"}\n'),
+        ("table.csv", b"file_name,label\na.png,b\n"),
+        ("table.csv", b""),
+        ("table.tsv", b"file_name\tlabel\n"),
+    ],
+)
+def test_an_enormous_manifest_or_table_is_refused_by_name(tmp_path, name, head):
+    with pytest.raises(ImagesNotFoundError, match=f"{name}' is neither a directory nor a manifest"):
+        scan(enormous(tmp_path / name, head))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zero", "enormous"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "--labels"),
+        ("scan", "--class-map"),
+        ("scan", "--class-names"),
+        ("train", "--class-weight"),
+        ("scan", "--config"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_of_a_flag_is_never_waited_for(
+    directory, tmp_path, capsys, monkeypatch, words, kind
+):
+    monkeypatch.setattr(small_files.read_input, "__kwdefaults__", {"max_bytes": 1 << 20})
+    path = tmp_path / "pipe"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zero":
+        path = "/dev/zero"
+    else:
+        enormous(path)
+    command, flag = words
+    more = ["--student", "s.keras", "--out", tmp_path / "run"] if command == "train" else []
+    if (flag, kind) == ("--config", "pipe"):
+        return  # an empty file has no flags
+    message = refusal(capsys, command, directory, flag, path, *more)
+    assert kind == "pipe" or "it has more than 1,048,576 bytes" in message

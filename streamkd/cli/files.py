@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from streamkd import small_files
 from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
 
 
@@ -19,7 +20,7 @@ def read_class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = small_files.read_input(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
@@ -53,7 +54,7 @@ def read_class_weight(text: str | None) -> Any:
 
     path = Path(text)
     try:
-        content = path.read_text(encoding="utf-8")
+        content = small_files.read_input(path).decode()
         table = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
