@@ -95,16 +95,27 @@ COMMANDS: list[tuple[str, list[list[str]]]] = [
     ("names.txt", [["scan", "images", "--class-names", "names.txt"]]),
     (
         "weights.json",
-        [["train", "images", "--store", "s.h5", *TRAIN, "--class-weight", "weights.json"]],
+        [
+            [
+                "train",
+                "images",
+                "--store",
+                "s.h5",
+                *TRAIN,
+                "--no-resume",
+                "--class-weight",
+                "weights.json",
+            ]
+        ],
     ),
     ("flags.toml", [["scan", "images", "--config", "flags.toml"]]),
     (
         "logits",
-        [["import", "LOGITS", "images", "--keys", "keys.jsonl", "--out", "new.h5"]],
+        [["import", "LOGITS", "--images", "images", "--keys", "keys.jsonl", "--out", "new.h5"]],
     ),
     (
         "keys.jsonl",
-        [["import", "logits.npy", "images", "--keys", "keys.jsonl", "--out", "new.h5"]],
+        [["import", "logits.npy", "--images", "images", "--keys", "keys.jsonl", "--out", "new.h5"]],
     ),
     (
         "s.h5",
@@ -307,7 +318,7 @@ def states(folder: Path, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return found
 
 
-def run_command(words: list[str]) -> str | None:
+def run_command(words: list[str], codes: tuple[int, ...] = (0, 2)) -> str | None:
     """Runs a command in the present directory; returns what is wrong with its end, or None."""
     if words == ["cache"]:
         return _look_into_the_cache()
@@ -327,7 +338,7 @@ def run_command(words: list[str]) -> str | None:
         return "hangs"
     except BaseException as error:
         return f"raises {error!r}"
-    if code not in (0, 2) and not (words[0] == "verify" and code == 1):
+    if code not in codes and not (words[0] == "verify" and code == 1):
         return f"exit code {code}: {out.getvalue()[:400]} {errors.getvalue()[-400:]}"
     if "Traceback" in errors.getvalue():
         return f"traceback: {errors.getvalue()[-400:]}"
@@ -392,6 +403,19 @@ def run_case(sound: Path, folder: Path, number: int, seed: int, *, cheap: bool) 
         changed = sorted(n for n in names if any(b.get(n) != a.get(n) for b, a in pairs))
         done["wrong"] = f"changed {changed}"
     return done
+
+
+def what_fails_undamaged(folder: Path) -> list[dict[str, Any]]:
+    """Returns the commands that do not end with exit code 0 in a sound workspace."""
+    wrong = []
+    for target in ("logits.npy", *(part for part, _ in COMMANDS if part != "logits")):
+        for words in commands_of(target):
+            case = folder / "undamaged"
+            shutil.copytree(folder / "sound", case)
+            with contextlib.chdir(case):
+                wrong.append({"words": words, "wrong": run_command(words, codes=(0,))})
+            shutil.rmtree(case)
+    return [done for done in wrong if done["wrong"] is not None]
 
 
 def fuzz(seed: int, numbers: range, folder: Path, *, cheap: bool = False) -> list[dict[str, Any]]:

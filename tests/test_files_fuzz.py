@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from files_fuzz import CHEAP, fuzz
+from files_fuzz import CHEAP, fuzz, what_fails_undamaged
 from process_helpers import finished
 
 SCRIPT = Path(__file__).with_name("files_fuzz.py")
@@ -14,6 +14,12 @@ def test_a_sample_of_damaged_files_is_refused_or_harmless(tmp_path):
     assert [case for case in done if case["wrong"] is not None] == []
     touched = {part for case in done for part in CHEAP if part in case["target"]}
     assert len(touched) > len(CHEAP) // 2
+
+
+@pytest.mark.slow
+def test_every_command_of_the_cases_succeeds_without_damage(tmp_path):
+    fuzz(0, range(0), tmp_path)
+    assert what_fails_undamaged(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -247,3 +247,34 @@ def test_a_file_of_a_flag_is_never_waited_for(
         return  # an empty file has no flags
     message = refusal(capsys, command, directory, flag, path, *more)
     assert kind == "pipe" or "it has more than 1,048,576 bytes" in message
+
+
+@pytest.mark.parametrize("ending", ["json", "toml"])
+def test_class_weights_that_nest_too_deep_are_refused(directory, tmp_path, capsys, ending):
+    path = tmp_path / f"weights.{ending}"
+    path.write_text(("a = " if ending == "toml" else "") + "[" * 200_000)
+    more = ["--student", "s.keras", "--out", tmp_path / "run", "--class-weight", path]
+    message = refusal(capsys, "train", directory, *more)
+    assert message.startswith(f"--class-weight {path} cannot be read: it is nested too deep.\n")
+
+
+@pytest.mark.parametrize("words", [("keys.jsonl", "logits.npy"), ("keys.jsonl", "logits.csv")])
+@pytest.mark.parametrize("which", [0, 1], ids=["keys", "logits"])
+@pytest.mark.parametrize("kind", ["pipe", "enormous", "deep"])
+def test_import_waits_for_no_pipe_and_reads_no_line_without_end(
+    directory, tmp_path, capsys, words, which, kind
+):
+    keys, logits = (tmp_path / word for word in words)
+    keys.write_text('"class_0/00000.png"\n')
+    logits.write_text("class_0/00000.png,1,2,3\n")
+    path = (keys, logits)[which]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "enormous":
+        enormous(path)
+    else:
+        path.write_text("[" * 200_000)
+    out = tmp_path / "new.h5"
+    message = refusal(capsys, "import", logits, "--images", directory, "--keys", keys, "--out", out)
+    assert ("cannot be read" in message or "and 0 keys" in message) and not out.exists()
