@@ -125,7 +125,7 @@ COMMANDS: list[tuple[str, list[list[str]]]] = [
     ("run/", [["resume"]]),
     ("cache/", [["cache"]]),
 ]
-CHEAP = ("train.jsonl", "table", "labels", "map", "names", "flags", "s.h5", "cache/", "weights")
+CHEAP = ("train.jsonl", "table", "labels", "map", "names", "flags", "s.h5", "cache/")
 
 
 def targets(folder: Path) -> list[str]:

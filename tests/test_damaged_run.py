@@ -72,6 +72,7 @@ CONFIGS = [
     (b'{"image_options": null}', "its entry 'image_options' is missing or null"),
     (b'{"image_options": {"image_size": 8}}', "its entry 'image_size' is a number"),
     (b'{"image_options": {"image_size": [8, "x"]}}', r"image_size is \(8, 'x'\)"),
+    (b'{"image_options": {"image_size": [90000, 90000]}}', r"'image_size' is \[90000, 90000\]"),
     (b'{"image_options": {"image_size": [8, 8], "decode": 3}}', "decode is 3"),
     (b'{"image_options": {"image_size": [8, 8], "new": 1}}', "unknown field, 'new'"),
     (b'{"image_options": {"image_size": [8, 8], "crop_to_aspect_ratio": "no"}}', "is a text"),
@@ -338,6 +339,26 @@ def test_a_run_that_is_renamed_is_noticed_before_the_next_save(stream, begun, tm
     assert (snapshot(run) if run.exists() else None) == expected
     fit(stream, dense_student(), tmp_path / "moved", epochs=3)
     assert len((tmp_path / "moved" / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_a_directory_that_gets_another_number_is_not_taken_for_a_renamed_one(
+    run, tmp_path, monkeypatch
+):
+    directory = RunDirectory(run)
+    directory.prepare()
+    before = snapshot(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "samestat", lambda first, second: False)
+        directory.check_in_place()
+        run.rename(tmp_path / "moved")
+        shutil.copytree(tmp_path / "moved", run)
+        with pytest.raises(OutputError, match="was renamed or removed"):
+            directory.check_in_place()
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(OutputError, match="was renamed or removed"):
+        directory.check_in_place()
+    assert snapshot(run) == before
+    directory.release()
 
 
 def test_a_run_that_is_renamed_before_its_first_save_leaves_others_alone(stream, tmp_path):

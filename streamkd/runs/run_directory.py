@@ -16,6 +16,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 from streamkd import disk, small_files
 from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdError, StudentError
-from streamkd.image_options import ImageOptions
+from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.keys import key_fields, key_of_fields
 from streamkd.runs.checkpoint import finished_checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
@@ -119,9 +120,26 @@ class RunDirectory:
         if self._descriptor < 0:
             return True
         try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+            if os.path.samestat(os.stat(self.path), os.fstat(self._descriptor)):
+                return True
         except OSError:
             return False
+        return self._shows_a_new_name()
+
+    def _shows_a_new_name(self) -> bool:
+        """Returns whether the path shows a file that is made in the directory that was locked.
+
+        A file system in user space may give one directory another number.
+        """
+        name = f"{PROBE}.{os.urandom(8).hex()}"
+        try:
+            os.mkdir(name, dir_fd=self._descriptor)
+        except OSError:  # the directory was removed
+            return False
+        try:
+            return os.path.lexists(self.path / name)
+        finally:
+            os.rmdir(name, dir_fd=self._descriptor)
 
     def remove_leftovers(self) -> None:
         """Removes files that a killed run left half written; call it after `prepare`."""
@@ -302,10 +320,12 @@ def _check_image_options(config: dict[str, Any]) -> None:
     if "image_options" not in config:
         return
     options = small_files.entry(config, "image_options", dict)
-    small_files.entry(options, "image_size", list)
+    size = small_files.entry(options, "image_size", list)
     for name in ("crop_to_aspect_ratio", "pad_to_aspect_ratio"):
         small_files.entry(options, name, bool, None)
     ImageOptions.from_dict(options)
+    if math.prod(size) > MAX_PIXELS:
+        raise small_files.DamagedFileError(f"its entry 'image_size' is {size}")
 
 
 def _reason(error: Exception) -> str:
