@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.util
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def write_digits(directory: Path) -> tuple[kd.Manifest, kd.Manifest]:
 
         pixels, labels = mnist_data()
         unfinished = directory / "digits.tmp"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        disk.remove(unfinished)
         num_written = np.zeros(10, int)
         for image, label in zip(pixels, labels, strict=True):
             num_written[label] += 1
