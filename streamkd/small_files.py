@@ -114,7 +114,8 @@ def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
 
     Damage can leave a hole of a terabyte, which would be read as one line.
     """
-    if os.fstat(file.fileno()).st_size <= MAX_BYTES:
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
         yield from file  # faster, and no line is longer than the file
         return
     while line := file.readline(MAX_LINE):

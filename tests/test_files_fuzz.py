@@ -1,12 +1,12 @@
-"""Random damage to files of runs, caches, manifests, indexes and tables: see `files_fuzz.py`."""
+"""Random damage to files of runs, caches, manifests, indexes and tables: see `fuzz_helpers.py`."""
 
 from pathlib import Path
 
 import pytest
-from files_fuzz import CHEAP, fuzz, what_fails_undamaged
+from fuzz_helpers import CHEAP, fuzz, what_fails_undamaged
 from process_helpers import finished
 
-SCRIPT = Path(__file__).with_name("files_fuzz.py")
+SCRIPT = Path(__file__).with_name("fuzz_helpers.py")
 
 
 def test_a_sample_of_damaged_files_is_refused_or_harmless(tmp_path):

@@ -260,7 +260,7 @@ def test_class_weights_that_nest_too_deep_are_refused(directory, tmp_path, capsy
 
 @pytest.mark.parametrize("words", [("keys.jsonl", "logits.npy"), ("keys.jsonl", "logits.csv")])
 @pytest.mark.parametrize("which", [0, 1], ids=["keys", "logits"])
-@pytest.mark.parametrize("kind", ["pipe", "enormous", "deep"])
+@pytest.mark.parametrize("kind", ["pipe", "zero", "enormous", "deep"])
 def test_import_waits_for_no_pipe_and_reads_no_line_without_end(
     directory, tmp_path, capsys, words, which, kind
 ):
@@ -271,6 +271,8 @@ def test_import_waits_for_no_pipe_and_reads_no_line_without_end(
     path.unlink()
     if kind == "pipe":
         os.mkfifo(path)
+    elif kind == "zero":
+        path.symlink_to("/dev/zero")
     elif kind == "enormous":
         enormous(path)
     else:

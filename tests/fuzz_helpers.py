@@ -1,6 +1,6 @@
 """Damages files that streamkd reads, and looks whether a command ends as it should.
 
-    python tests/files_fuzz.py --seed 7 --count 2000         # prints each case that went wrong
+    python tests/fuzz_helpers.py --seed 7 --count 2000         # prints each case that went wrong
 
 A case is a copy of a small workspace: images, a store with a delta, a manifest, tables, lists, a
 run directory and a pixel cache. One file of it is damaged, as a disk, an editor or somebody else
@@ -19,6 +19,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -35,8 +36,8 @@ from run_helpers import dense_student
 import streamkd as kd
 from streamkd.cli.main import main
 
-# Seconds after which a command counts as one that hangs.
-LONGEST_SECS = 120
+# Seconds after which a command counts as one that hangs, and bytes that no command takes.
+LONGEST_SECS, MOST_BYTES = 120, 4 << 30
 TRAIN = ("--epochs", "3", "--batch-size", "10", "--optimizer", "sgd", "--schedule", "constant")
 TRAIN += ("--jit", "off", "--image-size", "8x8", "--out", "run", "--student", "student.keras")
 CACHE = ("--cache", "disk", "--cache-directory", "cache")
@@ -292,6 +293,11 @@ class HangsError(BaseException):
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
+    """Within it, a command that hangs is a `HangsError`, and one that grows a MemoryError."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, hard))
+
     def expire(*_: Any) -> None:
         raise HangsError
 
@@ -300,6 +306,7 @@ def _limited() -> Iterator[None]:
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
@@ -338,6 +345,8 @@ def run_command(words: list[str], codes: tuple[int, ...] = (0, 2)) -> str | None
         return "hangs"
     except BaseException as error:
         return f"raises {error!r}"
+    if "MemoryError" in out.getvalue():
+        return f"grows: {out.getvalue()[:400]}"
     if code not in codes and not (words[0] == "verify" and code == 1):
         return f"exit code {code}: {out.getvalue()[:400]} {errors.getvalue()[-400:]}"
     if "Traceback" in errors.getvalue():
