@@ -16,8 +16,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -83,7 +86,8 @@ def _sync_once(descriptor: int) -> None:
 
 def sync_file(path: str | os.PathLike[str]) -> None:
     """Returns when all bytes of the file at `path` are on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Neither a pipe nor a link that took the name of the file may hold up or mislead the call.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         sync(descriptor)
     finally:
@@ -114,6 +118,39 @@ def make_directory(path: Path) -> list[Path]:
     return missing
 
 
+def remove(path: str | os.PathLike[str]) -> None:
+    """Removes what has the name `path`, a folder with all that is in it; links are not followed."""
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if is_folder:
+        shutil.rmtree(path)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def create(path: str | os.PathLike[str]) -> int:
+    """Makes an empty file and returns its descriptor, open for writing.
+
+    Raises:
+      FileExistsError: `path` is the name of something, be it a link that leads nowhere.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o666)
+
+
+def open_new(path: str | os.PathLike[str], mode: str = "w") -> IO[Any]:
+    """Opens a new file under a temporary name; a leftover of that name is removed first.
+
+    Whoever may write to the folder could leave a link under a name that can be foretold; the new
+    file never is what such a link leads to.
+    """
+    remove(path)
+    return os.fdopen(create(path), mode, encoding=None if "b" in mode else "utf-8")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, temporary: Path) -> Iterator[None]:
     """Replaces `path` by the file `temporary`, which the block writes: whole or not at all.
@@ -135,8 +172,8 @@ def replacing(path: Path, temporary: Path) -> Iterator[None]:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a small text file whole; returns when it would survive a power cut."""
     temporary = path.with_name(path.name + TEMPORARY)
-    with replacing(path, temporary):
-        temporary.write_text(text)
+    with replacing(path, temporary), open_new(temporary) as file:
+        file.write(text)
 
 
 def reserve(descriptor: int, num_bytes: int) -> None:

@@ -21,9 +21,9 @@ import argparse
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from streamkd import small_files
 from streamkd.cli import arguments
 from streamkd.errors import OptionError
 
@@ -74,7 +74,7 @@ def _read(path: str) -> dict[str, Any]:
     import tomllib  # 15 ms, which other commands need not pay
 
     try:
-        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        return tomllib.loads(small_files.read_input(path).decode("utf-8-sig"))
     except OSError as error:
         raise OptionError(
             f"--config {path} cannot be read: {error.strerror}.\n"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.util
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import tf_keras
 from PIL import Image
 
 import streamkd as kd
+from streamkd import disk
 from streamkd.errors import MissingExtraError
 from streamkd.store.row_store import RowStore
 
@@ -85,7 +85,7 @@ def write_digits(directory: Path) -> tuple[kd.Manifest, kd.Manifest]:
 
         pixels, labels = mnist_data()
         unfinished = directory / "digits.tmp"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        disk.remove(unfinished)
         num_written = np.zeros(10, int)
         for image, label in zip(pixels, labels, strict=True):
             num_written[label] += 1
@@ -141,6 +141,7 @@ def untrained(directory: Path, name: str, seed: int) -> Any:
         tf_keras.utils.set_random_seed(seed)
         build = build_teacher if name == "teacher" else build_student
         temporary = directory / f".{name}.tmp.keras"
+        disk.open_new(temporary).close()
         build().save(temporary)
         temporary.replace(path)
     return tf_keras.models.load_model(path, compile=False)

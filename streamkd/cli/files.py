@@ -6,11 +6,11 @@ files.read_class_names("names.txt")                      # ["ant", "bee", "cat"]
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from streamkd import json_text, small_files
 from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
 
 
@@ -19,7 +19,7 @@ def read_class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = small_files.read_input(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
@@ -53,10 +53,12 @@ def read_class_weight(text: str | None) -> Any:
 
     path = Path(text)
     try:
-        content = path.read_text(encoding="utf-8")
-        table = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
-    except (OSError, ValueError) as error:
+        content = small_files.read_input(path).decode()
+        table = tomllib.loads(content) if path.suffix == ".toml" else json_text.load(content)
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deep"
         raise OptionError(
             f"--class-weight {text} cannot be read: {reason}.\n"
             'Give balanced, a JSON file such as {"cat": 2.5, "dog": 1}, or a .toml file with '

@@ -22,6 +22,7 @@ from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
 from streamkd.errors import MissingExtraError, OptionError
+from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.tf_support.quiet_import import import_tensorflow
 
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
@@ -47,6 +48,7 @@ def train(args: argparse.Namespace) -> Answer:
     views = _independent_views(args)
     class_weight = files.read_class_weight(args.class_weight)
     images, validation = _scan(args)
+    _refuse_outputs_among_classes(args, images, validation)
     store = kd.open_store(args.store) if args.store else None
     import_tensorflow()
     scope = _scope(args.distribute)
@@ -132,6 +134,19 @@ def _scan(args: argparse.Namespace) -> tuple[kd.Manifest, kd.Manifest | None]:
     if args.validation:
         return images, flags.scan_other(args, args.validation)
     return images, flags.scan_side(args, "validation") if has_split else None
+
+
+def _refuse_outputs_among_classes(
+    args: argparse.Namespace, images: kd.Manifest, validation: kd.Manifest | None
+) -> None:
+    """Refuses directories that a later scan would take for a class."""
+    for path, kind, flag in (
+        (args.out, "run directory", "--out"),
+        (args.tensorboard, "TensorBoard directory", "--tensorboard"),
+    ):
+        for scanned in (images, validation):
+            if path is not None and scanned is not None:
+                refuse_among_classes(scanned, path, kind=kind, flag=flag)
 
 
 def _independent_views(args: argparse.Namespace) -> kd.Views | None:

@@ -14,12 +14,11 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamkd import json_text
+from streamkd import json_text, small_files
 from streamkd.errors import ClassNamesError, OptionError, readable_names
 from streamkd.manifest import listing
 from streamkd.manifest.listing import UNLABELLED
@@ -230,7 +229,7 @@ def _read_text(path: str | os.PathLike, subject: str) -> str:
     """Returns the text of a file; `subject` says in the refusal what the file holds."""
     try:
         # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
-        return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        return small_files.read_input(path).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise OptionError(
             f"The {subject} {str(path)!r} cannot be read: {error.strerror}.\n"

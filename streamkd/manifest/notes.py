@@ -14,7 +14,7 @@ from collections import defaultdict
 from typing import Any
 
 from streamkd.errors import readable_key
-from streamkd.manifest import listing
+from streamkd.manifest import listing, own_outputs
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.sources import check_root
 
@@ -24,6 +24,7 @@ MAX_COMPARED = 200_000
 ADVICE = {
     "files_not_listed": "These files have no ending that is listed; convert them, or leave them.",
     "system_folders": "A system made these folders; they are left out.",
+    "own_outputs": "streamkd wrote the runs, stores or caches in these folders; they are left out.",
     "links_passed_over": "These links lead to folders or nowhere; --follow-links enters folders.",
     "loose_images": "These images lie beside the class folders and are left out; move them.",
     "empty_classes": "These classes have no image; move the folders away, or fill them.",
@@ -85,6 +86,8 @@ def _walk(images: Manifest, keys: set[bytes], found: dict[str, list[str]]) -> No
             elif os.path.islink(path) and below != b".":
                 if not any(listed.startswith(key + b"/") for listed in keys):
                     found["links_passed_over"].append(readable_key(key))
+            elif below == b"." and own_outputs.holds_only_outputs(path):
+                found["own_outputs"].append(readable_key(key))
             elif not name.startswith(b"."):
                 kept.append(name)
         folders[:] = kept

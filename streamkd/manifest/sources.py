@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import ImagesNotFoundError, OptionError, readable_names
-from streamkd.manifest import listing, tables
+from streamkd.manifest import listing, own_outputs, tables
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import check_class_map, map_folders, number_labels
 from streamkd.manifest.listing import Listed
@@ -56,8 +56,11 @@ def list_images(
             if table is not None:
                 return _from_file(table, labels, None, None, progress)
             _refuse_parts(root, folders)
+        if class_map is not None:  # the others are told by their empty listing
+            folders = [f for f in folders if f in class_map or not _is_output(root, f)]
         chosen, names = _choose(root, folders, class_names, class_map)
-        return _list_classes(root, folders, chosen, names, follow_links, progress)
+        listed = _list_classes(root, folders, chosen, names, follow_links, progress)
+        return listed if names is not folders else _without_outputs(listed)
     if class_names is not None:
         raise OptionError("class_names needs labels; leave labels=None out, or class_names.")
     builder = KeyBuilder()
@@ -191,6 +194,25 @@ def _list_classes(
         _refuse_empty(root, len(chosen))
     labels = np.repeat(np.array([number for _, number in chosen], np.int32), counts)
     return Listed(root, builder.keys(), labels, names)
+
+
+def _is_output(root: bytes, folder: str) -> bool:
+    return own_outputs.holds_only_outputs(os.path.join(root, os.fsencode(folder)))
+
+
+def _without_outputs(listed: Listed) -> Listed:
+    """Returns the images without those empty classes whose folders hold what streamkd wrote."""
+    assert listed.class_names is not None
+    counts = np.bincount(listed.labels, minlength=len(listed.class_names))
+    kept = [
+        number
+        for number, name in enumerate(listed.class_names)
+        if counts[number] or not _is_output(listed.root, name)
+    ]
+    if len(kept) == len(listed.class_names):
+        return listed
+    labels = np.searchsorted(np.array(kept), listed.labels).astype(np.int32)
+    return listed._replace(labels=labels, class_names=[listed.class_names[n] for n in kept])
 
 
 def _labels_of(

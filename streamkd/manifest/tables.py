@@ -21,11 +21,11 @@ import posixpath
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from streamkd import disk, json_text
+from streamkd import disk, json_text, small_files
 from streamkd.errors import (
     ClassNamesError,
     ImagesNotFoundError,
@@ -84,20 +84,28 @@ def read(path: Path, class_names: list[str] | None = None) -> Listed:
 def _read(path: Path, class_names: list[str] | None) -> Listed:
     delimiter = DELIMITERS.get(path.suffix.lower())
     # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+    with open(
+        path,
+        encoding="utf-8-sig",
+        errors="surrogateescape",
+        newline="",
+        opener=small_files.opener,
+    ) as lines:
         if delimiter:
-            entries = _csv_entries(lines, delimiter)
+            entries = _csv_entries(small_files.lines_of(lines), delimiter)
             return _read_table(path, entries, LabelColumn(texts=True), class_names)
-        head = json_text.load(lines.readline())
+        head = json_text.load(lines.readline(small_files.MAX_LINE))
         if "file_name" in head:
             lines.seek(0)
-            return _read_table(path, _json_entries(lines), LabelColumn(), class_names)
+            return _read_table(
+                path, _json_entries(small_files.lines_of(lines)), LabelColumn(), class_names
+            )
         if class_names is not None:
             raise OptionError("A manifest has its own classes; leave class_names out.")
-        return _read_own(head, lines)
+        return _read_own(head, small_files.lines_of(lines))
 
 
-def _read_own(head: dict[str, Any], lines: IO[str]) -> Listed:
+def _read_own(head: dict[str, Any], lines: Iterator[str]) -> Listed:
     """Returns the images of a manifest that `write` wrote: `head` is the first of its lines."""
     if head["format"] != FORMAT or head["version"] != 1:
         raise ValueError(f"it has format {head['format']!r}, version {head['version']!r}")
@@ -152,7 +160,7 @@ def _read_table(
     return Listed(os.fsencode(path.parent), keys, numbers, names, weights.array())
 
 
-def _csv_entries(lines: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_entries(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the number of each line and its cells by column."""
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = next(rows, [])
@@ -166,7 +174,7 @@ def _csv_entries(lines: IO[str], delimiter: str) -> Iterator[tuple[int, dict[str
         yield rows.line_num, dict(zip(header, row, strict=True))
 
 
-def _json_entries(lines: IO[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_entries(lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the number of each line and its cells by column."""
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -237,7 +245,7 @@ def write(listed: Any, path: Path) -> None:
     try:
         with (
             disk.replacing(path, temporary),
-            open(temporary, "w", encoding="utf-8") as lines,
+            disk.open_new(temporary) as lines,
         ):
             lines.write(json.dumps(head) + "\n")
             for entry in _entries(listed):
@@ -258,7 +266,7 @@ def _entries(listed: Any) -> Iterator[dict[str, Any]]:
 
 def _is_manifest(path: Path) -> bool:
     try:
-        with open(path, "rb") as lines:
+        with open(path, "rb", opener=small_files.opener) as lines:
             return FORMAT.encode() in lines.readline(4096)
     except OSError:
         return False

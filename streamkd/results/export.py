@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd import disk
 from streamkd.checks import check_choice, check_count
 from streamkd.errors import OptionError, OutputError, StudentError
 from streamkd.image_options import ImageOptions
@@ -92,6 +93,12 @@ def export(
     options = ImageOptions(image_size=size, color_mode=model_color_mode(model) or "rgb")
     before = _answers(model, images, options, batch_size, progress)
     try:
+        os.close(disk.create(out))  # Keras would write to what a link of that name leads to
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be written: {error.strerror}.\nGive another `--out`."
+        ) from error
+    try:
         model.save(out)
     except OSError as error:
         out.unlink(missing_ok=True)
@@ -113,7 +120,7 @@ def export(
 
 def _check_out(out: Path) -> None:
     """Refuses an output path before the model is opened."""
-    if out.exists():
+    if os.path.lexists(out):
         raise OutputError(f"{out} exists already.\nMove it away, or give another `--out`.")
     if not out.parent.is_dir():
         raise OutputError(

@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd import disk, small_files
 from streamkd.codes import warn
-from streamkd.disk import TEMPORARY, make_directory, sync_directory, sync_file
+from streamkd.disk import TEMPORARY, sync_directory, sync_file
 from streamkd.errors import ResumeError
 
 # Checkpoints kept: the newest, and one to fall back to if that turns out damaged.
@@ -48,7 +49,15 @@ ARRAYS = "arrays.npz"
 # own.
 DIGEST = "digest"
 # Errors of reading a damaged checkpoint; a tensors file that was cut is an IndexError.
-UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, AssertionError, tf.errors.OpError)
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, RuntimeError, AssertionError, MemoryError),
+    tf.errors.OpError,
+)
+# Largest size of arrays.npz, in bytes: what callbacks keep, such as the best weights so far.
+MAX_ARRAYS_BYTES = 16 << 30
+_PIECE_BYTES = 1 << 20
+# Names of checkpoints that are being written or removed.
+_LEFTOVER = re.compile(NAME.pattern + r"(\.old)?" + re.escape(TEMPORARY))
 
 
 class Checkpoints:
@@ -72,8 +81,10 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Removes checkpoints that a killed run left half written or half removed."""
-        for leftover in self.directory.glob("*" + TEMPORARY):
-            shutil.rmtree(leftover)
+        if self.directory.is_dir():
+            for path in self.directory.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    disk.remove(path)
 
     def save(
         self,
@@ -96,8 +107,11 @@ class Checkpoints:
         taken = self._all() if alone else []
         final = self._free_name(step, [] if alone else self._all())
         temporary = final.with_name(final.name + TEMPORARY)
-        make_directory(self.directory)
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Not the folders above: the run directory was locked, and may have been renamed since.
+        if not self.directory.exists():
+            self.directory.mkdir()
+            sync_directory(self.directory.parent)
+        disk.remove(temporary)
         try:
             temporary.mkdir()
             self._write(temporary, {**state, "step": step}, _packed(arrays or {}))
@@ -124,6 +138,13 @@ class Checkpoints:
     def _free_name(self, step: int, existing: list[Path]) -> Path:
         """Returns a name after all `existing` ones of that step, so that none is overwritten."""
         number = 1 + max((_order(p)[1] for p in existing if _order(p)[0] == step), default=0)
+        path = self._named(step, number)
+        while os.path.lexists(path) and small_files.kind_of(path) != "a directory":
+            number += 1  # something else has the name of a checkpoint
+            path = self._named(step, number)
+        return path
+
+    def _named(self, step: int, number: int) -> Path:
         return self.directory / (f"step-{step:010d}" + (f"-{number}" if number > 1 else ""))
 
     def _write(self, folder: Path, whole: dict[str, Any], packed: bytes) -> None:
@@ -209,7 +230,8 @@ def finished_checkpoints(directory: Path) -> list[Path]:
     """Returns the whole checkpoints in a directory, the newest first."""
     if not directory.is_dir():
         return []
-    finished = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    named = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    finished = (path for path in named if small_files.kind_of(path) == "a directory")
     return sorted(finished, key=_order, reverse=True)
 
 
@@ -226,15 +248,34 @@ def _discarded(folder: Path) -> Path:
 
 def _read_state(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the state and the arrays of a checkpoint, or raises an error of `UNREADABLE`."""
-    state = json.loads((folder / STATE).read_text())
-    path = folder / ARRAYS
-    packed = path.read_bytes() if path.exists() else b""
-    if state.pop(DIGEST) != _digest(state, packed):
-        raise ValueError(f"{STATE} or {ARRAYS} was changed since it was written")
+    for part in folder.iterdir():
+        kind = small_files.kind_of(part)
+        if kind is not None:  # TensorFlow would wait for the writer of a pipe
+            raise small_files.DamagedFileError(f"{part.name} is {kind}, not a file")
+    state = small_files.read_object(folder / STATE)
+    written_digest = small_files.entry(state, DIGEST, str)
+    del state[DIGEST]
+    small_files.entry(state, "step", int)
+    packed = _bytes_with_digest(folder / ARRAYS, state, written_digest)
     if not packed:
         return state, {}
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         return state, dict(arrays)
+
+
+def _bytes_with_digest(path: Path, state: dict[str, Any], written_digest: str) -> bytes:
+    """Returns the bytes of arrays.npz, if any; no memory is taken before the digest is right."""
+    digest = hashlib.blake2b(json.dumps(state).encode(), digest_size=16)
+    num_bytes = path.stat().st_size if path.exists() else 0
+    if num_bytes > MAX_ARRAYS_BYTES:
+        raise ValueError(f"{ARRAYS} has {num_bytes:,} bytes, and {MAX_ARRAYS_BYTES:,} are the most")
+    if num_bytes:
+        with open(path, "rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    if digest.hexdigest() != written_digest:
+        raise ValueError(f"{STATE} or {ARRAYS} was changed since it was written")
+    return path.read_bytes() if num_bytes else b""
 
 
 def _packed(arrays: dict[str, np.ndarray]) -> bytes:

@@ -66,8 +66,9 @@ class StoreList:
         with (
             disk.refusals(path, ending="The stores are as they were."),
             disk.replacing(target, temporary),
+            disk.open_new(temporary, "wb") as file,
         ):
-            temporary.write_bytes(packed)
+            file.write(packed)
 
 
 def index_beside(path: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import os
 import zipfile
 from typing import Any
 
 import numpy as np
 
+from streamkd import json_text, small_files
 from streamkd.checks import check_choice
 from streamkd.errors import OptionError, TeacherError, readable_key
 from streamkd.keys import key_of_fields
@@ -151,6 +151,8 @@ def _read_array(
 
 
 def _read_numpy(path: str) -> np.ndarray:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for a writer
+        raise ValueError("it is no file")
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
@@ -166,8 +168,10 @@ def _read_csv(path: str) -> tuple[np.ndarray, list[bytes] | None]:
 
     A first line whose cells after the first are no numbers holds names, and is passed over.
     """
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = csv.reader(file)
+    with open(
+        path, newline="", encoding="utf-8", errors="surrogateescape", opener=small_files.opener
+    ) as file:
+        lines = csv.reader(small_files.lines_of(file))
         first = next(lines, None)
         if first is None:
             raise ValueError("it is empty")
@@ -204,9 +208,9 @@ def _read_keys(source: str | os.PathLike[str] | list[bytes]) -> list[bytes]:
         return source
     path, keys = os.fspath(source), []
     try:
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                entry = json.loads(line)
+        with open(path, "rb", opener=small_files.opener) as lines:
+            for number, line in enumerate(small_files.lines_of(lines), 1):
+                entry = json_text.load(line.decode())
                 if number == 1 and isinstance(entry, dict) and "format" in entry:
                     continue
                 try:

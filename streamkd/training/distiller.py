@@ -20,6 +20,7 @@ import tensorflow as tf
 from streamkd.checks import check_count
 from streamkd.errors import StudentError
 from streamkd.manifest.manifest import Manifest, as_manifest
+from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.models import preprocessing
 from streamkd.models.families import family_of
 from streamkd.models.logits_head import logits_model
@@ -195,6 +196,9 @@ class Distiller:
         check_count("epochs", epochs)
         if validation is not None:
             validation = as_manifest(validation, "validation")
+        for images in (stream.images, validation):
+            if run is not None and images is not None:
+                refuse_among_classes(images, run, kind="run directory", flag="--out")
         if save_every is not None:
             check_count("save_every", save_every)
         callbacks = callback_checks.check_callbacks(callbacks, self.family)

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from streamkd import disk
-from streamkd.errors import OptionError
+from streamkd import disk, small_files
+from streamkd.errors import OptionError, ResumeError
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
-from streamkd.runs.run_directory import RunDirectory, skipped_entries, skipped_of
+from streamkd.runs.run_directory import START_AGAIN, RunDirectory, skipped_entries, skipped_of
 from streamkd.training.distribution import Workers
 from streamkd.training.state import TrainingState, averaged_weights
 
@@ -62,6 +62,19 @@ class Progress:
         """Returns how many steps were left out right before step `step`."""
         steps = {nonfinite["step"] for nonfinite in self.left_out}
         return next(number for number in itertools.count() if step - 1 - number not in steps)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Progress:
+        """Returns the fields that `to_json` returned; ValueError if they are none."""
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"its entry {unknown[0]!r} is not known")
+        for name in ("history", "left_out"):
+            for step in small_files.entry(values, name, list):
+                small_files.entry(dict(step), "step", int)
+        small_files.entry(values, "ended_early", bool)
+        small_files.entry(values, "callbacks", dict, None)
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """Returns all fields but the arrays."""
@@ -111,9 +124,10 @@ class Saver:
         directory = self._directory
         assert directory is not None
         directory.prepare()
-        directory.remove_leftovers()
         self._checkpoints = Checkpoints(directory.checkpoints, **self._state.trackables())
-        self._checkpoints.remove_leftovers()
+        with disk.refusals(str(directory.path), ending="Give another `--out`."):
+            directory.remove_leftovers()
+            self._checkpoints.remove_leftovers()
         if not resume or not self._checkpoints.exist():
             return None
         return directory.read_config()
@@ -139,7 +153,8 @@ class Saver:
         values = restored["state"]
         self._skipped = skipped_of(restored["skipped"])
         self.saved_step = values.pop("step")
-        progress = Progress(**values, arrays=self._restored_arrays())
+        progress = Progress.from_json(values)
+        progress.arrays = self._restored_arrays()
         if restored["is_behind"]:
             self.publish(progress)  # a kill came between the checkpoint and student.keras
         return progress
@@ -155,12 +170,18 @@ class Saver:
         restored = checkpoints.restore()
         assert restored is not None  # `_prepare` saw a checkpoint, and the directory is locked
         state, _ = restored
-        history = state["history"]
-        is_whole = state["step"] == Progress(history=history).last_step
+        try:
+            progress = Progress.from_json({n: v for n, v in state.items() if n != "step"})
+        except (TypeError, ValueError) as error:
+            raise ResumeError(
+                f"The newest checkpoint in {checkpoints.directory} is of no run of streamkd: "
+                f"{error}.\n{START_AGAIN}"
+            ) from error
+        is_whole = state["step"] == progress.last_step
         return {
             "state": state,
             "skipped": skipped_entries(directory.read_skipped()),
-            "is_behind": is_whole and not directory.has_metrics(history),
+            "is_behind": is_whole and not directory.has_metrics(progress.history),
         }
 
     def _restored_arrays(self) -> dict[str, np.ndarray]:
@@ -193,9 +214,11 @@ class Saver:
 
     def _save(self, step: int, progress: Progress, skipped: dict[bytes, str]) -> None:
         directory, checkpoints = self._at_chief()
+        directory.check_in_place()
 
         def write_before() -> None:
             """Writes the files that a resumed run reads besides the checkpoint."""
+            directory.check_in_place()
             directory.write_config(self._config)
             directory.write_skipped(skipped)
             if self._starts_over:
@@ -220,6 +243,7 @@ class Saver:
     def _publish(self, progress: Progress) -> None:
         """Writes the files on the chief; metrics.csv comes last and tells that all are written."""
         directory, _ = self._at_chief()
+        directory.check_in_place()
         with disk.refusals(str(directory.path), ending=ENDING):
             directory.write_left_out(progress.left_out)
             with averaged_weights(self._state.student, self._state.optimizer):

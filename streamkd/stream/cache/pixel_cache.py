@@ -24,6 +24,7 @@ first, and a reader that copies pixels looks at the record before and after.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -40,6 +41,8 @@ from streamkd import disk
 from streamkd.codes import warn
 from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.own_outputs import refuse_among_classes
+from streamkd.stream.cache.cache_files import open_own_file
 from streamkd.stream.cache.free_space import RECORD_BYTES, capacity_of, free_memory
 
 VERSION = 2
@@ -80,6 +83,7 @@ class PixelCache:
         self._salt = 0 if path is None else int(path.stem[:16], 16)
         self._state = np.full(capacity, _ABSENT, np.uint8)
         self._descriptors: list[int] = []
+        self._lengths: list[int] = []
         if path is None:
             self._pixels = np.empty((capacity, self._image_bytes), np.uint8)
             self._records = np.zeros((capacity, _NUM_FIELDS), np.uint64)
@@ -118,13 +122,14 @@ class PixelCache:
           num_bytes: largest size; by default nine tenths of the disk space that is free now.
 
         Raises:
-          OutputError, DiskFullError: the directory cannot be written.
+          OutputError, DiskFullError: the directory cannot be written, or has another user's cache.
         """
         folder = default_directory() if directory is None else Path(directory)
+        refuse_among_classes(images, folder, kind="pixel cache", flag="--cache-directory")
         path = folder / f"{_name_of(images, canonical)}.pixels"
         with disk.refusals(str(folder), ending="Give another one: `--cache-directory`."):
             folder.mkdir(parents=True, exist_ok=True)
-            held = path.stat().st_blocks * 512 if path.exists() else 0
+            held = path.lstat().st_blocks * 512 if os.path.lexists(path) else 0
             room = int(_DISK_FRACTION * shutil.disk_usage(folder).free) + held
             room = room if num_bytes is None else num_bytes
             capacity = capacity_of(images, canonical, room, f"in {folder}")
@@ -145,6 +150,7 @@ class PixelCache:
 
     def has(self, indices: np.ndarray) -> np.ndarray:
         """Returns bool `[images]`, the images (int64 `[images]`) that are present and sound."""
+        self._check_lengths()
         inside = indices < self.capacity
         states = self._state[np.where(inside, indices, 0)] if self.capacity else inside
         if self.path is not None:
@@ -208,9 +214,10 @@ class PixelCache:
 
     def _opened(self, path: Path, dtype: type[np.generic], width: int) -> np.ndarray:
         """Returns a file as an array `[capacity, width]`, made as long as it has to be."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = open_own_file(path)
         self._descriptors.append(descriptor)
         num_bytes = self.capacity * width * np.dtype(dtype).itemsize
+        self._lengths.append(num_bytes)
         _lengthen(descriptor, num_bytes, with_holes=dtype is np.uint8)
         if not num_bytes:
             return np.empty((0, width), dtype)
@@ -239,6 +246,13 @@ class PixelCache:
             self._stop_writing(error)
             return False
         return True
+
+    def _check_lengths(self) -> None:
+        """Gives up files that somebody cut: reading a map beyond its file ends the process."""
+        for descriptor, num_bytes in zip(self._descriptors, self._lengths, strict=False):
+            if os.fstat(descriptor).st_size < num_bytes:
+                self._state[:], self._lengths = _ABSENT, []
+                self._stop_writing(OSError(errno.EIO, "a file was cut while it was used"))
 
     def _stop_writing(self, error: OSError) -> None:
         """Warns, once, that nothing more is kept."""
