@@ -1,15 +1,19 @@
 """Small files of our own: what a disk or somebody else made of them is told in words."""
 
+import contextlib
 import os
+import random
 import socket
 
+import numpy as np
 import pytest
 from run_helpers import refusal
 
 from streamkd import disk, small_files
-from streamkd.errors import ImagesNotFoundError
+from streamkd.errors import ImagesNotFoundError, OptionError, TeacherError
 from streamkd.manifest.manifest import scan
 from streamkd.small_files import MAX_BYTES, DamagedFileError, read_object, read_objects
+from streamkd.teachers import import_logits as import_logits_module
 
 
 def place(path, kind):
@@ -280,3 +284,34 @@ def test_import_waits_for_no_pipe_and_reads_no_line_without_end(
     out = tmp_path / "new.h5"
     message = refusal(capsys, "import", logits, "--images", directory, "--keys", keys, "--out", out)
     assert ("cannot be read" in message or "and 0 keys" in message) and not out.exists()
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "npz compressed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_logits_are_read_or_refused(directory, tmp_path, ending, seed):
+    path = tmp_path / f"logits.{ending[:3]}"
+    logits = np.random.default_rng(seed).normal(size=(30, 3)).astype(np.float32)
+    if ending == "npy":
+        np.save(path, logits)
+    else:
+        (np.savez_compressed if "compressed" in ending else np.savez)(path, logits=logits)
+    data, chance = path.read_bytes(), random.Random(seed)
+    for _ in range(100):
+        changed = bytearray(data)
+        # Most of them in the header, where NumPy parses Python.
+        for _ in range(chance.randrange(1, 4)):
+            changed[chance.randrange(min(160, len(data)))] = chance.choice(b"({[\"'\n\0\xff9,")
+        path.write_bytes(changed)
+        with contextlib.suppress(OptionError, TeacherError):
+            import_logits_module._read_array(path)
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "{'shape': " + "(" * 99, "{'a': 1", "é", "1 2"])
+def test_a_damaged_header_of_logits_is_named(tmp_path, header):
+    text = header.encode("latin-1").ljust(117) + b"\n"
+    path = tmp_path / "logits.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64))
+    with pytest.raises(
+        OptionError, match=r"^The logits .*logits\.npy cannot be read: .+\.\nGive a"
+    ):
+        import_logits_module._read_array(path)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import tokenize
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,11 @@ from streamkd.store.reader import LogitStore
 from streamkd.teachers.write_store import ImageBatch, write_store
 
 ENDINGS = (".npy", ".npz", ".csv")
+# What NumPy raises, besides OSError and ValueError, for headers and archives that were damaged.
+_DAMAGED_NUMPY = (
+    *(tokenize.TokenError, SyntaxError, TypeError, LookupError, RuntimeError, MemoryError),
+    zlib.error,
+)
 # Number of rows that tell whether an array holds logits or probabilities.
 NUM_JUDGED_ROWS = 1024
 
@@ -153,6 +160,13 @@ def _read_array(
 def _read_numpy(path: str) -> np.ndarray:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for a writer
         raise ValueError("it is no file")
+    try:
+        return _load_numpy(path)
+    except _DAMAGED_NUMPY as error:
+        raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _load_numpy(path: str) -> np.ndarray:
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
