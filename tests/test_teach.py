@@ -5,6 +5,7 @@ from unittest import mock
 
 import helpers
 import numpy as np
+import PIL
 import pytest
 from helpers import teach_small
 
@@ -94,7 +95,8 @@ def test_the_store_says_what_it_was_made_of(images, teacher, path):
     assert header.images["image_size"] == [8, 8] and header.images["interpolation"] == "nearest"
     assert header.decoder == "tf.io.decode_image"
     assert header.teacher["name"] == "EncodingTeacher" and header.teacher["output"] == "logits"
-    assert {"streamkd", "tensorflow", "numpy", "h5py"} == set(header.versions)
+    assert {"streamkd", "tensorflow", "numpy", "h5py", "pillow"} == set(header.versions)
+    assert header.versions["pillow"] == PIL.__version__
     assert open_store(path).class_names == ["ant", "bee", "cat"]
 
 

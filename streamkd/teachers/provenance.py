@@ -1,6 +1,6 @@
 """Provenance of a store's rows: kept in its header, compared when a pass is resumed.
 
-versions = package_versions("tensorflow", "numpy")
+versions = package_versions("tensorflow", "numpy", "pillow")
 check_same(store, {"--codec": ("float32", store.header.codec), "teacher": (identity, …)})
 """
 
@@ -14,10 +14,14 @@ from streamkd.differences import both_sides
 from streamkd.errors import StoreError
 from streamkd.store.reader import LogitStore
 
+# What a package is called where its name for `import` is another.
+_MODULES = {"pillow": "PIL"}
+
 
 def package_versions(*names: str) -> dict[str, str]:
     """Returns the versions of streamkd and of the named packages, for a store's header."""
-    packages = {name: importlib.import_module(name).__version__ for name in names}
+    modules = {name: importlib.import_module(_MODULES.get(name, name)) for name in names}
+    packages = {name: module.__version__ for name, module in modules.items()}
     return {"streamkd": streamkd.__version__, **packages}
 
 

@@ -227,7 +227,8 @@ class TeacherPass:
             views=setup.views.to_dict(),
             decoder=DECODER,
             teacher=setup.teacher.identity(),
-            versions=package_versions("tensorflow", "numpy", "h5py"),
+            # Pillow always: which files it decodes is known once all have been read.
+            versions=package_versions("tensorflow", "numpy", "h5py", "pillow"),
         )
         create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
         return itertools.chain([first], answers)
