@@ -18,7 +18,12 @@ first, and makes a 1-bit PNG nearly black in rgba.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from streamkd.pixels import header
+
+# Endings of formats that TensorFlow decodes to rgb in all their forms.
+_FOR_TENSORFLOW = (b".jpg", b".jpeg", b".png")
 
 # First bytes of files for Pillow: TIFF, BigTIFF, JPEG 2000 (boxed and bare).
 _MAGIC = (
@@ -45,6 +50,14 @@ def needs_pillow(data: bytes, num_channels: int, max_pixels: int) -> bool:
         odd = header.is_animated_webp(data) or header.is_transparent_webp(data)
         return num_channels != 3 or odd
     return data.startswith(_MAGIC) or data[4:8] == b"ftyp"
+
+
+def may_need_pillow(names: Iterable[bytes], num_channels: int) -> bool:
+    """Returns whether Pillow may decode some files of these names to so many channels.
+
+    It needs the names alone: files are read long after a store says who decoded them.
+    """
+    return num_channels != 3 or not all(name.lower().endswith(_FOR_TENSORFLOW) for name in names)
 
 
 def is_odd_for(data: bytes, num_channels: int) -> bool:

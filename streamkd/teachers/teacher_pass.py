@@ -34,6 +34,7 @@ from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.bad_images import refuse_bad_image
+from streamkd.pixels.who_decodes import may_need_pillow
 from streamkd.store import codecs
 from streamkd.store.codecs.check_range import check_range
 from streamkd.store.creation import create_store
@@ -227,11 +228,15 @@ class TeacherPass:
             views=setup.views.to_dict(),
             decoder=DECODER,
             teacher=setup.teacher.identity(),
-            # Pillow always: which files it decodes is known once all have been read.
-            versions=package_versions("tensorflow", "numpy", "h5py", "pillow"),
+            versions=package_versions("tensorflow", "numpy", "h5py", *self._pillow()),
         )
         create_store(self.path, header, images.keys, self._labels, setup.class_names or [])
         return itertools.chain([first], answers)
+
+    def _pillow(self) -> list[str]:
+        """Returns "pillow" where Pillow may decode some of the images."""
+        num_channels = self.setup.options.num_channels
+        return ["pillow"] if may_need_pillow(self.images.keys, num_channels) else []
 
     def _read(
         self, groups: Sequence[np.ndarray], drawn: DrawnViews
