@@ -100,7 +100,7 @@ def test_the_store_says_what_it_was_made_of(images, teacher, path):
 
 
 @pytest.mark.parametrize(
-    "color_mode, ending", [("rgb", "bmp"), ("rgba", "png"), ("grayscale", "png")]
+    ("color_mode", "ending"), [("rgb", "bmp"), ("rgba", "png"), ("grayscale", "png")]
 )
 def test_the_store_says_which_pillow_may_have_decoded_images(tmp_path, path, color_mode, ending):
     for name in ("cat/1.png", f"dog/2.{ending}"):
