@@ -1,6 +1,7 @@
 """Closed, full and broken standard streams: the answer arrives, or exit code 2 says why not."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -48,10 +49,20 @@ def test_a_reader_that_is_gone_ends_the_command_quietly(shell, words):
     assert (code, errors) == (0, "")
 
 
+def test_help_that_nobody_reads_any_more_ends_the_command_quietly():
+    """The pipe's other end is closed before a word of help is written."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    line = ["bash", "-c", f"{COMMAND} train --help"]
+    done = subprocess.run(line, stdout=write_end, stderr=subprocess.PIPE, timeout=120)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize(
     ("target", "reason"), [(">/dev/full", "No space left"), (">&-", "standard output is closed")]
 )
-@pytest.mark.parametrize("words", ["scan images --json", "scan images"])
+@pytest.mark.parametrize("words", ["scan images --json", "scan images", "train --help"])
 def test_an_answer_that_cannot_be_written_is_exit_code_2(shell, words, target, reason):
     code, _, errors = shell(f"streamkd {words} {target}")
     assert code == 2

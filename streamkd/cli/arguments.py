@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from streamkd.cli.standard_streams import deliver
 from streamkd.errors import OptionError
 from streamkd.image_options import parse_image_size
 
@@ -39,6 +40,12 @@ class Parser(argparse.ArgumentParser):
     def add_group(self, title: str) -> Group:
         """Adds a group of arguments that are recorded as well."""
         return Group(self, self.add_argument_group(title))
+
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help; argparse's own way says nothing where it cannot be written."""
+        code = deliver(lambda: print(self.format_help(), end="", file=file), 0)
+        if code:
+            self.exit(code)
 
     def record(self, argument: argparse.Action) -> argparse.Action:
         """Keeps an argument by its name, and returns it."""
