@@ -224,7 +224,10 @@ def test_a_row_that_no_writer_writes_is_refused_although_it_has_its_checksum(tmp
     with StoreWriter(path) as writer:
         writer.write_stored(0, stored, helpers.content_of(range(3)), np.zeros(3, bool))
         writer.finish(helpers.SUMMARY)
-    with pytest.raises(DamagedStoreError, match=rf"\(row [01]\) is not one that .* {name[:8]}"):
+    with pytest.raises(
+        DamagedStoreError,
+        match=rf"\(row [01]\) has its checksum, .* not one that the codec {name[:8]}",
+    ):
         open_store(path).gather(np.arange(3))
     assert open_store(path).gather(np.array([2])).shape == (1, 21)
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from streamkd.errors import OptionError
 from streamkd.keys import MAX_KEY_BYTES, Keys, hash_keys
 from streamkd.store import codecs
-from streamkd.store.layout import NOT_DONE, REFUSED, SUMMARY_BYTES
+from streamkd.store.layout import DONE, NOT_DONE, REFUSED, SUMMARY_BYTES
+from streamkd.store.possible_rows import impossible_rows
 from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged
 from streamkd.views.views import Views
@@ -61,10 +62,26 @@ def row_crc32(
     return np.array(sums, np.uint32).reshape(num_images, num_views)
 
 
+class CheckedRows(NamedTuple):
+    """The state of some rows.
+
+    Attributes:
+      done: uint8, of each row.
+      good: bool, whether the row has its checksum and a teacher can have given it; a row that is
+        not done is not good.
+      impossible: what is wrong with a row that has its checksum and that nothing writes, by the
+        row's position among these rows.
+    """
+
+    done: np.ndarray
+    good: np.ndarray
+    impossible: dict[int, str]
+
+
 def check_rows(
     file: StoreFile, keys: Keys, first: int, stop: int, key_hashes: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `done` of each row, and whether the row is as it was written.
+) -> CheckedRows:
+    """Returns the state of the rows of a range of images.
 
     Args:
       keys: of all images of the store.
@@ -72,42 +89,64 @@ def check_rows(
       key_hashes: of these images, if known; hashing takes a third of the time.
 
     Returns:
-      uint8 and bool, both `[images, num_views]`; a row that is not done is not as written.
+      `done` and `good` are `[images, num_views]`.
     """
     # `done` is read before the rows: a writer at work sets it after them.
     done = np.array(file.read("done", first, stop))
     good = (done != NOT_DONE) & (done <= REFUSED)
+    impossible: dict[int, str] = {}
     if good.any():
+        stored = {name: file.read(name, first, stop) for name in row_datasets(file)}
         sums = row_crc32(
             hash_keys(keys.take(range(first, stop))) if key_hashes is None else key_hashes,
             file.read("content", first, stop),
-            [file.read(name, first, stop) for name in row_datasets(file)],
+            list(stored.values()),
         )
         good &= sums == file.read("row_crc32", first, stop)
-    return done, good
+        rows = {name: part.reshape(-1, *part.shape[2:]) for name, part in stored.items()}
+        impossible = _forget_impossible(file, done.reshape(-1), good.reshape(-1), rows)
+    return CheckedRows(done, good, impossible)
 
 
-def check_single_rows(
-    file: StoreFile, keys: Keys, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `done` of each row, uint8 `[B]`, and whether it is as it was written, bool `[B]`.
+def check_single_rows(file: StoreFile, keys: Keys, rows: np.ndarray) -> CheckedRows:
+    """Returns the state of rows, `done` and `good` of it `[B]`.
 
     `rows` are int64 `[B]`, anywhere in the store; `keys` are those of all images.
     """
     done = np.array(file.read_rows("done", rows, ()))
     good = (done != NOT_DONE) & (done <= REFUSED)
-    written, images = rows[good], rows[good] // file.header.num_views
-    if len(written):
+    impossible: dict[int, str] = {}
+    if good.any():
+        images = rows // file.header.num_views
+        # Rows that are not done are read as well; they are few, and their bytes are not believed.
+        stored = {
+            name: file.read_rows(name, rows, file.spec(name).shape[2:])
+            for name in row_datasets(file)
+        }
         sums = row_crc32(
             _hashes_of_images(file, keys, images),
             file.read_rows("content", images, ()),
-            [
-                file.read_rows(name, written, file.spec(name).shape[2:])[:, None]
-                for name in row_datasets(file)
-            ],
+            [part[:, None] for part in stored.values()],
         )
-        good[good] = sums[:, 0] == file.read_rows("row_crc32", written, ())
-    return done, good
+        good &= sums[:, 0] == file.read_rows("row_crc32", rows, ())
+        impossible = _forget_impossible(file, done, good, stored)
+    return CheckedRows(done, good, impossible)
+
+
+def _forget_impossible(
+    file: StoreFile, done: np.ndarray, good: np.ndarray, stored: dict[str, np.ndarray]
+) -> dict[int, str]:
+    """Takes rows that nothing writes out of `good`, bool `[rows]`, and returns their faults."""
+    looked_at = np.flatnonzero(good & (done == DONE))
+    if not len(looked_at):
+        return {}
+    if len(looked_at) < len(good):
+        stored = {name: part[looked_at] for name, part in stored.items()}
+    found = {
+        int(looked_at[row]): fault for row, fault in impossible_rows(file.header, stored).items()
+    }
+    good[list(found)] = False
+    return found
 
 
 def _hashes_of_images(file: StoreFile, keys: Keys, images: np.ndarray) -> np.ndarray:

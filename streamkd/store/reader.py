@@ -154,11 +154,8 @@ class LogitStore(RowStore):
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         rows = self._checked(rows)
-        try:
-            logits = self._read_all(rows, self._row_datasets[len(self._view_datasets) :])
-            return self._codec.decode(logits, self.num_classes)
-        except codecs.ImpossibleRowError as error:
-            raise self._checks.impossible(int(rows[error.index]), self.keys) from error
+        logits = self._read_all(rows, self._row_datasets[len(self._view_datasets) :])
+        return self._codec.decode(logits, self.num_classes)
 
     def stored_rows(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         rows = self._checked(rows, allow_refused=True)

@@ -2,7 +2,6 @@
 
     checks = RowChecks(file)
     checks.check(rows, keys, allow_refused=False)       # raises for a row that cannot be given out
-    checks.impossible(row, keys)                        # the error for a forged row
 
 A comparison takes 3 to 5 µs a row, which on every read would be the main cost.
 """
@@ -37,29 +36,33 @@ class RowChecks:
 
         Raises:
           MissingLogitsError: a row without logits, naming its key and view.
-          DamagedStoreError: a row that does not have its checksum, naming its key and view.
+          DamagedStoreError: a row that does not have its checksum, or that no teacher can have
+            given, naming its key and view.
         """
         byte_indices, bits = rows >> 3, (1 << (rows & 7)).astype(np.uint8)
         unseen = (self._good_rows[byte_indices] & bits) == 0
         if not unseen.any():
             return
         new = np.unique(rows[unseen])
-        done, good = check_single_rows(self._file, keys, new)
+        done, good, impossible = check_single_rows(self._file, keys, new)
         wrong = np.flatnonzero(~good | ((done != DONE) & (not allow_refused)))
         if len(wrong):
-            first = wrong[0]
+            first = int(wrong[0])
+            if first in impossible:
+                raise self._impossible(int(new[first]), keys, impossible[first])
             raise self._refusal(int(new[first]), keys, int(done[first]), bool(good[first]))
         # A refused row is not remembered: it has no logits, and each request for them is refused.
         # A bit that another thread sets meanwhile may be lost; its row is compared once more.
         new = new[done == DONE]
         np.bitwise_or.at(self._good_rows, new >> 3, (1 << (new & 7)).astype(np.uint8))
 
-    def impossible(self, row: int, keys: Keys) -> StoreError:
-        """Returns the error for a row that has its checksum and that no encoder writes."""
+    def _impossible(self, row: int, keys: Keys, fault: str) -> StoreError:
+        """Returns the error for a row that has its checksum and that no teacher gave."""
         key, where = self._where(row, keys)
-        codec = self._file.header.codec
         return damaged(
-            self._file.path, f"the row of {where} is not one that the codec {codec} writes", key=key
+            self._file.path,
+            f"the row of {where} has its checksum, and no teacher gave it: {fault}",
+            key=key,
         )
 
     def _refusal(

@@ -176,10 +176,12 @@ def _check_rows(
     # The missing rows of an unfinished store are one problem, not many.
     unfinished = not file.read("summary").any()
     for first, stop in ranges:
-        done, good = check_rows(file, keys, first, stop, hashes[first:stop])
+        done, good, impossible = check_rows(file, keys, first, stop, hashes[first:stop])
         bad = ~good & ((done != NOT_DONE) | (not unfinished))
         for image, view in np.argwhere(bad):
-            report.add(_row_fault(int(done[image, view])), key=keys[first + image], view=int(view))
+            fault = impossible.get(int(image) * done.shape[1] + int(view))
+            reason = _row_fault(int(done[image, view]), fault)
+            report.add(reason, key=keys[first + image], view=int(view))
         if compare is not None:
             intact = np.flatnonzero(good.any(axis=1)) + first
             intact_keys = keys.take(intact)
@@ -190,7 +192,9 @@ def _check_rows(
             progress(report.rows_checked, to_check)
 
 
-def _row_fault(done: int) -> str:
+def _row_fault(done: int, impossible: str | None) -> str:
+    if impossible is not None:
+        return f"the row has its checksum, and no teacher gave it: {impossible}"
     if done == NOT_DONE:
         return "the row is missing, although the store is marked as finished"
     if done not in (DONE, REFUSED):

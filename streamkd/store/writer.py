@@ -118,7 +118,8 @@ class StoreWriter:
         per_block = self.header.images_per_block
         pending, spoiled = [], []
         for first in range(0, num_images, step):
-            done, good = check_rows(self._file, self.keys, first, min(first + step, num_images))
+            stop = min(first + step, num_images)
+            done, good, _ = check_rows(self._file, self.keys, first, stop)
             starts = np.arange(0, len(done), per_block)
             complete = np.logical_and.reduceat(good.all(axis=1), starts)
             touched = np.logical_or.reduceat((done != 0).any(axis=1), starts)
