@@ -11,8 +11,8 @@ import tf_keras
 from helpers import encoded_logits, pixel_numbers
 from run_helpers import dense_student, fit, make_steps, weights_of
 
-from streamkd.errors import NonFiniteError
-from streamkd.store import writer
+from streamkd.errors import DamagedStoreError, NonFiniteError
+from streamkd.store import checksums, writer
 from streamkd.stream.join import join
 from streamkd.teachers import teacher_pass
 from streamkd.teachers.teach import teach
@@ -36,9 +36,10 @@ def spoilt_teacher(value):
 
 @pytest.fixture
 def spoilt(images, tmp_path, monkeypatch):
-    """A stream whose store holds a row of NaN: as no writer of ours would write it."""
+    """A stream whose store holds a row of NaN, which no check of rows refuses."""
     for module in (teacher_pass, writer):
         monkeypatch.setattr(module, "check_range", lambda *_: None)
+    monkeypatch.setattr(checksums, "impossible_rows", lambda *_: {})
     store = teach(
         images,
         spoilt_teacher(np.nan),
@@ -62,6 +63,16 @@ def test_no_such_row_gets_into_a_store(images, tmp_path, value):
         teach(images, spoilt_teacher(value), tmp_path / "s.h5", image_size=(8, 8), progress=False)
     assert info.value.key == BAD_IMAGE
     assert ("Give `--codec float32`" in str(info.value)) == (value == 70_000)
+
+
+def test_no_such_row_comes_out_of_a_store(spoilt, images, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    stream = join(images, tmp_path / "nan.h5", batch_size=BATCH_SIZE, seed=3)
+    with pytest.raises(
+        DamagedStoreError, match="no teacher gave it: its logits are not finite"
+    ) as e:
+        fit(stream, dense_student(tf_keras), epochs=1)
+    assert e.value.key == BAD_IMAGE
 
 
 def test_an_image_whose_loss_is_not_finite_is_named(spoilt, tmp_path, family):
