@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.codes import StreamkdWarning as StreamkdWarning
     from streamkd.errors import StreamkdError as StreamkdError
+    from streamkd.file_access import file_settings as file_settings
     from streamkd.image_options import ImageOptions as ImageOptions
     from streamkd.keys import Keys as Keys
     from streamkd.losses.distillation import distillation_loss as distillation_loss
@@ -58,6 +59,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "streamkd.codes": "StreamkdWarning",
     "streamkd.errors": "StreamkdError",
+    "streamkd.file_access": "file_settings",
     "streamkd.image_options": "ImageOptions",
     "streamkd.keys": "Keys",
     "streamkd.losses.distillation": "distillation_loss label_loss",
@@ -93,6 +95,7 @@ def __getattr__(name: str) -> Any:
     current = _FORMER.get(name, name)
     if current not in _MODULES:
         raise AttributeError(f"module 'streamkd' has no attribute {name!r}")
+    importlib.import_module("streamkd.file_access").check_system()
     value = getattr(importlib.import_module(_MODULES[current]), current)
     globals()[name] = value
     return value

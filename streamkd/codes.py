@@ -96,6 +96,10 @@ ERRORS = {
         "A loss, a gradient or a logit is not a finite number.",
         "Try a lower `--learning-rate`; `nonfinite.jsonl` in the run lists the steps.",
     ),
+    "unsupported_system": Meaning(
+        "The system lacks calls without which files would not be safe, as Windows does.",
+        "Run streamkd on Linux, macOS or WSL.",
+    ),
     "cannot_write": Meaning(
         "An output path cannot be written.",
         "The message has the path and the system's reason.",
@@ -110,6 +114,10 @@ WARNINGS = {
     "odd_images": Meaning(
         "Files or folders were passed over, or something about them looks odd.",
         "The message has examples and says what to do; `notes` in `--json` has the same.",
+    ),
+    "not_locked": Meaning(
+        "`--no-lock` writes a store or a run without a lock.",
+        "See to it that no other process writes the same, or give an output on a local disk.",
     ),
     "images_refused": Meaning(
         "Images could not be decoded, and have no logits in the store.",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import mmap
 import os
 import shutil
 import stat
@@ -62,6 +62,22 @@ def read_at(descriptor: int, num_bytes: int, offset: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def map_for_reading(descriptor: int, num_bytes: int) -> mmap.mmap | None:
+    """Returns a whole file mapped for reading; None on a file system that maps no files."""
+    try:
+        mapped = mmap.mmap(descriptor, num_bytes, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, *_UNSUPPORTED):
+            raise
+        return None
+    # Read-ahead fetched 402 MB for 15 MB of scattered rows from a cold disk; without it, 30 MB were
+    # fetched. A file that fits into memory gains from read-ahead: it is soon read as a whole.
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if num_bytes > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
 def sync(descriptor: int) -> None:
     """Returns when all bytes written to an open file are on the disk itself."""
     while True:
@@ -73,6 +89,8 @@ def sync(descriptor: int) -> None:
 
 
 def _sync_once(descriptor: int) -> None:
+    import fcntl  # not on Windows, where `file_access.check_system` says so
+
     if not hasattr(fcntl, "F_FULLFSYNC"):
         os.fdatasync(descriptor)
         return
@@ -176,17 +194,20 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
 
 
-def reserve(descriptor: int, num_bytes: int) -> None:
-    """Makes the file `num_bytes` zeros long and reserves disk space for all of them."""
+def reserve(descriptor: int, num_bytes: int, *, start: int = 0) -> None:
+    """Makes the file `num_bytes` long and reserves disk space for all of them; zeros from `start`.
+
+    The file has no bytes from `start` on.
+    """
     if hasattr(os, "posix_fallocate"):  # not on macOS
         try:
-            os.posix_fallocate(descriptor, 0, num_bytes)
+            os.posix_fallocate(descriptor, start, num_bytes - start)
             return
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
     zeros = np.zeros(_CHUNK_BYTES, np.uint8)
-    for offset in range(0, num_bytes, _CHUNK_BYTES):
+    for offset in range(start, num_bytes, _CHUNK_BYTES):
         write_at(descriptor, zeros[: num_bytes - offset], offset)
 
 

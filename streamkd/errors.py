@@ -28,7 +28,8 @@ Each class also inherits the builtin exception that a caller would catch:
     ├── WorkerLostError (ConnectionError)    another process that trains the same student ended
     ├── NonFiniteError (ArithmeticError)     a loss, gradient or logit that is not finite
     ├── OutputError (OSError)                an output path that cannot be written
-    └── DiskFullError (OSError)              not enough room; says how much is needed
+    ├── DiskFullError (OSError)              not enough room; says how much is needed
+    └── UnsupportedSystemError (ImportError) neither Linux nor macOS
 
 A message says what does not fit, shows both sides, names the first offender, and ends with
 something to type. Exit code 2 on the command line; `code` names the kind in `--json` output.
@@ -184,6 +185,12 @@ class DiskFullError(StreamkdError, OSError):
     """Not enough room on the disk."""
 
     code = "disk_full"
+
+
+class UnsupportedSystemError(StreamkdError, ImportError):
+    """The system lacks calls without which files would not be safe."""
+
+    code = "unsupported_system"
 
 
 # Names in one line of a message.

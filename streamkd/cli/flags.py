@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import streamkd as kd
 from streamkd.cli import arguments, files
 from streamkd.errors import OptionError
+from streamkd.file_access import Io
 from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
 
 # Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
@@ -77,6 +78,26 @@ def add_directory(parser: arguments.Parser) -> None:
     )
     text = "seed of the split, of the order and of all random numbers"
     add_number(group, "--seed", 0, text, type=arguments.seed)
+
+
+def add_store_io(parser: arguments.Parser) -> None:
+    """Adds the flag of every command that reads a store."""
+    parser.add_argument(
+        "--store-io",
+        choices=get_args(Io),
+        help="how rows are read from the store: from the mapped file (mmap, the default), or by "
+        "calls (pread), for network file systems on which mapping is unsafe",
+    )
+
+
+def add_no_lock(parser: arguments.Parser) -> None:
+    """Adds the flag of every command that writes a store or a run."""
+    parser.add_argument(
+        "--no-lock",
+        action="store_true",
+        help="do not lock the output, on a file system without locks; see to it that no other "
+        "process writes the same",
+    )
 
 
 def add_labels(parser: arguments.Parser | arguments.Group) -> None:

@@ -22,6 +22,7 @@ from streamkd.cli.answer import print_answer, printable
 from streamkd.cli.parser import build_parser
 from streamkd.cli.standard_streams import deliver
 from streamkd.errors import StreamkdError
+from streamkd.file_access import check_system, file_settings
 
 EXIT_REFUSED = 2
 EXIT_OUR_FAULT = 3
@@ -34,9 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = argparse.Namespace(json="--json" in words)
     try:
+        check_system()
         with signals.sigterm_raises():
             config_file.parse(build_parser(), words, args)
-            answer = args.run(args)
+            with file_settings(
+                store_io=getattr(args, "store_io", None), locks=not getattr(args, "no_lock", False)
+            ):
+                answer = args.run(args)
             return deliver(lambda: print_answer(answer, args.json), answer.exit_code)
     except StreamkdError as error:
         return _refuse(error.code, str(error), error.key, args.json)

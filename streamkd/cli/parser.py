@@ -137,6 +137,8 @@ def _add_out_store(parser: arguments.Parser) -> None:
         metavar="S.h5",
         help="the store to write; an unfinished one is continued",
     )
+    flags.add_no_lock(parser)
+    flags.add_store_io(parser)
 
 
 def _plan(subparsers: Any) -> None:
@@ -151,6 +153,7 @@ def _plan(subparsers: Any) -> None:
     parser.add_argument(
         "--store", metavar="S.h5", help="measure on its logits, stored as float16 or float32"
     )
+    flags.add_store_io(parser)
     parser.add_argument(
         "--teacher", metavar="T", help="measure on its answers to --sample images, and time them"
     )
@@ -261,6 +264,7 @@ def _inspect(subparsers: Any) -> None:
 
 def _add_store(parser: arguments.Parser) -> None:
     parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
+    flags.add_store_io(parser)
 
 
 def _train(subparsers: Any) -> None:
@@ -281,6 +285,7 @@ def _evaluate(subparsers: Any) -> None:
     parser.add_argument(
         "--store", metavar="S.h5", help="the teacher's logits for these images, to compare with"
     )
+    flags.add_store_io(parser)
     flags.add_class_names(
         parser,
         f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",

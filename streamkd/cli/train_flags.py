@@ -27,6 +27,7 @@ def add_train(parser: arguments.Parser) -> None:
         metavar="S.h5",
         help="the teacher's logits; without them give --label-weight 1 and --image-size",
     )
+    flags.add_store_io(parser)
     parser.add_argument(
         "--student",
         required=True,
@@ -35,6 +36,7 @@ def add_train(parser: arguments.Parser) -> None:
         "a Keras application (MobileNetV3Small:alpha=0.75)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
+    flags.add_no_lock(parser)
     parser.add_argument(
         "--validation", metavar="IMAGES", help="images to validate on after every epoch"
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import math
@@ -25,6 +24,7 @@ from typing import Any
 from streamkd import disk, small_files
 from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdError, StudentError
+from streamkd.file_access import take_lock, warn_if_not_locked
 from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.keys import key_fields, key_of_fields
 from streamkd.runs.checkpoint import finished_checkpoints
@@ -80,12 +80,15 @@ class RunDirectory:
             if self._descriptor < 0:
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             # On the directory itself, so that no file is left behind; the system releases the lock.
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self.path, self._descriptor)
+            warn_if_not_locked(self.path)
         except BlockingIOError as error:
             raise RunBusyError(
                 f"Another process is training into {self.path}.\n"
                 "Wait for it, or give another `--out`."
             ) from error
+        except StreamkdError:
+            raise
         except OSError as error:
             raise OutputError(
                 f"The run directory {self.path} cannot be written: {error.strerror}.\n"

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.file_access import Io
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.public import public
@@ -30,19 +31,19 @@ from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore, StoreDescription
 from streamkd.store.same_pass import check_same_pass, effective_images
-from streamkd.store.store_file import Io
 from streamkd.store.store_list import ListedStore, StoreList, damaged_index
 from streamkd.views.views import Views
 
 
 @public
-def open_store(path: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowStore:
+def open_store(path: str | os.PathLike[str] | RowStore, io: Io | None = None) -> RowStore:
     """Returns a store for reading, together with its deltas.
 
     Args:
       path: of a store, whose deltas `PATH.index` lists, or of an index file. A store that is
         open already is returned as it is.
-      io: 'mmap', or 'pread' for network file systems on which mapping is unsafe.
+      io: 'mmap', or 'pread' for network file systems on which mapping is unsafe; by default as in
+        `file_settings`, which is 'mmap' unless it was set otherwise.
 
     Raises:
       OptionError: neither a path nor a store.
@@ -65,7 +66,7 @@ def open_store(path: str | os.PathLike[str] | RowStore, io: Io = "mmap") -> RowS
     return LogitStore(path, io)
 
 
-def _open_listed(index_path: str, io: Io, base: str | None = None) -> StoreCollection:
+def _open_listed(index_path: str, io: Io | None, base: str | None = None) -> StoreCollection:
     """Returns the stores that an index file lists, each compared with its listed digest."""
     index = store_list.read_index_file(index_path)
     folder = os.path.dirname(index_path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from streamkd import disk
 from streamkd.errors import OptionError, StoreError, readable_key
+from streamkd.file_access import locks_files, take_lock, wait_for_lock
 from streamkd.keys import Keys, hash_keys
 from streamkd.store import hdf5_metadata, userblock
 from streamkd.store.layout import (
@@ -198,8 +198,7 @@ def _locked_new_file(temporary: str) -> int:
     while True:
         descriptor = os.open(temporary, flags, 0o666)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            wait_for_lock(descriptor)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
                     return descriptor
@@ -232,8 +231,9 @@ def _remove_stale(temporary: str) -> None:
             return
         raise
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(temporary)
+        take_lock(temporary, descriptor)
+        if locks_files():  # else its maker may be at work
+            os.unlink(temporary)
     except OSError:
         return  # its maker is at work, or another process removed it first
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.file_access import Io
 from streamkd.keys import Keys
 from streamkd.public import public
 from streamkd.reports import MAX_LISTED
@@ -24,7 +25,7 @@ from streamkd.store.checksums import count_settled, read_summary, row_datasets, 
 from streamkd.store.layout import DONE, StoreHeader, decode_class_names
 from streamkd.store.row_checks import RowChecks
 from streamkd.store.row_store import RowStore, StoreDescription
-from streamkd.store.store_file import Io, StoreFile
+from streamkd.store.store_file import StoreFile
 from streamkd.store.userblock import damaged, digest
 
 
@@ -35,16 +36,17 @@ class LogitStore(RowStore):
     Safe in threads and after `fork`; pickled as its path.
 
     Attributes:
-      io: how rows are read: 'mmap', or 'pread' for network file systems on which mapping is unsafe;
-        static data is then read into memory on first use, and a row costs about 3 µs more.
+      io: how rows are read: 'mmap', or 'pread' for network file systems on which mapping is unsafe
+        or impossible; static data is then read into memory on first use, and a row costs about 3 µs
+        more.
 
     Raises:
       StoreError: no such file, no store, or damaged; the message says which.
     """
 
-    def __init__(self, path: str | os.PathLike[str], io: Io = "mmap") -> None:
-        self.io: Io = io
+    def __init__(self, path: str | os.PathLike[str], io: Io | None = None) -> None:
         self._file = StoreFile(path, io=io)
+        self.io: Io = "mmap" if self._file.is_mapped else "pread"
         self.path: str = self._file.path
         self.header: StoreHeader = self._file.header
         self._codec = codecs.get(self.header.codec)
@@ -54,7 +56,7 @@ class LogitStore(RowStore):
         self._mapped = {
             name: self._file.read(name).reshape(-1, *self._shape_of_row(name))
             for name in [*self._row_datasets, "content", "done"]
-            if io == "mmap"
+            if self._file.is_mapped
         }
         self._checks = RowChecks(self._file)
         self._keys: Keys | None = None

@@ -20,13 +20,14 @@ import os
 import stat
 import weakref
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 
 from streamkd import disk
 from streamkd.errors import OptionError, StoreError, StreamkdError
+from streamkd.file_access import Io, default_store_io
 from streamkd.keys import Keys
 from streamkd.store import userblock
 from streamkd.store.layout import (
@@ -39,8 +40,6 @@ from streamkd.store.layout import (
 )
 from streamkd.store.userblock import USERBLOCK_BYTES, Userblock, damaged, not_a_store
 
-Io = Literal["mmap", "pread"]
-
 
 class StoreFile:
     """A store that passed all checks, open for reading its datasets.
@@ -52,6 +51,7 @@ class StoreFile:
       descriptor: of the file; open for writing too if `writable`.
       userblock: where each dataset lies.
       header: everything that was known before the first row.
+      is_mapped: whether rows are read from the mapped file, else by `pread`.
 
     Raises:
       DamagedStoreError: a store, changed since it was written.
@@ -59,8 +59,9 @@ class StoreFile:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, io: Io = "mmap", writable: bool = False
+        self, path: str | os.PathLike[str], *, io: Io | None = None, writable: bool = False
     ) -> None:
+        io = default_store_io() if io is None else io
         if io not in get_args(Io):
             raise OptionError(f"io is {io!r}; choose one of {', '.join(get_args(Io))}.")
         self.path = os.fspath(path)
@@ -72,7 +73,9 @@ class StoreFile:
             self.userblock = _check_bytes(self.path, self.descriptor)
             self.header = _check_hdf5(self.path, self.descriptor, self.userblock)
             if io == "mmap":
-                self._map = _map_file(self.path, self.descriptor, self.userblock.file_size)
+                with _readable(self.path):
+                    self._map = disk.map_for_reading(self.descriptor, self.userblock.file_size)
+            self.is_mapped = self._map is not None
         except BaseException:
             self.close()
             raise
@@ -331,15 +334,3 @@ def _dataset_fault(
     if spec.num_bytes and (dataset.get_offset(), dataset.get_storage_size()) != extent:
         return "does not lie where the userblock says"
     return None
-
-
-def _map_file(path: str, descriptor: int, file_size: int) -> mmap.mmap:
-    """Returns the whole file mapped for reading."""
-    with _readable(path):
-        mapped = mmap.mmap(descriptor, file_size, access=mmap.ACCESS_READ)
-    # Read-ahead fetched 402 MB for 15 MB of scattered rows from a cold disk; without it, 30 MB were
-    # fetched. A store that fits into memory gains from read-ahead: it is soon read as a whole.
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if file_size > memory // 2 and hasattr(mmap, "MADV_RANDOM"):
-        mapped.madvise(mmap.MADV_RANDOM)
-    return mapped

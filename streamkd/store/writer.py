@@ -72,7 +72,7 @@ class StoreWriter:
                 disk.sync_directory(os.path.dirname(self.path) or ".")
             # No look-up would reach rows under damaged keys. The check takes 1 s for 1 GB of keys.
             self._file.check_static(*STATIC_DATASETS)
-            with StoreFile(self.path, io="mmap") as mapped:
+            with StoreFile(self.path) as mapped:
                 self.keys: Keys = mapped.read_keys()
             self._check_keys()
         except BaseException:

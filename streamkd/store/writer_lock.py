@@ -10,24 +10,28 @@ Only the lock counts, not the file: a lock file that a killed process left behin
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 
-from streamkd.errors import OutputError, StoreBusyError
+from streamkd.errors import StoreBusyError
+from streamkd.file_access import locks_files, take_lock, warn_if_not_locked
 
 
 def lock_writer(path: str) -> int:
-    """Returns the descriptor of `path`.lock, locked.
+    """Returns the descriptor of `path`.lock, locked; or -1 where files are not to be locked.
 
     Raises:
       StoreBusyError: another process has the lock.
       OutputError: the file system has no locks.
     """
+    if not locks_files():
+        warn_if_not_locked(path)
+        return -1
+    # A link of that name would lead the lock to another file.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
-        descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(_lock_path(path), flags, 0o666)
         try:
-            _lock_or_refuse(path, descriptor, fcntl.LOCK_EX)
+            _lock_or_refuse(path, descriptor)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(_lock_path(path))):
                     return descriptor
@@ -47,23 +51,18 @@ def unlock_writer(path: str, descriptor: int) -> None:
 
 def lock_out_hdf5(path: str, descriptor: int) -> None:
     """Keeps HDF5 from opening the store for writing until its `descriptor` is closed."""
-    _lock_or_refuse(path, descriptor, fcntl.LOCK_SH)  # HDF5 readers share this lock
+    _lock_or_refuse(path, descriptor, shared=True)  # HDF5 readers share this lock
 
 
 def _lock_path(path: str) -> str:
     return path + ".lock"
 
 
-def _lock_or_refuse(path: str, descriptor: int, kind: int) -> None:
+def _lock_or_refuse(path: str, descriptor: int, *, shared: bool = False) -> None:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise StoreBusyError(
-                f"Another process is writing {path}.\n"
-                "Wait until it has ended, or give another path with `--out`."
-            ) from error
-        raise OutputError(
-            f"Cannot lock {path}: {os.strerror(error.errno or 0)}.\n"
-            "Without a lock two processes could write it at once; put it on a local disk."
+        take_lock(path, descriptor, shared=shared)
+    except BlockingIOError as error:
+        raise StoreBusyError(
+            f"Another process is writing {path}.\n"
+            "Wait until it has ended, or give another path with `--out`."
         ) from error

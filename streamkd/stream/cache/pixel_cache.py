@@ -23,9 +23,7 @@ first, and a reader that copies pixels looks at the record before and after.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -39,6 +37,7 @@ import numpy as np
 
 from streamkd import disk
 from streamkd.codes import warn
+from streamkd.file_access import give_lock_back, wait_for_lock
 from streamkd.image_options import DECODER, ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
@@ -327,17 +326,15 @@ def _lengthen(descriptor: int, num_bytes: int, *, with_holes: bool) -> None:
     Records are read before they are written, and on a full disk in memory (tmpfs) reading a hole of
     a mapped file ends the process.
     """
-    with contextlib.suppress(OSError):  # not every network file system has locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    wait_for_lock(descriptor)
     try:
         size = os.fstat(descriptor).st_size
-        if size < num_bytes and not with_holes and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, size, num_bytes - size)
+        if size < num_bytes and not with_holes:
+            disk.reserve(descriptor, num_bytes, start=size)
         elif size < num_bytes:
             os.ftruncate(descriptor, num_bytes)
     finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        give_lock_back(descriptor)
 
 
 def _odd_numbers(count: int) -> np.ndarray:
