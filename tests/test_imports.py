@@ -14,7 +14,8 @@ PACKAGE = Path(streamkd.__file__).parent
 # Modules and folders of the package in the order in which data flows, as CONTRIBUTING.md has them.
 ROOMS = (
     *("public", "errors", "codes", "checks", "differences", "reports"),
-    *("file_access", "image_options", "json_text", "small_files", "keys", "disk", "progress"),
+    *("file_access", "file_kinds", "image_options", "json_text", "small_files"),
+    *("keys", "disk", "progress"),
     *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
     *("stream", "losses", "runs", "training", "results", "cli"),
 )

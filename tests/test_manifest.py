@@ -125,7 +125,7 @@ ENTRY = {"file_name": "a/1.png", "label": 0}
         ([HEAD, {"label": 0}], "no 'file_name'"),
         ([HEAD, {"file_name": "a/1.png"}], "no 'label'"),
         ([HEAD, ["a/1.png", 0]], "neither a directory nor a manifest"),
-        ([HEAD, ENTRY, b'{"file_name": "a/'], "Unterminated string"),
+        ([HEAD, ENTRY, b'{"file_name": "a/'], "a line of it is no JSON object"),
         ([HEAD, {**ENTRY, "label": 2}], "a label 2, and 2 classes"),
         ([HEAD, {**ENTRY, "label": -2}], "a label -2, and 2 classes"),
         ([{**HEAD, "class_names": None}, ENTRY], "a label 0, and 0 classes"),
@@ -288,7 +288,7 @@ def test_quoted_cells_may_hold_commas_and_lines(tmp_path):
     ("text", "words"),
     [
         ("name,label\na.png,1\n", "no column 'file_name'; the columns are 'name', 'label'"),
-        ("", "no column 'file_name'"),
+        ("", "it is an empty file"),
         ("file_name,label\n", "lists no images"),
         ("file_name,label\na.png,1\nb.png\n", "line 3: 1 cells for 2 columns"),
         ("file_name,label\n/a.png,1\n", "line 2: '/a.png' is an absolute path"),

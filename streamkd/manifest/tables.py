@@ -33,6 +33,7 @@ from streamkd.errors import (
     OutputError,
     readable_names,
 )
+from streamkd.file_kinds import kind_of_path
 from streamkd.keys import Keys, key_fields, key_of_fields
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import LabelColumn
@@ -68,9 +69,11 @@ def read(path: Path, class_names: list[str] | None = None) -> Listed:
             "Give a directory with one folder of images a class, or a file that can be read."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
+        kind = kind_of_path(path)
+        reason = _reason(error) if kind is None else f"it is {kind.words}"
+        use = "" if kind is None else f"{kind.use}\n"
         raise ImagesNotFoundError(
-            f"{str(path)!r} is neither a directory nor a manifest: {reason}.\n"
+            f"{str(path)!r} is neither a directory nor a manifest: {reason}.\n{use}"
             "Give a directory with one folder of images a class, a file written by `streamkd scan "
             "--out`, or a table (CSV or JSON lines) with a column file_name."
         ) from error
@@ -79,6 +82,17 @@ def read(path: Path, class_names: list[str] | None = None) -> Listed:
             f"The manifest {str(path)!r} lists no images.\nGive a manifest with images."
         )
     return listed
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a file is no manifest, without words of Python's own."""
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    if isinstance(error, json.JSONDecodeError):
+        return "a line of it is no JSON object"
+    if isinstance(error, TypeError | AttributeError):
+        return "its lines are not those of a manifest"
+    return str(error)
 
 
 def _read(path: Path, class_names: list[str] | None) -> Listed:

@@ -18,6 +18,7 @@ from typing import Any
 
 from streamkd.codes import warn
 from streamkd.errors import OptionError, StreamkdError, TeacherError
+from streamkd.file_kinds import kind_of_path
 from streamkd.models import model_file
 from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
@@ -132,9 +133,11 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
             "Do not load a file from a stranger; add `--trust` if the file is your own."
         ) from error
     except NoModelFileError as error:
+        kind = kind_of_path(path)
+        words, use = ("", "") if kind is None else (f"; it is {kind.words}", f" {kind.use}")
         raise refusal(
-            f"{path} is not a `.keras` file (a zip with the model's parts): {error}.\n"
-            "Save the model with `model.save('model.keras')` and give that file."
+            f"{path} is not a `.keras` file (a zip with the model's parts): {error}{words}.\n"
+            f"Save the model with `model.save('model.keras')` and give that file.{use}"
         ) from error
     except DamagedModelError as error:
         raise refusal(

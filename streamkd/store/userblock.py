@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from streamkd.errors import DamagedStoreError, StoreError
+from streamkd.file_kinds import kind_of_path
 from streamkd.store.layout import FORMAT_NAME, FORMAT_VERSION, DatasetSpec
 
 USERBLOCK_BYTES = 4096
@@ -164,9 +165,11 @@ def damaged(path: str, fault: str, *, key: bytes | None = None) -> DamagedStoreE
 
 
 def not_a_store(path: str, kind: str) -> StoreError:
-    """Returns the refusal of a file of another kind, such as 'a directory'."""
+    """Returns the refusal of a file of another kind: as `file_kinds` tells it, else `kind`."""
+    known = kind_of_path(path)
+    words, use = (kind, "") if known is None else (known.words, f" {known.use}")
     return StoreError(
-        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
+        f"{path} is not a logit store: it is {words}.\nGive a file made by `streamkd teach`.{use}"
     )
 
 

@@ -1,0 +1,133 @@
+"""Arguments that are something else: the refusal says what was given and where it belongs."""
+
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import store_helpers as helpers
+from helpers import draw_directory, draw_noise
+
+from streamkd.errors import ImagesNotFoundError, StoreError, TeacherError
+from streamkd.file_kinds import kind_of_path
+from streamkd.manifest.manifest import scan
+from streamkd.store.collection import open_store
+from streamkd.teachers.load_teacher import load_teacher
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A directory with a file of each kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    draw_directory(folder / "images", {"ant": 1, "bee": 1})
+    image = folder / "images" / "ant" / sorted(os.listdir(folder / "images" / "ant"))[0]
+    for name in ("p.zip", "a b.zip", "m.keras", "m.pth"):
+        with zipfile.ZipFile(folder / name, "w") as file:
+            file.write(image, "ant/1.png")
+    with tarfile.open(folder / "p.tar.gz", "w:gz") as file:
+        file.add(image, "ant/1.png")
+    with tarfile.open(folder / "p.tar", "w") as file:
+        file.add(image, "ant/1.png")
+    for ending in ("png", "jpg", "webp", "tif"):
+        draw_noise(folder / f"i.{ending}", (8, 8))
+    with h5py.File(folder / "x.hdf5", "w") as file:
+        file["logits"] = np.zeros((2, 2), "f4")
+    helpers.teach(folder / "s.h5")
+    np.save(folder / "l.npy", np.zeros((2, 2), "f4"))
+    np.savez(folder / "l.npz", logits=np.zeros((2, 2), "f4"))
+    (folder / "p.parquet").write_bytes(b"PAR1" + bytes(range(256)) + b"PAR1")
+    (folder / "m.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(64))
+    (folder / "v.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(64))
+    (folder / "empty").write_bytes(b"")
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "run" / "config.json").write_text("{}")
+    (folder / "saved").mkdir()
+    (folder / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
+    return folder
+
+
+KINDS = [
+    ("p.zip", "a ZIP archive", "Unpack it with `unzip .*p.zip`"),
+    ("a b.zip", "a ZIP archive", "Unpack it with `unzip '.*a b.zip'`"),
+    ("p.tar.gz", "a gzip archive", "Unpack it with `tar -xf .*p.tar.gz`"),
+    ("p.tar", "a tar archive", "Unpack it with `tar -xf .*p.tar`"),
+    ("i.png", "an image", "Give the directory that holds its folders of images."),
+    ("i.jpg", "an image", "Give the directory"),
+    ("i.webp", "an image", "Give the directory"),
+    ("i.tif", "an image", "Give the directory"),
+    ("v.mp4", "a video", "Give the directory"),
+    ("x.hdf5", "an HDF5 file without the first line of a store", "with `streamkd import`"),
+    ("s.h5", "a logit store", "Give a store as `--store`."),
+    ("m.keras", "a Keras model", "Give a model as `--teacher`, as `--student`"),
+    ("m.pth", "a PyTorch model", "Save the model as a `.keras` file."),
+    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`"),
+    ("l.npy", "an array of NumPy", "become a store with `streamkd import`"),
+    ("l.npz", "a file of arrays of NumPy", "become a store with `streamkd import`"),
+    ("p.parquet", "a Parquet file", "Write its images into one folder a class"),
+    ("empty", "an empty file", "Look whether it was copied as a whole."),
+]
+DIRECTORIES = [
+    ("run", "a run directory", "Give a run as MODEL: `streamkd evaluate RUN IMAGES`."),
+    ("saved", "a SavedModel directory", "Give a model as `--teacher`"),
+    ("images", "a directory", "Give a directory of images as IMAGES."),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "use"), KINDS)
+def test_what_is_given_as_images(folder, name, words, use):
+    with pytest.raises(ImagesNotFoundError) as caught:
+        scan(folder / name)
+    first, second, last = str(caught.value).split("\n")
+    assert first == f"'{folder / name}' is neither a directory nor a manifest: it is {words}."
+    assert re.search(use, second), second
+    assert last.startswith("Give a directory with one folder of images a class, a file written by")
+
+
+@pytest.mark.parametrize(("name", "words", "use"), KINDS + DIRECTORIES)
+def test_what_is_given_as_a_store(folder, name, words, use):
+    if name == "s.h5":
+        return
+    with pytest.raises(StoreError) as caught:
+        open_store(folder / name)
+    first, second = str(caught.value).split("\n")
+    assert first == f"{folder / name} is not a logit store: it is {words}."
+    assert second.startswith("Give a file made by `streamkd teach`. ")
+    assert re.search(use, second)
+
+
+@pytest.mark.parametrize("name", ["s.h5", "images", "run", "p.zip", "x.hdf5", "i.jpg"])
+def test_what_is_given_as_a_teacher(folder, name):
+    (words, use) = next(entry[1:] for entry in KINDS + DIRECTORIES if entry[0] == name)
+    with pytest.raises(TeacherError, match=f"is not a `.keras` file .*; it is {words}") as caught:
+        load_teacher(folder / name)
+    assert re.search(use, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1, 2]", "its lines are not those of a manifest"),
+        ("3", "its lines are not those of a manifest"),
+        ('{\n "images": []\n}', "a line of it is no JSON object"),
+        ("file_name,label\n", "a line of it is no JSON object"),
+        ('{"images": []}', "no 'format'"),
+        ("\x00\x01\x02", "a line of it is no JSON object"),
+    ],
+)
+def test_texts_that_are_no_manifest_are_refused_in_plain_words(tmp_path, text, reason):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(ImagesNotFoundError) as caught:
+        scan(tmp_path / "m.json")
+    assert str(caught.value).split("\n")[0].endswith(f"a manifest: {reason}.")
+
+
+def test_what_cannot_be_read_has_no_kind(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert kind_of_path(tmp_path / "pipe") is None
+    assert kind_of_path(tmp_path / "nothing") is None
+    shutil.copy(__file__, tmp_path / "text")
+    assert kind_of_path(tmp_path / "text") is None
