@@ -19,9 +19,7 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import sys
 import tempfile
 import warnings
@@ -30,14 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz_runner import HangsError, limited
 from helpers import draw_directory
 from run_helpers import dense_student
 
 import streamkd as kd
 from streamkd.cli.main import main
 
-# Seconds after which a command counts as one that hangs, and bytes that no command takes.
-LONGEST_SECS, MOST_BYTES = 120, 4 << 30
 TRAIN = ("--epochs", "3", "--batch-size", "10", "--optimizer", "sgd", "--schedule", "constant")
 TRAIN += ("--jit", "off", "--image-size", "8x8", "--out", "run", "--student", "student.keras")
 CACHE = ("--cache", "disk", "--cache-directory", "cache")
@@ -147,7 +144,7 @@ ODD_VALUES: list[Any] = [
 ]
 
 
-def _mutate_value(value: Any, chance: random.Random) -> Any:
+def mutate_value(value: Any, chance: random.Random) -> Any:
     """Returns a JSON value with one of its parts replaced, removed, renamed or repeated."""
     if isinstance(value, dict) and value and chance.random() < 0.85:
         name = chance.choice(list(value))
@@ -159,7 +156,7 @@ def _mutate_value(value: Any, chance: random.Random) -> Any:
         elif choice < 0.3:
             changed["new"] = chance.choice(ODD_VALUES)
         else:
-            changed[name] = _mutate_value(value[name], chance)
+            changed[name] = mutate_value(value[name], chance)
         return changed
     if isinstance(value, list) and value and chance.random() < 0.8:
         changed_list = list(value)
@@ -167,7 +164,7 @@ def _mutate_value(value: Any, chance: random.Random) -> Any:
         if chance.random() < 0.3:
             del changed_list[index]
         else:
-            changed_list[index] = _mutate_value(value[index], chance)
+            changed_list[index] = mutate_value(value[index], chance)
         return changed_list
     return chance.choice(ODD_VALUES)
 
@@ -178,14 +175,14 @@ def _as_json(data: bytes, chance: random.Random) -> bytes:
     if data.startswith(b"streamkd") and b"\n" in data:
         head, newline, body = data.partition(b"\n")
     try:
-        value = _mutate_value(json.loads(body), chance)
+        value = mutate_value(json.loads(body), chance)
     except ValueError:
         lines = body.splitlines(keepends=True)
         if not lines:
             return b"null"
         index = chance.randrange(len(lines))
         try:
-            lines[index] = json.dumps(_mutate_value(json.loads(lines[index]), chance)).encode()
+            lines[index] = json.dumps(mutate_value(json.loads(lines[index]), chance)).encode()
         except ValueError:
             lines[index] = chance.choice((b"null\n", b"[]\n", b"{}\n", b'"\n', b"\n"))
         return head + newline + b"".join(lines)
@@ -202,7 +199,7 @@ def _as_json(data: bytes, chance: random.Random) -> bytes:
     return changed
 
 
-def _in_bytes(data: bytes, chance: random.Random) -> bytes:
+def in_bytes(data: bytes, chance: random.Random) -> bytes:
     """Changes bytes: flips, cuts, holes, insertions, repetitions, another encoding."""
     changed = bytearray(data)
     position = chance.randrange(len(data) + 1)
@@ -280,35 +277,11 @@ def damage(path: Path, chance: random.Random) -> str:
     how = chance.random()
     if how < 0.25:
         return _replaced(path, chance)
-    change: Callable[[bytes, random.Random], bytes] = _as_json if how < 0.6 else _in_bytes
+    change: Callable[[bytes, random.Random], bytes] = _as_json if how < 0.6 else in_bytes
     data = path.read_bytes()
     # Text that cannot be encoded is what an escape in JSON makes of half a character.
     path.write_bytes(change(data, chance))
     return change.__name__
-
-
-class HangsError(BaseException):
-    """A command takes longer than any sound one."""
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Within it, a command that hangs is a `HangsError`, and one that grows a MemoryError."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MOST_BYTES, hard))
-
-    def expire(*_: Any) -> None:
-        raise HangsError
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.alarm(LONGEST_SECS)
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def states(folder: Path, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -334,7 +307,7 @@ def run_command(words: list[str], codes: tuple[int, ...] = (0, 2)) -> str | None
     out, errors = io.StringIO(), io.StringIO()
     try:
         with (
-            _limited(),
+            limited(),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(errors),
             warnings.catch_warnings(),
@@ -368,7 +341,7 @@ def _look_into_the_cache() -> str | None:
 
     images = kd.scan("images")
     try:
-        with _limited(), warnings.catch_warnings():
+        with limited(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cache = PixelCache.on_disk(images, ImageOptions(image_size=(8, 8)), "cache")
             kept = np.flatnonzero(cache.has(np.arange(len(images))))
