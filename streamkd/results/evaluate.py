@@ -168,7 +168,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
 def logits_function(model: Any) -> Any:
     """Returns a compiled function from images to logits, float32 `[batch, num_classes]`."""
     logits = logits_model(model)
-    answer = compiled_answer(logits.model)
+    answer = compiled_answer(logits.model, refusal=StudentError)
     if logits.inspected:
         return answer
 
