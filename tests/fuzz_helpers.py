@@ -1,6 +1,6 @@
 """Damages files that streamkd reads, and looks whether a command ends as it should.
 
-    python tests/fuzz_helpers.py --seed 7 --count 2000         # prints each case that went wrong
+    python tests/fuzz.py --seed 7 --files 2000                 # prints each case that went wrong
 
 A case is a copy of a small workspace: images, a store with a delta, a manifest, tables, lists, a
 run directory and a pixel cache. One file of it is damaged, as a disk, an editor or somebody else
@@ -11,8 +11,6 @@ write.
 
 from __future__ import annotations
 
-import argparse
-import collections
 import contextlib
 import hashlib
 import io
@@ -20,8 +18,6 @@ import json
 import os
 import random
 import shutil
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -406,26 +402,3 @@ def fuzz(seed: int, numbers: range, folder: Path, *, cheap: bool = False) -> lis
     if not sound.exists():
         make_workspace(sound)
     return [run_case(sound, folder, number, seed, cheap=cheap) for number in numbers]
-
-
-def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=200)
-    args = parser.parse_args()
-    counts: collections.Counter = collections.Counter()
-    num_wrong = 0
-    with tempfile.TemporaryDirectory() as name:
-        for number in range(args.first, args.first + args.count):
-            (done,) = fuzz(args.seed, range(number, number + 1), Path(name))
-            counts[done["target"].split("/")[0]] += 1
-            if done["wrong"] is not None:
-                num_wrong += 1
-                print(json.dumps(done), flush=True)
-    print(f"{sum(counts.values())} cases ({dict(counts)}), {num_wrong} wrong")
-    return int(num_wrong > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(_main())
