@@ -33,7 +33,7 @@ _PARTLY_TENSORFLOW = ("BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP")
 # Formats whose turn stands in no tag that `orientation` reads. Pillow turns a TIFF by itself.
 _TURNED_BY_PILLOW = ("AVIF",)
 # Numbers of TIFF's tags.
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+TIFF_BITS, _PHOTOMETRIC = 258, 262
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 # Value of the photometric tag: the lowest number is white.
 _WHITE_IS_ZERO = 0
@@ -98,7 +98,7 @@ def _as_png(
     png = io.BytesIO()
     try:
         with (
-            _raised_limit(max_pixels),
+            raised_limit(max_pixels),
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
         ):
             _check_size(*image.size, max_pixels)
@@ -107,9 +107,10 @@ def _as_png(
                 ImageOps.exif_transpose(image, in_place=True)
             if background is not None and image.has_transparency_data:
                 shown = on_background(data, image, background)
+                shown = shown.convert("L") if num_channels == 1 else shown
             else:
-                shown = image
-            _for_tensorflow(shown, image.format, num_channels).save(png, "PNG", compress_level=1)
+                shown = _for_tensorflow(image, num_channels)
+            shown.save(png, "PNG", compress_level=1)
     except (UndecodableError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
@@ -126,7 +127,7 @@ def _as_png(
 
 
 @contextlib.contextmanager
-def _raised_limit(max_pixels: int) -> Iterator[None]:
+def raised_limit(max_pixels: int) -> Iterator[None]:
     """Lets Pillow open images of `max_pixels`, if its own limit for the process is lower."""
     from PIL import Image
 
@@ -172,13 +173,13 @@ def on_background(data: bytes, image: Any, background: tuple[int, int, int]) -> 
     return Image.alpha_composite(ground, with_alpha(data, image)).convert("RGB")
 
 
-def _for_tensorflow(image: Any, file_format: str | None, num_channels: int) -> Any:
+def _for_tensorflow(image: Any, num_channels: int) -> Any:
     """Returns an image in a mode that a PNG holds without loss and that TensorFlow shows rightly.
 
     TensorFlow repeats grey for rgb and leaves out alpha. For grayscale and rgba, the formats that
     TensorFlow decodes in part are converted by Pillow.
     """
-    if file_format in _PARTLY_TENSORFLOW and num_channels != 3:
+    if image.format in _PARTLY_TENSORFLOW and num_channels != 3:
         return image.convert("L" if num_channels == 1 else "RGBA")
     return _in_exact_mode(image)
 
@@ -208,7 +209,7 @@ def _in_sixteen_bits(image: Any) -> Any:
 
     levels: np.ndarray = np.asarray(image).astype(np.uint16)
     tags = getattr(image, "tag_v2", {})
-    if tags.get(_BITS_PER_SAMPLE) == (12,):
+    if tags.get(TIFF_BITS) == (12,):
         levels = levels << 4 | levels >> 8
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         levels = 65535 - levels
