@@ -15,7 +15,6 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from streamkd.errors import readable_key
 from streamkd.image_options import MAX_PIXELS, Background
@@ -118,6 +117,8 @@ def _has_sixteen_bits(data: bytes, image: object) -> bool:
 
 def _has_few_levels(png: bytes) -> bool:
     """Returns whether a PNG of 16 bits, without its transparency, uses at most 14 of them."""
+    import tensorflow as tf
+
     brightest = int(tf.reduce_max(tf.cast(tf.io.decode_png(png, 3, tf.uint16), tf.int32)))
     return 0 < brightest < FEW_LEVELS
 
