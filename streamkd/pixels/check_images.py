@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamkd.checks import check_choice, check_count
-from streamkd.image_options import COLOR_CHANNELS, MAX_PIXELS
+from streamkd.image_options import COLOR_CHANNELS, EXIFS, MAX_PIXELS, Background, as_background
 from streamkd.keys import key_fields
 from streamkd.manifest.manifest import Manifest
+from streamkd.manifest.notes import Note
 from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.files import read_file, why_unreadable
+from streamkd.pixels.image_notes import NOTHING_ODD, ImageNotes, Oddities, oddities
 from streamkd.progress import image_progress
 
 # Files that are decoded at once.
@@ -43,11 +45,13 @@ class CheckReport:
       num_bytes: bytes of all files.
       formats: number of files of each format, by content and not by name.
       bad: a dict with key and reason for each file that cannot be decoded.
+      notes: what is odd about good files; see `pixels/image_notes.py`.
     """
 
     num_bytes: int
     formats: dict[str, int]
     bad: list[dict[str, Any]]
+    notes: list[Note]
 
 
 def check_images(
@@ -55,6 +59,8 @@ def check_images(
     *,
     max_pixels: int = MAX_PIXELS,
     color_mode: str = "rgb",
+    exif: str = "ignore",
+    background: Background = None,
     progress: bool = True,
 ) -> CheckReport:
     """Returns formats, sizes and bad files of a manifest, after decoding every image.
@@ -64,12 +70,19 @@ def check_images(
       max_pixels: largest number of pixels of an image; one with more is bad.
       color_mode: 'grayscale', 'rgb' or 'rgba': the channels that the teacher will be shown, since
         another decoder may read a file for other channels.
+      exif, background: what the teacher will be shown; see `ImageOptions`.
       progress: show the progress on standard error.
     """
     check_count("--max-pixels", max_pixels)
     check_choice("color_mode", color_mode, COLOR_CHANNELS)
-    num_channels = COLOR_CHANNELS[color_mode]
-    check = functools.partial(_check, max_pixels=max_pixels, num_channels=num_channels)
+    check_choice("exif", exif, EXIFS)
+    check = functools.partial(
+        _check,
+        max_pixels=max_pixels,
+        num_channels=COLOR_CHANNELS[color_mode],
+        background=as_background(background),
+    )
+    noted = ImageNotes(exif, background, color_mode)
     num_bytes = 0
     formats: collections.Counter[str] = collections.Counter()
     bad = []
@@ -78,26 +91,34 @@ def check_images(
         image_progress(len(images), 0, "checking", progress) as bar,
     ):
         paths = (images.path(index) for index in range(len(images)))
-        for index, (file_size, file_format, reason) in enumerate(pool.map(check, paths)):
+        for index, (file_size, file_format, reason, odd) in enumerate(pool.map(check, paths)):
             num_bytes += file_size
             formats[file_format] += 1
             if reason is not None:
                 bad.append({**key_fields(images.keys[index]), "reason": reason})
+            noted.add(images.keys[index], odd)
             bar.update(1)
-    return CheckReport(num_bytes=num_bytes, formats=dict(sorted(formats.items())), bad=bad)
+    return CheckReport(
+        num_bytes=num_bytes,
+        formats=dict(sorted(formats.items())),
+        bad=bad,
+        notes=noted.notes(),
+    )
 
 
-def _check(path: bytes, max_pixels: int, num_channels: int) -> tuple[int, str, str | None]:
-    """Returns bytes and format of one file, and why it cannot be decoded, or None."""
+def _check(
+    path: bytes, max_pixels: int, num_channels: int, background: Background
+) -> tuple[int, str, str | None, Oddities]:
+    """Returns bytes and format of one file, why it cannot be decoded, or None, and what is odd."""
     try:
         data = read_file(path)
     except OSError as error:
-        return 0, "unreadable", why_unreadable(error)
-    return (
-        len(data),
-        _format(data),
-        why_bad_bytes(data, max_pixels=max_pixels, num_channels=num_channels),
+        return 0, "unreadable", why_unreadable(error), NOTHING_ODD
+    reason = why_bad_bytes(
+        data, max_pixels=max_pixels, num_channels=num_channels, background=background
     )
+    odd = oddities(data, max_pixels) if reason is None else NOTHING_ODD
+    return len(data), _format(data), reason, odd
 
 
 def _format(data: bytes) -> str:

@@ -235,8 +235,7 @@ class TeacherPass:
 
     def _pillow(self) -> list[str]:
         """Returns "pillow" where Pillow may decode some of the images."""
-        num_channels = self.setup.options.num_channels
-        return ["pillow"] if may_need_pillow(self.images.keys, num_channels) else []
+        return ["pillow"] if may_need_pillow(self.images.keys, self.setup.options) else []
 
     def _read(
         self, groups: Sequence[np.ndarray], drawn: DrawnViews
