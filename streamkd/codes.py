@@ -111,6 +111,10 @@ WARNINGS = {
         "Files or folders were passed over, or something about them looks odd.",
         "The message has examples and says what to do; `notes` in `--json` has the same.",
     ),
+    "suspicious_images": Meaning(
+        "Decoders read some images and complained, such as of stray bytes in a JPEG.",
+        "`streamkd scan IMAGES --check` names the files. Look at them, or save them anew.",
+    ),
     "images_refused": Meaning(
         "Images could not be decoded, and have no logits in the store.",
         "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",

@@ -66,6 +66,7 @@ def scan(args: argparse.Namespace) -> Answer:
         color_mode=args.color_mode,
         progress=not args.quiet,
     )
+    fields["notes"] += [note.fields() for note in report.notes]
     fields |= {
         "num_bytes": report.num_bytes,
         "formats": report.formats,
