@@ -31,6 +31,10 @@ INTERPOLATIONS = (
 WITHOUT_ANTIALIASING = ("nearest", "area")
 # Ways to decode. Another way needs another name: a store keeps it, and the student repeats it.
 DECODES = ("exact", "scaled")
+# What is done with the tag of a photograph that says how it is turned.
+EXIFS = ("ignore", "apply")
+# A colour behind transparent pixels: red, green and blue, 0 to 255. None shows the hidden colours.
+Background = tuple[int, int, int] | None
 # Ways to treat a file that cannot be decoded.
 ON_BAD = ("raise", "skip")
 # Default of the largest image that is decoded, in pixels: a quarter of a gigabyte at 3 bytes a
@@ -57,6 +61,10 @@ class ImageOptions:
       decode: 'exact' decodes every file at its full size and resizes as Keras does, without
         antialiasing. 'scaled' decodes large JPEG files at 1/2, 1/4 or 1/8 and resizes with
         antialiasing; see `pixels/scaled_decode.py`.
+      exif: 'ignore' shows a photograph as its pixels lie in the file, as Keras does; 'apply' turns
+        it as its EXIF tag says, so that all else sees the upright image.
+      background: the colour on which transparent images are laid, (red, green, blue), 0 to 255; by
+        default the transparency is left out, and the colours behind it are shown.
 
     Raises:
       OptionError: a value that is none of these, or two options that exclude each other.
@@ -69,6 +77,8 @@ class ImageOptions:
     pad_to_aspect_ratio: bool = False
     max_pixels: int = dataclasses.field(default=MAX_PIXELS, compare=False)
     decode: str = "exact"
+    exif: str = "ignore"
+    background: Background = None
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -86,6 +96,13 @@ class ImageOptions:
                 "crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one of them."
             )
         check_choice("decode", self.decode, DECODES)
+        check_choice("exif", self.exif, EXIFS)
+        object.__setattr__(self, "background", as_background(self.background))
+        if self.background is not None and self.color_mode == "rgba":
+            raise OptionError(
+                "color_mode is 'rgba', which keeps the transparency, and background lays "
+                "transparent images on a colour.\nGive one of them."
+            )
         if self.decode == "scaled" and self.interpolation in WITHOUT_ANTIALIASING:
             raise OptionError(
                 f"decode is 'scaled', which resizes with antialiasing, and interpolation is "
@@ -107,13 +124,22 @@ class ImageOptions:
     def to_dict(self) -> dict[str, Any]:
         """Returns the image specification as a store keeps it.
 
-        Exact decoding is left out, as in stores that are older than the choice.
+        Exact decoding, an ignored EXIF tag and no background are left out, as in stores that are
+        older than the choices.
         """
         values = {**dataclasses.asdict(self), "image_size": list(self.image_size)}
         del values["max_pixels"]
-        if self.decode == "exact":
-            del values["decode"]
+        for name, default in (("decode", "exact"), ("exif", "ignore"), ("background", None)):
+            if values[name] == default:
+                del values[name]
+        if self.background is not None:
+            values["background"] = list(self.background)
         return values
+
+    def for_files(self) -> dict[str, Any]:
+        """Returns the options that `read_files` and `decodable` take, as keyword arguments."""
+        names = ("max_pixels", "num_channels", "exif", "background")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImageOptions:
@@ -126,6 +152,31 @@ class ImageOptions:
                 "streamkd.\nUpgrade with `pip install --upgrade streamkd`."
             )
         return cls(**{**values, "image_size": tuple(values["image_size"])})
+
+
+def as_background(value: Any) -> Background:
+    """Returns a background of Python or JSON, a sequence of three numbers or None, as a tuple."""
+    if value is None:
+        return None
+    three = isinstance(value, tuple | list) and len(value) == 3
+    if not three or not all(type(n) is int and 0 <= n <= 255 for n in value):
+        raise OptionError(
+            f"background is {value!r}; it must be (red, green, blue), three whole numbers from 0 "
+            "to 255, such as (255, 255, 255) for white."
+        )
+    return (value[0], value[1], value[2])
+
+
+def parse_background(text: str) -> tuple[int, int, int]:
+    """Returns (red, green, blue) for 'R,G,B', as on the command line."""
+    parts = [part.strip() for part in text.split(",")]
+    are_numbers = all(part.isascii() and part.isdecimal() for part in parts)
+    if len(parts) != 3 or not are_numbers or any(len(p) > 3 or int(p) > 255 for p in parts):
+        raise OptionError(
+            f"--background is {text!r}; write it as R,G,B, three whole numbers from 0 to 255: "
+            "255,255,255 is white."
+        )
+    return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def parse_image_size(text: str) -> tuple[int, int]:

@@ -39,7 +39,10 @@ from streamkd.training.distiller import Distiller
 from streamkd.views.views import Views
 
 # Pillow warns of a TIFF that is cut short before it refuses it.
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Corrupt EXIF data"),
+    pytest.mark.filterwarnings("ignore:turned_by_exif"),
+]
 SIZE = zoo.PICTURE.shape[:2]
 SKIPPED = pytest.mark.filterwarnings("ignore:.*images cannot be decoded and have no logits")
 

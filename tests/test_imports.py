@@ -34,7 +34,7 @@ WITH_TENSORFLOW = (
     *("tf_support.autograph", "tf_support.iterators", "tf_support.kept_pipeline"),
     *("tf_support.python_calls", "tf_support.read_pipeline"),
     *("pixels.bad_images", "pixels.check_images", "pixels.crop", "pixels.decode"),
-    *("pixels.exact_decode", "pixels.scaled_decode"),
+    *("pixels.exact_decode", "pixels.scaled_decode", "pixels.turned"),
     *("views.operation_check", "views.render"),
 )
 WITHOUT_TENSORFLOW = [

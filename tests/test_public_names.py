@@ -32,13 +32,13 @@ ARGUMENTS = {
     "Views": "count * crop flip color erase mixup cutmix canonical_size operation seed",
     "WorkerSlice": "* worker num_workers num_replicas",
     "distillation_loss": "teacher_logits student_logits * temperature",
-    "evaluate": f"model images * store {PIXELS} decode class_names batch_size max_pixels trust "
-    "progress",
+    "evaluate": f"model images * store {PIXELS} decode exif background class_names "
+    "batch_size max_pixels trust progress",
     "export": "model out * format images image_size batch_size trust progress",
     "import_logits": "logits keys images out * output teacher **options",
     "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
-    "crop_to_aspect_ratio pad_to_aspect_ratio decode missing augment views operation balance "
-    "views_per_decode on_bad max_pixels cache cache_directory cache_bytes progress",
+    "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
+    "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes progress",
     "label_loss": "labels label_shares student_logits * smoothing",
     "load_teacher": "source * preprocess output drop_output name trust",
     "merge": "paths out * images index progress",
@@ -50,11 +50,11 @@ ARGUMENTS = {
     "progress clock **pixels",
     "scan": "directory * labels class_names class_map follow_links validation_split subset seed "
     "stratify progress",
-    "teach": f"images teacher out * {PIXELS} decode batch_size codec class_names views shard "
-    "on_bad max_pixels progress",
+    "teach": f"images teacher out * {PIXELS} decode exif background batch_size codec class_names "
+    "views shard on_bad max_pixels progress",
     "verify": "path * images sample seed progress",
-    "write_store": f"images out answer * teacher {PIXELS} decode class_names batch_size codec "
-    "progress",
+    "write_store": f"images out answer * teacher {PIXELS} decode exif background class_names "
+    "batch_size codec progress",
 }
 
 

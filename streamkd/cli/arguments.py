@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from streamkd.errors import OptionError
-from streamkd.image_options import parse_image_size
+from streamkd.image_options import parse_background, parse_image_size
 
 MAX_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
@@ -76,6 +76,11 @@ def _as_argument(parse: Callable[[str], Any], text: str) -> Any:
 def image_size(text: str) -> tuple[int, int]:
     """Returns (height, width) for 'HEIGHTxWIDTH'."""
     return _as_argument(parse_image_size, text)
+
+
+def background(text: str) -> tuple[int, int, int]:
+    """Returns (red, green, blue) for 'R,G,B'."""
+    return _as_argument(parse_background, text)
 
 
 def seed(text: str) -> int:

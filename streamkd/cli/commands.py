@@ -40,6 +40,11 @@ def scan(args: argparse.Namespace) -> Answer:
             "--color-mode says to which channels images are decoded, and scan decodes nothing.\n"
             "Add `--check`, or leave --color-mode out."
         )
+    if (args.exif or args.background) and not args.check:
+        raise OptionError(
+            "--exif and --background say how images are decoded, and scan decodes nothing.\n"
+            "Add `--check`, or leave them out."
+        )
     manifest = flags.scan_images(args, class_names=class_names)
     empty_classes = manifest.empty_classes
     fields: dict[str, Any] = {
@@ -64,6 +69,8 @@ def scan(args: argparse.Namespace) -> Answer:
         manifest,
         max_pixels=args.max_pixels,
         color_mode=args.color_mode,
+        exif=args.exif or "ignore",
+        background=args.background,
         progress=not args.quiet,
     )
     fields["notes"] += [note.fields() for note in report.notes]

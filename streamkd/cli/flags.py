@@ -18,12 +18,12 @@ from typing import Any
 import streamkd as kd
 from streamkd.cli import arguments, files
 from streamkd.errors import OptionError
-from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
+from streamkd.image_options import COLOR_CHANNELS, DECODES, EXIFS, INTERPOLATIONS, MAX_PIXELS
 
 # Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
 PIXEL_FLAGS = (
     *("image_size", "color_mode", "interpolation", "crop_to_aspect_ratio"),
-    *("pad_to_aspect_ratio", "max_pixels", "decode"),
+    *("pad_to_aspect_ratio", "max_pixels", "decode", "exif", "background"),
 )
 
 
@@ -142,6 +142,26 @@ def add_pixels(
         help="decode as Keras' loader does (exact), or large photographs at 1/2, 1/4 or 1/8 size, "
         f"resized with antialiasing (scaled) (default: {source}exact)",
     )
+    _add_exif_and_background(group, f"{source}ignore", f"{source}the colours behind are shown")
+
+
+def _add_exif_and_background(
+    to: arguments.Parser | arguments.Group, exif: str | None, background: str
+) -> None:
+    """Adds --exif and --background, with their defaults in words."""
+    to.add_argument(
+        "--exif",
+        choices=EXIFS,
+        help="show a photograph as it lies in its file (ignore), or turned as its EXIF tag says "
+        f"(apply) (default: {exif})",
+    )
+    to.add_argument(
+        "--background",
+        type=arguments.background,
+        metavar="R,G,B",
+        help="lay transparent images on a colour, such as 255,255,255 for white (default: "
+        f"{background})",
+    )
 
 
 def add_number(
@@ -163,14 +183,15 @@ def add_max_pixels(parser: arguments.Parser) -> None:
     )
 
 
-def add_checked_color_mode(parser: arguments.Parser) -> None:
-    """Adds the flag that says to which channels `scan --check` decodes."""
+def add_checked_pixels(parser: arguments.Parser) -> None:
+    """Adds the flags that say how `scan --check` decodes."""
     parser.add_argument(
         "--color-mode",
         choices=tuple(COLOR_CHANNELS),
         default="rgb",
         help="channels to which --check decodes: those of your `streamkd teach` (default rgb)",
     )
+    _add_exif_and_background(parser, "ignore", "the colours behind are shown")
 
 
 def add_on_bad(parser: arguments.Parser) -> None:

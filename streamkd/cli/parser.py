@@ -79,7 +79,7 @@ def _scan(subparsers: Any) -> None:
         "--check", action="store_true", help="decode every file; exit code 1 if one cannot be"
     )
     flags.add_max_pixels(parser)
-    flags.add_checked_color_mode(parser)
+    flags.add_checked_pixels(parser)
     parser.add_argument(
         "--out", metavar="MANIFEST", help="write the list to a file that serves as IMAGES"
     )

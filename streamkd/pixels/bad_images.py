@@ -7,11 +7,12 @@ refuse_bad_image(error, manifest, indices, options)    # names the bad file of a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.image_options import MAX_PIXELS, ImageOptions
+from streamkd.image_options import MAX_PIXELS, Background, ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.decode import decode
 from streamkd.pixels.file_batch import Files, leave_out
@@ -67,15 +68,21 @@ def why_bad_bytes(
     *,
     max_pixels: int = MAX_PIXELS,
     num_channels: int = 3,
+    background: Background = None,
 ) -> str | None:
     """Returns why the bytes of a file cannot be decoded, or None; arguments as in `why_bad`.
 
-    Without `options` the file is decoded to `num_channels`.
+    Without `options` the file is decoded to `num_channels`, and not turned.
     """
+    reading: dict[str, Any] = {
+        "max_pixels": max_pixels,
+        "num_channels": num_channels,
+        "background": background,
+    }
     if options is not None:
-        max_pixels, num_channels = options.max_pixels, options.num_channels
+        reading = options.for_files()
     try:
-        return why_undecodable(decodable(data, max_pixels, num_channels), options, num_channels)
+        return why_undecodable(decodable(data, **reading), options, reading["num_channels"])
     except UndecodableError as error:
         return str(error)
 

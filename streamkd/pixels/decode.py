@@ -5,8 +5,9 @@
 
 `decode='exact'` gives the pixels of `image_dataset_from_directory` (`pixels/exact_decode.py`);
 `decode='scaled'` decodes large photographs at a part of their size (`pixels/scaled_decode.py`).
-Pixels are float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it. A file that
-TensorFlow does not decode has become a PNG before (`pixels/pillow_fallback.py`).
+Pixels are float32 from 0 to 255. EXIF rotation is ignored, as Keras ignores it, unless the options
+say 'apply' (`pixels/turned.py`). A file that TensorFlow does not decode, or one that is laid on a
+background, has become a PNG before (`pixels/pillow_fallback.py`).
 """
 
 from __future__ import annotations

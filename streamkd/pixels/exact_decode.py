@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.crop import cut
+from streamkd.pixels.turned import opened, upright
 
 # Largest number of files decoded without a loop: a longer graph takes seconds to trace.
 MAX_UNROLLED_FILES = 256
@@ -45,7 +46,8 @@ class ExactDecoder:
 
         Args:
           file_bytes: string `[files]`, the bytes of each file.
-          one_size: bool, whether the headers say that all images have one size.
+          one_size: bool, whether the headers say that all images have one size; none of them is
+            to be turned then.
         """
         pixels_of_one = tf.TensorSpec(self.options.shape, tf.float32)
 
@@ -102,7 +104,7 @@ class ExactDecoder:
     def _stacked(self, file_bytes: tf.Tensor) -> tf.Tensor:
         """Returns images of one size, uint8 `[files, any height, any width, channels]`."""
         files = tf.unstack(file_bytes, file_bytes.shape[0])
-        return tf.stack([decode_pixels(data, self.options) for data in files])
+        return tf.stack([decode_as_stored(data, self.options) for data in files])
 
 
 def _together_or_each(
@@ -117,11 +119,24 @@ def _together_or_each(
     return tf.cond(one_size, together, each)
 
 
-def decode_pixels(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.Tensor:
-    """Returns the pixels of one file, uint8 `[height, width, channels]`.
+def decode_pixels(data: tf.Tensor, options: ImageOptions) -> tf.Tensor:
+    """Returns the pixels of one file, uint8 `[height, width, channels]`, upright if so asked.
 
     Args:
-      data: string `[]`, the file's bytes.
+      data: string `[]`, the file's bytes; behind a mark if the image is to be turned.
+      options: for the channels, and whether images are turned.
+    """
+    if options.exif == "ignore":
+        return decode_as_stored(data, options)
+    data, number = opened(data)
+    return upright(decode_as_stored(data, options), number)
+
+
+def decode_as_stored(data: tf.Tensor, options: ImageOptions, ratio: int = 1) -> tf.Tensor:
+    """Returns the pixels of one file as they lie in it, uint8 `[height, width, channels]`.
+
+    Args:
+      data: string `[]`, the file's bytes, without a mark.
       options: for the channels.
       ratio: file pixels in each direction for one decoded pixel: 1; for a JPEG also 2, 4 or 8.
     """

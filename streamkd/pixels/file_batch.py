@@ -5,9 +5,9 @@
 
 A file that is not there, or that the system does not read, is an error in both cases.
 
-TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, or a black
-pixel, has other bytes than its file. `files.known_digests` then has the digest of the file, so that
-a content digest is always that of a file.
+TensorFlow decodes the bytes in `files.file_bytes`. An image that Pillow has converted, one that is
+to be turned, or a black pixel, has other bytes than its file. `files.known_digests` then has the
+digest of the file, so that a content digest is always that of a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamkd.image_options import MAX_PIXELS
+from streamkd.image_options import MAX_PIXELS, Background
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import is_no_file, read_file, why_unreadable
 from streamkd.pixels.header import inspect_headers
@@ -71,6 +71,8 @@ def read_files(
     known_bad: np.ndarray | None = None,
     max_pixels: int = MAX_PIXELS,
     num_channels: int = 3,
+    exif: str = "ignore",
+    background: Background = None,
 ) -> Files:
     """Returns the bytes of the files of a batch, which has at least one.
 
@@ -82,6 +84,7 @@ def read_files(
       known_bad: bool `[files]`, bad files that are not even read.
       max_pixels: largest number of pixels of an image; one with more is bad.
       num_channels: of the pixels that the files are decoded to.
+      exif, background: as in `ImageOptions`.
 
     Raises:
       OSError: a file is not there or cannot be read; `filename` is its path.
@@ -106,15 +109,18 @@ def read_files(
             bad[index] = True
             data.append(b"")
     one_size, odd = inspect_headers(data, max_pixels)
-    if num_channels != 3:
-        odd = sorted({*odd, *(i for i, d in enumerate(data) if is_odd_for(d, num_channels))})
+    if num_channels != 3 or exif == "apply" or background is not None:
+        more = (i for i, d in enumerate(data) if is_odd_for(d, num_channels, exif, background))
+        odd = sorted({*odd, *more})
         one_size = one_size and not odd
     known_digests = np.zeros(len(paths), np.uint64)
     for index in odd:
         original = data[index]
         try:
             data[index] = (
-                BLACK_PIXEL if bad[index] else decodable(original, max_pixels, num_channels)
+                BLACK_PIXEL
+                if bad[index]
+                else decodable(original, max_pixels, num_channels, exif, background)
             )
         except MemoryError as error:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), paths[index]) from error

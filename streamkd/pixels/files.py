@@ -64,6 +64,19 @@ def _read(path: bytes) -> bytes:
         os.close(descriptor)
 
 
+def read_head(path: bytes, num_bytes: int) -> bytes:
+    """Returns the first bytes of a file, so many at most.
+
+    Raises:
+      OSError: the file is not there or cannot be read.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        return os.read(descriptor, num_bytes)
+    finally:
+        os.close(descriptor)
+
+
 def is_not_there(error: OSError) -> bool:
     """Returns whether `read_file` found no file of this name."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR)

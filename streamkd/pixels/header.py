@@ -27,6 +27,8 @@ _WITHOUT_SEGMENT = frozenset([0x00, 0x01, *range(0xD0, 0xD9), 0xFF])
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # Parts of a WebP that hold pixels: alpha before a frame, a frame with losses, one without.
 _WEBP_FRAMES = (b"ALPH", b"VP8 ", b"VP8L")
+# Chunks of a PNG that are looked at before its pixels.
+_MAX_CHUNKS = 1 << 16
 
 
 def size_in_header(data: bytes) -> bytes | None:
@@ -173,6 +175,19 @@ def _gif_dimensions(data: bytes) -> tuple[int, int]:
 def png_bit_depth(data: bytes) -> int:
     """Returns the bits of a PNG's channel, or of its index into a palette: 1, 2, 4, 8 or 16."""
     return _number(data, 24, 1)
+
+
+def is_transparent_png(data: bytes) -> bool:
+    """Returns whether a PNG has an alpha channel or transparent colours, by its header."""
+    if _number(data, 25, 1) & 4:
+        return True
+    position = 8
+    for _ in range(_MAX_CHUNKS):
+        kind = data[position + 4 : position + 8]
+        if kind in (b"tRNS", b"IDAT", b""):
+            return kind == b"tRNS"
+        position += 12 + _number(data, position, 4, "big")
+    return True  # Pillow says what is wrong
 
 
 def num_jpeg_channels(data: bytes) -> int | None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.image_options import MAX_PIXELS
+from streamkd.image_options import MAX_PIXELS, Background
 from streamkd.pixels import header
+from streamkd.pixels.orientation import MARK, UPRIGHT, marked, orientation
 from streamkd.pixels.who_decodes import needs_pillow
 
 # Formats that Pillow may open.
@@ -29,8 +30,10 @@ _EXACT_MODES = ("L", "LA", "RGB", "RGBA")
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 # Formats of which TensorFlow decodes a part.
 _PARTLY_TENSORFLOW = ("BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP")
+# Formats whose turn stands in no tag that `orientation` reads. Pillow turns a TIFF by itself.
+_TURNED_BY_PILLOW = ("AVIF",)
 # Numbers of TIFF's tags.
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+TIFF_BITS, _PHOTOMETRIC = 258, 262
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 # Value of the photometric tag: the lowest number is white.
 _WHITE_IS_ZERO = 0
@@ -44,8 +47,19 @@ class UndecodableError(ValueError):
     """The bytes of a file cannot be decoded; the text is the reason alone."""
 
 
-def decodable(data: bytes, max_pixels: int = MAX_PIXELS, num_channels: int = 3) -> bytes:
+def decodable(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    num_channels: int = 3,
+    exif: str = "ignore",
+    background: Background = None,
+) -> bytes:
     """Returns bytes that TensorFlow decodes to the pixels of a file: its own, or those of a PNG.
+
+    Args:
+      data: the file's bytes.
+      max_pixels, num_channels, exif, background: as in `ImageOptions`. With 'apply', the bytes of
+        an image that is to be turned are marked; `decode_pixels` turns it.
 
     Raises:
       UndecodableError: the file is empty, has more than `max_pixels` by its header, or cannot be
@@ -53,12 +67,15 @@ def decodable(data: bytes, max_pixels: int = MAX_PIXELS, num_channels: int = 3) 
     """
     if not data:
         raise UndecodableError("the file is empty")
+    if data.startswith(MARK):
+        raise UndecodableError("neither TensorFlow nor Pillow knows its format")
     size = header.dimensions(data)
     if size is not None:
         _check_size(*size, max_pixels)
-    if needs_pillow(data, num_channels, max_pixels):
-        return _as_png(data, max_pixels, num_channels)
-    return data
+    turn = orientation(data) if exif == "apply" else UPRIGHT
+    if needs_pillow(data, num_channels, max_pixels, has_background=background is not None):
+        data = _as_png(data, max_pixels, num_channels, exif, background)
+    return marked(data, turn)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -72,19 +89,28 @@ def _too_many_pixels(pixels: str, max_pixels: int) -> UndecodableError:
     )
 
 
-def _as_png(data: bytes, max_pixels: int, num_channels: int) -> bytes:
+def _as_png(
+    data: bytes, max_pixels: int, num_channels: int, exif: str, background: Background
+) -> bytes:
     """Returns the first frame of an image as a PNG."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     png = io.BytesIO()
     try:
         with (
-            _raised_limit(max_pixels),
+            raised_limit(max_pixels),
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
         ):
             _check_size(*image.size, max_pixels)
             _check_tiles(image, max_pixels)
-            _for_tensorflow(image, num_channels).save(png, "PNG", compress_level=1)
+            if exif == "apply" and image.format in _TURNED_BY_PILLOW:
+                ImageOps.exif_transpose(image, in_place=True)
+            if background is not None and image.has_transparency_data:
+                shown = on_background(data, image, background)
+                shown = shown.convert("L") if num_channels == 1 else shown
+            else:
+                shown = _for_tensorflow(image, num_channels)
+            shown.save(png, "PNG", compress_level=1)
     except (UndecodableError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
@@ -101,7 +127,7 @@ def _as_png(data: bytes, max_pixels: int, num_channels: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _raised_limit(max_pixels: int) -> Iterator[None]:
+def raised_limit(max_pixels: int) -> Iterator[None]:
     """Lets Pillow open images of `max_pixels`, if its own limit for the process is lower."""
     from PIL import Image
 
@@ -123,6 +149,28 @@ def _check_tiles(image: Any, max_pixels: int) -> None:
     sides = (tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1))
     if all(isinstance(side, int) for side in sides):
         _check_size(*sides, max_pixels)
+
+
+def with_alpha(data: bytes, image: Any) -> Any:
+    """Returns an image in the mode RGBA; `data` is its file.
+
+    TensorFlow decodes a PNG of 16 bits: Pillow cuts its levels to 8 bits, and does not find the
+    transparent colour among them.
+    """
+    import tensorflow as tf
+    from PIL import Image
+
+    if image.format == "PNG" and header.png_bit_depth(data) == 16:
+        return Image.fromarray(tf.io.decode_png(data, channels=4).numpy())
+    return image.convert("RGBA")
+
+
+def on_background(data: bytes, image: Any, background: tuple[int, int, int]) -> Any:
+    """Returns an image in the mode RGB, laid on a colour by its transparency."""
+    from PIL import Image
+
+    ground = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(ground, with_alpha(data, image)).convert("RGB")
 
 
 def _for_tensorflow(image: Any, num_channels: int) -> Any:
@@ -161,7 +209,7 @@ def _in_sixteen_bits(image: Any) -> Any:
 
     levels: np.ndarray = np.asarray(image).astype(np.uint16)
     tags = getattr(image, "tag_v2", {})
-    if tags.get(_BITS_PER_SAMPLE) == (12,):
+    if tags.get(TIFF_BITS) == (12,):
         levels = levels << 4 | levels >> 8
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         levels = 65535 - levels

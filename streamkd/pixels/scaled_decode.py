@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
-from streamkd.pixels.exact_decode import decode_pixels, finished, placement_of, rounded
+from streamkd.pixels.exact_decode import decode_as_stored, finished, placement_of, rounded
+from streamkd.pixels.turned import is_mirrored, opened, upright, upright_size
 
 # Number of times that the decoder can halve an image.
 MAX_HALVINGS = 3
@@ -80,27 +81,27 @@ class ScaledDecoder:
 
     def image(self, data: tf.Tensor) -> tf.Tensor:
         """Returns one file's image, float32 `[height, width, channels]`; `data` is its bytes."""
-        size = size_in_file(data)
-        halvings = halvings_of_image(size, self.options)
-        part = DecodedParts(data, size, halvings[None], self.options).part(halvings)
+        file = opened_file(data, self.options)
+        halvings = halvings_of_image(file.size, self.options)
+        part = DecodedParts(file, halvings[None], self.options).part(halvings)
         images = fit_part(part, self.options)
         return (rounded(images) if self.whole_numbers else images)[0]
 
     def _crops(self, element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the crops of one file, `[views, height, width, channels]`."""
         data, boxes = element
-        size = size_in_file(data)
-        halvings = halvings_of_crops(size, boxes, self.options)
-        return self._resampled(DecodedParts(data, size, halvings, self.options), boxes, halvings)
+        file = opened_file(data, self.options)
+        halvings = halvings_of_crops(file.size, boxes, self.options)
+        return self._resampled(DecodedParts(file, halvings, self.options), boxes, halvings)
 
     def _plain_and_crops(self, element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """Returns the crops of one file, the first replaced by the plain image."""
         data, boxes = element
-        size = size_in_file(data)
-        halvings = halvings_of_crops(size, boxes, self.options)
-        plain = halvings_of_image(size, self.options)
+        file = opened_file(data, self.options)
+        halvings = halvings_of_crops(file.size, boxes, self.options)
+        plain = halvings_of_image(file.size, self.options)
         halvings = tf.concat([plain[None], halvings[1:]], axis=0)
-        parts = DecodedParts(data, size, halvings, self.options)
+        parts = DecodedParts(file, halvings, self.options)
         crops = self._resampled(parts, boxes[1:], halvings[1:])
         return tf.concat([fit_part(parts.part(plain), self.options), crops], axis=0)
 
@@ -110,59 +111,94 @@ class ScaledDecoder:
         def resampled_crop(view: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             box, number = view
             part = parts.part(number)
-            corners = box * tf.tile(part.extent, [2])
+            corners = part.in_pixels(box * tf.tile(part.extent, [2]))
             return resample(part.pixels, corners, self.options.image_size, self.options)[0]
 
         one_view = tf.TensorSpec(self.options.shape, tf.float32)
         return tf.map_fn(resampled_crop, (boxes, halvings), fn_output_signature=one_view)
 
 
+class File(NamedTuple):
+    """One file before it is decoded.
+
+    Attributes:
+      data: string `[]`, its bytes.
+      size: int32 `[2]`, height and width of the upright image as `size_in_file` finds them.
+      orientation: int32 `[]`, 1 to 8, how the image is to be turned; None if no image is turned.
+    """
+
+    data: tf.Tensor
+    size: tf.Tensor
+    orientation: tf.Tensor | None
+
+
+def opened_file(data: tf.Tensor, options: ImageOptions) -> File:
+    """Returns the file of bytes, string `[]`, that may be marked to be turned."""
+    if options.exif == "ignore":
+        return File(data, size_in_file(data), None)
+    data, number = opened(data)
+    return File(data, upright_size(size_in_file(data), number), number)
+
+
 class Part(NamedTuple):
     """The pixels that were decoded of one file, and how they lie in it.
 
     Attributes:
-      pixels: uint8 `[1, any height, any width, channels]`.
-      size: int32 `[2]`, height and width of the image in the file.
+      pixels: uint8 `[1, any height, any width, channels]`, upright.
+      size: int32 `[2]`, height and width of the upright image.
       ratio: float32 `[]`, 1, 2, 4 or 8, how many of the file's pixels in each direction a decoded
         pixel stands for; the last one may stand for fewer.
+      is_mirrored: bool `[2]`, whether rows and columns run against those of the file, so that the
+        last one of the file comes first; None if no image is turned.
     """
 
     pixels: tf.Tensor
     size: tf.Tensor
     ratio: tf.Tensor
+    is_mirrored: tf.Tensor | None
 
     @property
     def extent(self) -> tf.Tensor:
         """Height and width in decoded pixels, float32 `[2]`: not whole where the last is cut."""
         return tf.cast(self.size, tf.float32) / self.ratio
 
+    def in_pixels(self, corners: tf.Tensor) -> tf.Tensor:
+        """Returns corners within `extent`, float32 `[4]`, counted from the first of `pixels`."""
+        if self.is_mirrored is None:
+            return corners
+        missing = tf.cast(tf.shape(self.pixels)[1:3], tf.float32) - self.extent
+        return corners + tf.tile(tf.where(self.is_mirrored, missing, 0.0), [2])
+
 
 class DecodedParts:
     """One file, decoded once at every part of its size that is asked for.
 
     Args:
-      data: string `[]`, the file's bytes.
-      size: the result of `size_in_file`.
+      file: the result of `opened_file`.
       halvings: int32 `[any]`, all that will be asked for: 0 to 3.
       options: for the channels.
     """
 
-    def __init__(
-        self, data: tf.Tensor, size: tf.Tensor, halvings: tf.Tensor, options: ImageOptions
-    ) -> None:
+    def __init__(self, file: File, halvings: tf.Tensor, options: ImageOptions) -> None:
         # No JPEG has an alpha channel: where one is asked for, `decode_image` is to say so.
         self._last = 0 if options.num_channels == 4 else MAX_HALVINGS
-        self._options = options
+        self._file, self._options = file, options
         wanted = tf.minimum(halvings, self._last)
-        self._parts = [self._decode(data, number, wanted) for number in range(self._last + 1)]
+        self._parts = [self._decode(number, wanted) for number in range(self._last + 1)]
         # Formats other than JPEG show their size only once they are decoded.
-        self._size = tf.where(size > 0, size, tf.shape(self._parts[0])[:2])
+        self._size = tf.where(file.size > 0, file.size, tf.shape(self._parts[0])[:2])
 
-    def _decode(self, data: tf.Tensor, number: int, wanted: tf.Tensor) -> tf.Tensor:
+    def _decode(self, number: int, wanted: tf.Tensor) -> tf.Tensor:
         """Returns the pixels after so many halvings; none for a number that nobody asks for."""
+        data, _, orientation = self._file
+
+        def decoded() -> tf.Tensor:
+            pixels = decode_as_stored(data, self._options, 2**number)
+            return pixels if orientation is None else upright(pixels, orientation)
+
         return tf.cond(
             tf.reduce_any(tf.equal(wanted, number)),
-            lambda: decode_pixels(data, self._options, 2**number),
+            decoded,
             lambda: tf.zeros([0, 0, self._options.num_channels], tf.uint8),
         )
 
@@ -174,7 +210,9 @@ class DecodedParts:
         )
         pixels.set_shape((None, None, self._options.num_channels))
         ratio = tf.cast(tf.bitwise.left_shift(1, number), tf.float32)
-        return Part(pixels[None], self._size, ratio)
+        orientation = self._file.orientation
+        mirrored = None if orientation is None else is_mirrored(orientation)
+        return Part(pixels[None], self._size, ratio, mirrored)
 
 
 def fit_part(part: Part, options: ImageOptions) -> tf.Tensor:
@@ -182,7 +220,7 @@ def fit_part(part: Part, options: ImageOptions) -> tf.Tensor:
     placement = placement_of((part.size[0], part.size[1]), options)
     window = placement.window
     corners = tf.stack([0, 0, *tf.unstack(part.size)] if window is None else window)
-    corners = tf.cast(corners, tf.float32) / part.ratio
+    corners = part.in_pixels(tf.cast(corners, tf.float32) / part.ratio)
     images = resample(part.pixels, corners, placement.size, options)
     return finished(images, placement, options)
 

@@ -18,7 +18,9 @@ first, and makes a 1-bit PNG nearly black in rgba.
 
 from __future__ import annotations
 
+from streamkd.image_options import Background
 from streamkd.pixels import header
+from streamkd.pixels.orientation import UPRIGHT, orientation
 
 # First bytes of files for Pillow: TIFF, BigTIFF, JPEG 2000 (boxed and bare).
 _MAGIC = (
@@ -31,14 +33,21 @@ _MAGIC = (
 )
 
 
-def needs_pillow(data: bytes, num_channels: int, max_pixels: int) -> bool:
-    """Returns whether Pillow decodes a file to images of so many channels."""
+def needs_pillow(
+    data: bytes, num_channels: int, max_pixels: int, *, has_background: bool = False
+) -> bool:
+    """Returns whether Pillow decodes a file to images of so many channels.
+
+    With a background, Pillow also lays PNG and GIF files on it that may be transparent.
+    """
     if data.startswith(b"\xff\xd8\xff"):
         return num_channels == 4 or (num_channels == 1 and header.num_jpeg_channels(data) == 4)
     if data.startswith(b"\x89PNG"):
+        if has_background and header.is_transparent_png(data):
+            return True
         return num_channels == 4 and header.png_bit_depth(data) < 8
     if data.startswith(b"GIF8"):
-        return num_channels != 3 or _is_gif_for_pillow(data, max_pixels)
+        return num_channels != 3 or has_background or _is_gif_for_pillow(data, max_pixels)
     if data.startswith(b"BM"):
         return num_channels != 3 or not header.is_plain_bmp(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -47,9 +56,17 @@ def needs_pillow(data: bytes, num_channels: int, max_pixels: int) -> bool:
     return data.startswith(_MAGIC) or data[4:8] == b"ftyp"
 
 
-def is_odd_for(data: bytes, num_channels: int) -> bool:
-    """Returns whether a file of an ordinary format needs Pillow for so many channels."""
-    return num_channels != 3 and needs_pillow(data, num_channels, 1)
+def is_odd_for(
+    data: bytes, num_channels: int, exif: str = "ignore", background: Background = None
+) -> bool:
+    """Returns whether a file of an ordinary format needs Pillow, or is to be turned.
+
+    Arguments as in `ImageOptions`.
+    """
+    asks_header = num_channels != 3 or background is not None
+    if asks_header and needs_pillow(data, num_channels, 1, has_background=background is not None):
+        return True
+    return exif == "apply" and orientation(data) != UPRIGHT
 
 
 def _is_gif_for_pillow(data: bytes, max_pixels: int) -> bool:

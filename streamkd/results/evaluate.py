@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from streamkd.checks import check_count
 from streamkd.errors import OptionError, StudentError
-from streamkd.image_options import MAX_PIXELS, ImageOptions
+from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
@@ -83,6 +83,8 @@ def evaluate(
     crop_to_aspect_ratio: bool | None = None,
     pad_to_aspect_ratio: bool | None = None,
     decode: str | None = None,
+    exif: str | None = None,
+    background: Background = None,
     class_names: list[str] | None = None,
     batch_size: int = 64,
     max_pixels: int = MAX_PIXELS,
@@ -97,8 +99,8 @@ def evaluate(
       store: the teacher's logits for these images, for agreement and KL.
       image_size: (height, width); by default the size that the model takes.
       color_mode: by default the mode that fits the model's channels.
-      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: by default as in the store,
-        without a store as in the run's training, otherwise as in Keras' loader.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode, exif, background: by default
+        as in the store, without a store as in the run's training, otherwise as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
         directory, of the store, or of the images.
       batch_size: images a batch.
@@ -125,6 +127,8 @@ def evaluate(
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
         "decode": decode,
+        "exif": exif,
+        "background": as_background(background),
     }
     if store is None:
         if size is None:

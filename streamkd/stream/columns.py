@@ -262,8 +262,7 @@ class FileColumns(Columns):
     def __init__(self, spec: StreamSpec) -> None:
         self.skipped: dict[int, str] = {}
         self._images = spec.images
-        self._max_pixels = spec.options.max_pixels
-        self._num_channels = spec.options.num_channels
+        self._options_for_files = spec.options.for_files()
         self._skips = spec.on_bad == "skip"
         self.columns = {
             "paths": Column(tf.string, per=FILE),
@@ -295,8 +294,7 @@ class FileColumns(Columns):
                 paths,
                 report_bad=skip if self._skips else None,
                 known_bad=known_bad if known_bad.any() else None,
-                max_pixels=self._max_pixels,
-                num_channels=self._num_channels,
+                **self._options_for_files,
             )
         return np.array(paths, object), files
 

@@ -52,8 +52,7 @@ def evaluation_batches(
             files = read_files(
                 paths,
                 known_bad=known_bad,
-                max_pixels=options.max_pixels,
-                num_channels=options.num_channels,
+                **options.for_files(),
             )
         return files._asdict()
 

@@ -18,7 +18,7 @@ import numpy as np
 from streamkd.checks import check_choice, check_count
 from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
-from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
+from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.public import public
@@ -54,6 +54,8 @@ def join(
     crop_to_aspect_ratio: bool | None = None,
     pad_to_aspect_ratio: bool | None = None,
     decode: str | None = None,
+    exif: str | None = None,
+    background: Background = None,
     missing: str = "raise",
     augment: str = "replay",
     views: Views | None = None,
@@ -77,8 +79,8 @@ def join(
       seed: of the order, 0 to 2**32 - 1.
       shuffle: False for the manifest's order.
       color_mode: by default as the teacher saw them ('rgb' without a store).
-      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode: part of what the teacher
-        saw; with a store they can only be repeated. See `ImageOptions`.
+      interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode, exif, background: part of
+        what the teacher saw; with a store they can only be repeated. See `ImageOptions`.
       missing: 'raise' refuses images without logits; 'drop' leaves them out and warns; 'label' lets
         the student learn them from their labels alone and warns. A store that has logits of none of
         the images is always refused.
@@ -122,6 +124,8 @@ def join(
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
         "pad_to_aspect_ratio": pad_to_aspect_ratio,
         "decode": decode,
+        "exif": exif,
+        "background": as_background(background),
     }
     options = image_options(store, image_size, color_mode, given, max_pixels)
     shown = independent or join_checks.replayed_views(store, operation)
@@ -230,12 +234,17 @@ def image_options(
         if value is not None and value != getattr(taught, name):
             raise OptionError(
                 f"{name} is {value!r}, and the teacher saw images made with "
-                f"{getattr(taught, name)!r} (store {store.path}).\n"
+                f"{_said(getattr(taught, name))} (store {store.path}).\n"
                 f"Leave {name} out: the student sees what the teacher saw."
             )
     return dataclasses.replace(
         taught, color_mode=color_mode or taught.color_mode, max_pixels=max_pixels
     )
+
+
+def _said(value: object) -> str:
+    """Returns a value of an option in words."""
+    return "none" if value is None else repr(value)
 
 
 def _without_store(images: Manifest) -> tuple[np.ndarray, np.ndarray, list[str]]:

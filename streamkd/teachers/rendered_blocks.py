@@ -182,8 +182,7 @@ class _BlockReader:
             return read_files(
                 paths,
                 report_bad=self._report_bad,
-                max_pixels=self._options.max_pixels,
-                num_channels=self._options.num_channels,
+                **self._options.for_files(),
             )
 
     def _without_bad_partners(self, block: Mapping[str, Any]) -> dict[str, Any]:

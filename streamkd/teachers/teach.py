@@ -16,8 +16,9 @@ import numpy as np
 from streamkd.checks import check_choice, check_count
 from streamkd.codes import warn
 from streamkd.errors import OptionError, readable_key
-from streamkd.image_options import MAX_PIXELS, ON_BAD, ImageOptions
+from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions
 from streamkd.manifest.manifest import Manifest, as_manifest
+from streamkd.pixels.image_notes import turned_in_sample
 from streamkd.public import public
 from streamkd.store import codecs
 from streamkd.store.layout import REFUSED
@@ -48,6 +49,8 @@ def teach(
     crop_to_aspect_ratio: bool = False,
     pad_to_aspect_ratio: bool = False,
     decode: str = "exact",
+    exif: str = "ignore",
+    background: Background = None,
     batch_size: int = BATCH_SIZE,
     codec: str = "float16",
     class_names: list[str] | None = None,
@@ -69,6 +72,9 @@ def teach(
       image_size: (height, width) in pixels; by default the size that the teacher needs.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
+      exif: 'ignore' as in Keras' loader, or 'apply' to turn photographs as their EXIF tag says.
+      background: (red, green, blue) on which transparent images are laid; by default the colours
+        behind the transparency are shown, as in Keras' loader.
       batch_size: rows that are answered and written at once; stored, since it changes last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs/codec.py`.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
@@ -101,11 +107,15 @@ def teach(
         pad_to_aspect_ratio=pad_to_aspect_ratio,
         max_pixels=max_pixels,
         decode=decode,
+        exif=exif,
+        background=background,
         batch_size=batch_size,
         codec=codec,
         class_names=class_names,
         views=views,
     )
+    if exif == "ignore":
+        _warn_of_turned(images)
     images, path = images.select(images.keys.sort_order()), os.fspath(out)
     if shard is not None:
         images = shard_of(images, shard, setup.images_per_block)
@@ -178,6 +188,12 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
     first = (number - 1) * num_blocks // count * images_per_block
     stop = min(number * num_blocks // count * images_per_block, len(images))
     return images.select(slice(first, stop))
+
+
+def _warn_of_turned(images: Manifest) -> None:
+    note = turned_in_sample(images)
+    if note is not None:
+        warn("odd_images", str(note), stacklevel=3)
 
 
 def _warn_of_refused(images: Manifest, store: RowStore) -> None:

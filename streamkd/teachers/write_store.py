@@ -24,7 +24,7 @@ import numpy as np
 
 from streamkd.checks import check_count
 from streamkd.errors import BadImageError, TeacherError, readable_key
-from streamkd.image_options import ImageOptions
+from streamkd.image_options import Background, ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.pixels.content_digest import digest_each
@@ -70,6 +70,8 @@ def write_store(
     crop_to_aspect_ratio: bool = False,
     pad_to_aspect_ratio: bool = False,
     decode: str = "exact",
+    exif: str = "ignore",
+    background: Background = None,
     class_names: list[str] | None = None,
     batch_size: int = 64,
     codec: str = "float16",
@@ -88,6 +90,8 @@ def write_store(
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: the options of Keras'
         loader that come nearest to the teacher's own; the student sees its images that way.
       decode: 'scaled' for antialiased resizing, as in Pillow and torchvision; see `ImageOptions`.
+      exif: 'apply' if the teacher saw photographs turned as their EXIF tag says.
+      background: (red, green, blue), the colour on which the teacher saw transparent images.
       class_names: the teacher's classes in the order of its outputs; by default the images'.
       batch_size: images that are answered and written at once.
       codec: how logits are kept, such as 'float16' or 'packed:3+8'; see `store/codecs/codec.py`.
@@ -110,6 +114,8 @@ def write_store(
         crop_to_aspect_ratio=crop_to_aspect_ratio,
         pad_to_aspect_ratio=pad_to_aspect_ratio,
         decode=decode,
+        exif=exif,
+        background=background,
     ).to_dict()
     order = images.keys.sort_order()
     writing = _Writing(
