@@ -119,6 +119,10 @@ WARNINGS = {
         "`--no-lock` writes a store or a run without a lock.",
         "See to it that no other process writes the same, or give an output on a local disk.",
     ),
+    "suspicious_images": Meaning(
+        "Decoders read some images and complained, such as of stray bytes in a JPEG.",
+        "`streamkd scan IMAGES --check` names the files. Look at them, or save them anew.",
+    ),
     "images_refused": Meaning(
         "Images could not be decoded, and have no logits in the store.",
         "`streamkd scan --check` gives the reasons; `--missing drop` trains without them.",

@@ -1,5 +1,7 @@
 """The limit of pixels: one number that every command and function checks in the header."""
 
+import io
+import struct
 import warnings
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from streamkd.errors import BadImageError
 from streamkd.pixels import pillow_fallback
 from streamkd.pixels.bad_images import why_bad_bytes
 from streamkd.pixels.check_images import check_images
+from streamkd.pixels.header import dimensions
 from streamkd.pixels.pillow_fallback import UndecodableError, decodable
 from streamkd.teachers.teach import refused_images
 from streamkd.views.views import Views
@@ -79,6 +82,76 @@ class TestReading:
             warnings.simplefilter("error")
             assert decodable(zoo.saved("TIFF"), 1536).startswith(b"\x89PNG")
         assert Image.MAX_IMAGE_PIXELS == 700
+
+
+def saved(file_format, width=50, height=30, **options):
+    data = io.BytesIO()
+    Image.new("RGB", (width, height), (9, 99, 199)).save(data, file_format, **options)
+    return data.getvalue()
+
+
+class TestSizesInBoxes:
+    """An AVIF or JPEG 2000 whose box lies: the codes give the size of which memory is taken."""
+
+    @pytest.mark.parametrize(
+        ("file_format", "options"),
+        [
+            *(("AVIF", {}), ("AVIF", {"quality": 100}), ("AVIF", {"subsampling": "4:4:4"})),
+            *(("JPEG2000", {}), ("JPEG2000", {"no_jp2": True})),
+            ("JPEG2000", {"tile_size": (16, 16)}),
+            ("AVIF", {"save_all": True, "append_images": [Image.new("RGB", (50, 30))]}),
+        ],
+        ids=str,
+    )
+    def test_the_size_is_that_of_the_codes(self, file_format, options):
+        data = saved(file_format, **options)
+        assert dimensions(data) == (50, 30)
+        assert decodable(data, 1500).startswith(b"\x89PNG")
+        with pytest.raises(UndecodableError, match="it has 50 x 30 pixels, and at most 1,499 are"):
+            decodable(data, 1499)
+        for length in range(0, len(data), 9):
+            dimensions(data[:length])  # never raises
+
+    @pytest.mark.parametrize(("width", "height"), [(1, 1), (300, 65), (1000, 17)])
+    def test_sizes_of_any_number_of_bits_are_read(self, width, height):
+        assert dimensions(saved("AVIF", width, height)) == (width, height)
+        assert dimensions(saved("JPEG2000", width, height)) == (width, height)
+
+    def test_a_box_that_lies_is_not_believed(self):
+        honest = saved("AVIF")
+        lie = honest.replace(struct.pack(">II", 50, 30), struct.pack(">II", 5, 3))
+        with Image.open(io.BytesIO(lie)) as image:
+            assert image.size == (5, 3)
+        with pytest.raises(UndecodableError, match="it has 50 x 30 pixels, and at most 100 are"):
+            decodable(lie, 100)
+        honest = saved("JPEG2000")
+        lie = honest.replace(struct.pack(">II", 30, 50), struct.pack(">II", 3, 5), 1)
+        assert lie != honest
+        with pytest.raises(UndecodableError, match="it has 50 x 30 pixels, and at most 100 are"):
+            decodable(lie, 100)
+
+
+GIF = saved("GIF")
+FRAME = GIF.index(b",")
+MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GIF[:FRAME] + b"!\xfe" + b"\x01x" * MANY + b"\0" + GIF[FRAME:],
+        GIF[:FRAME] + b"!\xfe\x01x\0" * MANY + GIF[FRAME:],
+        saved("AVIF")[:32] + struct.pack(">I4s", 8, b"free") * MANY,
+        saved("AVIF")[:32]
+        + struct.pack(">I4sII", MANY * 4 + 16, b"stco", 0, MANY)
+        + bytes(MANY * 4),
+        b"\xff\xd8" + b"\xff\xfe\0\2" * MANY + saved("JPEG")[2:],
+        b"\xff\xd8\xff\xd0" + b"\xff\xd0" * MANY + saved("JPEG")[2:],
+    ],
+    ids=["blocks of a GIF", "extensions", "boxes", "places", "segments", "restarts"],
+)
+def test_a_file_of_very_many_parts_is_refused_by_name(data):
+    assert why_bad_bytes(data) == "it has more parts than an image of its size needs"
 
 
 class TestPython:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from streamkd.cli.answer import Answer
-from streamkd.codes import StreamkdWarning
+from streamkd.codes import StreamkdWarning, warn
+from streamkd.tf_support import native_lines
 
 Command = Callable[[argparse.Namespace], Answer]
 
@@ -27,9 +28,24 @@ def with_warnings(command: Command) -> Command:
     def run(args: argparse.Namespace) -> Answer:
         with _collected_warnings() as caught:
             answer = command(args)
+            _warn_of_complaints()
         return dataclasses.replace(answer, fields={**answer.fields, "warnings": caught})
 
     return run
+
+
+def _warn_of_complaints() -> None:
+    """Warns once of all that image decoders wrote during the command."""
+    if not native_lines.is_held():
+        return
+    count, _ = native_lines.take()
+    if count:
+        warn(
+            "suspicious_images",
+            f"Image decoders complained {count:,} times, and went on.\n"
+            "`streamkd scan IMAGES --check` names the files and what is odd about each.",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager

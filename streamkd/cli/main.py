@@ -23,6 +23,7 @@ from streamkd.cli.parser import build_parser
 from streamkd.cli.standard_streams import deliver
 from streamkd.errors import StreamkdError
 from streamkd.file_access import check_system, file_settings
+from streamkd.tf_support import native_lines
 
 EXIT_REFUSED = 2
 EXIT_OUR_FAULT = 3
@@ -100,6 +101,7 @@ def run() -> None:
     """Entry point of the console script."""
     standard_streams.make_usable()
     setattr(warnings, "showwarning", _print_warning)  # noqa: B010  the hook that warnings documents
+    native_lines.hold()
     try:
         code = main()
     except SystemExit as ended:  # argparse printed a help text or a mistake

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 
 from streamkd.image_options import MAX_PIXELS
+from streamkd.pixels.box_header import Steps, TooManyPartsError, box_dimensions
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _JPEG_HEAD = b"\xff\xd8\xff"
@@ -27,7 +28,12 @@ _WITHOUT_SEGMENT = frozenset([0x00, 0x01, *range(0xD0, 0xD9), 0xFF])
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 # Parts of a WebP that hold pixels: alpha before a frame, a frame with losses, one without.
 _WEBP_FRAMES = (b"ALPH", b"VP8 ", b"VP8L")
-# Chunks of a PNG that are looked at before its pixels.
+# Blocks that a GIF of any size may have, and bytes of a block in the mean of a larger one; a
+# program writes blocks of 255 bytes.
+_FEW_BLOCKS, _MIN_BLOCK_BYTES = 1 << 16, 64
+# First bytes of JPEG 2000, in boxes and bare.
+_CODES = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+# Chunks of a PNG or WebP, or segments of a JPEG, that are looked at before its pixels.
 _MAX_CHUNKS = 1 << 16
 
 
@@ -64,9 +70,13 @@ def inspect_headers(
 
 
 def dimensions(data: bytes) -> tuple[int, int] | None:
-    """Returns width and height in pixels of a PNG, JPEG, GIF, BMP or WebP; else None.
+    """Returns width and height in pixels of an image; None for a TIFF or another format.
 
-    Those of a GIF are the largest of its screen and of all its frames.
+    Those of a GIF are the largest of its screen and of all its frames; those of an AVIF or JPEG
+    2000 are the largest of its boxes and its codes.
+
+    Raises:
+      TooManyPartsError: the file has very many parts.
     """
     if data.startswith(_PNG_HEAD):
         return _number(data, 16, 4, "big"), _number(data, 20, 4, "big")
@@ -84,7 +94,7 @@ def dimensions(data: bytes) -> tuple[int, int] | None:
         return _number(data, 18, 4), min(height, 2**32 - height)  # negative: from the top
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp_dimensions(data)
-    return None
+    return box_dimensions(data) if data.startswith(_CODES) or data[4:8] == b"ftyp" else None
 
 
 def is_animated_webp(data: bytes) -> bool:
@@ -115,9 +125,14 @@ def _end_of_jpeg_size(data: bytes, *, skip_garbage: bool = False) -> int | None:
 
     With `skip_garbage`, looks for the next marker wherever a segment does not begin with one, as
     libjpeg does; by default such a file has no size.
+
+    Raises:
+      TooManyPartsError: very many segments come before it; by default such a file has no size.
     """
     position, last = 2, len(data) - 9
-    while position <= last:
+    for _ in range(_MAX_CHUNKS):
+        if position > last:
+            return None
         marker = data[position + 1]
         if data[position] == 0xFF and marker not in _WITHOUT_SEGMENT:
             if marker in _FRAMES:
@@ -128,6 +143,8 @@ def _end_of_jpeg_size(data: bytes, *, skip_garbage: bool = False) -> int | None:
         else:
             is_alone = data[next_marker.start() + 1] in _WITHOUT_SEGMENT
             position = next_marker.end() if is_alone else next_marker.start()
+    if skip_garbage:
+        raise TooManyPartsError
     return None
 
 
@@ -137,18 +154,24 @@ def gif_screen(data: bytes) -> tuple[int, int]:
 
 
 def gif_frames(data: bytes) -> list[tuple[int, int, int, int]]:
-    """Returns left, top, width and height of every frame of a GIF."""
+    """Returns left, top, width and height of every frame of a GIF.
+
+    Raises:
+      TooManyPartsError: the file is mostly of tiny blocks.
+    """
     frames = []
+    steps = Steps(_FEW_BLOCKS + len(data) // _MIN_BLOCK_BYTES)
     position = 13 + _palette_bytes(_number(data, 10, 1))
     while position < len(data):
+        steps.take()
         block = data[position : position + 1]
         if block == b"!":  # an extension
-            position = _after_sub_blocks(data, position + 2)
+            position = _after_sub_blocks(data, position + 2, steps)
         elif block == b",":
             left, top, width, height = (_number(data, position + n, 2) for n in (1, 3, 5, 7))
             frames.append((left, top, width, height))
             palette = _palette_bytes(_number(data, position + 9, 1))
-            position = _after_sub_blocks(data, position + 11 + palette)
+            position = _after_sub_blocks(data, position + 11 + palette, steps)
         else:
             break
     return frames
@@ -158,8 +181,9 @@ def _palette_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _after_sub_blocks(data: bytes, position: int) -> int:
+def _after_sub_blocks(data: bytes, position: int, steps: Steps) -> int:
     while length := _number(data, position, 1):
+        steps.take()
         position += 1 + length
     return position + 1
 
@@ -207,7 +231,9 @@ def is_transparent_webp(data: bytes) -> bool:
     if data[12:16] == b"VP8X":
         if _number(data, 20, 1) & 0x10:
             return True
-        while position < len(data) and data[position : position + 4] not in _WEBP_FRAMES:
+        for _ in range(_MAX_CHUNKS):
+            if data[position : position + 4] in (*_WEBP_FRAMES, b""):
+                break
             num_bytes = _number(data, position + 4, 4)
             position += 8 + num_bytes + num_bytes % 2
     kind = data[position : position + 4]

@@ -19,6 +19,7 @@ import numpy as np
 
 from streamkd.image_options import MAX_PIXELS, Background
 from streamkd.pixels import header
+from streamkd.pixels.box_header import TooManyPartsError
 from streamkd.pixels.orientation import MARK, UPRIGHT, marked, orientation
 from streamkd.pixels.who_decodes import needs_pillow
 
@@ -69,7 +70,10 @@ def decodable(
         raise UndecodableError("the file is empty")
     if data.startswith(MARK):
         raise UndecodableError("neither TensorFlow nor Pillow knows its format")
-    size = header.dimensions(data)
+    try:
+        size = header.dimensions(data)
+    except TooManyPartsError as error:
+        raise UndecodableError(str(error)) from error
     if size is not None:
         _check_size(*size, max_pixels)
     shown = data

@@ -9,37 +9,35 @@ than a short command itself writes. Errors still show, since they are Python exc
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
+
+from streamkd.tf_support import native_lines
+
+# Levels of TensorFlow's log: warnings, and what ends the process.
+_WARNINGS, _FATAL = "1", "3"
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and lists the devices while standard error is discarded.
+    """Imports TensorFlow and lists the devices; lines below the log level do not show.
 
     A user who sets TF_CPP_MIN_LOG_LEVEL gets TensorFlow's own behaviour.
     """
-    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if "tensorflow" in sys.modules:
         return
-    # Only errors from now on, also in child processes and in libraries that are imported later.
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with _standard_error_discarded():
-        import tensorflow as tf
+    own_level = os.environ.get(native_lines.LEVEL_VARIABLE)
+    held = native_lines.is_held()
+    if own_level is not None and not held:
+        return
+    # TensorFlow keeps the level that it finds now. A command hears its warnings, and sorts them.
+    level = _WARNINGS if held else _FATAL
+    with native_lines.listening():
+        os.environ[native_lines.LEVEL_VARIABLE] = min(own_level or level, level)
+        try:
+            import tensorflow as tf
 
-        tf.config.list_physical_devices()
-        import tf_keras  # noqa: F401  writes messages as well
-
-
-@contextlib.contextmanager
-def _standard_error_discarded() -> Iterator[None]:
-    """Points file descriptor 2 at /dev/null: TensorFlow's messages bypass sys.stderr."""
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(standard_error, 2)
-        os.close(standard_error)
+            tf.config.list_physical_devices()
+            import tf_keras  # noqa: F401  writes messages as well
+        finally:
+            # For child processes, and for libraries that are imported later.
+            os.environ[native_lines.LEVEL_VARIABLE] = own_level or _FATAL
