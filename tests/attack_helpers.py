@@ -89,7 +89,7 @@ class Case:
     def bytecode(self) -> dict[str, Any]:
         """Returns a function of Python that makes the mark, as Keras keeps a lambda."""
         source = f"lambda x: (__import__('os').system('touch {self.mark}'), x)[1]"
-        code = eval(source).__code__  # noqa: S307
+        code = eval(source).__code__
         words = {"code": base64.b64encode(marshal.dumps(code)).decode()}
         return {
             "class_name": "__lambda__",

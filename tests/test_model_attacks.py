@@ -120,6 +120,7 @@ json.dump(answers, open(sys.argv[2], "w"))
 """
 CALL = re.compile(r"^\d+ +(\w+)\((.*)$")
 QUOTED = re.compile(r'(?:(AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
+NAMES_OF_THREADS = "/proc/self/task/"
 CHANGES = ("mkdir", "rename", "unlink", "rmdir", "link", "symlink", "truncate", "chmod", "chown")
 
 
@@ -165,7 +166,7 @@ def deeds(log, given):
             continue
         opens_to_write = call.startswith("open") and re.search("O_WRONLY|O_RDWR|O_CREAT", words)
         changes = call.startswith(CHANGES) or call == "creat"
-        elsewhere = [p for p in paths if not p.startswith((str(given), "/dev/"))]
+        elsewhere = [p for p in paths if not p.startswith((str(given), "/dev/", NAMES_OF_THREADS))]
         starts = call in ("fork", "vfork") or (
             call in ("clone", "clone3") and "CLONE_THREAD" not in words
         )
