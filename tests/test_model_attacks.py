@@ -1,7 +1,8 @@
 """Published attacks on Keras' model files: refused without trust, and nothing is done.
 
-The list is in `attack_helpers.py`. The ordinary test loads each file in this process and hears what
-Python opens, starts and connects to. The slow one gives each file to the commands, below strace.
+The lists are in `attack_config_helpers.py` and `attack_file_helpers.py`. The ordinary test loads
+each file in this process and hears what Python opens, starts and connects to. The slow one gives
+each file to the commands, below strace.
 """
 
 import contextlib
@@ -11,10 +12,12 @@ import shutil
 import sys
 import zipfile
 
+import attack_config_helpers
+import attack_file_helpers
 import keras
 import pytest
 import tf_keras
-from attack_helpers import ATTACKS, Case
+from attack_helpers import Case
 from process_helpers import running
 from timeouts import TIMEOUT_SECS
 
@@ -22,6 +25,7 @@ from streamkd.errors import TeacherError
 from streamkd.models import model_file
 from streamkd.models.families import load_model
 
+ATTACKS = {**attack_config_helpers.ATTACKS, **attack_file_helpers.ATTACKS}
 FAMILIES = {"tf_keras": tf_keras, "keras": keras}
 # Events of Python that a refused file must not cause; files that are opened are looked at.
 ACTS = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect")
