@@ -6,20 +6,50 @@ class Manifest: ...               # Manifest.__module__ == "streamkd"
 
 from __future__ import annotations
 
-import inspect
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Named = TypeVar("Named")
+
+
+class _Module(str):
+    """Reads `streamkd`, and finds the module where a class is defined.
+
+    Tracebacks, reprs and pickles show its text. `inspect.getsource`, which a notebook's `??` calls,
+    and `typing.get_type_hints` look it up in `sys.modules`, and find the module of the class.
+    """
+
+    __slots__ = ("_defined_in",)
+    _defined_in: str
+
+    def __new__(cls, shown: str, defined_in: str) -> _Module:
+        text = super().__new__(cls, shown)
+        text._defined_in = defined_in
+        return text
+
+    def __hash__(self) -> int:
+        return hash(self._defined_in)
+
+    def __eq__(self, other: object) -> bool:
+        return other == str(self) or other == self._defined_in
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __str__(self) -> str:
+        return "".join(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)  # a pickle names what a user imports
 
 
 def public(value: Named) -> Named:
     """Marks a class or function as one of `streamkd`'s own names.
 
-    Tracebacks, reprs and pickles then say `streamkd.Manifest`, as a user types it, and a module can
-    be moved without breaking a pickle.
+    Tracebacks, reprs and pickles then say `streamkd.Manifest`, as a user types it. Pickles are for
+    processes of one version, such as workers: they are no file format.
     """
-    if isinstance(value, type):
-        # `typing.get_type_hints` reads names in `__module__`: they are read here in their own.
-        value.__annotations__ = inspect.get_annotations(value, eval_str=True)
-    value.__module__ = "streamkd"
+    # The source of a function is found without the name of its module.
+    value.__module__ = (
+        _Module("streamkd", value.__module__) if isinstance(value, type) else "streamkd"
+    )
     return value

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
+
+import numpy as np
 import pytest
 import tensorflow as tf
+from attack_helpers import Reduced
 from helpers import truncate
 from run_helpers import dense_student, same_weights, weights_of
 from store_helpers import flip_bit
@@ -105,6 +110,21 @@ def test_where_no_checkpoint_can_be_read_each_is_named(parts, tmp_path):
     named = [line.partition(": ")[0] for line in str(info.value).splitlines()[1:3]]
     assert named == ["  step-0000000008", "  step-0000000004"]
     assert str(info.value).endswith("Start again with `--no-resume`, or give another `--out`.")
+
+
+def test_a_pickle_among_the_arrays_is_not_unpickled(parts, tmp_path):
+    checkpoints = of(tmp_path, parts)
+    checkpoints.save(4, {}, arrays={"a": np.zeros(2)})
+    folder = checkpoints.directory / "step-0000000004"
+    packed = io.BytesIO()
+    np.savez(packed, a=np.array([Reduced(f"touch {tmp_path / 'mark'}")], dtype=object))
+    (folder / "arrays.npz").write_bytes(packed.getvalue())
+    state = {"step": 4}  # with the right digest, as somebody who plants it would write
+    state["digest"] = checkpoint._digest(state, packed.getvalue())
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ResumeError, match="Object arrays cannot be loaded"):
+        checkpoints.restore()
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_checkpoint_of_another_model_is_not_taken(parts, tmp_path, family):

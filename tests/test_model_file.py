@@ -315,6 +315,12 @@ def over_each_other(file, secret):
     return image
 
 
+def pickled(file, secret):
+    name = first_dataset(file)
+    del file[name]
+    file.create_dataset(name, data=np.void(b"a pickle"))
+
+
 def text(file, secret):
     file.create_dataset("text", data=["a", "b"])
 
@@ -330,6 +336,7 @@ WEIGHTS = {
     "groups in a circle": (in_a_circle, "stand under two names"),
     "an array that lies over another": (over_each_other, "lie over each other"),
     "text": (text, "are not numbers"),
+    "bytes of no meaning": (pickled, "are not numbers"),
 }
 
 
@@ -440,11 +447,11 @@ def test_an_output_that_a_layer_does_not_have_is_refused(parts_of, tmp_path):
 
 def test_a_layer_of_several_outputs_is_loaded(tmp_path):
     image = tf_keras.Input((4, 3))
-    states = tf_keras.layers.LSTM(2, return_state=True)(image)
+    states = tf_keras.layers.SimpleRNN(2, return_state=True, unroll=True)(image)
     first, second, third = tf.unstack(image, axis=2)
     sums = tf_keras.layers.Concatenate()([*states, first + third, second])
     tf_keras.Model(image, sums).save(tmp_path / "m.keras")
-    assert load_model(tmp_path / "m.keras").output_shape == (None, 14)
+    assert load_model(tmp_path / "m.keras").output_shape == (None, 12)
 
 
 def test_a_layer_that_computes_from_constants_alone_is_refused(family, parts_of, tmp_path):
@@ -501,6 +508,34 @@ def test_weights_beyond_those_of_the_file_are_refused(family, what, parts_of, tm
     words = r"a layer makes weights of the shape \[.*\], and the file holds 8 weights"
     with pytest.raises(TeacherError, match=words):
         load_model(write(tmp_path / "x.keras", with_layer(parts, added)))
+
+
+REPEATED = {
+    "pictures that are enlarged": ("UpSampling3D", {"size": [2, 2, 10**9]}, "size=1000000000"),
+    "in two directions": ("UpSampling2D", {"size": [1025, 1]}, "size=1025"),
+    "in one": ("UpSampling1D", {"size": 10**12}, "size=1000000000000"),
+    "random operations": ("RandAugment", {"num_ops": 10**9}, "num_ops=1000000000"),
+    "chains of them": ("AugMix", {"num_chains": 101}, "num_chains=101"),
+    "the length of a chain": ("AugMix", {"chain_depth": 10**9}, "chain_depth=1000000000"),
+    "a norm": ("SpectralNormalization", {"power_iterations": 10**9}, "power_iterations="),
+}
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_a_step_that_is_repeated_without_end_is_refused(family, what, parts_of, tmp_path):
+    name, config, words = REPEATED[what]
+    path = write(tmp_path / "x.keras", with_layer(parts_of(family), layer(name, config)))
+    with pytest.raises(TeacherError, match=f"the layer {name} has {words}.*, and .* is the most"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("pattern", ["(a|a)*b", "(a+)+", ".*.*.*.*", "a{9}{9}", "[ab]*"])
+def test_a_pattern_that_matches_without_end_is_refused(pattern, parts_of, tmp_path):
+    policies = {"default_policy": None, "policy_map": {pattern: None}}
+    policy = {"module": "keras", "class_name": "DTypePolicyMap", "config": policies}
+    added = layer("Dense", {"units": 1, "dtype": policy})
+    with pytest.raises(TeacherError, match="its dtype policies are for layers of the pattern"):
+        load_model(write(tmp_path / "x.keras", with_layer(parts_of("keras"), added)))
 
 
 NO_MODELS = {
@@ -624,12 +659,24 @@ def ordinary(module):
 
 
 def preprocessed(module):
-    image = module.Input((32, 32, 3))
+    """Returns a model with an application's preprocessing, and a body as MobileNetV2 has."""
+    layers = module.layers
+    image = module.Input((8, 8, 3))
+    body = module.Sequential([module.Input((8, 8, 3)), layers.ZeroPadding2D(((0, 1), (0, 1)))])
+    body.add(layers.DepthwiseConv2D(3, strides=2, use_bias=False))
+    body.add(layers.BatchNormalization(epsilon=1e-3, momentum=0.999))
+    body.add(layers.ReLU(6.0))
+    body.add(layers.GlobalAveragePooling2D())
     x = module.applications.mobilenet_v2.preprocess_input(image)
+    return module.Model(image, layers.Dense(3)(body(x)))
+
+
+def application(module):
+    image = module.Input((32, 32, 3))
     body = module.applications.MobileNetV2(
         weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.35, pooling="avg"
     )
-    return module.Model(image, module.layers.Dense(3)(body(x)))
+    return module.Model(image, module.layers.Dense(3)(body(image)))
 
 
 def nested(module):
@@ -645,19 +692,20 @@ def nested(module):
 
 def recurrent(module):
     layers = module.layers
-    parts = [layers.Reshape((8, 24)), layers.Bidirectional(layers.LSTM(2, stateful=False))]
-    return module.Sequential([module.Input((8, 8, 3)), *parts, layers.Dense(2)])
+    parts = [layers.Reshape((2, 24)), layers.Bidirectional(layers.SimpleRNN(2, unroll=True))]
+    return module.Sequential([module.Input((4, 4, 3)), *parts, layers.Dense(2)])
 
 
-@pytest.mark.parametrize("build", [ordinary, preprocessed, nested, recurrent])
+SLOW = pytest.param(application, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("build", [ordinary, preprocessed, nested, recurrent, SLOW])
 def test_models_as_people_save_them_are_loaded_without_trust(family, build, tmp_path):
     model = build(FAMILIES[family])
     model.save(tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
     images = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("f4")
-    np.testing.assert_array_equal(
-        model.predict(images, verbose=0), loaded.predict(images, verbose=0)
-    )
+    np.testing.assert_array_equal(model(images, training=False), loaded(images, training=False))
 
 
 def test_a_mixed_precision_model_is_loaded_without_trust(family, tmp_path):
@@ -666,6 +714,16 @@ def test_a_mixed_precision_model_is_loaded_without_trust(family, tmp_path):
     image = module.Input((8,))
     module.Model(image, layers.Dense(3, dtype="mixed_float16")(image)).save(tmp_path / "m.keras")
     assert load_model(tmp_path / "m.keras").output_shape == (None, 3)
+
+
+def test_policies_for_the_layers_of_a_model_are_loaded_without_trust(tmp_path):
+    policies = keras.dtype_policies.DTypePolicyMap()
+    policies["m/.*"] = policies["m/query"] = keras.dtype_policies.DTypePolicy("mixed_float16")
+    image = keras.Input((4, 8))
+    attention = keras.layers.MultiHeadAttention(2, 2, name="m", dtype=policies)
+    keras.Model(image, attention(image, image)).save(tmp_path / "m.keras")
+    loaded = load_model(tmp_path / "m.keras").layers[-1].dtype_policy
+    assert set(loaded) == {"m/.*", "m/query"}
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import pickle
+import traceback
 import typing
 from pathlib import Path
 
@@ -94,3 +96,36 @@ def test_type_hints_of_public_classes_are_read_in_their_own_modules():
     assert hints["Views"]["operation"] == streamkd.ViewOperation | None
     assert hints["ImageBatch"]["keys"] == list[bytes]
     assert hints["WorkerSlice"]["num_workers"] is int
+
+
+def public_classes():
+    values = {name: getattr(streamkd, name) for name in streamkd.__all__}
+    return {name: value for name, value in values.items() if isinstance(value, type)}
+
+
+def test_the_source_of_a_public_class_is_found():
+    for name, value in public_classes().items():
+        source, first = inspect.getsourcelines(value)
+        assert any(line.startswith(f"class {name}") for line in source)
+        lines = Path(inspect.getsourcefile(value)).read_text().splitlines(keepends=True)
+        assert lines[first - 1 : first - 1 + len(source)] == source
+        assert inspect.getmodule(value).__file__ == inspect.getsourcefile(value)
+
+
+def test_a_public_class_is_shown_as_it_is_imported():
+    for name, value in public_classes().items():
+        assert repr(value) == f"<class 'streamkd.{name}'>"
+        assert value.__module__ == "streamkd" == str(value.__module__)
+        assert type(str(value.__module__)) is str
+    error = streamkd.StreamkdError("no")
+    assert traceback.format_exception_only(error) == ["streamkd.StreamkdError: no\n"]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_names_what_is_imported_and_nothing_of_ours(protocol):
+    for value in public_classes().values():
+        for pickled in (pickle.dumps(value, protocol), pickle._dumps(value, protocol)):
+            assert pickle.loads(pickled) is value
+            assert b"streamkd." not in pickled
+            assert b"_Module" not in pickled
+    assert pickle.loads(pickle.dumps(streamkd.Views(2), protocol)) == streamkd.Views(2)

@@ -22,6 +22,7 @@ from streamkd.file_kinds import kind_of_path
 from streamkd.models import model_file
 from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
+from streamkd.models.loading_limit import LoadingLimit, LoadingTakesTooMuch
 from streamkd.models.model_file import DamagedModelError, NoModelFileError, UntrustedModelError
 from streamkd.models.tf_keras_family import TfKeras
 from streamkd.models.weights_limit import weights_limit
@@ -95,14 +96,22 @@ def load_model(
                     stacklevel=2,
                 )
             return _loaded(family, path, trust=True)
-        with (
-            file.checked_copy(family.is_registered) as (copy, num_weights),
-            weights_limit(num_weights) as limit,
-        ):
-            try:
-                return _loaded(family, copy, trust=False)
-            except DamagedModelError as error:
-                raise DamagedModelError(limit.reason or str(error)) from error
+        with file.checked_copy(family.is_registered) as copy:
+            return _loaded_within_limits(family, copy)
+
+
+def _loaded_within_limits(family: Family, copy: model_file.CheckedCopy) -> Any:
+    """Returns the model in a checked file.
+
+    Raises:
+      DamagedModelError: it takes more than a file of its size may, or Keras cannot build it.
+    """
+    limit = LoadingLimit(copy.config_bytes, copy.num_bytes)
+    try:
+        with weights_limit(copy.num_weights) as weights, limit.watching():
+            return _loaded(family, copy.path, trust=False)
+    except (LoadingTakesTooMuch, DamagedModelError) as error:
+        raise DamagedModelError(limit.reason or weights.reason or str(error)) from error
 
 
 def _loaded(family: Family, file: Path, *, trust: bool) -> Any:

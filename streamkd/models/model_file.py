@@ -1,7 +1,7 @@
 """Reads and checks a `.keras` file before Keras sees it.
 
-    with opened(path) as file, file.checked_copy(is_registered) as (copy, num_weights):
-        keras.models.load_model(copy, compile=False)
+    with opened(path) as file, file.checked_copy(is_registered) as copy:
+        keras.models.load_model(copy.path, compile=False)
 
 Keras imports, calls and loads what the file's configuration names. Here the file is read as data:
 one zip with a configuration, its version and the weights; no class or function beyond
@@ -15,6 +15,7 @@ import contextlib
 import json
 import lzma
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -22,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from streamkd.models import allowed_objects
 from streamkd.models.model_graph import why_graph_is_refused
@@ -40,6 +41,10 @@ MAX_DEPTH = 200
 MAX_OBJECTS = 100_000
 # Times that compressed weights may grow, above a megabyte; Keras does not compress them.
 MAX_GROWTH = 100
+# Arguments of layers by which Keras repeats a step, with the most that is allowed.
+_COUNTS = {"num_ops": 100, "num_chains": 100, "chain_depth": 100, "power_iterations": 100}
+_MAX_UPSAMPLING = 1024
+_SPECIAL = re.compile(r"[][*+?{}()|^$\\]")  # in a pattern
 # Arguments of layers by which memory grows: each has that many weights, or more.
 _SIZES = ("units", "filters", "output_dim", "input_dim", "num_heads", "key_dim", "value_dim")
 
@@ -69,6 +74,15 @@ class NoModelFileError(DamagedModelError):
     """The file is no `.keras` file, or does not say which Keras wrote it."""
 
 
+class CheckedCopy(NamedTuple):
+    """A private file that only computes, the number of its weights, and its bytes."""
+
+    path: Path
+    num_weights: int
+    config_bytes: int
+    num_bytes: int
+
+
 class ModelFile:
     """A `.keras` file that is open; it is opened once, whatever happens to its name.
 
@@ -83,10 +97,8 @@ class ModelFile:
         self.version = int(self._version.partition(".")[0])
 
     @contextlib.contextmanager
-    def checked_copy(self, is_registered: Callable[[str], bool]) -> Iterator[tuple[Path, int]]:
-        """Yields a private copy of a file that only computes, and the number of its weights.
-
-        The copy is removed at the end.
+    def checked_copy(self, is_registered: Callable[[str], bool]) -> Iterator[CheckedCopy]:
+        """Yields a private copy of a file that only computes; it is removed at the end.
 
         Raises:
           DamagedModelError: the file is damaged.
@@ -99,8 +111,9 @@ class ModelFile:
             with zipfile.ZipFile(copy) as kept, copy.open("rb") as file:
                 part = PartOfFile(file, *_place_of(kept.getinfo(WEIGHTS), file))
                 num_weights = check_weights(part, UntrustedModelError, DamagedModelError)
+                config_bytes = kept.getinfo(CONFIG).file_size
             _check_sizes(config, num_weights)
-            yield copy, num_weights
+            yield CheckedCopy(copy, num_weights, config_bytes, copy.stat().st_size)
 
     def _write_checked(self, kept: zipfile.ZipFile, is_registered: Callable[[str], bool]) -> Any:
         """Writes the parts, without compression, and returns the checked configuration."""
@@ -269,6 +282,8 @@ def _check_sizes(config: Any, num_weights: int) -> None:
         inner = entry.get("config")
         if not isinstance(inner, Mapping):
             continue
+        _check_counts(str(entry.get("class_name")), inner)
+        _check_patterns(inner)
         for name in _SIZES:
             size = inner.get(name)
             if isinstance(size, int) and size > max(num_weights, 1):
@@ -276,3 +291,26 @@ def _check_sizes(config: Any, num_weights: int) -> None:
                     f"the layer {entry.get('class_name')} has {name}={size}, and the file holds "
                     f"{num_weights:,} weights"
                 )
+
+
+def _check_counts(class_name: str, config: Mapping[str, Any]) -> None:
+    """Refuses a layer that repeats a step more often than any of use does."""
+    most = {**_COUNTS, **({"size": _MAX_UPSAMPLING} if class_name.startswith("UpSampling") else {})}
+    for name in most.keys() & config.keys():
+        value = config[name]
+        for count in value if isinstance(value, list) else [value]:
+            if isinstance(count, int) and count > most[name]:
+                raise DamagedModelError(
+                    f"the layer {class_name} has {name}={count}, and {most[name]} is the most"
+                )
+
+
+def _check_patterns(config: Mapping[str, Any]) -> None:
+    """Refuses a pattern for names of layers that may take for ever to match."""
+    policies = config.get("policy_map")
+    for name in policies if isinstance(policies, Mapping) else ():
+        if _SPECIAL.search(name.replace(".*", "", 1)):
+            raise DamagedModelError(
+                f"its dtype policies are for layers of the pattern {name!r:.80}; a name with at "
+                "most one `.*` is taken"
+            )

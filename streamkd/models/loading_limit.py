@@ -1,0 +1,96 @@
+"""Ends the building of a model that takes more time or memory than a file of its size may.
+
+limit = LoadingLimit(config_bytes, num_bytes)
+with limit.watching():
+    keras.models.load_model(path, compile=False)
+
+A number in a configuration makes Keras repeat a step in Python as often as it says, and an output
+that is not there makes it wait for ever. No list of such layers is complete, so it is watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+# Seconds of computing for any file, and for each megabyte of configuration and gigabyte of weights
+# besides; NASNetLarge, with 1.3 MB, takes about 20.
+SECS, SECS_PER_CONFIG_MB, SECS_PER_GB = 30.0, 60.0, 60.0
+# Bytes by which the process may grow for any file, and for each byte of the file besides.
+GROWTH_BYTES, GROWTH_PER_BYTE = 2 << 30, 8
+# Seconds between two looks, and until it is raised again should a finalizer have swallowed it.
+_INTERVAL_SECS, _AGAIN_SECS = 0.2, 2.0
+
+
+class LoadingTakesTooMuch(BaseException):
+    """Building the model takes more than its file may; no `Exception`, which Keras would catch."""
+
+
+class LoadingLimit:
+    """Looks from another thread at what the thread that makes it takes.
+
+    Attributes:
+      reason: why the building was ended; None if it was not.
+    """
+
+    def __init__(self, config_bytes: int, num_bytes: int) -> None:
+        """Args: the bytes of the configuration, and those of the whole file."""
+        self.reason: str | None = None
+        self._secs = SECS + SECS_PER_CONFIG_MB * config_bytes / 1e6 + SECS_PER_GB * num_bytes / 1e9
+        self._growth_bytes = GROWTH_BYTES + GROWTH_PER_BYTE * num_bytes
+        self._thread = threading.get_ident()
+        self._clock = time.pthread_getcpuclockid(self._thread)
+        self._begin_secs, self._begin_bytes = time.clock_gettime(self._clock), _memory_bytes()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Raises LoadingTakesTooMuch in this thread when it takes too much.
+
+        Time in which the thread waits, for a disk or for other processes, does not count.
+        """
+        watcher = threading.Thread(target=self._look_on, name="loading-limit", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._ended.set()
+                _raise_in(self._thread, None)
+            watcher.join()
+
+    def _look_on(self) -> None:
+        while not self._ended.wait(_INTERVAL_SECS if self.reason is None else _AGAIN_SECS):
+            self.reason = self.reason or self._what_is_too_much()
+            if self.reason is not None:
+                with self._lock:  # never after the end
+                    if not self._ended.is_set():
+                        _raise_in(self._thread, LoadingTakesTooMuch)
+
+    def _what_is_too_much(self) -> str | None:
+        if time.clock_gettime(self._clock) - self._begin_secs > self._secs:
+            return f"building it takes over {self._secs:.0f} s of computing"
+        if _memory_bytes() - self._begin_bytes > self._growth_bytes:
+            return f"building it takes over {self._growth_bytes / 1e9:.1f} GB of memory"
+        return None
+
+
+def _memory_bytes() -> int:
+    """Returns the memory that the process has; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
+    """Lets a thread raise an exception at its next step of Python; None takes that back."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(kind) if kind else None
+    )
