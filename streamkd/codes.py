@@ -46,7 +46,7 @@ ERRORS = {
     ),
     "changed_image": Meaning(
         "The bytes of a file are not those for which the teacher answered.",
-        "Restore the file, or run `teach` again with another `--out`.",
+        "Restore the file, or run the `teach` command of the store again: it answers what changed.",
     ),
     "class_names": Meaning(
         "The classes of images, store and model, or of two stores, are different.",
