@@ -194,14 +194,9 @@ def _import(subparsers: Any) -> None:
         help="file with the key of each row's image, one a line; a .csv file may hold the keys "
         "itself",
     )
-    parser.add_argument(
-        "--images",
-        required=True,
-        metavar="IMAGES",
-        help="the directory or manifest that holds the keys",
-    )
     _add_out_store(parser)
-    flags.add_labels(parser)
+    text = "the directory or manifest that holds the keys"
+    flags.add_images(parser, text, labels="inferred", required=True)
     flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
     flags.add_number(parser, "--batch-size", 1024, "images written at once")
@@ -226,11 +221,8 @@ def _merge(subparsers: Any) -> None:
         "stores", nargs="+", metavar="S.h5", help="stores; for an image in several, the last counts"
     )
     _add_out_store(parser)
-    parser.add_argument(
-        "--images",
-        metavar="IMAGES",
-        help="keep only the images of this directory; renamed files are recognized by content",
-    )
+    text = "keep only the images of this directory; renamed files are recognized by content"
+    flags.add_images(parser, text, labels="none")
     parser.add_argument(
         "--index",
         action="store_true",
@@ -247,9 +239,8 @@ def _verify(subparsers: Any) -> None:
         subparsers, commands.verify, "Says whether a store is sound: exit code 0, or 1 if not."
     )
     _add_store(parser)
-    parser.add_argument(
-        "--images", metavar="IMAGES", help="compare the content of every file with the store, too"
-    )
+    text = "compare the content of every file with the store, too"
+    flags.add_images(parser, text, labels="inferred if the store has labels, else none")
     parser.add_argument(
         "--sample", type=int, metavar="N", help="check about N rows (default: every row)"
     )
@@ -301,9 +292,8 @@ def _export(subparsers: Any) -> None:
     parser.add_argument(
         "--out", required=True, metavar="PATH", help="the .keras file to write; never replaced"
     )
-    parser.add_argument(
-        "--images", metavar="IMAGES", help="images to compare the answers on (default: noise)"
-    )
+    text = "images to compare the answers on (default: noise)"
+    flags.add_images(parser, text, labels="none")
     parser.add_argument(
         "--image-size",
         type=arguments.image_size,
