@@ -131,6 +131,10 @@ WARNINGS = {
         "On the joined images the teacher is right more or less often than in its pass.",
         "Labels or class folders were changed: `streamkd verify STORE --images DIR` compares them.",
     ),
+    "keys_of_another_root": Meaning(
+        "The keys of imported logits begin with another directory than that of the images.",
+        "If they are other images, give keys as `streamkd scan IMAGES --out FILE` writes them.",
+    ),
     "labels_left_out": Meaning(
         "The store has no class names, so the labels of the images cannot be numbered.",
         "Teach a store with `--class-names`.",

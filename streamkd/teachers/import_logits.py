@@ -25,6 +25,7 @@ from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import output_kind
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
+from streamkd.teachers.key_forms import fit_keys
 from streamkd.teachers.write_store import ImageBatch, write_store
 
 ENDINGS = (".npy", ".npz", ".csv")
@@ -99,9 +100,14 @@ def import_logits(
 def select_listed(images: Manifest, keys: list[bytes]) -> tuple[Manifest, np.ndarray]:
     """Returns the images with these keys, and for each of them its index in `keys`, int64.
 
+    Keys that are not those of the images are read in other ways: see `key_forms`.
+
     Raises:
       OptionError: a key that is listed twice, or that the images do not have.
     """
+    known = set(images.keys)
+    if not known.issuperset(keys):
+        keys = fit_keys(images, keys)
     row_of = {key: row for row, key in enumerate(keys)}
     if len(row_of) != len(keys):
         seen: set[bytes] = set()
@@ -113,16 +119,7 @@ def select_listed(images: Manifest, keys: list[bytes]) -> tuple[Manifest, np.nda
     for index, key in enumerate(images.keys):
         if key in row_of:
             chosen.append(index)
-            rows.append(row_of.pop(key))
-    if row_of:
-        first = next(iter(row_of))
-        raise OptionError(
-            f"{len(row_of):,} of {len(keys):,} keys are not among the images.\n"
-            f"  images: {os.fsdecode(images.root)} ({len(images):,} images)\n"
-            f"  first:  '{readable_key(first)}'\n"
-            "A key is the path of an image below that directory, with '/' between its parts.",
-            key=first,
-        )
+            rows.append(row_of[key])
     return images.select(np.array(chosen, np.int64)), np.array(rows, np.int64)
 
 
