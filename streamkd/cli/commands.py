@@ -152,6 +152,8 @@ def import_(args: argparse.Namespace) -> Answer:
         args.out,
         output=args.teacher_output,
         teacher=args.teacher_name,
+        logits_dataset=args.logits_dataset,
+        keys_dataset=args.keys_dataset,
         class_names=class_names,
         batch_size=args.batch_size,
         codec=args.codec,

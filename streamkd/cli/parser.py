@@ -187,12 +187,24 @@ def _import(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
     )
-    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz or .csv file")
+    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz, .csv or HDF5 file")
     parser.add_argument(
         "--keys",
         metavar="KEYS.jsonl",
-        help="file with the key of each row's image, one a line; a .csv file may hold the keys "
-        "itself",
+        help="file with the key of each row's image, one a line (JSON lines, .txt, .csv or .npy); "
+        "LOGITS may hold the keys itself, except a .npy file",
+    )
+    parser.add_argument(
+        "--logits-dataset",
+        metavar="NAME",
+        help="array of the logits, for a .npz or HDF5 file of several (default: logits, or the "
+        "only one of its shape)",
+    )
+    parser.add_argument(
+        "--keys-dataset",
+        metavar="NAME",
+        help="array or column of LOGITS with the keys (default: the only one of texts, or one "
+        "with a name such as file_names)",
     )
     _add_out_store(parser)
     text = "the directory or manifest that holds the keys"
