@@ -12,6 +12,7 @@ unpacked here to the size that their shape has, and texts are counted before HDF
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
@@ -49,29 +50,27 @@ class Hdf5Arrays:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._stream = open(path, "rb", opener=small_files.opener)  # noqa: SIM115
-        try:
+        self.infos: dict[str, ArrayInfo] = {}
+        self._seen: set[int] = set()
+        with contextlib.ExitStack() as opened:
+            self._stream = opened.enter_context(open(path, "rb", opener=small_files.opener))
             status = os.fstat(self._stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is no file")
             self._num_bytes = status.st_size
-            # Through the open file, so that what was looked at is what is read.
-            self._file = h5py.File(self._stream, "r")
-        except (OSError, RuntimeError, ValueError) as error:
-            self._stream.close()
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise ValueError(f"it is no HDF5 file ({error!s:.120})") from error
-        self.infos: dict[str, ArrayInfo] = {}
-        self._seen: set[int] = set()
-        self._collect(self._file, "", 0)
+            try:
+                # Through the open file, so that what was looked at is what is read.
+                self._file = opened.enter_context(h5py.File(self._stream, "r"))
+            except (OSError, RuntimeError) as error:
+                raise ValueError(f"it is no HDF5 file, or damaged ({error!s:.120})") from error
+            self._collect(self._file, "", 0)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Hdf5Arrays:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
-        self._stream.close()
+        self._opened.close()
 
     def numbers(self, name: str) -> np.ndarray:
         """Returns an array of numbers: mapped from the file, or unpacked in memory."""

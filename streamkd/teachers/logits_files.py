@@ -132,9 +132,8 @@ def _read_numpy(path: str, logits_dataset: str | None, keys_dataset: str | None)
         if isinstance(loaded, np.ndarray):
             return LogitsTable(loaded)
         with loaded:
-            infos = {name: _npz_info(loaded, name) for name in loaded}
             return _chosen(
-                infos,
+                _npz_infos(path),
                 loaded.__getitem__,
                 lambda name: [os.fsencode(text) for text in loaded[name].tolist()],
                 logits_dataset,
@@ -144,17 +143,23 @@ def _read_numpy(path: str, logits_dataset: str | None, keys_dataset: str | None)
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
 
 
-def _npz_info(archive: np.lib.npyio.NpzFile, name: str) -> ArrayInfo:
-    """Returns what the header of an array says, without the array."""
-    with archive.zip.open(name if name in archive.zip.namelist() else f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(file)
-    return ArrayInfo(shape, {"f": "numbers", "U": "texts", "S": "texts"}.get(dtype.kind, "others"))
+def _npz_infos(path: str) -> dict[str, ArrayInfo]:
+    """Returns what the headers of the arrays say, without the arrays."""
+    kinds = {"f": "numbers", "U": "texts", "S": "texts"}
+    infos = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".npy"):
+                continue
+            with archive.open(name) as file:
+                is_first_version = np.lib.format.read_magic(file) == (1, 0)
+                shape, _, dtype = (
+                    np.lib.format.read_array_header_1_0(file)
+                    if is_first_version
+                    else np.lib.format.read_array_header_2_0(file)
+                )
+            infos[name.removesuffix(".npy")] = ArrayInfo(shape, kinds.get(dtype.kind, "others"))
+    return infos
 
 
 def _read_hdf5(path: str, logits_dataset: str | None, keys_dataset: str | None) -> LogitsTable:
