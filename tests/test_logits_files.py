@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import struct
 from contextlib import suppress
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from streamkd.errors import ClassNamesError, OptionError, StreamkdError, TeacherError
+from streamkd.manifest.manifest import scan
 from streamkd.teachers.import_logits import import_logits
 from streamkd.teachers.keys_files import read_keys
 from streamkd.teachers.logits_files import read_logits
@@ -414,12 +416,32 @@ class TestClasses:
         assert store.class_names == ["cat", "ant", "bee"]
         assert store.summary["teacher_accuracy"] == 1.0
 
+    def test_names_of_more_classes_than_the_images_have(self, images, path, tmp_path):
+        some = scan(os.fsdecode(images.root), class_map={"ant": "ant", "bee": None, "cat": "cat"})
+        table = read_logits(path)
+        kept = [row for row, key in enumerate(table.keys) if not key.startswith(b"bee")]
+        np.savez(
+            tmp_path / "some.npz",
+            logits=table.logits[kept],
+            keys=[table.keys[row].decode() for row in kept],
+            classes=table.class_names,
+        )
+        options = {"progress": False}
+        store = import_logits(tmp_path / "some.npz", None, some, tmp_path / "s.h5", **options)
+        assert store.class_names == ["cat", "ant", "bee"]
+        assert store.summary["teacher_accuracy"] == 1.0
+
     def test_class_names_in_another_order_are_refused(self, images, path, tmp_path):
         names = images.class_names
         with pytest.raises(
             ClassNamesError, match=r"  columns: +'cat', 'ant', 'bee'\n  class names"
         ):
             import_logits(path, None, images, tmp_path / "s.h5", class_names=names, progress=False)
+
+
+def test_a_store_is_no_file_of_logits(store):
+    with pytest.raises(OptionError, match=r"it is a logit store already; give it as `--store`"):
+        read_logits(store.path)
 
 
 def test_numbers_that_are_no_logits_stay_refused():

@@ -166,7 +166,8 @@ def damaged(path: str, fault: str, *, key: bytes | None = None) -> DamagedStoreE
 def not_a_store(path: str, kind: str) -> StoreError:
     """Returns the refusal of a file of another kind, such as 'a directory'."""
     return StoreError(
-        f"{path} is not a logit store: it is {kind}.\nGive a file made by `streamkd teach`."
+        f"{path} is not a logit store: it is {kind}.\n"
+        "Give a file made by `streamkd teach`, or make one of your logits: `streamkd import`."
     )
 
 

@@ -59,7 +59,7 @@ def import_logits(
       logits_dataset: name of the array of logits in a `.npz` or HDF5 file of several.
       keys_dataset: name of the array, or of the column of a CSV file, that has the keys.
       class_names: the classes in the order of the columns; by default as the file names its
-        columns, if these are the images' classes, else the images'.
+        columns, if all classes of the images are among them, else the images'.
       **options: as in `write_store`.
 
     Raises:
@@ -113,17 +113,19 @@ def _class_names(
       given: the classes that the user named, if any.
       own: the classes of the images, if any.
     """
-    wanted, named = given or own, table.class_names
-    if wanted is None or named is None or sorted(named) != sorted(wanted):
+    named = table.class_names
+    if named is None or len(set(named)) < len(named):
         return given
-    if given is not None and given != named:
+    if given is None:
+        return named if own is not None and set(own) <= set(named) else None
+    if given != named and sorted(given) == sorted(named):
         raise ClassNamesError(
             "The file of logits names its columns in another order than the class names.\n"
             f"  columns:     {readable_names(named)}\n"
             f"  class names: {readable_names(given)}\n"
             "Leave `--class-names` out, and the columns are taken by their names."
         )
-    return named
+    return given
 
 
 def select_listed(images: Manifest, keys: list[bytes]) -> tuple[Manifest, np.ndarray]:

@@ -25,6 +25,7 @@ import numpy as np
 from streamkd import small_files
 from streamkd.errors import OptionError, TeacherError
 from streamkd.manifest.tables import DELIMITERS
+from streamkd.store.layout import FORMAT_NAME
 from streamkd.teachers.array_files import (
     DAMAGED,
     ArrayInfo,
@@ -165,6 +166,9 @@ def _npz_infos(path: str) -> dict[str, ArrayInfo]:
 def _read_hdf5(path: str, logits_dataset: str | None, keys_dataset: str | None) -> LogitsTable:
     from streamkd.teachers.hdf5_arrays import Hdf5Arrays
 
+    with open(path, "rb", opener=small_files.opener) as file:
+        if file.read(len(FORMAT_NAME)) == FORMAT_NAME.encode():
+            raise ValueError("it is a logit store already; give it as `--store`")
     try:
         with Hdf5Arrays(path) as arrays:
             return _chosen(arrays.infos, arrays.numbers, arrays.texts, logits_dataset, keys_dataset)
