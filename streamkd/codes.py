@@ -46,7 +46,7 @@ ERRORS = {
     ),
     "changed_image": Meaning(
         "The bytes of a file are not those for which the teacher answered.",
-        "Restore the file, or run `teach` again with another `--out`.",
+        "Restore the file, or run the `teach` command of the store again: it answers what changed.",
     ),
     "class_names": Meaning(
         "The classes of images, store and model, or of two stores, are different.",
@@ -142,6 +142,10 @@ WARNINGS = {
     "teacher_accuracy_changed": Meaning(
         "On the joined images the teacher is right more or less often than in its pass.",
         "Labels or class folders were changed: `streamkd verify STORE --images DIR` compares them.",
+    ),
+    "keys_of_another_root": Meaning(
+        "The keys of imported logits begin with another directory than that of the images.",
+        "If they are other images, give keys as `streamkd scan IMAGES --out FILE` writes them.",
     ),
     "labels_left_out": Meaning(
         "The store has no class names, so the labels of the images cannot be numbered.",

@@ -197,7 +197,7 @@ def test_training_on_a_changed_image(here, capsys):
         TRAIN,
         r"^The image 'bee/00014\.png' is not the file that the teacher answered\.\n"
         r"  content digest now: +\d+\n  content digest taught: \d+\n"
-        r"Put the old file back, or teach a new store: `streamkd teach … --out NEW\.h5`\.",
+        r"Put the old file back, or give the `teach` command of the store again: it answers only ",
     )
 
 

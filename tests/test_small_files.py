@@ -13,7 +13,7 @@ from streamkd import disk, small_files
 from streamkd.errors import ImagesNotFoundError, OptionError, TeacherError
 from streamkd.manifest.manifest import scan
 from streamkd.small_files import MAX_BYTES, DamagedFileError, read_object, read_objects
-from streamkd.teachers import import_logits as import_logits_module
+from streamkd.teachers.logits_files import read_logits
 
 
 def place(path, kind):
@@ -303,7 +303,7 @@ def test_damaged_logits_are_read_or_refused(directory, tmp_path, ending, seed):
             changed[chance.randrange(min(160, len(data)))] = chance.choice(b"({[\"'\n\0\xff9,")
         path.write_bytes(changed)
         with contextlib.suppress(OptionError, TeacherError):
-            import_logits_module._read_array(path)
+            read_logits(path)
 
 
 @pytest.mark.parametrize("header", ["{'descr': (", "{'shape': " + "(" * 99, "{'a': 1", "é", "1 2"])
@@ -314,4 +314,4 @@ def test_a_damaged_header_of_logits_is_named(tmp_path, header):
     with pytest.raises(
         OptionError, match=r"^The logits .*logits\.npy cannot be read: .+\.\nGive a"
     ):
-        import_logits_module._read_array(path)
+        read_logits(path)

@@ -125,7 +125,9 @@ def test_a_changed_file_is_refused_by_name_with_both_digests(images, store, dire
         "The image 'bee/00015.png' is not the file that the teacher answered.\n"
         f"  content digest now:    {now}\n"
         f"  content digest taught: {taught}\n"
-        "Put the old file back, or teach a new store: `streamkd teach … --out NEW.h5`."
+        "Put the old file back, or give the `teach` command of the store again: it answers only "
+        "images that are new or changed. Imported logits are imported again: "
+        "`streamkd import … --out NEW.h5`."
     )
     assert refusal.value.key == b"bee/00015.png"
     assert isinstance(refusal.value.__cause__, tf.errors.InvalidArgumentError)

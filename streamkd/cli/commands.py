@@ -151,7 +151,7 @@ def import_(args: argparse.Namespace) -> Answer:
     """Writes a store of logits made elsewhere."""
     files.check_out(args.out, kind="store")
     class_names = files.read_class_names(args.class_names)
-    manifest = kd.scan(args.images, labels=files.read_labels(args.labels))
+    manifest = flags.scan_images(args)
     notes = _warned_notes(manifest)
     store = kd.import_logits(
         args.logits,
@@ -160,6 +160,8 @@ def import_(args: argparse.Namespace) -> Answer:
         args.out,
         output=args.teacher_output,
         teacher=args.teacher_name,
+        logits_dataset=args.logits_dataset,
+        keys_dataset=args.keys_dataset,
         class_names=class_names,
         batch_size=args.batch_size,
         codec=args.codec,
@@ -176,7 +178,7 @@ def merge(args: argparse.Namespace) -> Answer:
     files.check_out(args.out, kind="store")
     if args.index and args.images is not None:
         raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
-    images = _scan_unlabelled(args.images)
+    images = _scan_unlabelled(args)
     report = kd.merge(
         args.stores, args.out, images=images, index=args.index, progress=not args.quiet
     )
@@ -188,7 +190,7 @@ def verify(args: argparse.Namespace) -> Answer:
     """Says whether a store is sound."""
     images = None
     if args.images is not None:
-        images = kd.scan(args.images, labels=_labels_of_store(args.store))
+        images = flags.scan_images(args, default_labels=_labels_of_store(args.store))
     report = kd.verify(args.store, images=images, sample=args.sample, progress=not args.quiet)
     fields = {
         "sound": report.sound,
@@ -228,7 +230,7 @@ def export(args: argparse.Namespace) -> Answer:
     """Writes a student as an ordinary model."""
     files.check_model(args.model, "model")
     files.check_out(args.out, kind="model")
-    images = _scan_unlabelled(args.images)
+    images = _scan_unlabelled(args)
     import_tensorflow()
     report = kd.export(
         args.model,
@@ -265,21 +267,21 @@ def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
     )
 
 
-def _scan_unlabelled(path: str | None) -> kd.Manifest | None:
-    """Returns the images of a directory, without labels; None for no directory."""
-    return None if path is None else kd.scan(path, labels=None)
+def _scan_unlabelled(args: argparse.Namespace) -> kd.Manifest | None:
+    """Returns the images of --images, by default without labels; None without that flag."""
+    return None if args.images is None else flags.scan_images(args, default_labels="none")
 
 
-def _labels_of_store(path: str) -> str | None:
+def _labels_of_store(path: str) -> str:
     """Returns how to list the images of a store: by class if the store has labels."""
     from streamkd.errors import DamagedStoreError
     from streamkd.store.collection import flatten
 
     try:
         base = flatten([kd.open_store(path)])[0]
-        return "inferred" if base.class_names and (base.labels >= 0).any() else None
+        return "inferred" if base.class_names and (base.labels >= 0).any() else "none"
     except DamagedStoreError:  # verify is about to say so
-        return None
+        return "none"
 
 
 def _capped(values: list | None) -> list | None:

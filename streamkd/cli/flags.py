@@ -1,6 +1,7 @@
 """Flags that several commands share, and the objects that they describe.
 
     flags.add_directory(parser)                 # IMAGES, --labels, --validation-split, …
+    flags.add_images(parser, "…", labels="none")    # --images, and the same flags
     args = parser.parse_args()
     images = flags.scan_images(args)
 
@@ -53,8 +54,26 @@ def add_directory(parser: arguments.Parser) -> None:
         help="a directory with one folder a class, a manifest, or a table (CSV or JSON lines) with "
         "the columns file_name, label and weight",
     )
+    _add_listing(parser, "inferred", "inferred, the default")
+
+
+def add_images(parser: arguments.Parser, help: str, *, labels: str, required: bool = False) -> None:
+    """Adds --images and Keras' directory arguments; `labels` is their default, in words."""
+    parser.add_argument("--images", required=required, metavar="IMAGES", help=help)
+    _add_listing(parser, None, f"inferred; the default is {labels}")
+
+
+def _add_listing(parser: arguments.Parser, labels: str | None, inferred: str) -> None:
+    """Adds the flags that say how a directory is listed; every command that lists one has all."""
     group = parser.add_group("directory, as in Keras' image_dataset_from_directory")
-    add_labels(group)
+    group.add_argument(
+        "--labels",
+        default=labels,
+        metavar="inferred|none|FILE",
+        help=f"take each folder as a class ({inferred}), list images without labels (none), or "
+        "read one label an image from a file, in the order of the paths: one a line, or a JSON "
+        "list",
+    )
     group.add_argument(
         "--class-map",
         metavar="FILE",
@@ -97,17 +116,6 @@ def add_no_lock(parser: arguments.Parser) -> None:
         action="store_true",
         help="do not lock the output, on a file system without locks; see to it that no other "
         "process writes the same",
-    )
-
-
-def add_labels(parser: arguments.Parser | arguments.Group) -> None:
-    parser.add_argument(
-        "--labels",
-        default="inferred",
-        metavar="inferred|none|FILE",
-        help="take each folder as a class (inferred, the default), list images without labels "
-        "(none), or read one label an image from a file, in the order of the paths: one a line, or "
-        "a JSON list",
     )
 
 
@@ -307,23 +315,39 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def scan_images(args: argparse.Namespace, *, class_names: list[str] | None = None) -> kd.Manifest:
-    """Returns the images of IMAGES, or the side of their split that --subset names."""
+def scan_images(
+    args: argparse.Namespace,
+    *,
+    class_names: list[str] | None = None,
+    default_labels: str = "inferred",
+) -> kd.Manifest:
+    """Returns the images of IMAGES, or the side of their split that --subset names.
+
+    Without --labels they have the default labels, or with --class-map the map's.
+    """
     if args.validation_split is not None and not args.subset:
         raise OptionError(
             "--validation-split needs --subset.\nAdd `--subset training` or `--subset validation`."
         )
-    return scan_side(args, args.subset, class_names=class_names)
+    labels = args.labels or ("inferred" if args.class_map else default_labels)
+    return scan_side(args, args.subset, labels=labels, class_names=class_names)
 
 
 def scan_side(
-    args: argparse.Namespace, subset: str | None, *, class_names: list[str] | None = None
+    args: argparse.Namespace,
+    subset: str | None,
+    *,
+    labels: str | None = None,
+    class_names: list[str] | None = None,
 ) -> kd.Manifest:
-    """Returns one side of the split of IMAGES: 'training' or 'validation'; None for all images."""
+    """Returns one side of the split of IMAGES: 'training' or 'validation'; None for all images.
+
+    The labels are those of --labels by default.
+    """
     return _scan(
         args,
         args.images,
-        labels=files.read_labels(args.labels),
+        labels=files.read_labels(labels or args.labels),
         class_names=class_names,
         class_map=args.class_map,
         validation_split=args.validation_split if subset else None,

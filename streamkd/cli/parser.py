@@ -190,21 +190,28 @@ def _import(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
     )
-    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz or .csv file")
+    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz, .csv or HDF5 file")
     parser.add_argument(
         "--keys",
         metavar="KEYS.jsonl",
-        help="file with the key of each row's image, one a line; a .csv file may hold the keys "
-        "itself",
+        help="file with the key of each row's image, one a line (JSON lines, .txt, .csv or .npy); "
+        "LOGITS may hold the keys itself, except a .npy file",
     )
     parser.add_argument(
-        "--images",
-        required=True,
-        metavar="IMAGES",
-        help="the directory or manifest that holds the keys",
+        "--logits-dataset",
+        metavar="NAME",
+        help="array of the logits, for a .npz or HDF5 file of several (default: logits, or the "
+        "only one of its shape)",
+    )
+    parser.add_argument(
+        "--keys-dataset",
+        metavar="NAME",
+        help="array or column of LOGITS with the keys (default: the only one of texts, or one "
+        "with a name such as file_names)",
     )
     _add_out_store(parser)
-    flags.add_labels(parser)
+    text = "the directory or manifest that holds the keys"
+    flags.add_images(parser, text, labels="inferred", required=True)
     flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
     flags.add_number(parser, "--batch-size", 1024, "images written at once")
@@ -229,11 +236,8 @@ def _merge(subparsers: Any) -> None:
         "stores", nargs="+", metavar="S.h5", help="stores; for an image in several, the last counts"
     )
     _add_out_store(parser)
-    parser.add_argument(
-        "--images",
-        metavar="IMAGES",
-        help="keep only the images of this directory; renamed files are recognized by content",
-    )
+    text = "keep only the images of this directory; renamed files are recognized by content"
+    flags.add_images(parser, text, labels="none")
     parser.add_argument(
         "--index",
         action="store_true",
@@ -250,9 +254,8 @@ def _verify(subparsers: Any) -> None:
         subparsers, commands.verify, "Says whether a store is sound: exit code 0, or 1 if not."
     )
     _add_store(parser)
-    parser.add_argument(
-        "--images", metavar="IMAGES", help="compare the content of every file with the store, too"
-    )
+    text = "compare the content of every file with the store, too"
+    flags.add_images(parser, text, labels="inferred if the store has labels, else none")
     parser.add_argument(
         "--sample", type=int, metavar="N", help="check about N rows (default: every row)"
     )
@@ -306,9 +309,8 @@ def _export(subparsers: Any) -> None:
     parser.add_argument(
         "--out", required=True, metavar="PATH", help="the .keras file to write; never replaced"
     )
-    parser.add_argument(
-        "--images", metavar="IMAGES", help="images to compare the answers on (default: noise)"
-    )
+    text = "images to compare the answers on (default: noise)"
+    flags.add_images(parser, text, labels="none")
     parser.add_argument(
         "--image-size",
         type=arguments.image_size,

@@ -79,6 +79,8 @@ FORMAT_NAME = "streamkd logit store"
 FORMAT_VERSION = 1
 SUMMARY_BYTES = 4096
 NOT_DONE, DONE, REFUSED = 0, 1, 2
+# Decoder of a store whose logits other programs made.
+ELSEWHERE = "elsewhere"
 
 STATIC_DATASETS = (
     "key_bytes",

@@ -145,12 +145,13 @@ class _Comparison:
         if index < 0 or not names or self._images.class_names is None:
             return None
         then, now = int(self._labels[image]), int(self._images.labels[index])
-        if UNLABELLED in (then, now) or names[then] == self._images.class_names[now]:
+        name = self._images.class_names[now]
+        if UNLABELLED in (then, now) or names[then] == name:
             return None
-        return (
-            f"its class is {self._images.class_names[now]!r}, and was {names[then]!r} when the "
-            "teacher was asked"
-        )
+        # The folder is part of the key, and had its name then: a class map gave it its class.
+        if name not in names and self._images.keys[index].startswith(os.fsencode(name) + b"/"):
+            return None
+        return f"its class is {name!r}, and was {names[then]!r} when the teacher was asked"
 
     def _digest(self, paths: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the digest of each file, uint64, and whether it could be read, bool."""

@@ -27,7 +27,8 @@ CHANGED_TEXT = (
     "The image '{}' is not the file that the teacher answered.\n"
     "  content digest now:    {}\n"
     "  content digest taught: {}\n"
-    "Put the old file back, or teach a new store: `streamkd teach … --out NEW.h5`."
+    "Put the old file back, or give the `teach` command of the store again: it answers only images "
+    "that are new or changed. Imported logits are imported again: `streamkd import … --out NEW.h5`."
 )
 # Text before the exact key at the end of a message.
 KEY_LABEL = "\n  key in base64: "

@@ -23,7 +23,7 @@ from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.public import public
 from streamkd.store.collection import open_store
-from streamkd.store.layout import REFUSED
+from streamkd.store.layout import ELSEWHERE, REFUSED
 from streamkd.store.match_images import match_images
 from streamkd.store.row_store import RowStore
 from streamkd.store.same_pass import check_finished
@@ -293,7 +293,12 @@ def _refuse_missing(
     first = int(absent[0])
     root = os.fsdecode(images.root)
     why = "" if not refused[first] else ", which could not be decoded when the teacher was asked"
-    if len(absent) == len(images):
+    if store.header.decoder == ELSEWHERE:
+        remedy = (
+            "The logits of this store were made elsewhere. Import those of all images: "
+            f"`streamkd import … --images {root} --out NEW.h5`."
+        )
+    elif len(absent) == len(images):
         remedy = f"Teach a store of these images: `streamkd teach {root} --teacher … --out NEW.h5`."
     else:
         remedy = (

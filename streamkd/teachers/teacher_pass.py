@@ -288,8 +288,19 @@ def other_images(images: Manifest, store: LogitStore) -> OtherImagesError:
         f"  store:  {store.path} ({header.num_images:,} images, "
         f"fingerprint {header.fingerprint[:8]})\n"
         f"{_first_difference(images, store)}"
-        "Give another path with `--out`, or move the old store away."
+        f"{_way_on(images, store)}"
     )
+
+
+def _way_on(images: Manifest, store: LogitStore) -> str:
+    """Returns what to do; a pass that was cut can be finished where images only came to its own."""
+    num_known = np.count_nonzero(store.images_of_keys(images.keys) >= 0)
+    if not store.finished and store.num_images == num_known < len(images):
+        return (
+            "The pass of this store was cut. Move the new images away and give the same command, "
+            "which finishes it. Then put them back: the same command answers only them."
+        )
+    return "Give another path with `--out`, or move the old store away."
 
 
 def _first_difference(images: Manifest, store: LogitStore) -> str:

@@ -33,7 +33,7 @@ from streamkd.public import public
 from streamkd.store.codecs.check_range import check_range
 from streamkd.store.creation import create_store
 from streamkd.store.fill import Answer, fill_store
-from streamkd.store.layout import StoreHeader
+from streamkd.store.layout import ELSEWHERE, StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.last_checks import warn_of_chance, warn_of_unanswered_classes
@@ -190,7 +190,7 @@ class _Writing:
             block_rows=self.batch_size,
             fingerprint=self.images.fingerprint,
             views=Views(0).to_dict(),
-            decoder="elsewhere",
+            decoder=ELSEWHERE,
             versions=package_versions("numpy"),
             **self.fields,
         )

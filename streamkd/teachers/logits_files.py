@@ -1,0 +1,275 @@
+"""Files of logits, as other programs write them: NumPy, CSV and HDF5.
+
+    table = read_logits("logits.h5")
+    table.logits, table.keys, table.class_names         # keys and classes are None without any
+
+| file | logits | keys |
+|---|---|---|
+| .npy | the array | |
+| .npz, .h5, .hdf5 | the array `logits`, or the only one of its shape | as many texts, if any |
+| .npz, .h5, .hdf5 | one array of logits for each image | the names of the arrays |
+| .csv, .tsv | the columns of numbers | a column such as `file_name`, or the first one |
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from streamkd import small_files
+from streamkd.errors import OptionError, TeacherError
+from streamkd.manifest.tables import DELIMITERS
+from streamkd.store.layout import FORMAT_NAME
+from streamkd.teachers.array_files import (
+    DAMAGED,
+    ArrayInfo,
+    choose_class_names,
+    choose_keys,
+    choose_logits,
+    is_key_name,
+    is_row_each,
+    readable,
+)
+
+HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
+ENDINGS = (".npy", ".npz", *DELIMITERS, *HDF5_ENDINGS)
+# Files that run code when they are opened.
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitsTable:
+    """Logits, float `[rows, num_classes]`, and where the file has them one key for each row.
+
+    The class names are those of the columns, or None.
+    """
+
+    logits: np.ndarray
+    keys: list[bytes] | None = None
+    class_names: list[str] | None = None
+
+
+def read_logits(
+    source: str | os.PathLike[str] | np.ndarray,
+    logits_dataset: str | None = None,
+    keys_dataset: str | None = None,
+) -> LogitsTable:
+    """Returns the logits of a file or an array.
+
+    Args:
+      source: the file, or the array itself.
+      logits_dataset: name of the array of logits, for a file of several.
+      keys_dataset: name of the array, or of the column, that has the keys.
+
+    Raises:
+      OptionError: the file cannot be read, or the names do not fit.
+      TeacherError: numbers that cannot be logits.
+    """
+    if isinstance(source, np.ndarray):
+        table, path = LogitsTable(source), "the array"
+    else:
+        path = os.fspath(source)
+        reader = _reader(path, logits_dataset, keys_dataset)
+        try:
+            table = reader(path, logits_dataset, keys_dataset)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise OptionError(
+                f"The logits {path} cannot be read: {reason}.\n"
+                "Give a .npy, .npz, .csv or .h5 file of plain numbers."
+            ) from error
+    logits = table.logits
+    if logits.ndim != 2 or logits.dtype.kind != "f" or logits.shape[1] < 2 or not len(logits):
+        raise TeacherError(
+            f"{path} holds {logits.dtype}{list(logits.shape)}, and must hold floating-point "
+            "numbers [rows, num_classes].\nGive one row for each image, and at least two classes."
+        )
+    return table
+
+
+Reader = Callable[[str, str | None, str | None], LogitsTable]
+
+
+def _reader(path: str, logits_dataset: str | None, keys_dataset: str | None) -> Reader:
+    """Returns the function that reads files with the ending of `path`."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending in PICKLES:
+        raise OptionError(
+            f"{path} ends in {ending!r}, and opening such a file runs code in it.\n"
+            "Write plain arrays where it was made: "
+            "`np.savez('logits.npz', logits=logits, keys=file_names)`."
+        )
+    if ending not in ENDINGS:
+        raise OptionError(
+            f"{path} ends in {ending!r}; give one of {', '.join(ENDINGS)}.\n"
+            "Write it anew where it was made: "
+            "`np.savez('logits.npz', logits=logits, keys=file_names)`."
+        )
+    has_arrays = ending == ".npz" or ending in HDF5_ENDINGS
+    for flag, name, fits in (
+        ("--logits-dataset", logits_dataset, has_arrays),
+        ("--keys-dataset", keys_dataset, has_arrays or ending in DELIMITERS),
+    ):
+        if name is not None and not fits:
+            raise OptionError(
+                f"{flag} is {name}, and the parts of {path} have no names.\nLeave {flag} out."
+            )
+    if ending in DELIMITERS:
+        return _read_csv
+    return _read_hdf5 if ending in HDF5_ENDINGS else _read_numpy
+
+
+def _read_numpy(path: str, logits_dataset: str | None, keys_dataset: str | None) -> LogitsTable:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for a writer
+        raise ValueError("it is no file")
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return LogitsTable(loaded)
+        with loaded:
+            return _chosen(
+                _npz_infos(path),
+                loaded.__getitem__,
+                lambda name: [os.fsencode(text) for text in loaded[name].tolist()],
+                logits_dataset,
+                keys_dataset,
+            )
+    except DAMAGED as error:
+        raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _npz_infos(path: str) -> dict[str, ArrayInfo]:
+    """Returns what the headers of the arrays say, without the arrays."""
+    kinds = {"f": "numbers", "U": "texts", "S": "texts"}
+    infos = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".npy"):
+                continue
+            with archive.open(name) as file:
+                is_first_version = np.lib.format.read_magic(file) == (1, 0)
+                shape, _, dtype = (
+                    np.lib.format.read_array_header_1_0(file)
+                    if is_first_version
+                    else np.lib.format.read_array_header_2_0(file)
+                )
+            infos[name.removesuffix(".npy")] = ArrayInfo(shape, kinds.get(dtype.kind, "others"))
+    return infos
+
+
+def _read_hdf5(path: str, logits_dataset: str | None, keys_dataset: str | None) -> LogitsTable:
+    from streamkd.teachers.hdf5_arrays import Hdf5Arrays
+
+    with open(path, "rb", opener=small_files.opener) as file:
+        if file.read(len(FORMAT_NAME)) == FORMAT_NAME.encode():
+            raise ValueError("it is a logit store already; give it as `--store`")
+    try:
+        with Hdf5Arrays(path) as arrays:
+            return _chosen(arrays.infos, arrays.numbers, arrays.texts, logits_dataset, keys_dataset)
+    except DAMAGED as error:
+        raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _chosen(
+    infos: Mapping[str, ArrayInfo],
+    numbers: Callable[[str], np.ndarray],
+    texts: Callable[[str], list[bytes]],
+    logits_dataset: str | None,
+    keys_dataset: str | None,
+) -> LogitsTable:
+    """Returns the table in a file of named arrays, read by two functions."""
+    if logits_dataset is None and keys_dataset is None and is_row_each(infos):
+        return LogitsTable(np.stack([numbers(name) for name in infos]), [*map(os.fsencode, infos)])
+    name = choose_logits(infos, logits_dataset)
+    shape, kind = infos[name]
+    if kind != "numbers" or len(shape) != 2:
+        raise ValueError(f"its array {name} is no array of floating-point numbers with two axes")
+    keys = choose_keys(infos, keys_dataset, shape[0])
+    if keys is not None and infos[keys].kind != "texts":
+        raise ValueError(f"its array {keys} is no array of texts")
+    classes = choose_class_names(infos, shape[1])
+    return LogitsTable(
+        numbers(name),
+        None if keys is None else texts(keys),
+        None if classes is None else [os.fsdecode(text) for text in texts(classes)],
+    )
+
+
+def _read_csv(path: str, _: str | None, keys_column: str | None) -> LogitsTable:
+    """Returns the numbers of a CSV file, the column of keys, and the names of the others.
+
+    A first line whose cells after the first are no numbers holds names.
+    """
+    delimiter = DELIMITERS[os.path.splitext(path)[1].lower()]
+    with open(
+        path, newline="", encoding="utf-8-sig", errors="surrogateescape", opener=small_files.opener
+    ) as file:
+        lines = csv.reader(small_files.lines_of(file), delimiter=delimiter)
+        first = next(lines, None)
+        if first is None:
+            raise ValueError("it is empty")
+        header = None
+        if not _are_numbers(first[1:]):
+            header, first = first, next(lines, None)
+        if first is None:
+            raise ValueError("it has a line of names and no numbers")
+        key_column, columns = _columns(header, first, keys_column)
+        rows, keys = [], []
+        for number, line in enumerate(itertools.chain([first], lines), 1 + (header is not None)):
+            if len(line) != len(first):
+                raise ValueError(f"line {number} has {len(line)} columns, not {len(first)}")
+            if key_column is not None:
+                keys.append(os.fsencode(line[key_column]))
+            try:
+                rows.append(np.array([line[column] for column in columns], np.float32))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    names = None if header is None else [header[column] for column in columns]
+    return LogitsTable(np.stack(rows), None if key_column is None else keys, names)
+
+
+def _columns(
+    header: list[str] | None, first: list[str], wanted: str | None
+) -> tuple[int | None, list[int]]:
+    """Returns the column of keys or None, and the columns of logits.
+
+    Args:
+      header: the names of the columns, or None.
+      first: the first line of numbers.
+      wanted: the name of the column of keys, if the user gave it.
+    """
+    columns = list(range(len(first)))
+    if header is not None and len(header) != len(first):
+        raise ValueError(f"line 2 has {len(first)} columns, not {len(header)}")
+    names = header or []
+    if wanted is not None and wanted not in names:
+        raise ValueError(f"it has the columns {readable(names)}, and --keys-dataset is {wanted}")
+    named = [column for column, name in enumerate(names) if is_key_name(name)]
+    named = [column for column in named if not _are_numbers([first[column]])]
+    if wanted is not None:
+        named = [names.index(wanted)]
+    if len(named) > 1:
+        raise ValueError(
+            f"it has {len(named)} columns that may hold keys, "
+            f"{readable([names[column] for column in named])}; name one: `--keys-dataset NAME`"
+        )
+    if not named:
+        has_keys = not _are_numbers(first[:1])
+        return (0, columns[1:]) if has_keys else (None, columns)
+    # The first column of pandas counts the lines, and has no name.
+    counted = [0] if names[0] in ("", "Unnamed: 0") and named != [0] else []
+    return named[0], [column for column in columns if column not in (*named, *counted)]
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    return True
