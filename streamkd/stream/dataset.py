@@ -2,6 +2,7 @@
 
     datasets = datasets_of(spec, sequence, columns, fetcher)
     dataset = datasets.dataset(start, stop, worker_slice)
+    segments = datasets.segments(start, stop, worker_slice)    # the same, for a loop in Python
 
 Without a cache every batch is fetched, then decoded and rendered. With a cache the dataset reads
 files until every image is in the cache, and the full cache afterwards.
@@ -26,6 +27,7 @@ from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.autograph import unconverted
 from streamkd.tf_support.kept_pipeline import KeptPipeline
+from streamkd.tf_support.own_loop import ElementMaker, Segment
 from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
 
 # Largest number of rows and of bytes that one call into Python fetches from the cache. A call costs
@@ -33,6 +35,8 @@ from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
 # the processor's cache.
 ROWS_PER_CALL = 4096
 BYTES_PER_CALL = 1 << 25
+# The same of a loop in Python, whose calls cost less.
+BYTES_PER_OWN_CALL = 1 << 24
 # A step that no stream reaches.
 NO_STEP = int(np.iinfo(np.int64).max)
 
@@ -46,7 +50,8 @@ class FileDatasets:
         self._from_files = renderer.from_files
         # Making the graphs of a pipeline takes longer than reading ten thousand small images.
         self._pipelines: dict[tuple, KeptPipeline] = {}
-        self._lock = threading.Lock()
+        self._makers: dict[tuple, ElementMaker] = {}
+        self._lock = threading.RLock()
 
     def dataset(
         self, start: int, stop: int, worker_slice: WorkerSlice, *, named: bool
@@ -58,6 +63,10 @@ class FileDatasets:
             a batch, in a stream with images that no teacher answered.
         """
         return self._kept_pipeline(self._read, worker_slice, named).dataset(start, stop)
+
+    def segments(self, start: int, stop: int, worker_slice: WorkerSlice) -> list[Segment]:
+        """Returns the pieces of the steps `start` to `stop`, for a loop in Python."""
+        return [self._segment(self._file_maker, start, stop, worker_slice)]
 
     @property
     def functions(self) -> list[Any]:
@@ -75,6 +84,25 @@ class FileDatasets:
                     lambda start, stop: build(start, stop, *arguments)
                 )
             return self._pipelines[name]
+
+    def _segment(
+        self,
+        build: Callable[[WorkerSlice], ElementMaker],
+        start: int,
+        stop: int,
+        worker_slice: WorkerSlice,
+    ) -> Segment:
+        """Returns the pieces of some steps, made by `build(worker_slice)`, which is called once."""
+        with self._lock:
+            name = (build.__name__, worker_slice)
+            if name not in self._makers:
+                self._makers[name] = build(worker_slice)
+            num_replicas = worker_slice.num_replicas
+            return Segment(self._makers[name], start * num_replicas, stop * num_replicas)
+
+    def _file_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
+        fetch = self._fetch(worker_slice, 1)
+        return ElementMaker(fetch, self._from_files, self._fetcher.rescue)
 
     def _read(
         self, start: tf.Tensor, stop: tf.Tensor, worker_slice: WorkerSlice, named: bool
@@ -133,12 +161,48 @@ class CachedDatasets(FileDatasets):
         full = self._kept_pipeline(self._from_full_cache, worker_slice, named, False)
         return filling.concatenate(full.dataset(filled, stop))
 
+    def segments(self, start: int, stop: int, worker_slice: WorkerSlice) -> list[Segment]:
+        filled = max(start, min(self._step_when_filled(start, worker_slice), stop))
+        parts = [(self._filling_maker, start, filled), (self._full_cache_maker, filled, stop)]
+        return [
+            self._segment(build, first, end, worker_slice)
+            for build, first, end in parts
+            if first < end
+        ]
+
+    def _filling_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
+        return self._cache_maker(worker_slice, 1)
+
+    def _full_cache_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
+        return self._cache_maker(worker_slice, self._pieces_of_own_call(worker_slice))
+
+    def _cache_maker(self, worker_slice: WorkerSlice, num_pieces: int) -> ElementMaker:
+        return ElementMaker(
+            self._fetch(worker_slice, num_pieces),
+            lambda batch: self._pieces_of(num_pieces, self._kept(batch)),
+            self._fetcher.rescue,
+            num_elements=num_pieces,
+            single=lambda: self._segment(self._filling_maker, 0, 0, worker_slice).maker,
+            # Pixels that are copied as they are wait for memory and not for a core.
+            num_ahead=1 if num_pieces > 1 and self._renderer.shows_cached_pixels else None,
+        )
+
+    def _pieces_of_own_call(self, worker_slice: WorkerSlice) -> int:
+        """Returns the number of pieces of a call for a loop in Python; equal calls fill an epoch."""
+        sequence = self._sequence
+        steps_of_epoch = -(-sequence.num_units // sequence.units_per_batch)
+        num_calls = -(-steps_of_epoch // self._largest_call(worker_slice, BYTES_PER_OWN_CALL))
+        return -(-steps_of_epoch // num_calls) * worker_slice.num_replicas
+
     def steps_per_call(self, worker_slice: WorkerSlice) -> int:
+        return self._largest_call(worker_slice, BYTES_PER_CALL)
+
+    def _largest_call(self, worker_slice: WorkerSlice, most_bytes: int) -> int:
         num_rows = self._spec.batch_size // worker_slice.num_workers
         num_bytes = 4 * math.prod(self._spec.options.shape) * num_rows
         # At most an epoch, since `shuffle.indices_of_batch` takes batches of two epochs at most.
         steps_of_epoch = self._sequence.num_units // self._sequence.units_per_batch
-        return max(1, min(ROWS_PER_CALL // num_rows, BYTES_PER_CALL // num_bytes, steps_of_epoch))
+        return max(1, min(ROWS_PER_CALL // num_rows, most_bytes // num_bytes, steps_of_epoch))
 
     def _step_when_filled(self, start: int, worker_slice: WorkerSlice) -> int:
         """Returns the first step, from `start` on, at which the cache will hold every image."""
