@@ -35,8 +35,6 @@ from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
 # the processor's cache.
 ROWS_PER_CALL = 4096
 BYTES_PER_CALL = 1 << 25
-# The same of a loop in Python, whose calls cost less.
-BYTES_PER_OWN_CALL = 1 << 24
 # A step that no stream reaches.
 NO_STEP = int(np.iinfo(np.int64).max)
 
@@ -119,13 +117,17 @@ class FileDatasets:
         """Returns the largest number of steps that one call into Python fetches."""
         return 1
 
-    def _fetch(self, worker_slice: WorkerSlice, num_pieces: int) -> Callable[[tf.Tensor], Any]:
+    def _fetch(
+        self, worker_slice: WorkerSlice, num_pieces: int, *, from_cache: bool = False
+    ) -> Callable[[tf.Tensor], Any]:
         """Returns a graph function that fetches a worker's pieces, given the first one's number."""
         sequence = self._sequence.cut_into(worker_slice.num_pieces)
 
         def fetch(first: tf.Tensor) -> dict[str, tf.Tensor]:
             numbers = first + tf.range(num_pieces, dtype=tf.int64)
-            return self._fetcher.fetch(worker_slice.pieces(numbers), sequence)
+            return self._fetcher.fetch(
+                worker_slice.pieces(numbers), sequence, from_cache=from_cache
+            )
 
         return fetch
 
@@ -171,38 +173,34 @@ class CachedDatasets(FileDatasets):
         ]
 
     def _filling_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
-        return self._cache_maker(worker_slice, 1)
+        return ElementMaker(
+            self._fetch(worker_slice, 1),
+            lambda batch: self._renderer.from_pixels(self._kept(batch)),
+            self._fetcher.rescue,
+        )
 
     def _full_cache_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
-        return self._cache_maker(worker_slice, self._pieces_of_own_call(worker_slice))
-
-    def _cache_maker(self, worker_slice: WorkerSlice, num_pieces: int) -> ElementMaker:
+        """Returns a maker that leaves calls with an image that is not cached to the other one."""
+        num_pieces = self._pieces_of_own_call(worker_slice)
         return ElementMaker(
-            self._fetch(worker_slice, num_pieces),
-            lambda batch: self._pieces_of(num_pieces, self._kept(batch)),
-            self._fetcher.rescue,
+            self._fetch(worker_slice, num_pieces, from_cache=True),
+            lambda batch: self._pieces_of(num_pieces, self._renderer.cached(batch)),
             num_elements=num_pieces,
             single=lambda: self._segment(self._filling_maker, 0, 0, worker_slice).maker,
-            # Pixels that are copied as they are wait for memory and not for a core.
-            num_ahead=1 if num_pieces > 1 and self._renderer.shows_cached_pixels else None,
         )
 
     def _pieces_of_own_call(self, worker_slice: WorkerSlice) -> int:
         """Returns the number of pieces of a call for a loop in Python; equal calls fill an epoch."""
-        sequence = self._sequence
-        steps_of_epoch = -(-sequence.num_units // sequence.units_per_batch)
-        num_calls = -(-steps_of_epoch // self._largest_call(worker_slice, BYTES_PER_OWN_CALL))
+        steps_of_epoch = -(-self._sequence.num_units // self._sequence.units_per_batch)
+        num_calls = -(-steps_of_epoch // self.steps_per_call(worker_slice))
         return -(-steps_of_epoch // num_calls) * worker_slice.num_replicas
 
     def steps_per_call(self, worker_slice: WorkerSlice) -> int:
-        return self._largest_call(worker_slice, BYTES_PER_CALL)
-
-    def _largest_call(self, worker_slice: WorkerSlice, most_bytes: int) -> int:
         num_rows = self._spec.batch_size // worker_slice.num_workers
         num_bytes = 4 * math.prod(self._spec.options.shape) * num_rows
         # At most an epoch, since `shuffle.indices_of_batch` takes batches of two epochs at most.
         steps_of_epoch = self._sequence.num_units // self._sequence.units_per_batch
-        return max(1, min(ROWS_PER_CALL // num_rows, most_bytes // num_bytes, steps_of_epoch))
+        return max(1, min(ROWS_PER_CALL // num_rows, BYTES_PER_CALL // num_bytes, steps_of_epoch))
 
     def _step_when_filled(self, start: int, worker_slice: WorkerSlice) -> int:
         """Returns the first step, from `start` on, at which the cache will hold every image."""

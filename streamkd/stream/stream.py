@@ -156,7 +156,10 @@ class Stream:
         def own_loop() -> OwnLoop:
             return OwnLoop(self._datasets.segments(start, last, share))
 
-        return CollectableDataset(dataset, self._datasets.functions, refuse, own_loop, rest)
+        functions = self._datasets.functions
+        if not named:
+            return CollectableDataset(dataset, functions, refuse)
+        return CollectableDataset(dataset, functions, refuse, own_loop, rest)
 
     def check_share(self, share: WorkerSlice) -> None:
         """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
@@ -173,7 +176,7 @@ class Stream:
           BadImageError: a file cannot be decoded.
         """
 
-        return iter(self._dataset(start, stop, share, named=False))
+        return iter(self.dataset(start, stop, share))
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow stands for, if any.

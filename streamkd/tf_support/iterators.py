@@ -155,9 +155,9 @@ class _OwnLoopIterator(_NamingIterator):
 
 def make_collectable(iterator: Any) -> Any:
     """Returns an iterator, such as a strategy makes, that may be deleted on any thread."""
+    # TensorFlow's half of the iterator lives as long as this list.
+    resources = tf.nest.flatten(iterator, expand_composites=True)
     if iterator not in _ALIVE:
-        # TensorFlow's half of the iterator lives as long as this list.
-        resources = tf.nest.flatten(iterator, expand_composites=True)
         weakref.finalize(iterator, _release, resources).atexit = False
         _ALIVE[iterator] = resources
     return iterator

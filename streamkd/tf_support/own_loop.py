@@ -26,8 +26,8 @@ from streamkd.tf_support.python_calls import keeping
 
 # One call waits for the disk while each core has another one.
 _NUM_THREADS = (os.cpu_count() or 1) + 1
-# Calls under way or finished that wait for the reader.
-_NUM_CALLS = _NUM_THREADS + 2
+# Calls under way or finished that wait for the reader: of one element, and of several.
+_NUM_CALLS, _NUM_LARGE_CALLS = _NUM_THREADS + 2, 2
 # Where files are decoded, as tf.data does, whatever other devices there are.
 _DEVICE = "/CPU:0"
 
@@ -36,7 +36,8 @@ class ElementMaker:
     """Makes elements by their numbers, in graphs that are made once.
 
     Attributes:
-      num_elements, num_ahead: as given.
+      num_elements, single: as given.
+      num_ahead: calls under way or finished before the reader asks for them.
       functions: the Python functions that the graphs call; whoever makes elements holds them.
     """
 
@@ -47,7 +48,6 @@ class ElementMaker:
         rescue: Callable[[Any], Any] | None = None,
         num_elements: int = 1,
         single: Callable[[], ElementMaker] | None = None,
-        num_ahead: int | None = None,
     ) -> None:
         """Traces the graph of a call.
 
@@ -58,14 +58,13 @@ class ElementMaker:
           rescue: graph function of what was fetched and could not be shown; returns it without bad
             files.
           num_elements: elements of a call.
-          single: returns the maker of single elements, which takes over where a call of several
-            fails.
-          num_ahead: calls that are under way or finished before the reader asks for them.
+          single: returns the maker of single elements that takes over where a call fails.
         """
         self.num_elements = num_elements
-        self.num_ahead = num_ahead or _NUM_CALLS
+        self.num_ahead = _NUM_CALLS if num_elements == 1 else _NUM_LARGE_CALLS
         self.functions: list[Any] = []
-        self._fetch, self._show, self._rescue, self._single = fetch, show, rescue, single
+        self.single = single
+        self._fetch, self._show, self._rescue = fetch, show, rescue
         self._lock = threading.Lock()
         self._whole = self._traced(lambda number: show(fetch(number)))
 
@@ -86,7 +85,7 @@ class ElementMaker:
 
     def make_one(self, number: int) -> Any:
         """Returns one element, by a call of its own."""
-        maker = self if self._single is None else self._single()
+        maker = self if self.single is None else self.single()
         return maker.make(number)[0]
 
     @property
@@ -183,12 +182,13 @@ class _Call(NamedTuple):
     def elements(self) -> list[Callable[[], Any]]:
         """Waits for the call and returns functions that give its elements, or raise.
 
-        Where the call failed, each element is made by itself, when it is asked for.
+        Where a call with another maker behind it failed, that one makes each element, when it is
+        asked for.
         """
         if self.result.exception() is None:
             elements = self.result.result()[: self.num_wanted]
             return [functools.partial(_given, element) for element in elements]
-        if self.maker.num_elements == 1:
+        if self.maker.num_elements == 1 and self.maker.single is None:
             return [self.result.result]
         numbers = range(self.number, self.number + self.num_wanted)
         return [functools.partial(self.maker.make_one, number) for number in numbers]
