@@ -190,7 +190,7 @@ class CachedDatasets(FileDatasets):
         )
 
     def _pieces_of_own_call(self, worker_slice: WorkerSlice) -> int:
-        """Returns the number of pieces of a call for a loop in Python; equal calls fill an epoch."""
+        """Returns the pieces of a call for a loop in Python: equal calls fill an epoch."""
         steps_of_epoch = -(-self._sequence.num_units // self._sequence.units_per_batch)
         num_calls = -(-steps_of_epoch // self.steps_per_call(worker_slice))
         return -(-steps_of_epoch // num_calls) * worker_slice.num_replicas

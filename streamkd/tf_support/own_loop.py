@@ -4,10 +4,10 @@
     loop = OwnLoop([Segment(maker, 0, 100)])       # costs nothing
     element = loop.next()
 
-An iterator of tf.data makes the graphs of its pipeline ready anew, which takes 0.1 to 0.3 s: longer
-than reading ten thousand tiny images. A graph that is called as a function is made ready once. A few
-threads call it ahead of the reader, each call for an element or for several; no thread and no call
-belongs to a loop, so that a loop that is dropped leaves nothing behind.
+An iterator of tf.data makes the graphs of its pipeline ready anew, which takes 0.1 to 0.3 s:
+longer than reading ten thousand tiny images. A graph that is called as a function is made ready
+once. A few threads call it ahead of the reader, for an element or for several. No thread belongs to
+a loop, so that a loop that is dropped leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -108,9 +108,7 @@ class ElementMaker:
                 return [shown]
             # Unstacked tensors are parts of the same memory.
             parts = [tf.unstack(part) for part in tf.nest.flatten(shown)]
-            return [
-                tf.nest.pack_sequence_as(shown, list(own)) for own in zip(*parts, strict=True)
-            ]
+            return [tf.nest.pack_sequence_as(shown, list(own)) for own in zip(*parts, strict=True)]
 
         with keeping() as functions, tf.init_scope(), tf.device(_DEVICE):
             graph = tf.function(elements, autograph=False)
