@@ -43,7 +43,7 @@ OPTIONS = {
     "skip from the cache": {"on_bad": "skip", "cache": "memory"},
     "in order": {"shuffle": False},
 }
-SHARES = {"whole": WorkerSlice(), "second worker": WorkerSlice(1, 2)}
+SHARES = {"whole": WorkerSlice(), "second worker": WorkerSlice(worker=1, num_workers=2)}
 
 
 def by_tensorflow(dataset):
@@ -94,7 +94,7 @@ def test_tensorflow_goes_on_where_a_loop_in_python_stopped(images, store, cache,
 
 
 def test_pieces_of_replicas_go_on_within_a_step(images, store):
-    share = WorkerSlice(0, 1, 2)
+    share = WorkerSlice(num_replicas=2)
     stream = joined(images, store)
     expected = arrays_of(stream.dataset(0, 4, share))
     assert len(expected) == 8

@@ -24,6 +24,9 @@ from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 # decoded by their content, whatever the ending. Keras lists neither `.webp`, although TensorFlow
 # decodes it, nor the formats that need Pillow.
 EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
+# The same in lower and in upper case, as cameras and tools write them.
+_USUAL_EXTENSIONS = (*EXTENSIONS, *(ending.upper() for ending in EXTENSIONS))
+_DOT = ord(".")
 # Folders that systems and tools make, in lower case. Names with a leading dot are hidden anyway.
 SYSTEM_FOLDERS = frozenset(
     (
@@ -235,8 +238,15 @@ def _names_of_entries(
     with _entries_of(path) as entries:
         for entry in entries:
             name = entry.name
+            # The usual file first: a call of another function costs a tenth of the listing.
+            if (
+                name.endswith(_USUAL_EXTENSIONS)
+                and name[0] != _DOT
+                and entry.is_file(follow_symlinks=False)
+            ):
+                names.append(name)
             # macOS writes a '._name.jpg', which is no image, for every file on foreign disks.
-            if is_left_out(name):
+            elif is_left_out(name):
                 if not name.startswith(b"."):
                     others.append(name)
             elif _is_folder(entry, follow_links):
