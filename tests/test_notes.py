@@ -45,6 +45,34 @@ def test_plain_folders_have_no_notes(root):
     assert notes_of(kd.scan(root)) == []
 
 
+@pytest.mark.parametrize("labels", ["inferred", None])
+def test_folders_are_walked_once_for_listing_and_notes(root, monkeypatch, labels):
+    walked = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: walked.append(os.fsencode(path)) or real(path))
+    (root / "cat/inner").mkdir()
+    (root / "cat/inner/readme.txt").write_bytes(b"text")
+    (note,) = notes_of(kd.scan(root, labels=labels))
+    assert note.examples == ["cat/inner/readme.txt"]
+    below = [path for path in walked if path.rstrip(b"/") != os.fsencode(root)]
+    assert len(below) == len(set(below)) == 3
+
+
+def test_notes_of_a_part_come_from_a_walk_of_its_own(root):
+    (root / "cat/readme.txt").write_bytes(b"text")
+    images = kd.scan(root)
+    whole, part = notes_of(images), notes_of(images.select(slice(0, 1)))
+    assert [note.examples for note in whole] == [["cat/readme.txt"]]
+    assert whole[0] in part
+
+
+@pytest.mark.parametrize("folder", ["cat", "cat/inner", "dog/@eadir"])
+def test_hidden_links_and_folders_are_no_note(root, folder):
+    (root / folder).mkdir(exist_ok=True)
+    os.symlink(root, root / folder / ".hidden")
+    assert "links_passed_over" not in [note.code for note in notes_of(kd.scan(root))]
+
+
 @pytest.mark.parametrize("name", ["x.jfif", "x.JPE", "noending"])
 def test_first_bytes_make_an_image(root, name):
     Image.new("RGB", (4, 4)).save(root / "cat" / name, "JPEG")

@@ -16,6 +16,7 @@ from streamkd.manifest.manifest import Manifest, scan
 from streamkd.store.collection import open_store
 from streamkd.stream import columns
 from streamkd.stream.join import join
+from streamkd.stream.order.worker_slice import WHOLE
 from streamkd.stream.stream import Stream
 from streamkd.teachers.teach import teach
 
@@ -244,6 +245,6 @@ def test_reading_begins_with_the_iterator(images, store, monkeypatch):
         return real(*arguments, **options)
 
     monkeypatch.setattr(columns, "read_files", read_files)
-    iterator = iter(join(images, store, batch_size=8).dataset())
+    iterator = iter(join(images, store, batch_size=8).unnamed_dataset(0, WHOLE))
     assert began.wait(60), "a batch is read before one is asked for"
     next(iterator)

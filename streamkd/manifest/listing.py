@@ -24,6 +24,9 @@ from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 # decoded by their content, whatever the ending. Keras lists neither `.webp`, although TensorFlow
 # decodes it, nor the formats that need Pillow.
 EXTENSIONS = (b".avif", b".bmp", b".gif", b".jpeg", b".jpg", b".png", b".tif", b".tiff", b".webp")
+# The same in lower and in upper case, as cameras and tools write them.
+_USUAL_EXTENSIONS = (*EXTENSIONS, *(ending.upper() for ending in EXTENSIONS))
+_DOT = ord(".")
 # Folders that systems and tools make, in lower case. Names with a leading dot are hidden anyway.
 SYSTEM_FOLDERS = frozenset(
     (
@@ -39,6 +42,18 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II
 UNLABELLED = -1
 
 
+class PassedOver(NamedTuple):
+    """What the walk of a listing met and did not list, for the notes.
+
+    Attributes:
+      folders: the folders in the root that were walked and have images; b'' is the root itself.
+      entries: keys of files, links and folders of systems below them, without hidden ones.
+    """
+
+    folders: frozenset[bytes]
+    entries: list[bytes]
+
+
 class Listed(NamedTuple):
     """The images of a source; the fields of a `Manifest`."""
 
@@ -47,6 +62,7 @@ class Listed(NamedTuple):
     labels: np.ndarray
     class_names: list[str] | None
     weights: np.ndarray | None = None
+    passed_over: PassedOver | None = None
 
     def without_labels(self) -> Listed:
         """Returns the same images without labels and classes."""
@@ -123,6 +139,7 @@ def add_images(
     *,
     follow_links: bool,
     progress: Callable[[int], None],
+    passed_over: list[bytes],
     visited: Collection[tuple[int, int]] = (),
 ) -> int:
     """Adds the keys of the images in `directory/below` and in its folders; returns their number.
@@ -133,6 +150,7 @@ def add_images(
       below: the folder to list, relative to the root; b'' for the root itself.
       follow_links: enter folders that are symbolic links. The starting folder is always listed.
       progress: called with the number of images of each folder, for a progress bar.
+      passed_over: gets the keys of what is neither listed nor entered, nor hidden.
       visited: identities of folders that links must not enter.
     """
     num_before = len(builder)
@@ -145,10 +163,12 @@ def add_images(
         if follow_links:
             folder_identity = identity(path)
             if folder_identity in entered and folder != below:
+                passed_over.append(folder)
                 continue
             entered.add(folder_identity)
-        names, subfolders = _image_names_and_folders(path, follow_links)
+        names, subfolders, others = _names_of_entries(path, follow_links)
         progress(len(names))
+        passed_over.extend(os.path.join(folder, name) for name in others)
         names.sort()
         listed_folders.append((folder, SEPARATOR.join(names)))
         pending.extend(os.path.join(folder, name) if folder else name for name in subfolders)
@@ -208,18 +228,31 @@ def _is_folder(entry: os.DirEntry[bytes], follow_links: bool = True) -> bool:
         return False
 
 
-def _image_names_and_folders(path: bytes, follow_links: bool) -> tuple[list[bytes], list[bytes]]:
-    """Returns the names of images and of folders in one folder, without hidden ones."""
+def _names_of_entries(
+    path: bytes, follow_links: bool
+) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Returns the names of images, of folders and of what else is in one folder, without hidden."""
     names: list[bytes] = []
     folders: list[bytes] = []
+    others: list[bytes] = []
     with _entries_of(path) as entries:
         for entry in entries:
             name = entry.name
+            # The usual file first: a call of another function costs a tenth of the listing.
+            if (
+                name.endswith(_USUAL_EXTENSIONS)
+                and name[0] != _DOT
+                and entry.is_file(follow_symlinks=False)
+            ):
+                names.append(name)
             # macOS writes a '._name.jpg', which is no image, for every file on foreign disks.
-            if is_left_out(name):
-                continue
-            if _is_folder(entry, follow_links):
+            elif is_left_out(name):
+                if not name.startswith(b"."):
+                    others.append(name)
+            elif _is_folder(entry, follow_links):
                 folders.append(name)
             elif _is_image_file(path, name) and not (entry.is_symlink() and _is_folder(entry)):
                 names.append(name)
-    return names, folders
+            else:
+                others.append(name)
+    return names, folders, others

@@ -25,7 +25,7 @@ from streamkd.keys import Keys
 from streamkd.manifest import sources, split, tables
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.labels import read_class_map
-from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.listing import UNLABELLED, PassedOver
 from streamkd.public import public
 
 # Number of paths that are made at once.
@@ -42,6 +42,7 @@ class Manifest:
       labels: int32 `[num_images]`, class numbers; -1 for an image without a label.
       class_names: the classes in order, or None for images without classes.
       weights: float32 `[num_images]`, the weight of each image in the loss, or None for 1 each.
+      passed_over: what the listing of a directory met and did not list; None if nobody walked.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Manifest:
         labels: np.ndarray,
         class_names: list[str] | None,
         weights: np.ndarray | None = None,
+        passed_over: PassedOver | None = None,
     ) -> None:
         self.root = root
         self.keys = keys
         self.labels = np.asarray(labels, np.int32)
         self.class_names = class_names
         self.weights = None if weights is None else np.asarray(weights, np.float32)
+        self.passed_over = passed_over
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -2,15 +2,18 @@
 
     for note in notes_of(images): note.code, note.count, note.examples, note.advice
 
-A second walk over the directory entries finds them, so that a plain listing costs no more.
+The walk of the listing has met most of it; only folders that were not listed are walked here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from streamkd.errors import readable_key
@@ -59,7 +62,7 @@ def notes_of(images: Manifest) -> list[Note]:
     """
     check_root(images.root)
     found: dict[str, list[str]] = defaultdict(list)
-    _walk(images, set(images.keys), found)
+    _look_at_entries(images, found)
     found["empty_classes"] = list(images.empty_classes or [])
     found["names_look_equal"] = _names_that_look_equal(images.class_names or [])
     found["same_file_two_labels"] = _files_with_two_labels(images)
@@ -72,42 +75,58 @@ def notes_of(images: Manifest) -> list[Note]:
     ]
 
 
-def _walk(images: Manifest, keys: set[bytes], found: dict[str, list[str]]) -> None:
+def _look_at_entries(images: Manifest, found: dict[str, list[str]]) -> None:
     """Collects the files, folders and links of the directory that are not listed."""
-    lists_root = any(b"/" not in key for key in keys)
-    for folder, folders, files in os.walk(images.root):
-        below = os.path.relpath(folder, images.root)
+    # Made when they are needed: most folders have nothing odd.
+    keys = functools.cache(lambda: set(images.keys))
+    lists_root = functools.cache(lambda: any(b"/" not in key for key in keys()))
+    walked = images.passed_over or listing.PassedOver(frozenset(), [])
+    for key in itertools.chain(walked.entries, _unlisted_entries(images.root, walked.folders)):
+        code = _code_of(images.root, key, keys)
+        if code is not None and not (code == "loose_images" and lists_root()):
+            found[code].append(readable_key(key))
+
+
+def _unlisted_entries(root: bytes, listed: Collection[bytes]) -> Iterator[bytes]:
+    """Yields keys of what may be odd outside of the folders that were listed.
+
+    Images below the root are none of it: a split, a part of a pass or a class map leaves them out.
+    """
+    if b"" in listed:
+        return
+    for folder, folders, files in os.walk(root):
+        below = b"" if folder == root else os.path.relpath(folder, root)
         kept = []
         for name in folders:
-            path = os.path.join(folder, name)
-            key = os.path.normpath(os.path.join(below, name))
-            if name.lower() in listing.SYSTEM_FOLDERS:
-                found["system_folders"].append(readable_key(key))
-            elif os.path.islink(path) and below != b".":
-                if not any(listed.startswith(key + b"/") for listed in keys):
-                    found["links_passed_over"].append(readable_key(key))
-            elif below == b"." and own_outputs.holds_only_outputs(path):
-                found["own_outputs"].append(readable_key(key))
-            elif not name.startswith(b"."):
+            key, path = os.path.join(below, name), os.path.join(folder, name)
+            if name.startswith(b".") or (not below and name in listed):
+                continue
+            is_odd = listing.is_left_out(name) or (below and os.path.islink(path))
+            if is_odd or (not below and own_outputs.holds_only_outputs(path)):
+                yield key
+            else:
                 kept.append(name)
         folders[:] = kept
         for name in files:
-            key = os.path.normpath(os.path.join(below, name))
-            if not name.startswith(b".") and key not in keys:
-                code = _code_of_file(folder, name, in_root=below == b".")
-                if code is not None and not (code == "loose_images" and lists_root):
-                    found[code].append(readable_key(key))
+            is_image = name.lower().endswith(listing.EXTENSIONS)
+            if not name.startswith(b".") and not (is_image and below):
+                yield os.path.join(below, name)
 
 
-def _code_of_file(folder: bytes, name: bytes, *, in_root: bool) -> str | None:
-    """Returns the code of a file that is not listed; None for an image left out on purpose.
-
-    A split, a part of a pass or a class map leaves out images of the class folders.
-    """
-    is_image = name.lower().endswith(listing.EXTENSIONS)
-    if is_image and not in_root:
+def _code_of(root: bytes, key: bytes, keys: Callable[[], set[bytes]]) -> str | None:
+    """Returns the code of an entry that may be odd, or None."""
+    path, in_root = os.path.join(root, key), b"/" not in key
+    if os.path.isdir(path):
+        if listing.is_left_out(os.path.basename(key)):
+            return "system_folders"
+        if in_root:
+            return "own_outputs" if own_outputs.holds_only_outputs(path) else None
+        is_listed = any(listed.startswith(key + b"/") for listed in keys())
+        return "links_passed_over" if os.path.islink(path) and not is_listed else None
+    is_image = key.lower().endswith(listing.EXTENSIONS)
+    if (is_image and not in_root) or key in keys():
         return None
-    if not os.path.exists(os.path.join(folder, name)):
+    if not os.path.exists(path):
         return "links_passed_over"
     return "loose_images" if is_image else "files_not_listed"
 

@@ -23,7 +23,7 @@ from streamkd.errors import ImagesNotFoundError, OptionError, readable_names
 from streamkd.manifest import listing, own_outputs, tables
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import check_class_map, map_folders, number_labels
-from streamkd.manifest.listing import Listed
+from streamkd.manifest.listing import Listed, PassedOver
 
 # Usual names of the parts of a data set, in lower case: those that Hugging Face knows.
 PARTS = frozenset(
@@ -64,13 +64,18 @@ def list_images(
     if class_names is not None:
         raise OptionError("class_names needs labels; leave labels=None out, or class_names.")
     builder = KeyBuilder()
-    listing.add_images(builder, root, b"", follow_links=follow_links, progress=progress)
+    others: list[bytes] = []
+    listing.add_images(
+        builder, root, b"", follow_links=follow_links, progress=progress, passed_over=others
+    )
     if not len(builder):
         _refuse_empty(root, 0)
     keys = builder.keys()
+    passed_over = PassedOver(frozenset([b""]), others)
     if labels is None:
-        return Listed(root, keys, np.zeros(len(keys), np.int32), None).without_labels()
-    return Listed(root, keys, *_labels_of(labels, len(keys), root))
+        unlabelled = np.zeros(len(keys), np.int32)
+        return Listed(root, keys, unlabelled, None, None, passed_over).without_labels()
+    return Listed(root, keys, *_labels_of(labels, len(keys), root), None, passed_over)
 
 
 def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
@@ -189,11 +194,19 @@ def _list_classes(
         listing.add_images, follow_links=follow_links, progress=progress, visited=visited
     )
     builder = KeyBuilder()
-    counts = [add_folder(builder, root, os.fsencode(folder)) for folder, _ in chosen]
+    counts, with_images, passed_over = [], [], []
+    for name, _ in chosen:
+        others: list[bytes] = []
+        folder = os.fsencode(name)
+        counts.append(add_folder(builder, root, folder, passed_over=others))
+        if counts[-1]:
+            with_images.append(folder)
+            passed_over += others
     if not len(builder):
         _refuse_empty(root, len(chosen))
     labels = np.repeat(np.array([number for _, number in chosen], np.int32), counts)
-    return Listed(root, builder.keys(), labels, names)
+    walked = PassedOver(frozenset(with_images), passed_over)
+    return Listed(root, builder.keys(), labels, names, None, walked)
 
 
 def _is_output(root: bytes, folder: str) -> bool:

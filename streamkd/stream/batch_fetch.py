@@ -98,15 +98,19 @@ class BatchFetcher:
         """Reasons of the images that are left out, by their positions in the manifest."""
         return self._columns.files.skipped
 
-    def fetch(self, numbers: tf.Tensor, sequence: Sequence) -> dict[str, tf.Tensor]:
+    def fetch(
+        self, numbers: tf.Tensor, sequence: Sequence, *, from_cache: bool = False
+    ) -> dict[str, tf.Tensor]:
         """Returns the columns of batches, in the graph.
 
         Args:
           numbers: int64 `[batches]`, the numbers of the batches.
           sequence: of the stream, or of the pieces of its batches.
+          from_cache: fail where an image is not in the pixel cache.
         """
         num_rows = numbers.shape[0] * sequence.batch_size
-        return self._call(self._gather, sequence.units(numbers), num_rows)
+        gather = self._gather_cached if from_cache else self._gather
+        return self._call(gather, sequence.units(numbers), num_rows)
 
     def _rescued(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns a batch without the files that cannot be decoded."""
@@ -137,6 +141,12 @@ class BatchFetcher:
         for group in self._columns.groups:
             batch |= group.gather(slots, batch)
         return self._weighed(batch) if self.skipped else batch
+
+    def _gather_cached(self, units: np.ndarray, epochs: np.ndarray) -> dict[str, Any]:
+        batch = self._gather(units, epochs)
+        if not batch["cached"].all():
+            raise LookupError("An image is not in the pixel cache.")
+        return batch
 
     def _refuse_bad(self, *values: Any) -> dict[str, Any]:
         batch: dict[str, Any] = dict(zip(self._types, values, strict=True))

@@ -116,6 +116,13 @@ class CachedBatchRenderer(BatchRenderer):
         rest = {name: part for name, part in batch.items() if name != "cached_pixels"}
         return {**rest, "pixels": pixels}
 
+    def cached(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the columns of images that all come from the cache, as `keep` does."""
+        shape = [batch["cached"].shape[0], *self._cached.canonical.shape]
+        dropped = ("cached_pixels", *READ_COLUMNS)
+        rest = {name: part for name, part in batch.items() if name not in dropped}
+        return {**rest, "pixels": tf.ensure_shape(batch["cached_pixels"], shape)}
+
     def from_pixels(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict, tf.Tensor]:
         """Returns images, targets and weights, rendered from pixels of the canonical size."""
         pixels, boxes = batch["pixels"], self._boxes(batch)

@@ -2,6 +2,7 @@
 
     datasets = datasets_of(spec, sequence, columns, fetcher)
     dataset = datasets.dataset(start, stop, worker_slice)
+    segments = datasets.segments(start, stop, worker_slice)    # the same, for a loop in Python
 
 Without a cache every batch is fetched, then decoded and rendered. With a cache the dataset reads
 files until every image is in the cache, and the full cache afterwards.
@@ -26,6 +27,7 @@ from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.autograph import unconverted
 from streamkd.tf_support.kept_pipeline import KeptPipeline
+from streamkd.tf_support.own_loop import ElementMaker, Segment
 from streamkd.tf_support.read_pipeline import PREFETCHED_BATCHES, read_pipeline
 
 # Largest number of rows and of bytes that one call into Python fetches from the cache. A call costs
@@ -46,7 +48,8 @@ class FileDatasets:
         self._from_files = renderer.from_files
         # Making the graphs of a pipeline takes longer than reading ten thousand small images.
         self._pipelines: dict[tuple, KeptPipeline] = {}
-        self._lock = threading.Lock()
+        self._makers: dict[tuple, ElementMaker] = {}
+        self._lock = threading.RLock()
 
     def dataset(
         self, start: int, stop: int, worker_slice: WorkerSlice, *, named: bool
@@ -58,6 +61,10 @@ class FileDatasets:
             a batch, in a stream with images that no teacher answered.
         """
         return self._kept_pipeline(self._read, worker_slice, named).dataset(start, stop)
+
+    def segments(self, start: int, stop: int, worker_slice: WorkerSlice) -> list[Segment]:
+        """Returns the pieces of the steps `start` to `stop`, for a loop in Python."""
+        return [self._segment(self._file_maker, start, stop, worker_slice)]
 
     @property
     def functions(self) -> list[Any]:
@@ -76,6 +83,25 @@ class FileDatasets:
                 )
             return self._pipelines[name]
 
+    def _segment(
+        self,
+        build: Callable[[WorkerSlice], ElementMaker],
+        start: int,
+        stop: int,
+        worker_slice: WorkerSlice,
+    ) -> Segment:
+        """Returns the pieces of some steps, made by `build(worker_slice)`, which is called once."""
+        with self._lock:
+            name = (build.__name__, worker_slice)
+            if name not in self._makers:
+                self._makers[name] = build(worker_slice)
+            num_replicas = worker_slice.num_replicas
+            return Segment(self._makers[name], start * num_replicas, stop * num_replicas)
+
+    def _file_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
+        fetch = self._fetch(worker_slice, 1)
+        return ElementMaker(fetch, self._from_files, self._fetcher.rescue)
+
     def _read(
         self, start: tf.Tensor, stop: tf.Tensor, worker_slice: WorkerSlice, named: bool
     ) -> tf.data.Dataset:
@@ -91,13 +117,17 @@ class FileDatasets:
         """Returns the largest number of steps that one call into Python fetches."""
         return 1
 
-    def _fetch(self, worker_slice: WorkerSlice, num_pieces: int) -> Callable[[tf.Tensor], Any]:
+    def _fetch(
+        self, worker_slice: WorkerSlice, num_pieces: int, *, from_cache: bool = False
+    ) -> Callable[[tf.Tensor], Any]:
         """Returns a graph function that fetches a worker's pieces, given the first one's number."""
         sequence = self._sequence.cut_into(worker_slice.num_pieces)
 
         def fetch(first: tf.Tensor) -> dict[str, tf.Tensor]:
             numbers = first + tf.range(num_pieces, dtype=tf.int64)
-            return self._fetcher.fetch(worker_slice.pieces(numbers), sequence)
+            return self._fetcher.fetch(
+                worker_slice.pieces(numbers), sequence, from_cache=from_cache
+            )
 
         return fetch
 
@@ -132,6 +162,38 @@ class CachedDatasets(FileDatasets):
             return filling
         full = self._kept_pipeline(self._from_full_cache, worker_slice, named, False)
         return filling.concatenate(full.dataset(filled, stop))
+
+    def segments(self, start: int, stop: int, worker_slice: WorkerSlice) -> list[Segment]:
+        filled = max(start, min(self._step_when_filled(start, worker_slice), stop))
+        parts = [(self._filling_maker, start, filled), (self._full_cache_maker, filled, stop)]
+        return [
+            self._segment(build, first, end, worker_slice)
+            for build, first, end in parts
+            if first < end
+        ]
+
+    def _filling_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
+        return ElementMaker(
+            self._fetch(worker_slice, 1),
+            lambda batch: self._renderer.from_pixels(self._kept(batch)),
+            self._fetcher.rescue,
+        )
+
+    def _full_cache_maker(self, worker_slice: WorkerSlice) -> ElementMaker:
+        """Returns a maker that leaves calls with an image that is not cached to the other one."""
+        num_pieces = self._pieces_of_own_call(worker_slice)
+        return ElementMaker(
+            self._fetch(worker_slice, num_pieces, from_cache=True),
+            lambda batch: self._pieces_of(num_pieces, self._renderer.cached(batch)),
+            num_elements=num_pieces,
+            single=lambda: self._segment(self._filling_maker, 0, 0, worker_slice).maker,
+        )
+
+    def _pieces_of_own_call(self, worker_slice: WorkerSlice) -> int:
+        """Returns the pieces of a call for a loop in Python: equal calls fill an epoch."""
+        steps_of_epoch = -(-self._sequence.num_units // self._sequence.units_per_batch)
+        num_calls = -(-steps_of_epoch // self.steps_per_call(worker_slice))
+        return -(-steps_of_epoch // num_calls) * worker_slice.num_replicas
 
     def steps_per_call(self, worker_slice: WorkerSlice) -> int:
         num_rows = self._spec.batch_size // worker_slice.num_workers

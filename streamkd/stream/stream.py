@@ -31,6 +31,7 @@ from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.iterators import CollectableDataset
+from streamkd.tf_support.own_loop import OwnLoop
 from streamkd.tf_support.python_calls import raise_refusal_of
 
 _INFINITE = tf.data.experimental.INFINITE_CARDINALITY
@@ -148,7 +149,17 @@ class Stream:
             step = start + number // share.num_replicas
             self.refuse(error, range(step, step + 1), share)
 
-        return CollectableDataset(dataset, self._datasets.functions, refuse)
+        def rest(number: int) -> tf.data.Dataset:
+            step, piece = divmod(number, share.num_replicas)
+            return self._dataset(start + step, stop, share, named=named).skip(piece)
+
+        def own_loop() -> OwnLoop:
+            return OwnLoop(self._datasets.segments(start, last, share))
+
+        functions = self._datasets.functions
+        if not named:
+            return CollectableDataset(dataset, functions, refuse)
+        return CollectableDataset(dataset, functions, refuse, own_loop, rest)
 
     def check_share(self, share: WorkerSlice) -> None:
         """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
@@ -165,7 +176,7 @@ class Stream:
           BadImageError: a file cannot be decoded.
         """
 
-        return iter(self._dataset(start, stop, share, named=False))
+        return iter(self.dataset(start, stop, share))
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow stands for, if any.

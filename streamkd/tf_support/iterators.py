@@ -26,12 +26,15 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.data.ops.iterator_ops import OwnedIterator
 
+from streamkd.tf_support.own_loop import OwnLoop
 from streamkd.tf_support.python_calls import raise_refusal_of
 
 # TensorFlow's resources of each living iterator.
 _ALIVE: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 # Resources that could not be released, because Python was ending.
 _KEPT: list[list[Any]] = []
+# Attributes that come with TensorFlow's resource.
+_OF_TENSORFLOW = ("_iterator_resource", "_dataset", "_flat_output_types", "_flat_output_shapes")
 # Longest time of a collection, in seconds. An iterator in use for longer has another owner.
 _MAX_WAIT_SECS = 60
 
@@ -47,6 +50,8 @@ class CollectableDataset(tf.data.Dataset):
         dataset: tf.data.Dataset,
         functions: Any = None,
         refuse: Callable[[tf.errors.OpError, int], None] | None = None,
+        own_loop: Callable[[], OwnLoop] | None = None,
+        rest: Callable[[int], tf.data.Dataset] | None = None,
     ) -> None:
         """Wraps a dataset.
 
@@ -54,10 +59,14 @@ class CollectableDataset(tf.data.Dataset):
           functions: whatever must live as long as the dataset, such as its Python functions.
           refuse: called with an error of TensorFlow and the number of the element that it stands
             for; raises the refusal, if any. By default a refusal of the dataset's functions.
+          own_loop: returns the same elements for a loop in Python; None if only TensorFlow does.
+          rest: returns the dataset from an element's number on; goes with `own_loop`.
         """
         self._dataset = dataset
         self._functions = functions
         self.refuse = refuse or (lambda error, number: raise_refusal_of(error))
+        self.own_loop = own_loop
+        self.rest = rest
         super().__init__(dataset._variant_tensor)
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -70,6 +79,8 @@ class CollectableDataset(tf.data.Dataset):
     def __iter__(self) -> Any:
         if not tf.executing_eagerly():
             return super().__iter__()
+        if self.own_loop is not None and self.rest is not None:
+            return _OwnLoopIterator(self, self.own_loop(), self.rest)
         return make_collectable(_NamingIterator(self))
 
 
@@ -87,19 +98,66 @@ class _NamingIterator(OwnedIterator):
     def _next_internal(self) -> Any:
         self._number += 1
         try:
-            return super()._next_internal()
+            return self._elements_next()
         except tf.errors.OutOfRangeError:
             raise
         except tf.errors.OpError as error:
             self._refuse(error, self._number)
             raise
 
+    def _elements_next(self) -> Any:
+        """Returns the next element, or raises TensorFlow's error."""
+        return super()._next_internal()
+
+
+class _OwnLoopIterator(_NamingIterator):
+    """An iterator that Python's threads feed, until TensorFlow asks for one of its own.
+
+    TensorFlow does where the iterator is an argument of a `tf.function`, as in Keras' `fit`. Its
+    own iterator then goes on after the elements that were taken.
+    """
+
+    def __init__(
+        self,
+        dataset: CollectableDataset,
+        loop: OwnLoop,
+        rest: Callable[[int], tf.data.Dataset],
+    ) -> None:
+        self._loop: OwnLoop | None = loop
+        self._rest = rest
+        self._refuse = dataset.refuse
+        self._number = -1
+        self._num_taken = 0
+        self._element_spec = dataset.element_spec
+        self._whole = dataset
+        self._get_next_call_count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Makes TensorFlow's iterator, whose attributes are missing until then."""
+        if name not in _OF_TENSORFLOW or "_loop" not in self.__dict__:
+            raise AttributeError(name)
+        num_taken = self._num_taken
+        with tf.init_scope():
+            self._create_iterator(self._rest(num_taken) if num_taken else self._whole)
+        self._loop = None
+        make_collectable(self)
+        return self.__dict__[name]
+
+    def _elements_next(self) -> Any:
+        if self._loop is None or not tf.executing_eagerly():
+            return super()._elements_next()
+        self._num_taken += 1
+        try:
+            return self._loop.next()
+        except StopIteration:
+            raise tf.errors.OutOfRangeError(None, None, "End of sequence") from None
+
 
 def make_collectable(iterator: Any) -> Any:
     """Returns an iterator, such as a strategy makes, that may be deleted on any thread."""
+    # TensorFlow's half of the iterator lives as long as this list.
+    resources = tf.nest.flatten(iterator, expand_composites=True)
     if iterator not in _ALIVE:
-        # TensorFlow's half of the iterator lives as long as this list.
-        resources = tf.nest.flatten(iterator, expand_composites=True)
         weakref.finalize(iterator, _release, resources).atexit = False
         _ALIVE[iterator] = resources
     return iterator
