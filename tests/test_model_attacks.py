@@ -139,7 +139,7 @@ def commands_for(given, path, number):
     """Returns the words of every command that opens a model, and those for one in a run."""
     images, store, out = given / "images", given / "s.h5", given / f"out{number}"
     quiet = ["--json", "--quiet"]
-    train = ["train", images, "--store", store, "--epochs", "1", "--out", out]
+    train = ["train", images, "--store", store, "--epochs", "1", "--batch-size", "10", "--out", out]
     lines = [
         ["teach", images, "--teacher", path, "--out", given / f"t{number}.h5"],
         [*train, "--student", path],
