@@ -122,6 +122,13 @@ for name, lines in commands.items():
     os.wait()
 json.dump(answers, open(sys.argv[2], "w"))
 """
+# Words of the refusals; any other mistake has the same exit code.
+REFUSALS = (
+    "may run code or touch files",
+    "is not a `.keras` file",
+    "could not be loaded as a Keras model",
+    "no finished run",
+)
 CALL = re.compile(r"^\d+ +(\w+)\((.*)$")
 QUOTED = re.compile(r'(?:(AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
 NAMES_OF_THREADS = "/proc/self/task/"
@@ -132,7 +139,7 @@ def commands_for(given, path, number):
     """Returns the words of every command that opens a model, and those for one in a run."""
     images, store, out = given / "images", given / "s.h5", given / f"out{number}"
     quiet = ["--json", "--quiet"]
-    train = ["train", images, "--store", store, "--epochs", "1", "--out", out]
+    train = ["train", images, "--store", store, "--epochs", "1", "--batch-size", "10", "--out", out]
     lines = [
         ["teach", images, "--teacher", path, "--out", given / f"t{number}.h5"],
         [*train, "--student", path],
@@ -232,12 +239,10 @@ def test_no_command_acts_for_a_published_attack(watched, parts_of, tmp_path):
     before = listing(given)
     answers, done = run(commands)
     assert done == {}
-    wrong = {
-        name: codes
-        for name, codes in answers.items()
-        if not ATTACKS[name].is_left_out and {code for code, _, _ in codes} != {2}
-    }
-    assert wrong == {}
+    for name, answered in answers.items():
+        assert len(answered) == len(commands[name])
+        for code, out, _ in answered if not ATTACKS[name].is_left_out else ():
+            assert code == 2 and any(words in out for words in REFUSALS), (name, out)
     assert [path.name for path in (tmp_path / "outside").iterdir()] == ["secret"]
     new = {path.name for path in listing(given).keys() - before.keys()}
     left_out = [str(number) for number, name in enumerate(ATTACKS) if ATTACKS[name].is_left_out]
@@ -246,13 +251,31 @@ def test_no_command_acts_for_a_published_attack(watched, parts_of, tmp_path):
     assert {name for name in new if "autograph" not in name} == {"tmp", *exported}
 
 
+# Attacks that the installed versions of Keras let act.
+TRUSTED = (
+    ("tf_keras", "bytecode in a Lambda"),
+    ("keras", "bytecode in a Lambda"),
+    ("tf_keras", "a Lambda that names os.system"),
+    ("tf_keras", "get_file copies a file of the machine"),
+    ("tf_keras", "a module that acts when it is imported"),
+    ("tf_keras", "StringLookup with a vocabulary at a path"),
+    ("keras", "StringLookup with a vocabulary at a path"),
+    ("keras", "a SavedModel as a layer"),
+    ("tf_keras", "tf_keras calls io.write_file"),
+    ("tf_keras", "tf_keras calls io.read_file"),
+    ("tf_keras", "weights in another file"),
+    ("keras", "a part with the full path of a file"),
+)
+
+
 @pytest.mark.slow
 def test_the_watch_sees_what_a_trusted_file_does(watched, parts_of, tmp_path):
     given, run = watched
     commands = {}
-    for name in ("bytecode in a Lambda", "tf_keras calls io.write_file"):
-        case = Case("tf_keras", parts_of["tf_keras"], given / "trusted", tmp_path / "outside")
-        path = ATTACKS[name].build(case).rename(given / f"{len(commands)}.keras")
-        commands[name] = [["evaluate", str(path), str(given / "images"), "--trust"]]
+    for family, name in TRUSTED:
+        folder = given / f"{family}{len(commands)}"
+        path = ATTACKS[name].build(Case(family, parts_of[family], folder, tmp_path / "outside"))
+        words = ["evaluate", str(path), str(given / "images"), "--trust"]
+        commands[f"{family}, {name}"] = [words]
     answers, done = run(commands)
     assert set(done) == set(commands), answers
