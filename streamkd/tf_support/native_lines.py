@@ -42,8 +42,8 @@ _TENSORFLOW_LINE = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\S+ +\d+ ([^:\s]+):\d+\]
 _BEFORE_START = "WARNING: All log messages before absl::InitializeLog()"
 # Sources within TensorFlow that decode images.
 _DECODERS = ("png_io.cc", "jpeg_mem.cc", "jpeg_handle.cc", "gif_io.cc", "decode_image_op.cc")
-# Beginnings of the lines of libjpeg, libpng and libtiff, as their sources have them. libtiff puts the
-# function in front, or the name that Pillow gives to every file.
+# Beginnings of the lines of libjpeg, libpng and libtiff, as their sources have them. libtiff begins
+# with its function, or with the name that Pillow gives to every file.
 _IMAGE_LINE = re.compile(
     r"Corrupt JPEG|Premature end of|Warning: unknown JFIF|Unknown Adobe color|Inconsistent progr"
     r"|Invalid (SOS|JPEG|component ID|progressive|scan script|crop request|color quant)"
