@@ -170,6 +170,7 @@ DAMAGED = {
     "no hexadecimal": png_with((b"tEXt", b"Raw profile type exif\0\n\n\nxyz")),
     "only a signature": b"\x89PNG",
     "no chunks": b"RIFF\x10\0\0\0WEBPVP8X",
+    "a WebP that does not announce it": encoded("WEBP", 6)[:20] + b"\0" + encoded("WEBP", 6)[21:],
     "another format": b"GIF89a" + tag(6),
     "nothing": b"",
 }

@@ -38,7 +38,8 @@ ARGUMENTS = {
     "import_logits": "logits keys images out * output teacher **options",
     "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
     "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
-    "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes progress",
+    "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
+    "progress",
     "label_loss": "labels label_shares student_logits * smoothing",
     "load_teacher": "source * preprocess output drop_output name trust",
     "merge": "paths out * images index progress",

@@ -28,6 +28,7 @@ from streamkd.pixels.pillow_fallback import (
     TIFF_BITS,
     decodable,
     raised_limit,
+    turn_of,
     with_alpha,
 )
 
@@ -43,7 +44,6 @@ ADVICE = {
 FEW_LEVELS = 1 << 14
 # Number of files whose headers `teach` looks at, and bytes of each.
 NUM_SAMPLED, HEAD_BYTES = 256, 1 << 17
-_EXIF_TAG = 0x0112
 # Stands for more colours than one behind the transparent pixels of an image.
 _SEVERAL = b"several"
 
@@ -69,10 +69,11 @@ NOTHING_ODD = Oddities(is_turned=False, hidden=None, has_few_levels=False)
 def oddities(data: bytes, max_pixels: int = MAX_PIXELS) -> Oddities:
     """Returns what is odd about the bytes of a file that can be decoded.
 
-    Images that may be transparent or have 16 bits are decoded once more.
+    Images that may be transparent or have 16 bits are decoded once more. A GIF hides no colour:
+    TensorFlow shows its transparent pixels black.
     """
-    turned = orientation(data) != UPRIGHT
-    if data.startswith((b"\xff\xd8\xff", b"BM")) or _is_plain(data):
+    turned = turn_of(data) != UPRIGHT
+    if data.startswith((b"\xff\xd8\xff", b"BM", b"GIF8")) or _is_plain(data):
         return Oddities(turned, None, has_few_levels=False)
     try:
         return _seen_by_pillow(data, max_pixels, turned)
@@ -83,15 +84,13 @@ def oddities(data: bytes, max_pixels: int = MAX_PIXELS) -> Oddities:
 
 
 def _seen_by_pillow(data: bytes, max_pixels: int, turned: bool) -> Oddities:
-    """Returns what is odd about a file that may be transparent, have 16 bits or be an AVIF."""
+    """Returns what is odd about a file that may be transparent or have 16 bits."""
     from PIL import Image
 
     with (
         raised_limit(max_pixels),
         Image.open(io.BytesIO(data), formats=FORMATS) as image,
     ):
-        if image.format == "AVIF":
-            turned = image.getexif().get(_EXIF_TAG, UPRIGHT) != UPRIGHT
         is_deep = _has_sixteen_bits(data, image)
         hidden = None
         if image.has_transparency_data:

@@ -30,9 +30,11 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _JPEG_APP1, _JPEG_STARTS_SCAN, _JPEG_END = 0xE1, 0xDA, 0xD9
 # Markers without a segment behind them: TEM, restarts, the start.
 _JPEG_ALONE = frozenset([0x01, *range(0xD0, 0xD9)])
+# Blocks of a WebP, and the bits by which its header announces them.
+_WEBP_BLOCKS = {b"EXIF": 8, b"XMP ": 4}
 _TAG = 0x0112
 # TIFF's types of whole numbers, by their `struct` letters.
-_NUMBERS = {3: "H", 4: "I", 8: "h", 9: "i"}
+_NUMBERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
 
 
 def orientation(data: bytes) -> int:
@@ -123,16 +125,16 @@ def _of_webp(data: bytes) -> Iterator[tuple[str, bytes]]:
     for _ in range(MAX_PARTS):
         kind, start = data[position : position + 4], position + 8
         num_bytes = int.from_bytes(data[position + 4 : start], "little")
-        if not kind:
+        if not kind or len(data) < 21:
             return
-        if kind in (b"EXIF", b"XMP "):
+        if kind in _WEBP_BLOCKS and data[20] & _WEBP_BLOCKS[kind]:
             block = data[start : start + min(num_bytes, MAX_PART_BYTES)]
             yield ("exif" if kind == b"EXIF" else "xmp"), block
         position = start + num_bytes + num_bytes % 2
 
 
 def _in_exif(block: bytes) -> int | None:
-    """Returns the orientation's number in an EXIF block; None where it has none."""
+    """Returns the orientation's number in an EXIF block, 0 if it is no number; None without it."""
     while block.startswith(_EXIF):
         block = block[len(_EXIF) :]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
@@ -147,6 +149,7 @@ def _in_exif(block: bytes) -> int | None:
     for tag, kind, count, value in struct.iter_unpack(
         f"{order}HHI4s", entries[: len(entries) // 12 * 12]
     ):
-        if tag == _TAG and count == 1 and kind in _NUMBERS:
-            (number,) = struct.unpack_from(order + _NUMBERS[kind], value)
+        if tag == _TAG:
+            is_number = count == 1 and kind in _NUMBERS
+            number = struct.unpack_from(order + _NUMBERS[kind], value)[0] if is_number else 0
     return number

@@ -31,8 +31,8 @@ _EXACT_MODES = ("L", "LA", "RGB", "RGBA")
 _CONVERTED = {"1": "L", "PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 # Formats of which TensorFlow decodes a part.
 _PARTLY_TENSORFLOW = ("BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP")
-# Formats whose turn stands in no tag that `orientation` reads. Pillow turns a TIFF by itself.
-_TURNED_BY_PILLOW = ("AVIF",)
+# Number of EXIF's tag.
+_ORIENTATION = 0x0112
 # Numbers of TIFF's tags.
 TIFF_BITS, _PHOTOMETRIC = 258, 262
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -76,10 +76,10 @@ def decodable(
         raise UndecodableError(str(error)) from error
     if size is not None:
         _check_size(*size, max_pixels)
-    turn = orientation(data) if exif == "apply" else UPRIGHT
+    shown = data
     if needs_pillow(data, num_channels, max_pixels, has_background=background is not None):
-        data = _as_png(data, max_pixels, num_channels, exif, background)
-    return marked(data, turn)
+        shown = _as_png(data, max_pixels, num_channels, background)
+    return marked(shown, turn_of(data)) if exif == "apply" else shown
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -93,11 +93,23 @@ def _too_many_pixels(pixels: str, max_pixels: int) -> UndecodableError:
     )
 
 
-def _as_png(
-    data: bytes, max_pixels: int, num_channels: int, exif: str, background: Background
-) -> bytes:
+def turn_of(data: bytes) -> int:
+    """Returns the `orientation` of a file; that of an AVIF is what Pillow makes of its boxes."""
+    from PIL import Image
+
+    if data[4:8] != b"ftyp":
+        return orientation(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=("AVIF",)) as image:
+            number = image.getexif().get(_ORIENTATION)
+    except Exception:  # of any class, as for every damaged file
+        return UPRIGHT
+    return int(number) if isinstance(number, int) and 1 <= number <= 8 else UPRIGHT
+
+
+def _as_png(data: bytes, max_pixels: int, num_channels: int, background: Background) -> bytes:
     """Returns the first frame of an image as a PNG."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     png = io.BytesIO()
     try:
@@ -107,8 +119,6 @@ def _as_png(
         ):
             _check_size(*image.size, max_pixels)
             _check_tiles(image, max_pixels)
-            if exif == "apply" and image.format in _TURNED_BY_PILLOW:
-                ImageOps.exif_transpose(image, in_place=True)
             if background is not None and image.has_transparency_data:
                 shown = on_background(data, image, background)
                 shown = shown.convert("L") if num_channels == 1 else shown
