@@ -42,14 +42,20 @@ _TENSORFLOW_LINE = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\S+ +\d+ ([^:\s]+):\d+\]
 _BEFORE_START = "WARNING: All log messages before absl::InitializeLog()"
 # Sources within TensorFlow that decode images.
 _DECODERS = ("png_io.cc", "jpeg_mem.cc", "jpeg_handle.cc", "gif_io.cc", "decode_image_op.cc")
-# Beginnings of the lines of libjpeg, libpng and libtiff, as their sources have them.
+# Beginnings of the lines of libjpeg, libpng and libtiff, as their sources have them. libtiff begins
+# with its function, or with the name that Pillow gives to every file.
 _IMAGE_LINE = re.compile(
-    r"Corrupt JPEG|Premature end of|Warning: unknown JFIF|Unknown Adobe color|Invalid SOS param"
-    r"|Inconsistent progression|Application transferred too|Invalid JPEG|Not a JPEG file"
-    r"|Unsupported (JPEG|marker|color|sampling)|Empty JPEG|Huffman table 0x|Quantization table 0x"
-    r"|Bogus |Arithmetic |Sampling factors|Cannot (quantize|transcode)|Maximum supported image"
-    r"|libpng (warning|error): |TIFF\w*: |\w+(Decode|Setup|PreDecode|ReadDirectory)\w*: |JPEGLib: "
-    r"|.*: Warning, |_TIFF\w+: "
+    r"Corrupt JPEG|Premature end of|Warning: unknown JFIF|Unknown Adobe color|Inconsistent progr"
+    r"|Invalid (SOS|JPEG|component ID|progressive|scan script|crop request|color quant)"
+    r"|Application transferred too|Not a JPEG|Unsupported (JPEG|marker type|color conversion)"
+    r"|Empty (JPEG|input file)|(Huffman|Quantization|Arithmetic) table 0x|Huffman code size table"
+    r"|Bogus (Huffman|input|JPEG|marker|sampling|virtual|DAC|DHT|DQT|buffer)|Improper call to JPEG"
+    r"|JPEG (datastream|parameter)|Sampling factors too|Too many color comp|DCT (coeff|scaled)"
+    r"|Maximum supported image|Missing Huffman|Fractional sampling|CCIR601 sampling|Component index"
+    r"|Cannot (quantize to|transcode due)|Input file read error|Image too wide for this impl"
+    r"|Didn't expect more than one scan|Insufficient memory \(case|Wrong JPEG library"
+    r"|libpng (warning|error): |tempfile\.tif: |MissingRequired: |DumpMode\w+: "
+    r"|_?(TIFF|Fax3|OJPEG|JPEG|LogL|Pixar|ZIP|ZSTD|LZW|LZMA|WebP|LERC|PackBits|Thunder|NeXT)\w*: "
 )
 
 
