@@ -119,6 +119,17 @@ def test_flags_name_the_arrays(tmp_path):
         assert table.keys == ENCODED and table.logits[0, 0] == LOGITS[0, 0]
 
 
+def test_keys_of_another_file_need_no_choice_among_texts(images, tmp_path):
+    logits = helpers.encoded_logits(np.arange(len(images)), images.labels, 3)
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        file["logits"], file["a"], file["b"] = logits, ["x"] * len(logits), ["y"] * len(logits)
+    keys, options = images.keys.tolist(), {"progress": False}
+    store = import_logits(tmp_path / "l.h5", keys, images, tmp_path / "s.h5", **options)
+    assert store.summary["teacher_accuracy"] == 1.0
+    with pytest.raises(OptionError, match=r"--keys-dataset is a, and --keys is given, too\."):
+        import_logits(tmp_path / "l.h5", keys, images, tmp_path / "t.h5", keys_dataset="a")
+
+
 ARRAYS = {
     "keys": {"logits": LOGITS, "keys": np.array(KEYS)},
     "paths as bytes": {"probs": LOGITS, "paths": np.array(ENCODED)},
@@ -184,6 +195,8 @@ KEY_FILES = {
     "windows.txt": "\ufeff" + "\r\n".join(KEYS),
     "k.jsonl": "".join(json.dumps(key) + "\n" for key in KEYS),
     "quoted.txt": "".join(json.dumps(key) + "\n" for key in KEYS),
+    "manifest.txt": '{"format": "streamkd manifest"}\n'
+    + "".join(json.dumps({"file_name": key}) + "\n" for key in KEYS),
     "k.json": json.dumps(KEYS),
     "objects.json": json.dumps([{"file_name": key} for key in KEYS], indent=1),
     "k.csv": "\n".join(KEYS),
