@@ -70,6 +70,11 @@ def one_for_each_image(file):
         file[key] = row
 
 
+def compressed_texts(file):
+    file["logits"] = LOGITS
+    file.create_dataset("keys", data=KEYS, dtype=h5py.string_dtype(), compression="gzip")
+
+
 GOOD = {
     "plain": hdf5(),
     "another name": hdf5("preds"),
@@ -80,6 +85,7 @@ GOOD = {
     "double": hdf5(dtype="f8"),
     "compressed double": hdf5(dtype="f8", compression=9),
     "growing": growing,
+    "compressed texts": compressed_texts,
     "fixed texts": fixed_texts,
     "blanks behind": blank_padded_texts,
     "among others": among_others,
@@ -117,6 +123,17 @@ def test_flags_name_the_arrays(tmp_path):
     for name in ("old/scores", "scores", "/old/scores"):
         table = read_logits(tmp_path / "l.h5", name, "a")
         assert table.keys == ENCODED and table.logits[0, 0] == LOGITS[0, 0]
+
+
+def test_keys_of_another_file_need_no_choice_among_texts(images, tmp_path):
+    logits = helpers.encoded_logits(np.arange(len(images)), images.labels, 3)
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        file["logits"], file["a"], file["b"] = logits, ["x"] * len(logits), ["y"] * len(logits)
+    keys, options = images.keys.tolist(), {"progress": False}
+    store = import_logits(tmp_path / "l.h5", keys, images, tmp_path / "s.h5", **options)
+    assert store.summary["teacher_accuracy"] == 1.0
+    with pytest.raises(OptionError, match=r"--keys-dataset is a, and --keys is given, too\."):
+        import_logits(tmp_path / "l.h5", keys, images, tmp_path / "t.h5", keys_dataset="a")
 
 
 ARRAYS = {
@@ -184,6 +201,8 @@ KEY_FILES = {
     "windows.txt": "\ufeff" + "\r\n".join(KEYS),
     "k.jsonl": "".join(json.dumps(key) + "\n" for key in KEYS),
     "quoted.txt": "".join(json.dumps(key) + "\n" for key in KEYS),
+    "manifest.txt": '{"format": "streamkd manifest"}\n'
+    + "".join(json.dumps({"file_name": key}) + "\n" for key in KEYS),
     "k.json": json.dumps(KEYS),
     "objects.json": json.dumps([{"file_name": key} for key in KEYS], indent=1),
     "k.csv": "\n".join(KEYS),
@@ -274,11 +293,6 @@ def lzf(file):
     file.create_dataset("logits", data=np.zeros((512, 4), np.float32), compression="lzf")
 
 
-def compressed_texts(file):
-    file["logits"] = LOGITS
-    file.create_dataset("keys", data=KEYS, dtype=h5py.string_dtype(), compression="gzip")
-
-
 def nested(file):
     file["/".join("d" * 40)] = LOGITS
 
@@ -301,7 +315,6 @@ BAD = {
     "bad deflate": (bad_deflate, r"a compressed chunk is damaged \("),
     "deflate of more": (deflate_of_more, "logits has a chunk of another size"),
     "lzf": (lzf, "logits is compressed by 'lzf'; write it with gzip, or plain"),
-    "compressed texts": (compressed_texts, "keys is compressed; write texts as they are: file"),
     "nested": (nested, "groups are nested more than 32 levels deep"),
     "whole numbers": (
         lambda f: f.create_dataset("logits", data=[[1, 2]]),
@@ -333,8 +346,25 @@ def test_texts_that_claim_to_be_long_are_refused_before_they_are_made(tmp_path):
     for number in range(5):
         data[offset + 16 * number : offset + 16 * number + 4] = struct.pack("<I", 1 << 31)
     path.write_bytes(data)
-    with pytest.raises(OptionError, match=r"keys says that it holds 10,737,418,240 bytes of text"):
+    with pytest.raises(
+        OptionError, match=r"its texts are 10,737,418,240 bytes, more than the file"
+    ):
         read_logits(path)
+
+
+@pytest.mark.parametrize("damage", [b"GCOL", b"cat/0.png"])
+def test_a_damaged_heap_of_texts_is_refused(tmp_path, damage):
+    path = tmp_path / "l.h5"
+    with h5py.File(path, "w") as file:
+        hdf5()(file)
+    data = bytearray(path.read_bytes())
+    start = data.index(damage)
+    for number in (-8, -4, 0, 8, 15):  # sizes and numbers around the signature and the first text
+        changed = data[:]
+        changed[start + number] ^= 0xFF
+        path.write_bytes(changed)
+        with suppress(OptionError):
+            assert len(read_logits(path).keys) == 5
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,7 +7,7 @@
 
 HDF5 can name other files (links, external storage, virtual datasets), and turn kilobytes into
 terabytes. So links are not followed, what lies elsewhere is refused, compressed chunks are
-unpacked here to the size that their shape has, and texts are counted before HDF5 makes them.
+unpacked here to the size that their shape has, and texts are collected in `hdf5_texts`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ import numpy as np
 
 from streamkd import small_files
 from streamkd.teachers.array_files import ArrayInfo
+from streamkd.teachers.hdf5_texts import PLACE, GlobalHeap
 
 # Groups and datasets of a file; a dataset for each image of a large data set is well below.
 MAX_OBJECTS = 2_000_000
 MAX_DEPTH = 32
-# Largest chunk, unpacked, and all texts of a dataset, in bytes.
+# Largest chunk, unpacked, in bytes.
 MAX_CHUNK_BYTES = 256 << 20
-MAX_TEXT_BYTES = 1 << 30
 # A compressed dataset may be so large, or so many times as large as its file.
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_RATIO = 32
-# On disk: the number of bytes, and where they are.
-_VARIABLE_TEXT = np.dtype([("num_bytes", "<u4"), ("place", "V12")])
 _ELSEWHERE = "is not in this file: write its numbers themselves"
 
 
@@ -87,15 +85,9 @@ class Hdf5Arrays:
             padded = self._elements(name, dataset, np.dtype(f"S{kind.length}"))
             by_blanks = dataset.id.get_type().get_strpad() == h5py.h5t.STR_SPACEPAD
             return [text.rstrip(b" ") if by_blanks else text for text in padded.tolist()]
-        if dataset.id.get_create_plist().get_nfilters():
-            raise ValueError(
-                f"its dataset {name} is compressed; write texts as they are: file[{name!r}] = names"
-            )
-        places = self._elements(name, dataset, _VARIABLE_TEXT)
-        num_bytes = int(places["num_bytes"].sum(dtype=np.uint64))
-        if num_bytes > min(MAX_TEXT_BYTES, self._num_bytes):
-            raise ValueError(f"its dataset {name} says that it holds {num_bytes:,} bytes of text")
-        return [bytes(text) for text in dataset[()].tolist()]
+        places = self._elements(name, dataset, PLACE)
+        heap = GlobalHeap(self._stream, self._num_bytes, self._file.userblock_size)
+        return heap.texts(np.asarray(places).reshape(-1))
 
     def _collect(self, group: h5py.Group, folder: str, depth: int) -> None:
         """Adds the datasets of a group and below; links lead nowhere."""
@@ -133,7 +125,7 @@ class Hdf5Arrays:
         if dataset.id.get_storage_size() != wanted:
             raise ValueError(f"its dataset {name} was never written")
         if layout == h5py.h5d.COMPACT:  # at most 64 KB, in the header
-            if dtype == _VARIABLE_TEXT:
+            if dtype == PLACE:
                 raise ValueError(f"its dataset {name} is in the header; write it contiguous")
             return np.asarray(dataset[()], dtype)
         offset = dataset.id.get_offset()

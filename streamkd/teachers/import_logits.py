@@ -69,7 +69,12 @@ def import_logits(
     """
     images = as_manifest(images)
     check_choice("--teacher-output", output, output_kind.CHOICES)
-    table = read_logits(logits, logits_dataset, keys_dataset)
+    if keys is not None and keys_dataset is not None:
+        raise OptionError(
+            f"--keys-dataset is {keys_dataset}, and --keys is given, too.\n"
+            "Leave out the one that has other keys."
+        )
+    table = read_logits(logits, logits_dataset, keys_dataset, with_keys=keys is None)
     array, row_keys = table.logits, table.keys if keys is None else read_keys(keys)
     if row_keys is None:
         raise OptionError(

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -73,13 +74,15 @@ def _keys_of_array(path: str) -> list[bytes]:
 
 
 def _keys_of_text(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields one key a line; a line in quotes, or an object, is JSON."""
-    for number, line in enumerate(lines, 1):
-        line = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-        if line.startswith((b'"', b"{")):
-            yield _key_of_line(number, line)
-        elif line:
-            yield line
+    """Yields one key a line; a file that begins like JSON lines is read as such."""
+    first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")
+    every_line = itertools.chain([first], lines)
+    if first.startswith((b'"', b"{")):
+        yield from _keys_of_json(every_line)
+        return
+    for line in every_line:
+        if key := line.rstrip(b"\r\n"):
+            yield key
 
 
 def _keys_of_json(lines: Iterator[bytes]) -> Iterator[bytes]:

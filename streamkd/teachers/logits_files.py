@@ -19,6 +19,7 @@ import itertools
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,11 +60,14 @@ def read_logits(
     source: str | os.PathLike[str] | np.ndarray,
     logits_dataset: str | None = None,
     keys_dataset: str | None = None,
+    *,
+    with_keys: bool = True,
 ) -> LogitsTable:
     """Returns the logits of a file or an array.
 
     Args:
       source: the file, or the array itself.
+      with_keys: False if the keys come from elsewhere, so that none are looked for.
       logits_dataset: name of the array of logits, for a file of several.
       keys_dataset: name of the array, or of the column, that has the keys.
 
@@ -77,7 +81,7 @@ def read_logits(
         path = os.fspath(source)
         reader = _reader(path, logits_dataset, keys_dataset)
         try:
-            table = reader(path, logits_dataset, keys_dataset)
+            table = reader(path, _Wanted(logits_dataset, keys_dataset, with_keys))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise OptionError(
@@ -93,7 +97,15 @@ def read_logits(
     return table
 
 
-Reader = Callable[[str, str | None, str | None], LogitsTable]
+class _Wanted(NamedTuple):
+    """The names that the user gave, and whether the file's own keys are asked for."""
+
+    logits: str | None
+    keys: str | None
+    with_keys: bool
+
+
+Reader = Callable[[str, _Wanted], LogitsTable]
 
 
 def _reader(path: str, logits_dataset: str | None, keys_dataset: str | None) -> Reader:
@@ -125,7 +137,7 @@ def _reader(path: str, logits_dataset: str | None, keys_dataset: str | None) -> 
     return _read_hdf5 if ending in HDF5_ENDINGS else _read_numpy
 
 
-def _read_numpy(path: str, logits_dataset: str | None, keys_dataset: str | None) -> LogitsTable:
+def _read_numpy(path: str, wanted: _Wanted) -> LogitsTable:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for a writer
         raise ValueError("it is no file")
     try:
@@ -137,8 +149,7 @@ def _read_numpy(path: str, logits_dataset: str | None, keys_dataset: str | None)
                 _npz_infos(path),
                 loaded.__getitem__,
                 lambda name: [os.fsencode(text) for text in loaded[name].tolist()],
-                logits_dataset,
-                keys_dataset,
+                wanted,
             )
     except DAMAGED as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
@@ -163,7 +174,7 @@ def _npz_infos(path: str) -> dict[str, ArrayInfo]:
     return infos
 
 
-def _read_hdf5(path: str, logits_dataset: str | None, keys_dataset: str | None) -> LogitsTable:
+def _read_hdf5(path: str, wanted: _Wanted) -> LogitsTable:
     from streamkd.teachers.hdf5_arrays import Hdf5Arrays
 
     with open(path, "rb", opener=small_files.opener) as file:
@@ -171,7 +182,7 @@ def _read_hdf5(path: str, logits_dataset: str | None, keys_dataset: str | None) 
             raise ValueError("it is a logit store already; give it as `--store`")
     try:
         with Hdf5Arrays(path) as arrays:
-            return _chosen(arrays.infos, arrays.numbers, arrays.texts, logits_dataset, keys_dataset)
+            return _chosen(arrays.infos, arrays.numbers, arrays.texts, wanted)
     except DAMAGED as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
 
@@ -180,17 +191,16 @@ def _chosen(
     infos: Mapping[str, ArrayInfo],
     numbers: Callable[[str], np.ndarray],
     texts: Callable[[str], list[bytes]],
-    logits_dataset: str | None,
-    keys_dataset: str | None,
+    wanted: _Wanted,
 ) -> LogitsTable:
     """Returns the table in a file of named arrays, read by two functions."""
-    if logits_dataset is None and keys_dataset is None and is_row_each(infos):
+    if wanted == (None, None, True) and is_row_each(infos):
         return LogitsTable(np.stack([numbers(name) for name in infos]), [*map(os.fsencode, infos)])
-    name = choose_logits(infos, logits_dataset)
+    name = choose_logits(infos, wanted.logits)
     shape, kind = infos[name]
     if kind != "numbers" or len(shape) != 2:
         raise ValueError(f"its array {name} is no array of floating-point numbers with two axes")
-    keys = choose_keys(infos, keys_dataset, shape[0])
+    keys = choose_keys(infos, wanted.keys, shape[0]) if wanted.with_keys else None
     if keys is not None and infos[keys].kind != "texts":
         raise ValueError(f"its array {keys} is no array of texts")
     classes = choose_class_names(infos, shape[1])
@@ -201,7 +211,7 @@ def _chosen(
     )
 
 
-def _read_csv(path: str, _: str | None, keys_column: str | None) -> LogitsTable:
+def _read_csv(path: str, wanted: _Wanted) -> LogitsTable:
     """Returns the numbers of a CSV file, the column of keys, and the names of the others.
 
     A first line whose cells after the first are no numbers holds names.
@@ -219,7 +229,7 @@ def _read_csv(path: str, _: str | None, keys_column: str | None) -> LogitsTable:
             header, first = first, next(lines, None)
         if first is None:
             raise ValueError("it has a line of names and no numbers")
-        key_column, columns = _columns(header, first, keys_column)
+        key_column, columns = _columns(header, first, wanted)
         rows, keys = [], []
         for number, line in enumerate(itertools.chain([first], lines), 1 + (header is not None)):
             if len(line) != len(first):
@@ -235,26 +245,28 @@ def _read_csv(path: str, _: str | None, keys_column: str | None) -> LogitsTable:
 
 
 def _columns(
-    header: list[str] | None, first: list[str], wanted: str | None
+    header: list[str] | None, first: list[str], wanted: _Wanted
 ) -> tuple[int | None, list[int]]:
     """Returns the column of keys or None, and the columns of logits.
 
     Args:
       header: the names of the columns, or None.
       first: the first line of numbers.
-      wanted: the name of the column of keys, if the user gave it.
+      wanted: may name the column of keys.
     """
     columns = list(range(len(first)))
     if header is not None and len(header) != len(first):
         raise ValueError(f"line 2 has {len(first)} columns, not {len(header)}")
     names = header or []
-    if wanted is not None and wanted not in names:
-        raise ValueError(f"it has the columns {readable(names)}, and --keys-dataset is {wanted}")
+    if wanted.keys is not None and wanted.keys not in names:
+        raise ValueError(
+            f"it has the columns {readable(names)}, and --keys-dataset is {wanted.keys}"
+        )
     named = [column for column, name in enumerate(names) if is_key_name(name)]
     named = [column for column in named if not _are_numbers([first[column]])]
-    if wanted is not None:
-        named = [names.index(wanted)]
-    if len(named) > 1:
+    if wanted.keys is not None:
+        named = [names.index(wanted.keys)]
+    if len(named) > 1 and wanted.with_keys:
         raise ValueError(
             f"it has {len(named)} columns that may hold keys, "
             f"{readable([names[column] for column in named])}; name one: `--keys-dataset NAME`"
