@@ -33,8 +33,7 @@ KERAS = ("tensorflow", "tf_keras", "keras")
 # Modules that work in TensorFlow's graph, among the rooms from the first one to the store.
 WITH_TENSORFLOW = (
     *("tf_support.autograph", "tf_support.iterators", "tf_support.kept_pipeline"),
-    *("tf_support.own_loop",),
-    *("tf_support.python_calls", "tf_support.read_pipeline"),
+    *("tf_support.own_loop", "tf_support.python_calls", "tf_support.read_pipeline"),
     *("pixels.bad_images", "pixels.check_images", "pixels.crop", "pixels.decode"),
     *("pixels.exact_decode", "pixels.scaled_decode", "pixels.turned"),
     *("views.operation_check", "views.render"),

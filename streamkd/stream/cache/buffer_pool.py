@@ -11,6 +11,7 @@ copying if it begins at a multiple of 64 bytes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -40,7 +41,11 @@ class BufferPool:
         except IndexError:
             # A map of its own, which the system gets back whole when the pool goes: the C library
             # keeps much of what short streams leave, a little more each time.
-            memory = np.frombuffer(mmap.mmap(-1, num_bytes + _ALIGNMENT), np.uint8)
+            pages = mmap.mmap(-1, num_bytes + _ALIGNMENT)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # a kernel may be built without them
+                    pages.madvise(mmap.MADV_HUGEPAGE)
+            memory = np.frombuffer(pages, np.uint8)
         start = -memory.ctypes.data % _ALIGNMENT
         # An array refers to the owner of its memory, and TensorFlow keeps the array: the owner
         # lives exactly as long as anybody can see the memory.
