@@ -19,8 +19,8 @@ def read_class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        lines = small_files.read_input(path).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = small_files.text_of(small_files.read_input(path)).splitlines()
+    except (OSError, ValueError) as error:
         raise OptionError(
             f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
         ) from error
@@ -53,7 +53,7 @@ def read_class_weight(text: str | None) -> Any:
 
     path = Path(text)
     try:
-        content = small_files.read_input(path).decode()
+        content = small_files.text_of(small_files.read_input(path))
         table = tomllib.loads(content) if path.suffix == ".toml" else json_text.load(content)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -8,7 +8,6 @@ map_folders(["n02085620"], class_map, None)    # the number of each folder's cla
 
 from __future__ import annotations
 
-import itertools
 import numbers
 import os
 import re
@@ -20,6 +19,7 @@ import numpy as np
 
 from streamkd import json_text, small_files
 from streamkd.errors import ClassNamesError, OptionError, readable_names
+from streamkd.file_kinds import kind_of_path
 from streamkd.manifest import listing
 from streamkd.manifest.listing import UNLABELLED
 
@@ -123,7 +123,7 @@ def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
     """
     text = _read_text(path, "class map")
     try:
-        class_map = json_text.load(text, object_pairs_hook=_unique_entries)
+        class_map = json_text.load(text)
     except ValueError as error:
         raise OptionError(
             f"The class map {str(path)!r} cannot be read: {error}.\n"
@@ -217,21 +217,14 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _unique_entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON object as a dict; JSON itself would silently keep the last of two entries."""
-    for (name, _), (next_name, _) in itertools.pairwise(sorted(pairs, key=lambda pair: pair[0])):
-        if name == next_name:
-            raise ValueError(f"it names {name!r} twice")
-    return dict(pairs)
-
-
 def _read_text(path: str | os.PathLike, subject: str) -> str:
     """Returns the text of a file; `subject` says in the refusal what the file holds."""
     try:
-        # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
-        return small_files.read_input(path).decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
+        return small_files.text_of(small_files.read_input(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        kind = kind_of_path(path)
+        use = "Give a file that can be read." if kind is None else f"It is {kind.words}. {kind.use}"
         raise OptionError(
-            f"The {subject} {str(path)!r} cannot be read: {error.strerror}.\n"
-            "Give a file that can be read."
+            f"The {subject} {str(path)!r} cannot be read: {reason}.\n{use}"
         ) from error
