@@ -20,7 +20,7 @@ import numpy as np
 from streamkd import json_text, small_files
 from streamkd.errors import ClassNamesError, OptionError, readable_names
 from streamkd.file_kinds import kind_of_path
-from streamkd.manifest import listing
+from streamkd.manifest import listing, look_alikes
 from streamkd.manifest.listing import UNLABELLED
 
 # Text of a number as Python writes it: '7' is a number; '007' and '+7' are names.
@@ -169,7 +169,8 @@ def map_folders(
             "The class map does not fit the directory.\n"
             f"  class map: {readable_names(list(class_map))}\n"
             f"  folders: {readable_names(folders)}\n"
-            f"  first of {len(unknown)} without a class: {unknown[0]!r}\n"
+            f"  first of {len(unknown)} without a class: {look_alikes.shown(unknown[0])}\n"
+            f"{look_alikes.difference(unknown[0], class_map)}"
             f'Add the folder to the map, with null to leave it out: {{"{unknown[0]}": null}}.'
         )
     classes = list(dict.fromkeys(name for name in class_map.values() if name is not None))
@@ -181,7 +182,8 @@ def map_folders(
                 "class_names does not fit the class map.\n"
                 f"  class_names: {readable_names(class_names)}\n"
                 f"  class map: {readable_names(classes)}\n"
-                f"  first of {len(missing)} unknown to the map: {missing[0]!r}\n"
+                f"  first of {len(missing)} unknown to the map: {look_alikes.shown(missing[0])}\n"
+                f"{look_alikes.difference(missing[0], classes)}"
                 "Name only classes of the map."
             )
         classes = list(class_names)
@@ -205,7 +207,8 @@ def _class_numbers(labels: list[Any], class_names: list[str]) -> dict[Any, int]:
             "class_names does not fit the labels.\n"
             f"  class_names: {readable_names(class_names)}\n"
             f"  labels: {readable_names([str(label) for label in labels])}\n"
-            f"  first of {len(unknown)} that is no class: {unknown[0]!r}\n"
+            f"  first of {len(unknown)} that is no class: {look_alikes.shown(str(unknown[0]))}\n"
+            f"{look_alikes.difference(str(unknown[0]), class_names)}"
             "Name every class; numbers count the names from 0."
         )
     return {label: number_of[label] for label in labels}

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import unicodedata
 from collections import defaultdict
 from typing import Any
 
 from streamkd.errors import readable_key
-from streamkd.manifest import listing, own_outputs
+from streamkd.manifest import listing, look_alikes, own_outputs
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.sources import check_root
 
@@ -29,7 +28,7 @@ ADVICE = {
     "loose_images": "These images lie beside the class folders and are left out; move them.",
     "empty_classes": "These classes have no image; move the folders away, or fill them.",
     "wrapper_folder": "The one class has folders below it; did you mean this directory?",
-    "names_look_equal": "These class names differ only in Unicode form; rename one of them.",
+    "names_look_equal": "These class names look the same; rename one of them, or move its images.",
     "same_file_two_labels": "The same file (by a link) has two labels; keep one of them.",
 }
 
@@ -61,7 +60,7 @@ def notes_of(images: Manifest) -> list[Note]:
     found: dict[str, list[str]] = defaultdict(list)
     _walk(images, set(images.keys), found)
     found["empty_classes"] = list(images.empty_classes or [])
-    found["names_look_equal"] = _names_that_look_equal(images.class_names or [])
+    found["names_look_equal"] = look_alikes.pairs(images.class_names or [])
     found["same_file_two_labels"] = _files_with_two_labels(images)
     if images.num_classes == 1:
         found["wrapper_folder"] = _wrapper(images)
@@ -110,17 +109,6 @@ def _code_of_file(folder: bytes, name: bytes, *, in_root: bool) -> str | None:
     if not os.path.exists(os.path.join(folder, name)):
         return "links_passed_over"
     return "loose_images" if is_image else "files_not_listed"
-
-
-def _names_that_look_equal(names: list[str]) -> list[str]:
-    """Returns pairs of classes that are equal in Unicode's composed form, by code points."""
-    first: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        other = first.setdefault(unicodedata.normalize("NFC", name), name)
-        if other != name:
-            pairs.append(f"{other!a} and {name!a}")
-    return pairs
 
 
 def _files_with_two_labels(images: Manifest) -> list[str]:
