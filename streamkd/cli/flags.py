@@ -65,6 +65,11 @@ def add_directory(parser: arguments.Parser) -> None:
         "--follow-links", action="store_true", help="enter folders that are symbolic links"
     )
     group.add_argument(
+        "--root",
+        metavar="DIR",
+        help="where the images of a manifest or a table are now, if their directory was moved",
+    )
+    group.add_argument(
         "--validation-split",
         type=float,
         metavar="FRACTION",
@@ -305,6 +310,7 @@ def scan_side(
         labels=files.read_labels(args.labels),
         class_names=class_names,
         class_map=args.class_map,
+        root=args.root,
         validation_split=args.validation_split if subset else None,
         subset=subset,
     )

@@ -203,12 +203,14 @@ def _class_numbers(labels: list[Any], class_names: list[str]) -> dict[Any, int]:
     number_of |= {number: number for number in range(len(class_names))}
     unknown = [label for label in labels if label not in number_of]
     if unknown:
+        first = unknown[0]
+        text = look_alikes.shown(first) if isinstance(first, str) else str(first)
         raise ClassNamesError(
             "class_names does not fit the labels.\n"
             f"  class_names: {readable_names(class_names)}\n"
             f"  labels: {readable_names([str(label) for label in labels])}\n"
-            f"  first of {len(unknown)} that is no class: {look_alikes.shown(str(unknown[0]))}\n"
-            f"{look_alikes.difference(str(unknown[0]), class_names)}"
+            f"  first of {len(unknown)} that is no class: {text}\n"
+            f"{look_alikes.difference(str(first), class_names)}"
             "Name every class; numbers count the names from 0."
         )
     return {label: number_of[label] for label in labels}

@@ -13,7 +13,7 @@ from collections import defaultdict
 from typing import Any
 
 from streamkd.errors import readable_key
-from streamkd.manifest import listing, look_alikes, own_outputs
+from streamkd.manifest import listing, look_alikes, own_outputs, wrapper
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.sources import check_root
 
@@ -30,6 +30,7 @@ ADVICE = {
     "wrapper_folder": "The one class has folders below it; did you mean this directory?",
     "names_look_equal": "These class names look the same; rename one of them, or move its images.",
     "same_file_two_labels": "The same file (by a link) has two labels; keep one of them.",
+    "same_content_two_labels": "Files with the same bytes have two labels; keep one of them.",
 }
 
 
@@ -62,8 +63,9 @@ def notes_of(images: Manifest) -> list[Note]:
     found["empty_classes"] = list(images.empty_classes or [])
     found["names_look_equal"] = look_alikes.pairs(images.class_names or [])
     found["same_file_two_labels"] = _files_with_two_labels(images)
-    if images.num_classes == 1:
-        found["wrapper_folder"] = _wrapper(images)
+    directory = wrapper.wrapped_directory(images)
+    if directory is not None:
+        found["wrapper_folder"] = [readable_key(directory)]
     return [
         Note(code, len(found[code]), found[code][:MAX_EXAMPLES], advice)
         for code, advice in ADVICE.items()
@@ -126,11 +128,3 @@ def _files_with_two_labels(images: Manifest) -> list[str]:
             keys = images.keys[same], images.keys[index]
             pairs.append(" and ".join(map(readable_key, keys)) + " are the same file")
     return pairs
-
-
-def _wrapper(images: Manifest) -> list[str]:
-    """Returns the directory that was meant, if every image lies in a folder of the one class."""
-    parts = [key.split(b"/") for key in images.keys]
-    if any(len(part) < 3 for part in parts) or len({part[1] for part in parts}) < 2:
-        return []
-    return [readable_key(os.path.join(images.root, parts[0][0]))]

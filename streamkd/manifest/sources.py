@@ -110,8 +110,37 @@ def check_root(root: bytes) -> None:
     if not os.path.isdir(root):
         raise ImagesNotFoundError(
             f"There is no directory {os.fsdecode(root)!r}, the root of the images.\n"
-            "Move the directory back, or write the manifest anew: `streamkd scan DIR --out FILE`."
+            "Move the directory back, or say where it is now: `--root DIR` (in Python "
+            "`kd.scan(FILE, root=DIR)`)."
         )
+
+
+def at_root(listed: Listed, source: Any, root: str | bytes | os.PathLike | None) -> Listed:
+    """Returns the images of a manifest file below another root; None leaves them where they are.
+
+    Raises:
+      OptionError: the source is a directory, which is its own root.
+      ImagesNotFoundError: there is no such directory.
+    """
+    if root is None:
+        return listed
+    if os.path.isdir(source):
+        raise OptionError(
+            f"{os.fsdecode(source)!r} is a directory, and has no other root.\n"
+            "Give --root with a manifest or a table, or leave it out."
+        )
+    directory = os.path.abspath(os.fsencode(root))
+    listing.check_directory(directory)
+    return listed._replace(root=directory)
+
+
+def has_class_folders(source: Any, labels: Any, class_names: Any, class_map: Any) -> bool:
+    """Returns whether `list_images` takes the folders of a source as classes."""
+    if not os.path.isdir(source) or not isinstance(labels, str):
+        return False
+    is_chosen = class_names is not None or class_map is not None
+    names = (os.path.join(os.fsdecode(source), name) for name in tables.METADATA_NAMES)
+    return is_chosen or not any(map(os.path.isfile, names))
 
 
 def _table_of(root: bytes, folders: list[str]) -> bytes | None:

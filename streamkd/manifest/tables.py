@@ -14,6 +14,7 @@ Other columns are ignored. A file is read line by line, and no object is kept fo
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -105,14 +106,11 @@ def _reason(error: Exception) -> str:
 def _read(path: Path, class_names: list[str] | None) -> Listed:
     delimiter = DELIMITERS.get(path.suffix.lower())
     # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
-    with open(
-        path,
-        encoding="utf-8-sig",
-        errors="surrogateescape",
-        newline="",
-        opener=small_files.opener,
-    ) as lines:
-        fault = small_files.why_no_text(lines.buffer.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+    with (
+        open(path, "rb", opener=small_files.opener) as file,
+        io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as lines,
+    ):
+        fault = small_files.why_no_text(file.peek(_HEAD_BYTES)[:_HEAD_BYTES])
         if fault is not None:
             raise ValueError(fault)
         if delimiter:
