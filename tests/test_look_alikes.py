@@ -76,6 +76,7 @@ def test_folders_and_class_names_that_look_alike_are_told(tmp_path, name, other,
     assert (note.code, note.count) == ("names_look_equal", 1)
 
 
+@pytest.mark.filterwarnings("ignore:The teacher")
 def test_files_whose_names_have_another_form_are_found_by_their_bytes(tmp_path):
     for root, form in (("linux", NFC), ("mac", NFD)):
         for seed, name in enumerate(("cat", "dog")):

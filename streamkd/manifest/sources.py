@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import ImagesNotFoundError, OptionError, readable_names
+from streamkd.file_kinds import kind_of_path
 from streamkd.manifest import listing, own_outputs, tables
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import check_class_map, map_folders, number_labels
@@ -45,6 +46,11 @@ def list_images(
     Arguments as in `manifest.scan`; `progress` is called with numbers of images as they are listed.
     """
     labels = _checked_labels(labels, class_names, class_map)
+    if not os.fsencode(source):
+        raise ImagesNotFoundError(
+            "The path of the images is empty, as from a shell variable that is not set.\n"
+            "Give a directory with one folder of images a class; `.` is this directory."
+        )
     root = os.path.abspath(os.fsencode(source))
     if os.path.isfile(root):
         return _from_file(root, labels, class_names, class_map, progress)
@@ -274,7 +280,11 @@ def _refuse_empty(root: bytes, num_folders: int) -> None:
             f"The directory {path!r} has {num_loose:,} images but no folder a class.\n"
             "Move them into one folder a class, or list them without labels: `--labels none`."
         )
+    kind = kind_of_path(path)
+    what = (
+        "" if kind is None or kind.words == "a directory" else f"It is {kind.words}. {kind.use}\n"
+    )
     raise ImagesNotFoundError(
-        f"There are no images in {path!r} ({num_folders} folders looked into).\n"
+        f"There are no images in {path!r} ({num_folders} folders looked into).\n{what}"
         f"Give a directory with one folder of images a class; the endings are {endings}."
     )
