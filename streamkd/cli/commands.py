@@ -66,15 +66,15 @@ def scan(args: argparse.Namespace) -> Answer:
         color_mode=args.color_mode,
         progress=not args.quiet,
     )
-    from streamkd.pixels.same_content import notes_of_content
-
-    fields["notes"] += [note.fields() for note in notes_of_content(manifest)]
     fields |= {
         "num_bytes": report.num_bytes,
         "formats": report.formats,
         "num_bad": len(report.bad),
         "bad": report.bad[:MAX_LISTED],
     }
+    from streamkd.pixels.same_content import notes_of_content
+
+    fields["notes"] += [note.fields() for note in notes_of_content(manifest)]
     return Answer(fields, exit_code=1 if report.bad else 0)
 
 
