@@ -76,9 +76,25 @@ def test_tables_labels_and_maps_refuse_it(tmp_path, text, words):
         read_labels(path)
 
 
-def test_a_label_beyond_every_class_in_a_manifest_is_refused(tmp_path):
-    head = {"format": "streamkd manifest", "version": 1, "root": "/d", "class_names": ["a"]}
-    entry = '{"file_name": "a.png", "label": %s}\n' % ("1" * 30)
-    (tmp_path / "m.jsonl").write_text(json.dumps({**head, "num_images": 1}) + "\n" + entry)
-    with pytest.raises(ImagesNotFoundError, match="its lines are not those of a manifest"):
+HEAD = {"format": "streamkd manifest", "version": 1, "root": "/d", "num_images": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "words"),
+    [
+        (["a"], "1" * 30, "its lines are not those of a manifest"),
+        (["a"], "0.0", "a label 0.0, which is no whole number"),
+        (["a"], "true", "a label True, which is no whole number"),
+        (["a"], '"0"', "a label '0', which is no whole number"),
+        (["a"], "1", "a label 1, and 1 classes"),
+        (["a", "a"], "0", "its class_names are no list of different names"),
+        ([1, 2], "0", "its class_names are no list of different names"),
+        ("ab", "0", "its class_names are no list of different names"),
+        ({"a": 0}, "0", "its class_names are no list of different names"),
+    ],
+)
+def test_labels_and_classes_that_no_manifest_has_are_refused(tmp_path, names, label, words):
+    head = json.dumps({**HEAD, "class_names": names})
+    (tmp_path / "m.jsonl").write_text(f'{head}\n{{"file_name": "a.png", "label": {label}}}\n')
+    with pytest.raises(ImagesNotFoundError, match=words):
         scan(tmp_path / "m.jsonl")

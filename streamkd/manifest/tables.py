@@ -132,12 +132,16 @@ def _read_own(head: dict[str, Any], lines: Iterator[str]) -> Listed:
     if head["format"] != FORMAT or head["version"] != 1:
         raise ValueError(f"it has format {head['format']!r}, version {head['version']!r}")
     root, class_names = os.fsencode(head["root"]), head["class_names"]
+    if class_names is not None and not _are_names(class_names):
+        raise ValueError("its class_names are no list of different names")
     num_classes = len(class_names or [])
     builder, labels, weights = KeyBuilder(), array("i"), _Weights()
     for line in lines:
         entry = json_text.load(line)
         builder.add(key_of_fields(entry, "file_name"))
-        labels.append(int(entry["label"]))
+        if type(entry["label"]) is not int:
+            raise ValueError(f"it has a label {entry['label']!r}, which is no whole number")
+        labels.append(entry["label"])
         weights.add(entry.get("weight"))
         if not UNLABELLED <= labels[-1] < num_classes:
             raise ValueError(f"it has a label {labels[-1]}, and {num_classes} classes")
@@ -146,6 +150,11 @@ def _read_own(head: dict[str, Any], lines: Iterator[str]) -> Listed:
     keys = builder.keys()
     _check_keys(keys)
     return Listed(root, keys, np.array(labels, np.int32), class_names, weights.array())
+
+
+def _are_names(value: Any) -> bool:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return is_list and len(set(value)) == len(value)
 
 
 def _read_table(
