@@ -135,7 +135,7 @@ def test_a_manifest_whose_root_was_moved_is_opened_at_its_new_place(tmp_path, ca
     manifest, new = moved(tmp_path)
     message = refusal(capsys, "scan", manifest)
     assert message.startswith(f"There is no directory '{tmp_path}/old', the root of the images.\n")
-    assert message.endswith("`--root DIR` (in Python `kd.scan(FILE, root=DIR)`).")
+    assert message.endswith("`--root DIR` (in Python `kd.scan(FILE, root=DIR)`).\n")
     code, answer, _ = command(capsys, "scan", manifest, "--root", new, "--check")
     assert (code, answer["num_images"], answer["num_bad"]) == (0, 4, 0)
     assert answer["fingerprint"] == scan(new).fingerprint == scan(manifest, root=new).fingerprint
@@ -146,7 +146,7 @@ def test_a_root_that_does_not_fit_is_refused(tmp_path, capsys):
     message = refusal(capsys, "scan", new, "--root", new)
     assert message == (
         f"'{new}' is a directory, and has no other root.\n"
-        "Give --root with a manifest or a table, or leave it out."
+        "Give --root with a manifest or a table, or leave it out.\n"
     )
     with pytest.raises(ImagesNotFoundError, match="There is no directory"):
         scan(manifest, root=tmp_path / "nowhere")

@@ -205,10 +205,9 @@ def _csv_entries(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, di
     for other in _OTHER_DELIMITERS:
         if "file_name" in _cells(first, other) and "file_name" not in _cells(first, delimiter):
             delimiter = other
-    header = _cells(first, delimiter)
-    _check_header(header)
     rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-    next(rows, None)
+    header = [name.strip() for name in next(rows, [])]
+    _check_header(header)
     for row in rows:
         if not row:
             continue
@@ -218,9 +217,8 @@ def _csv_entries(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, di
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    """Returns the cells of the header, without blanks around them."""
-    rows = csv.reader([line], delimiter=delimiter, strict=True)
-    return [name.strip() for name in next(rows, [])]
+    """Returns the cells of the first line, without blanks around them."""
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
 
 
 def _check_header(header: list[str]) -> None:
