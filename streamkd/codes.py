@@ -139,6 +139,10 @@ WARNINGS = {
         "A class has images, and none of them has logits in the store.",
         "`streamkd scan --check` says whether its files can be decoded.",
     ),
+    "same_image_two_labels": Meaning(
+        "Images with the same bytes have different labels.",
+        "`streamkd scan --check` has examples in `notes`; keep one image of each pair.",
+    ),
     "teacher_accuracy_changed": Meaning(
         "On the joined images the teacher is right more or less often than in its pass.",
         "Labels or class folders were changed: `streamkd verify STORE --images DIR` compares them.",

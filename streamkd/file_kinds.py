@@ -74,7 +74,7 @@ def _kind_of_file(name: str, head: bytes) -> PathKind | None:
     if head.startswith(_STORE):
         return PathKind("a logit store", "Give a store as `--store`.")
     if head.startswith(_ZIP):
-        return _kind_of_zip(name)
+        return _kind_of_zip(name, head)
     for magic, words, command in _ARCHIVES:
         if head.startswith(magic):
             return _archive(words, command, name)
@@ -99,10 +99,10 @@ def _kind_of_file(name: str, head: bytes) -> PathKind | None:
     return None
 
 
-def _kind_of_zip(name: str) -> PathKind:
-    """Returns the kind of a zip, by the name of the file: many kinds of files are zips."""
+def _kind_of_zip(name: str, head: bytes) -> PathKind:
+    """Returns the kind of a zip, by the names of the file and of its first part."""
     ending = os.path.splitext(name)[1].lower()
-    if ending == ".keras":
+    if ending == ".keras" or head[30:].startswith((b"metadata.json", b"config.json")):
         return PathKind("a Keras model", _GIVE_MODEL)
     if ending == ".npz":
         use = "Logits in it become a store with `streamkd import`."

@@ -23,12 +23,10 @@ from streamkd import json_text
 
 # Largest file that is read whole, in bytes: far more than a run with a million skipped images has.
 MAX_BYTES = 256 << 20
-# Deepest nesting of lists and objects: Python compares and prints values by recursion.
-MAX_DEPTH = 100
-
 # Longest line of a table or a manifest, in characters: its first line has the names of all classes.
 MAX_LINE = 16 << 20
 _PIECE_BYTES = 1 << 20
+_AS_UTF8 = "save it with the encoding UTF-8"
 
 _KINDS = (
     (stat.S_ISLNK, "a link"),
@@ -109,6 +107,33 @@ def read_input(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> b
     return b"".join(pieces)
 
 
+def text_of(data: bytes) -> str:
+    """Returns the text in the bytes of a file that a user wrote, without a byte order mark.
+
+    Bytes that are not UTF-8 survive as in file names ('surrogateescape').
+
+    Raises:
+      ValueError: the text is UTF-16 or UTF-32, which are not read, or no text at all.
+    """
+    fault = why_no_text(data)
+    if fault is not None:
+        raise ValueError(fault)
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def why_no_text(head: bytes) -> str | None:
+    """Returns why a file that begins with these bytes is no UTF-8 text; None if it may be."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return f"it is UTF-32 text; {_AS_UTF8}"
+    # Text of Windows without a mark has a NUL beside each letter.
+    is_wide = (
+        len(head) > 1 and (not head[0]) != (not head[1]) and head[:64].count(0) * 3 > len(head[:64])
+    )
+    if is_wide or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return f"it is UTF-16 text; {_AS_UTF8}"
+    return "it holds a NUL byte, and is no text" if 0 in head else None
+
+
 def lines_of(file: IO[AnyStr]) -> Iterator[AnyStr]:
     """Yields the lines of a file; ValueError for one of more than `MAX_LINE` characters.
 
@@ -169,24 +194,12 @@ def _kind(mode: int) -> str | None:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json_text.load(data.decode())
+        # What we wrote may hold numbers that are not finite, such as the loss of a lost run.
+        value = json_text.load(data, finite=False)
     except UnicodeDecodeError as error:
         raise DamagedFileError("it is no UTF-8 text") from error
     except ValueError as error:
         raise DamagedFileError(f"it is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise DamagedFileError(f"it is {json_name(value)}, not an object")
-    if not _is_flat(value):
-        raise DamagedFileError("it is nested too deep")
     return value
-
-
-def _is_flat(value: Any) -> bool:
-    """Returns whether lists and objects nest at most `MAX_DEPTH` deep."""
-    layer = [value]
-    for _ in range(MAX_DEPTH):
-        parts = [part.values() if isinstance(part, dict) else part for part in layer]
-        layer = [part for some in parts for part in some if isinstance(part, dict | list)]
-        if not layer:
-            return True
-    return False

@@ -12,7 +12,8 @@ import pytest
 import store_helpers as helpers
 from helpers import draw_directory, draw_noise
 
-from streamkd.errors import ImagesNotFoundError, StoreError, TeacherError
+from streamkd.cli.files import read_class_names
+from streamkd.errors import ImagesNotFoundError, OptionError, StoreError, TeacherError
 from streamkd.file_kinds import kind_of_path
 from streamkd.manifest.manifest import scan
 from streamkd.store.collection import open_store
@@ -28,6 +29,8 @@ def folder(tmp_path_factory):
     for name in ("p.zip", "a b.zip", "m.keras", "m.pth"):
         with zipfile.ZipFile(folder / name, "w") as file:
             file.write(image, "ant/1.png")
+    with zipfile.ZipFile(folder / "model", "w") as file:
+        file.writestr("metadata.json", "{}")
     with tarfile.open(folder / "p.tar.gz", "w:gz") as file:
         file.add(image, "ant/1.png")
     with tarfile.open(folder / "p.tar", "w") as file:
@@ -63,6 +66,7 @@ KINDS = [
     ("x.hdf5", "an HDF5 file without the first line of a store", "with `streamkd import`"),
     ("s.h5", "a logit store", "Give a store as `--store`."),
     ("m.keras", "a Keras model", "Give a model as `--teacher`, as `--student`"),
+    ("model", "a Keras model", "Give a model as `--teacher`, as `--student`"),
     ("m.pth", "a PyTorch model", "Save the model as a `.keras` file."),
     ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`"),
     ("l.npy", "an array of NumPy", "become a store with `streamkd import`"),
@@ -131,3 +135,21 @@ def test_what_cannot_be_read_has_no_kind(tmp_path):
     assert kind_of_path(tmp_path / "nothing") is None
     shutil.copy(__file__, tmp_path / "text")
     assert kind_of_path(tmp_path / "text") is None
+
+
+def test_a_run_given_as_images_is_named(folder):
+    with pytest.raises(ImagesNotFoundError, match=r"\nIt is a run directory\. Give a run as MODEL"):
+        scan(folder / "run")
+
+
+@pytest.mark.parametrize("path", ["", b""])
+def test_an_empty_path_is_not_this_directory(path):
+    with pytest.raises(ImagesNotFoundError, match="is empty, as from a shell variable"):
+        scan(path)
+
+
+@pytest.mark.parametrize("name", ["s.h5", "i.png", "run", "p.zip", "images"])
+def test_what_is_given_as_class_names(folder, name):
+    words = next(entry[1] for entry in KINDS + DIRECTORIES if entry[0] == name)
+    with pytest.raises(OptionError, match=rf"one class a line\. It is {words}\. "):
+        read_class_names(str(folder / name))

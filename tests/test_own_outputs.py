@@ -6,14 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import draw_directory, draw_noise
+from helpers import EncodingTeacher, draw_directory, draw_noise, teach_small
 from run_helpers import command, dense_student, refusal, snapshot
 
 from streamkd.errors import ClassNamesError, OutputError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
 from streamkd.manifest.notes import notes_of
-from streamkd.manifest.own_outputs import holds_only_outputs, refuse_among_classes
+from streamkd.manifest.own_outputs import (
+    holds_only_outputs,
+    refuse_among_classes,
+    refuse_store_in_class,
+)
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
@@ -71,6 +75,42 @@ def test_only_class_folders_are_no_place_for_outputs(root):
             lines.write("file_name,label\n" if label == "cat" else "")
             lines.write(f"images/{name},{label}\n")
     refuse(table / "metadata.csv", table / "run")
+
+
+@pytest.mark.parametrize("name", ["list.csv", "metadata.csv"])
+def test_a_table_of_files_in_folders_of_its_classes_has_no_class_folders(root, name):
+    names = [key.decode() for key in scan(root).keys]
+    lines = "".join(f"{key},{key.split('/')[0]}\n" for key in names)
+    table = (root if name == "list.csv" else root / "class_0") / name
+    if name == "metadata.csv":
+        lines = "".join(f"{key.split('/')[1]},ant\n" for key in names if "class_0/" in key)
+    table.write_text(f"file_name,label\n{lines}")
+    refuse(table, root / "run")
+    refuse(table.parent if name == "metadata.csv" else table, table.parent / "run")
+
+
+@pytest.mark.parametrize("folder", ["class_0", "class_0/old", "empty"])
+def test_a_store_in_a_class_folder_is_refused_whether_it_has_images_or_not(root, folder):
+    (root / folder).mkdir(exist_ok=True)
+    (root / "empty").mkdir(exist_ok=True)
+    with pytest.raises(OutputError) as info:
+        refuse_store_in_class(scan(root), root / folder / "s.h5")
+    assert str(info.value) == (
+        f"The store lies in the folder of a class, {folder.split('/')[0]!r}.\n"
+        f"  images: {root}\n  store: {root / folder / 's.h5'}\n"
+        f"Give a path outside, such as `--out {root.parent / 's.h5'}`."
+    )
+
+
+def test_a_store_elsewhere_or_one_that_is_there_is_no_trouble(root):
+    (root / "empty").mkdir()
+    (root / "class_0" / "old.h5").write_bytes(b"streamkd")
+    images = scan(root)
+    for path in ("s.h5", "../s.h5", "class_0/old.h5", ".hidden/s.h5"):
+        refuse_store_in_class(images, root / path)
+    refuse_store_in_class(scan(root, labels=None), root / "class_0" / "s.h5")
+    with pytest.raises(OutputError, match="in the folder of a class, 'empty'"):
+        teach_small(images, EncodingTeacher(), root / "empty" / "s.h5")
 
 
 def test_a_class_map_has_class_folders_too(root):

@@ -53,7 +53,7 @@ ARGUMENTS = {
     "plan": "images * store teacher views codecs max_kl sample seed batch_size class_names "
     "progress clock **pixels",
     "scan": "directory * labels class_names class_map follow_links validation_split subset seed "
-    "stratify progress",
+    "stratify progress root",
     "teach": f"images teacher out * {PIXELS} decode exif background batch_size codec class_names "
     "views shard on_bad max_pixels progress",
     "verify": "path * images sample seed progress",

@@ -80,6 +80,9 @@ def scan(args: argparse.Namespace) -> Answer:
         "num_bad": len(report.bad),
         "bad": report.bad[:MAX_LISTED],
     }
+    from streamkd.pixels.same_content import notes_of_content
+
+    fields["notes"] += [note.fields() for note in notes_of_content(manifest)]
     return Answer(fields, exit_code=1 if report.bad else 0)
 
 

@@ -74,7 +74,11 @@ def _read(path: str) -> dict[str, Any]:
     import tomllib  # 15 ms, which other commands need not pay
 
     try:
-        return tomllib.loads(small_files.read_input(path).decode("utf-8-sig"))
+        data = small_files.read_input(path)
+        fault = small_files.why_no_text(data)
+        if fault is not None:
+            raise _invalid(path, fault)
+        return tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise OptionError(
             f"--config {path} cannot be read: {error.strerror}.\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 from streamkd import json_text, small_files
 from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
+from streamkd.file_kinds import kind_of_path
 
 
 def read_class_names(path: str | None) -> list[str] | None:
@@ -19,10 +20,14 @@ def read_class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        lines = small_files.read_input(path).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = small_files.text_of(small_files.read_input(path)).splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        kind = kind_of_path(path)
+        use = "" if kind is None else f" It is {kind.words}. {kind.use}"
         raise OptionError(
-            f"--class-names {path!r} cannot be read: {error}.\nGive a text file, one class a line."
+            f"--class-names {path!r} cannot be read: {reason}.\n"
+            f"Give a text file, one class a line.{use}"
         ) from error
     names = [line.strip() for line in lines if line.strip()]
     if len(set(names)) != len(names):
@@ -53,7 +58,7 @@ def read_class_weight(text: str | None) -> Any:
 
     path = Path(text)
     try:
-        content = small_files.read_input(path).decode()
+        content = small_files.text_of(small_files.read_input(path))
         table = tomllib.loads(content) if path.suffix == ".toml" else json_text.load(content)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -84,6 +84,11 @@ def _add_listing(parser: arguments.Parser, labels: str | None, inferred: str) ->
         "--follow-links", action="store_true", help="enter folders that are symbolic links"
     )
     group.add_argument(
+        "--root",
+        metavar="DIR",
+        help="where the images of a manifest or a table are now, if their directory was moved",
+    )
+    group.add_argument(
         "--validation-split",
         type=float,
         metavar="FRACTION",
@@ -350,6 +355,7 @@ def scan_side(
         labels=files.read_labels(labels or args.labels),
         class_names=class_names,
         class_map=args.class_map,
+        root=args.root,
         validation_split=args.validation_split if subset else None,
         subset=subset,
     )

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
 import sys
 from typing import Any
 
 import streamkd as kd
+from streamkd import json_text
 from streamkd.cli import files, flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
@@ -110,7 +110,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_cluster() -> None:
     """Refuses a TF_CONFIG that does not name all machines and the index of this one."""
     try:
-        cluster = json.loads(os.environ["TF_CONFIG"])
+        cluster = json_text.load(os.environ["TF_CONFIG"])
         complete = cluster["cluster"]["worker"] and cluster["task"]["type"]
         if complete and isinstance(cluster["task"]["index"], int):
             return

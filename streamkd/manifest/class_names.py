@@ -6,11 +6,10 @@ renumber(images.labels, images.class_names, store.class_names, "the store")
 
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 
 from streamkd.errors import ClassNamesError, readable_names
+from streamkd.manifest import look_alikes
 from streamkd.manifest.listing import UNLABELLED
 
 
@@ -31,16 +30,12 @@ def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarra
     number_of = {name: number for number, name in enumerate(classes)}
     unknown = [name for name in names if name not in number_of]
     if unknown:
-        composed = {unicodedata.normalize("NFC", name): name for name in classes}
-        twin = composed.get(unicodedata.normalize("NFC", unknown[0]))
-        form = (
-            "" if twin is None else (f"  {unknown[0]!a} and {twin!a} differ only in Unicode form\n")
-        )
         raise ClassNamesError(
             f"The class names of the images and of {owner} disagree.\n"
             f"  images: {readable_names(names)}\n"
             f"  {owner}: {readable_names(classes)}\n"
-            f"  first of {len(unknown)} unknown to {owner}: {unknown[0]!r}\n{form}"
+            f"  first of {len(unknown)} unknown to {owner}: {look_alikes.shown(unknown[0])}\n"
+            f"{look_alikes.difference(unknown[0], classes)}"
             f"Name the folders as {owner} names its classes, or move the unknown folder away."
         )
     return np.array([*(number_of[name] for name in names), UNLABELLED], np.int32)

@@ -8,7 +8,6 @@ map_folders(["n02085620"], class_map, None)    # the number of each folder's cla
 
 from __future__ import annotations
 
-import itertools
 import numbers
 import os
 import re
@@ -20,7 +19,8 @@ import numpy as np
 
 from streamkd import json_text, small_files
 from streamkd.errors import ClassNamesError, OptionError, readable_names
-from streamkd.manifest import listing
+from streamkd.file_kinds import kind_of_path
+from streamkd.manifest import listing, look_alikes
 from streamkd.manifest.listing import UNLABELLED
 
 # Text of a number as Python writes it: '7' is a number; '007' and '+7' are names.
@@ -123,7 +123,7 @@ def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
     """
     text = _read_text(path, "class map")
     try:
-        class_map = json_text.load(text, object_pairs_hook=_unique_entries)
+        class_map = json_text.load(text)
     except ValueError as error:
         raise OptionError(
             f"The class map {str(path)!r} cannot be read: {error}.\n"
@@ -169,7 +169,8 @@ def map_folders(
             "The class map does not fit the directory.\n"
             f"  class map: {readable_names(list(class_map))}\n"
             f"  folders: {readable_names(folders)}\n"
-            f"  first of {len(unknown)} without a class: {unknown[0]!r}\n"
+            f"  first of {len(unknown)} without a class: {look_alikes.shown(unknown[0])}\n"
+            f"{look_alikes.difference(unknown[0], class_map)}"
             f'Add the folder to the map, with null to leave it out: {{"{unknown[0]}": null}}.'
         )
     classes = list(dict.fromkeys(name for name in class_map.values() if name is not None))
@@ -181,7 +182,8 @@ def map_folders(
                 "class_names does not fit the class map.\n"
                 f"  class_names: {readable_names(class_names)}\n"
                 f"  class map: {readable_names(classes)}\n"
-                f"  first of {len(missing)} unknown to the map: {missing[0]!r}\n"
+                f"  first of {len(missing)} unknown to the map: {look_alikes.shown(missing[0])}\n"
+                f"{look_alikes.difference(missing[0], classes)}"
                 "Name only classes of the map."
             )
         classes = list(class_names)
@@ -201,11 +203,14 @@ def _class_numbers(labels: list[Any], class_names: list[str]) -> dict[Any, int]:
     number_of |= {number: number for number in range(len(class_names))}
     unknown = [label for label in labels if label not in number_of]
     if unknown:
+        first = unknown[0]
+        text = look_alikes.shown(first) if isinstance(first, str) else str(first)
         raise ClassNamesError(
             "class_names does not fit the labels.\n"
             f"  class_names: {readable_names(class_names)}\n"
             f"  labels: {readable_names([str(label) for label in labels])}\n"
-            f"  first of {len(unknown)} that is no class: {unknown[0]!r}\n"
+            f"  first of {len(unknown)} that is no class: {text}\n"
+            f"{look_alikes.difference(str(first), class_names)}"
             "Name every class; numbers count the names from 0."
         )
     return {label: number_of[label] for label in labels}
@@ -217,21 +222,14 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _unique_entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a JSON object as a dict; JSON itself would silently keep the last of two entries."""
-    for (name, _), (next_name, _) in itertools.pairwise(sorted(pairs, key=lambda pair: pair[0])):
-        if name == next_name:
-            raise ValueError(f"it names {name!r} twice")
-    return dict(pairs)
-
-
 def _read_text(path: str | os.PathLike, subject: str) -> str:
     """Returns the text of a file; `subject` says in the refusal what the file holds."""
     try:
-        # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
-        return small_files.read_input(path).decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
+        return small_files.text_of(small_files.read_input(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        kind = kind_of_path(path)
+        use = "Give a file that can be read." if kind is None else f"It is {kind.words}. {kind.use}"
         raise OptionError(
-            f"The {subject} {str(path)!r} cannot be read: {error.strerror}.\n"
-            "Give a file that can be read."
+            f"The {subject} {str(path)!r} cannot be read: {reason}.\n{use}"
         ) from error

@@ -18,6 +18,7 @@ import numpy as np
 
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, readable_names
 from streamkd.keys import Keys
+from streamkd.manifest import look_alikes
 from streamkd.manifest.key_builder import SEPARATOR, KeyBuilder
 
 # Endings of files that are listed: formats that `tf.io.decode_image` or Pillow decodes. Files are
@@ -117,7 +118,8 @@ def choose_folders(folders: list[str], class_names: list[str], directory: bytes)
             "class_names does not fit the directory.\n"
             f"  class_names: {readable_names(names)}\n"
             f"  {os.fsdecode(directory)}: {readable_names(folders)}\n"
-            f"  first of {len(missing)} without a folder: {missing[0]!r}\n"
+            f"  first of {len(missing)} without a folder: {look_alikes.shown(missing[0])}\n"
+            f"{look_alikes.difference(missing[0], folders)}"
             "Name only folders of the directory."
         )
     return names

@@ -45,6 +45,9 @@ class Manifest:
       passed_over: what the listing of a directory met and did not list; None if nobody walked.
     """
 
+    # Whether each folder of the root is a class, so that outputs there would become one.
+    has_class_folders = False
+
     def __init__(
         self,
         root: bytes,
@@ -118,7 +121,9 @@ class Manifest:
         """Returns a manifest of the images with these indices, with the same classes."""
         weights = None if self.weights is None else self.weights[indices]
         keys, labels = self.keys.take(indices), self.labels[indices]
-        return Manifest(self.root, keys, labels, self.class_names, weights)
+        selected = Manifest(self.root, keys, labels, self.class_names, weights)
+        selected.has_class_folders = self.has_class_folders
+        return selected
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the manifest as JSON lines, whole or not at all; `scan` reads it back.
@@ -142,6 +147,7 @@ def scan(
     seed: int | None = None,
     stratify: bool = False,
     progress: Any = None,
+    root: str | bytes | os.PathLike | None = None,
 ) -> Manifest:
     """Returns the images of a directory, or of a manifest file, without opening an image.
 
@@ -181,6 +187,7 @@ def scan(
       seed: seed of the shuffle before the split.
       stratify: take the same fraction of every class, to within one image.
       progress: called with numbers of images as they are listed.
+      root: where the images of a manifest or a table are now, if their directory was moved.
 
     Raises:
       ImagesNotFoundError: no such directory, or a directory without images.
@@ -198,7 +205,8 @@ def scan(
         follow_links=follow_links,
         progress=progress or (lambda num_images: None),
     )
-    images = Manifest(*listed)
+    images = Manifest(*sources.at_root(listed, directory, root))
+    images.has_class_folders = sources.has_class_folders(directory, labels, class_names, class_map)
     if validation_split is None or subset is None or seed is None:
         return images
     if stratify and images.class_names is None:

@@ -11,13 +11,12 @@ import dataclasses
 import functools
 import itertools
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from streamkd.errors import readable_key
-from streamkd.manifest import listing, own_outputs
+from streamkd.manifest import listing, look_alikes, own_outputs, wrapper
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.sources import check_root
 
@@ -32,8 +31,9 @@ ADVICE = {
     "loose_images": "These images lie beside the class folders and are left out; move them.",
     "empty_classes": "These classes have no image; move the folders away, or fill them.",
     "wrapper_folder": "The one class has folders below it; did you mean this directory?",
-    "names_look_equal": "These class names differ only in Unicode form; rename one of them.",
+    "names_look_equal": "These class names look the same; rename one of them, or move its images.",
     "same_file_two_labels": "The same file (by a link) has two labels; keep one of them.",
+    "same_content_two_labels": "Files with the same bytes have two labels; keep one of them.",
 }
 
 
@@ -64,10 +64,11 @@ def notes_of(images: Manifest) -> list[Note]:
     found: dict[str, list[str]] = defaultdict(list)
     _look_at_entries(images, found)
     found["empty_classes"] = list(images.empty_classes or [])
-    found["names_look_equal"] = _names_that_look_equal(images.class_names or [])
+    found["names_look_equal"] = look_alikes.pairs(images.class_names or [])
     found["same_file_two_labels"] = _files_with_two_labels(images)
-    if images.num_classes == 1:
-        found["wrapper_folder"] = _wrapper(images)
+    directory = wrapper.wrapped_directory(images)
+    if directory is not None:
+        found["wrapper_folder"] = [readable_key(directory)]
     return [
         Note(code, len(found[code]), found[code][:MAX_EXAMPLES], advice)
         for code, advice in ADVICE.items()
@@ -131,17 +132,6 @@ def _code_of(root: bytes, key: bytes, keys: Callable[[], set[bytes]]) -> str | N
     return "loose_images" if is_image else "files_not_listed"
 
 
-def _names_that_look_equal(names: list[str]) -> list[str]:
-    """Returns pairs of classes that are equal in Unicode's composed form, by code points."""
-    first: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        other = first.setdefault(unicodedata.normalize("NFC", name), name)
-        if other != name:
-            pairs.append(f"{other!a} and {name!a}")
-    return pairs
-
-
 def _files_with_two_labels(images: Manifest) -> list[str]:
     """Returns pairs of keys that are one file on the disk and have different labels."""
     if images.num_classes in (None, 0, 1) or len(images) > MAX_COMPARED:
@@ -157,11 +147,3 @@ def _files_with_two_labels(images: Manifest) -> list[str]:
             keys = images.keys[same], images.keys[index]
             pairs.append(" and ".join(map(readable_key, keys)) + " are the same file")
     return pairs
-
-
-def _wrapper(images: Manifest) -> list[str]:
-    """Returns the directory that was meant, if every image lies in a folder of the one class."""
-    parts = [key.split(b"/") for key in images.keys]
-    if any(len(part) < 3 for part in parts) or len({part[1] for part in parts}) < 2:
-        return []
-    return [readable_key(os.path.join(images.root, parts[0][0]))]

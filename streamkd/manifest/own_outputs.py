@@ -28,7 +28,8 @@ def refuse_among_classes(
     """Refuses an output directory among class folders, where the next scan would find it.
 
     Args:
-      images: `Manifest` or `Listed`. Only a directory of class folders is no place for outputs.
+      images: `Manifest`. Only a directory of class folders is no place for outputs: the images of
+        a table, of a manifest file or of a list of labels may lie anywhere.
       path: the directory that will be made.
       kind, flag: what the message calls it, and the flag that gives another path.
 
@@ -40,7 +41,7 @@ def refuse_among_classes(
     if target != root and not target.startswith(os.path.join(root, b"")):
         return
     below = os.path.relpath(target, root).split(b"/")
-    if any(part != b"." and is_left_out(part) for part in below) or not _has_class_folders(images):
+    if any(part != b"." and is_left_out(part) for part in below) or not images.has_class_folders:
         return
     name = "runs" if target == root else os.fsdecode(os.path.basename(target))
     outside = os.path.join(os.path.dirname(os.fsdecode(root)), name)
@@ -52,20 +53,28 @@ def refuse_among_classes(
     )
 
 
-def _has_class_folders(images: Any) -> bool:
-    """Returns whether the folder of an image decides on its class.
+def refuse_store_in_class(images: Any, path: str | os.PathLike[str] | bytes) -> None:
+    """Refuses a new store in a class folder; in an empty one it would end the class.
 
-    The images of a table or of a list of labels may lie anywhere.
+    Raises:
+      OutputError: the path lies in a class folder of the images.
     """
-    if images.class_names is None:
-        return False
-    label_of: dict[bytes, int] = {}
-    for key, label in zip(images.keys, images.labels.tolist(), strict=True):
-        folder, slash, _ = key.partition(b"/")
-        if not slash or label_of.setdefault(folder, label) != label:
-            return False
-    named = {os.fsencode(name) for name in images.class_names}
-    return len(label_of) > 1 or bool(named & set(label_of))
+    root = os.path.realpath(images.root)
+    folder, name = os.path.split(os.fsencode(os.path.abspath(os.fsdecode(path))))
+    below = os.path.relpath(os.path.realpath(folder), root)
+    first = below.split(b"/")[0]
+    if not images.has_class_folders or first in (b".", b"..") or os.path.lexists(path):
+        return
+    is_class = os.fsdecode(first) in (images.class_names or ())
+    if not is_class and not any(key.startswith(first + b"/") for key in images.keys):
+        return
+    outside = os.fsdecode(os.path.join(os.path.dirname(root), name))
+    raise OutputError(
+        f"The store lies in the folder of a class, {os.fsdecode(first)!r}.\n"
+        f"  images: {os.fsdecode(root)}\n"
+        f"  store: {os.fsdecode(path)}\n"
+        f"Give a path outside, such as `--out {outside}`."
+    )
 
 
 def holds_only_outputs(folder: bytes) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import ImagesNotFoundError, OptionError, readable_names
+from streamkd.file_kinds import kind_of_path
 from streamkd.manifest import listing, own_outputs, tables
 from streamkd.manifest.key_builder import KeyBuilder
 from streamkd.manifest.labels import check_class_map, map_folders, number_labels
@@ -45,6 +46,11 @@ def list_images(
     Arguments as in `manifest.scan`; `progress` is called with numbers of images as they are listed.
     """
     labels = _checked_labels(labels, class_names, class_map)
+    if not os.fsencode(source):
+        raise ImagesNotFoundError(
+            "The path of the images is empty, as from a shell variable that is not set.\n"
+            "Give a directory with one folder of images a class; `.` is this directory."
+        )
     root = os.path.abspath(os.fsencode(source))
     if os.path.isfile(root):
         return _from_file(root, labels, class_names, class_map, progress)
@@ -115,8 +121,37 @@ def check_root(root: bytes) -> None:
     if not os.path.isdir(root):
         raise ImagesNotFoundError(
             f"There is no directory {os.fsdecode(root)!r}, the root of the images.\n"
-            "Move the directory back, or write the manifest anew: `streamkd scan DIR --out FILE`."
+            "Move the directory back, or say where it is now: `--root DIR` (in Python "
+            "`kd.scan(FILE, root=DIR)`)."
         )
+
+
+def at_root(listed: Listed, source: Any, root: str | bytes | os.PathLike | None) -> Listed:
+    """Returns the images of a manifest file below another root; None leaves them where they are.
+
+    Raises:
+      OptionError: the source is a directory, which is its own root.
+      ImagesNotFoundError: there is no such directory.
+    """
+    if root is None:
+        return listed
+    if os.path.isdir(source):
+        raise OptionError(
+            f"{os.fsdecode(source)!r} is a directory, and has no other root.\n"
+            "Give --root with a manifest or a table, or leave it out."
+        )
+    directory = os.path.abspath(os.fsencode(root))
+    listing.check_directory(directory)
+    return listed._replace(root=directory)
+
+
+def has_class_folders(source: Any, labels: Any, class_names: Any, class_map: Any) -> bool:
+    """Returns whether `list_images` takes the folders of a source as classes."""
+    if not os.path.isdir(source) or not isinstance(labels, str):
+        return False
+    is_chosen = class_names is not None or class_map is not None
+    names = (os.path.join(os.fsdecode(source), name) for name in tables.METADATA_NAMES)
+    return is_chosen or not any(map(os.path.isfile, names))
 
 
 def _table_of(root: bytes, folders: list[str]) -> bytes | None:
@@ -258,7 +293,11 @@ def _refuse_empty(root: bytes, num_folders: int) -> None:
             f"The directory {path!r} has {num_loose:,} images but no folder a class.\n"
             "Move them into one folder a class, or list them without labels: `--labels none`."
         )
+    kind = kind_of_path(path)
+    what = (
+        "" if kind is None or kind.words == "a directory" else f"It is {kind.words}. {kind.use}\n"
+    )
     raise ImagesNotFoundError(
-        f"There are no images in {path!r} ({num_folders} folders looked into).\n"
+        f"There are no images in {path!r} ({num_folders} folders looked into).\n{what}"
         f"Give a directory with one folder of images a class; the endings are {endings}."
     )

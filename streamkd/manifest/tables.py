@@ -14,6 +14,8 @@ Other columns are ignored. A file is read line by line, and no object is kept fo
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
 import math
 import os
@@ -45,6 +47,12 @@ FORMAT = "streamkd manifest"
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 # Delimiters of tables by the ending of the file.
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# Delimiters that a header shows in place of those; Excel writes ';' where ',' is in numbers.
+_OTHER_DELIMITERS = (";", "\t", ",")
+# Columns that are read.
+_COLUMNS = ("file_name", "label", "weight")
+# First bytes of a file, which show whether it is text.
+_HEAD_BYTES = 64
 
 
 def read(path: Path, class_names: list[str] | None = None) -> Listed:
@@ -68,7 +76,7 @@ def read(path: Path, class_names: list[str] | None = None) -> Listed:
             f"The manifest {str(path)!r} cannot be read: {error.strerror}.\n"
             "Give a directory with one folder of images a class, or a file that can be read."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         kind = kind_of_path(path)
         reason = _reason(error) if kind is None else f"it is {kind.words}"
         use = "" if kind is None else f"{kind.use}\n"
@@ -90,7 +98,7 @@ def _reason(error: Exception) -> str:
         return f"no {error}"
     if isinstance(error, json.JSONDecodeError):
         return "a line of it is no JSON object"
-    if isinstance(error, TypeError | AttributeError):
+    if isinstance(error, TypeError | AttributeError | OverflowError):
         return "its lines are not those of a manifest"
     return str(error)
 
@@ -98,13 +106,13 @@ def _reason(error: Exception) -> str:
 def _read(path: Path, class_names: list[str] | None) -> Listed:
     delimiter = DELIMITERS.get(path.suffix.lower())
     # 'surrogateescape' as in file names: bytes that are not UTF-8 survive.
-    with open(
-        path,
-        encoding="utf-8-sig",
-        errors="surrogateescape",
-        newline="",
-        opener=small_files.opener,
-    ) as lines:
+    with (
+        open(path, "rb", opener=small_files.opener) as file,
+        io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as lines,
+    ):
+        fault = small_files.why_no_text(file.peek(_HEAD_BYTES)[:_HEAD_BYTES])
+        if fault is not None:
+            raise ValueError(fault)
         if delimiter:
             entries = _csv_entries(small_files.lines_of(lines), delimiter)
             return _read_table(path, entries, LabelColumn(texts=True), class_names)
@@ -124,12 +132,16 @@ def _read_own(head: dict[str, Any], lines: Iterator[str]) -> Listed:
     if head["format"] != FORMAT or head["version"] != 1:
         raise ValueError(f"it has format {head['format']!r}, version {head['version']!r}")
     root, class_names = os.fsencode(head["root"]), head["class_names"]
+    if class_names is not None and not _are_names(class_names):
+        raise ValueError("its class_names are no list of different names")
     num_classes = len(class_names or [])
     builder, labels, weights = KeyBuilder(), array("i"), _Weights()
     for line in lines:
         entry = json_text.load(line)
         builder.add(key_of_fields(entry, "file_name"))
-        labels.append(int(entry["label"]))
+        if type(entry["label"]) is not int:
+            raise ValueError(f"it has a label {entry['label']!r}, which is no whole number")
+        labels.append(entry["label"])
         weights.add(entry.get("weight"))
         if not UNLABELLED <= labels[-1] < num_classes:
             raise ValueError(f"it has a label {labels[-1]}, and {num_classes} classes")
@@ -138,6 +150,11 @@ def _read_own(head: dict[str, Any], lines: Iterator[str]) -> Listed:
     keys = builder.keys()
     _check_keys(keys)
     return Listed(root, keys, np.array(labels, np.int32), class_names, weights.array())
+
+
+def _are_names(value: Any) -> bool:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return is_list and len(set(value)) == len(value)
 
 
 def _read_table(
@@ -162,7 +179,7 @@ def _read_table(
                     f"{entry['file_name']!r} is an absolute path; it must be relative to the "
                     "folder of the table"
                 )
-            builder.add(posixpath.normpath(key))
+            builder.add(posixpath.normpath(_with_slashes(path.parent, key)))
             labels.add(entry.get("label"))
             weights.add(entry.get("weight"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -174,18 +191,46 @@ def _read_table(
     return Listed(os.fsencode(path.parent), keys, numbers, names, weights.array())
 
 
+def _with_slashes(folder: Path, key: bytes) -> bytes:
+    """Returns a file name of Windows with '/' for each backslash, if only so the file is there."""
+    if b"\\" not in key or os.path.lexists(os.path.join(os.fsencode(folder), key)):
+        return key
+    slashed = key.replace(b"\\", b"/")
+    return slashed if os.path.lexists(os.path.join(os.fsencode(folder), slashed)) else key
+
+
 def _csv_entries(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the number of each line and its cells by column."""
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    header = next(rows, [])
-    if "file_name" not in header:
-        raise ValueError(f"no column 'file_name'; the columns are {readable_names(header)}")
+    first = next(lines, "")
+    for other in _OTHER_DELIMITERS:
+        if "file_name" in _cells(first, other) and "file_name" not in _cells(first, delimiter):
+            delimiter = other
+    rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+    header = [name.strip() for name in next(rows, [])]
+    _check_header(header)
     for row in rows:
         if not row:
             continue
         if len(row) != len(header):
             raise ValueError(f"line {rows.line_num}: {len(row)} cells for {len(header)} columns")
         yield rows.line_num, dict(zip(header, row, strict=True))
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """Returns the cells of the first line, without blanks around them."""
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+def _check_header(header: list[str]) -> None:
+    """Refuses a header without file names, and one with a column that would not be read."""
+    if "file_name" not in header:
+        raise ValueError(f"no column 'file_name'; the columns are {readable_names(header)}")
+    for name in header:
+        known = name.casefold()
+        if known in _COLUMNS and name != known:
+            raise ValueError(f"the column {name!r} is not read; write it as {known!r}")
+        if known in _COLUMNS and header.count(name) > 1:
+            raise ValueError(f"it has the column {name!r} twice")
 
 
 def _json_entries(lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:

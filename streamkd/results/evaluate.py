@@ -21,6 +21,7 @@ from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_back
 from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
+from streamkd.manifest.wrapper import hinting
 from streamkd.models import families, output_kind
 from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import logits_model
@@ -295,7 +296,8 @@ def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np
             "Give the directory of the classes it was trained on, or the run directory instead of "
             "the model file."
         )
-    return renumber(images.labels, images.class_names, classes, "the model")
+    with hinting(images):
+        return renumber(images.labels, images.class_names, classes, "the model")
 
 
 def _check_input(model: Any, options: ImageOptions) -> None:

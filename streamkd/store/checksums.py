@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from streamkd import json_text
 from streamkd.errors import OptionError
 from streamkd.keys import MAX_KEY_BYTES, Keys, hash_keys
 from streamkd.store import codecs
@@ -204,8 +205,8 @@ def read_summary(file: StoreFile) -> dict[str, Any] | None:
     rest = packed[SUMMARY_HEAD_BYTES + length :]
     if len(text) == length and zlib.crc32(text) == checksum and not rest.strip(b"\0"):
         try:
-            summary = json.loads(text)
-        except (ValueError, RecursionError):
+            summary = json_text.load(text)
+        except ValueError:
             summary = None
         if isinstance(summary, dict):
             return summary

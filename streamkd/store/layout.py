@@ -70,6 +70,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd import json_text
 from streamkd.errors import OptionError
 from streamkd.keys import Keys
 from streamkd.store import codecs
@@ -191,7 +192,7 @@ class StoreHeader:
         for name in _TEXTS:
             values[name] = attributes[name].decode()
         for name in _DICTS:
-            values[name] = json.loads(attributes[name])
+            values[name] = json_text.load(attributes[name])
             if not isinstance(values[name], dict):
                 raise ValueError(f"attribute {name!r} is no JSON object")
         return cls(**values)

@@ -20,7 +20,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-from streamkd import disk
+from streamkd import disk, json_text
 from streamkd.errors import DamagedStoreError, StoreError
 from streamkd.store.userblock import digest
 
@@ -119,8 +119,8 @@ def read_index_file(path: str) -> StoreList:
     if words != [b"%d" % _VERSION, digest(body).encode()] or len(packed) > _MAX_BYTES:
         raise damaged_index(path, "it does not have its digest")
     try:
-        return _from_json(json.loads(body))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return _from_json(json_text.load(body))
+    except (KeyError, TypeError, ValueError) as error:
         raise damaged_index(path, "it does not list stores") from error
 
 

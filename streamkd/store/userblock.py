@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from streamkd import json_text
 from streamkd.errors import DamagedStoreError, StoreError
 from streamkd.file_kinds import kind_of_path
 from streamkd.store.layout import FORMAT_NAME, FORMAT_VERSION, DatasetSpec
@@ -126,8 +127,8 @@ def parse(path: str, head: bytes) -> Userblock:
     if len(head) < USERBLOCK_BYTES:
         raise damaged(path, f"it ends after {len(head):,} bytes")
     try:
-        return _from_json(json.loads(body))
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return _from_json(json_text.load(body))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, "its userblock does not describe a store") from error
 
 

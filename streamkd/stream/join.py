@@ -21,6 +21,7 @@ from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest, as_manifest
+from streamkd.manifest.wrapper import hinting
 from streamkd.public import public
 from streamkd.store.collection import open_store
 from streamkd.store.layout import ELSEWHERE, REFUSED
@@ -144,7 +145,8 @@ def join(
                 "labels, which are left out. Teach a store with class names to use them.",
                 stacklevel=2,
             )
-        labels = renumber(images.labels, images.class_names, class_names, "the store")
+        with hinting(images):
+            labels = renumber(images.labels, images.class_names, class_names, "the store")
         join_checks.check_learnable(images, labels, rows)
         join_checks.check_accuracy(labels, rows, store)
     join_checks.check_batch_size(batch_size, seed, len(images))

@@ -9,6 +9,8 @@ import numpy as np
 
 from streamkd.codes import warn
 from streamkd.errors import readable_names
+from streamkd.manifest.contradictions import contradictions, described
+from streamkd.manifest.listing import UNLABELLED
 from streamkd.store.layout import DONE
 from streamkd.store.reader import LogitStore
 
@@ -40,5 +42,22 @@ def warn_of_unanswered_classes(store: LogitStore) -> None:
             "classes_without_answers",
             f"No image of these classes has logits in {store.path}: {names}. Were their files "
             "refused? `streamkd scan --check` says.",
+            stacklevel=3,
+        )
+
+
+def warn_of_contradictions(store: LogitStore) -> None:
+    """Warns of images with the same bytes and different labels."""
+    labels = np.array(store.labels)
+    images = np.arange(len(labels))
+    # A refused image has the digest of no bytes.
+    labels[store.done_of(images * store.num_views) != DONE] = UNLABELLED
+    pairs = contradictions(labels, store.content_of(images))
+    if len(pairs):
+        first = described(store.keys, labels, store.class_names, pairs[:1])[0]
+        warn(
+            "same_image_two_labels",
+            f"{len(pairs):,} images are there under two labels, with the same bytes, such as "
+            f"{first}. Keep one of each; `streamkd scan --check` shows more.",
             stacklevel=3,
         )

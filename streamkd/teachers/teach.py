@@ -18,6 +18,8 @@ from streamkd.codes import warn
 from streamkd.errors import OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions
 from streamkd.manifest.manifest import Manifest, as_manifest
+from streamkd.manifest.own_outputs import refuse_store_in_class
+from streamkd.manifest.wrapper import hinting
 from streamkd.pixels.image_notes import turned_in_sample
 from streamkd.public import public
 from streamkd.store import codecs
@@ -26,7 +28,11 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
-from streamkd.teachers.last_checks import warn_of_chance, warn_of_unanswered_classes
+from streamkd.teachers.last_checks import (
+    warn_of_chance,
+    warn_of_contradictions,
+    warn_of_unanswered_classes,
+)
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.teachers.teacher import Teacher
 from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
@@ -95,6 +101,7 @@ def teach(
       StreamkdError: setup, images and store do not fit; nothing that was written is lost.
     """
     images = as_manifest(images)
+    refuse_store_in_class(images, out)
     check_choice("on_bad", on_bad, ON_BAD)
     skip_bad = on_bad == "skip"
     setup = teacher_setup(
@@ -123,10 +130,12 @@ def teach(
         with_deltas = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
         _warn_of_refused(images, with_deltas)
         return with_deltas
-    store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
+    with hinting(images):
+        store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
     _warn_of_refused(images, store)
     warn_of_chance(setup.teacher.name, store)
     warn_of_unanswered_classes(store)
+    warn_of_contradictions(store)
     return store
 
 

@@ -27,6 +27,8 @@ from streamkd.errors import BadImageError, TeacherError, readable_key
 from streamkd.image_options import Background, ImageOptions
 from streamkd.manifest.class_names import renumber
 from streamkd.manifest.manifest import Manifest, as_manifest
+from streamkd.manifest.own_outputs import refuse_store_in_class
+from streamkd.manifest.wrapper import hinting
 from streamkd.pixels.content_digest import digest_each
 from streamkd.pixels.files import read_file
 from streamkd.public import public
@@ -36,7 +38,11 @@ from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import ELSEWHERE, StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
-from streamkd.teachers.last_checks import warn_of_chance, warn_of_unanswered_classes
+from streamkd.teachers.last_checks import (
+    warn_of_chance,
+    warn_of_contradictions,
+    warn_of_unanswered_classes,
+)
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.views.views import Views
 
@@ -106,6 +112,7 @@ def write_store(
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
     images = as_manifest(images)
+    refuse_store_in_class(images, out)
     check_count("batch_size", batch_size)
     images_seen = ImageOptions(
         image_size=image_size or (1, 1),
@@ -131,10 +138,12 @@ def write_store(
         },
         batch_size=batch_size,
     )
-    store = writing.run(progress)
+    with hinting(images):
+        store = writing.run(progress)
     name = teacher if isinstance(teacher, str) else str(teacher.get("name", "teacher"))
     warn_of_chance(name, store)
     warn_of_unanswered_classes(store)
+    warn_of_contradictions(store)
     return store
 
 
