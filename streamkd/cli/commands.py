@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamkd as kd
-from streamkd.cli import files, flags
+from streamkd.cli import files, flags, pixel_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.codes import warn
@@ -114,7 +114,7 @@ def teach(args: argparse.Namespace) -> Answer:
         shard=args.shard,
         on_bad=args.on_bad,
         progress=not args.quiet,
-        **flags.pixels(args),
+        **pixel_flags.pixels(args),
     )
     from streamkd.teachers.teach import refused_images
 
@@ -144,7 +144,7 @@ def plan(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         class_names=class_names,
         progress=not args.quiet,
-        **flags.pixels(args),
+        **pixel_flags.pixels(args),
     )
     return Answer(report, text=plan_module.describe(report))
 
@@ -169,7 +169,7 @@ def import_(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         codec=args.codec,
         progress=not args.quiet,
-        **flags.pixels(args),
+        **pixel_flags.pixels(args),
     )
     num_without = len(manifest) - store.num_images
     fields = {**store.describe(), "num_images_without_logits": num_without, "notes": notes}
@@ -224,7 +224,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
         batch_size=args.batch_size,
         trust=args.trust,
         progress=not args.quiet,
-        **flags.pixels(args),
+        **pixel_flags.pixels(args),
     )
     return Answer(report)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import arguments, commands, flags, train, train_flags
+from streamkd.cli import arguments, commands, flags, pixel_flags, train, train_flags
 from streamkd.cli.answer import Answer
 
 CLASS_NAMES = "file with the class names, one a line, in the order of "
@@ -78,8 +78,8 @@ def _scan(subparsers: Any) -> None:
     parser.add_argument(
         "--check", action="store_true", help="decode every file; exit code 1 if one cannot be"
     )
-    flags.add_max_pixels(parser)
-    flags.add_checked_pixels(parser)
+    pixel_flags.add_max_pixels(parser)
+    pixel_flags.add_checked_pixels(parser)
     parser.add_argument(
         "--out", metavar="MANIFEST", help="write the list to a file that serves as IMAGES"
     )
@@ -90,7 +90,7 @@ def _teach(subparsers: Any) -> None:
         subparsers, commands.teach, "Asks the teacher about every image once and stores the logits."
     )
     flags.add_directory(parser)
-    flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
+    pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
     parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
     _add_out_store(parser)
@@ -100,8 +100,8 @@ def _teach(subparsers: Any) -> None:
     text = "views of every image to answer besides the plain image"
     flags.add_number(parser, "--views", 0, text, metavar="N")
     flags.add_views(parser)
-    flags.add_on_bad(parser)
-    flags.add_max_pixels(parser)
+    pixel_flags.add_on_bad(parser)
+    pixel_flags.add_max_pixels(parser)
     parser.add_argument(
         "--shard",
         type=arguments.shard,
@@ -148,7 +148,7 @@ def _plan(subparsers: Any) -> None:
         "Estimates bytes, fidelity and hours for each codec before the teacher pass.",
     )
     flags.add_directory(parser)
-    flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
+    pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
     parser.add_argument(
         "--store", metavar="S.h5", help="measure on its logits, stored as float16 or float32"
@@ -176,7 +176,7 @@ def _plan(subparsers: Any) -> None:
         metavar="NATS",
     )
     flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
-    flags.add_max_pixels(parser)
+    pixel_flags.add_max_pixels(parser)
     _add_teacher_answers(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
@@ -212,7 +212,7 @@ def _import(subparsers: Any) -> None:
     _add_out_store(parser)
     text = "the directory or manifest that holds the keys"
     flags.add_images(parser, text, labels="inferred", required=True)
-    flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
+    pixel_flags.add_pixels(parser, image_size="unknown", color_mode="rgb")
     flags.add_codec(parser)
     flags.add_number(parser, "--batch-size", 1024, "images written at once")
     flags.add_teacher_output(parser)
@@ -278,7 +278,7 @@ def _evaluate(subparsers: Any) -> None:
     parser = _command(subparsers, commands.evaluate, "Says how good a model is on images.")
     _add_model(parser)
     flags.add_directory(parser)
-    flags.add_pixels(
+    pixel_flags.add_pixels(
         parser,
         image_size="the size that the model takes",
         color_mode="the mode that the model takes",
@@ -294,7 +294,7 @@ def _evaluate(subparsers: Any) -> None:
         f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",
     )
     flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
-    flags.add_max_pixels(parser)
+    pixel_flags.add_max_pixels(parser)
 
 
 def _export(subparsers: Any) -> None:

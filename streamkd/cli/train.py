@@ -17,7 +17,7 @@ from typing import Any
 
 import streamkd as kd
 from streamkd import json_text
-from streamkd.cli import files, flags
+from streamkd.cli import files, flags, pixel_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
@@ -189,7 +189,7 @@ def _join(
         views=views,
         progress=not args.quiet,
         **{name: getattr(args, name) for name in JOIN_FLAGS},
-        **flags.pixels(args),
+        **pixel_flags.pixels(args),
     )
     if stream.cache is not None and stream.cache.path is not None and not args.quiet:
         line = f"decoded images are kept in {stream.cache.path}, which may be deleted at any time"

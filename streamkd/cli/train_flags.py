@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 
-from streamkd.cli import arguments, flags
+from streamkd.cli import arguments, flags, pixel_flags
 
 
 def add_train(parser: arguments.Parser) -> None:
     """Adds all flags of `streamkd train` except those of every command."""
     flags.add_directory(parser)
-    flags.add_pixels(
+    pixel_flags.add_pixels(
         parser,
         image_size="as in --store",
         color_mode="as in --store, else rgb",
@@ -56,8 +56,8 @@ def add_train(parser: arguments.Parser) -> None:
         help="refuse images without logits (raise, the default), leave them out (drop), or train "
         "on their labels alone (label)",
     )
-    flags.add_on_bad(parser)
-    flags.add_max_pixels(parser)
+    pixel_flags.add_on_bad(parser)
+    pixel_flags.add_max_pixels(parser)
     parser.add_argument(
         "--augment",
         choices=("replay", "independent"),
