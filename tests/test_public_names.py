@@ -21,7 +21,7 @@ ARGUMENTS = {
     "save_every stop arguments",
     "Keys": "data offsets",
     "LogitStore": "path io",
-    "Manifest": "root keys labels class_names weights",
+    "Manifest": "root keys labels class_names weights passed_over",
     "Stream.batches": "self start stop share",
     "Stream.check_share": "self share",
     "Stream.dataset": "self start stop share",
