@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import streamkd as kd
-from streamkd.cli import arguments, files
+from streamkd.cli import arguments, exif_flags, files
 from streamkd.errors import OptionError
-from streamkd.image_options import COLOR_CHANNELS, DECODES, EXIFS, INTERPOLATIONS, MAX_PIXELS
+from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
 
 # Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
 PIXEL_FLAGS = (
@@ -142,26 +142,8 @@ def add_pixels(
         help="decode as Keras' loader does (exact), or large photographs at 1/2, 1/4 or 1/8 size, "
         f"resized with antialiasing (scaled) (default: {source}exact)",
     )
-    _add_exif_and_background(group, f"{source}ignore", f"{source}the colours behind are shown")
-
-
-def _add_exif_and_background(
-    to: arguments.Parser | arguments.Group, exif: str | None, background: str
-) -> None:
-    """Adds --exif and --background, with their defaults in words."""
-    to.add_argument(
-        "--exif",
-        choices=EXIFS,
-        help="show a photograph as it lies in its file (ignore), or turned as its EXIF tag says "
-        f"(apply) (default: {exif})",
-    )
-    to.add_argument(
-        "--background",
-        type=arguments.background,
-        metavar="R,G,B",
-        help="lay transparent images on a colour, such as 255,255,255 for white (default: "
-        f"{background})",
-    )
+    shown = "the colours behind are shown"
+    exif_flags.add(group, exif=f"{source}ignore", background=f"{source}{shown}")
 
 
 def add_number(
@@ -191,7 +173,7 @@ def add_checked_pixels(parser: arguments.Parser) -> None:
         default="rgb",
         help="channels to which --check decodes: those of your `streamkd teach` (default rgb)",
     )
-    _add_exif_and_background(parser, "ignore", "the colours behind are shown")
+    exif_flags.add(parser, exif="ignore", background="the colours behind are shown")
 
 
 def add_on_bad(parser: arguments.Parser) -> None:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import io
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from streamkd.image_options import MAX_PIXELS, Background
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.notes import MAX_EXAMPLES, Note
 from streamkd.pixels import header
-from streamkd.pixels.files import read_head
+from streamkd.pixels.files import is_no_file, is_not_there, read_head
 from streamkd.pixels.orientation import UPRIGHT, orientation
 from streamkd.pixels.pillow_fallback import (
     FORMATS,
@@ -31,6 +30,7 @@ from streamkd.pixels.pillow_fallback import (
     turn_of,
     with_alpha,
 )
+from streamkd.pixels.refusals import naming
 
 ADVICE = {
     "turned_by_exif": "These photographs have an EXIF tag that turns them, and it is ignored; "
@@ -185,16 +185,27 @@ def _keep(examples: list[str], name: str) -> None:
 def turned_in_sample(images: Manifest) -> Note | None:
     """Returns a note of photographs that a tag turns, among a few headers; None if there is none.
 
-    At most `NUM_SAMPLED` files are looked at, evenly from the whole list. A file that cannot be
-    read is left to the pass.
+    At most `NUM_SAMPLED` files are looked at, evenly from the whole list. What is no file, or is
+    not there, is left to the pass.
+
+    Raises:
+      UnreadableImageError: the system cannot read a file.
     """
     step = -(-len(images) // NUM_SAMPLED)
     indices = range(0, len(images), step)
     names = []
     for index in indices:
-        with contextlib.suppress(OSError):
-            if orientation(read_head(images.path(index), HEAD_BYTES)) != UPRIGHT:
-                names.append(readable_key(images.keys[index]))
+        path = images.path(index)
+        with naming(images):
+            try:
+                head = read_head(path, HEAD_BYTES)
+            except OSError as error:
+                if not (is_no_file(error) or is_not_there(error)):
+                    error.filename = path  # a read that fails has none
+                    raise
+                continue
+        if orientation(head) != UPRIGHT:
+            names.append(readable_key(images.keys[index]))
     if not names:
         return None
     looked_at = f"{len(indices):,} images were looked at. " if step > 1 else ""
