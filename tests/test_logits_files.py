@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import signal
 import struct
 from contextlib import suppress
 
@@ -14,6 +15,7 @@ import pytest
 
 from streamkd.errors import ClassNamesError, OptionError, StreamkdError, TeacherError
 from streamkd.manifest.manifest import scan
+from streamkd.teachers.hdf5_arrays import Hdf5Arrays
 from streamkd.teachers.import_logits import import_logits
 from streamkd.teachers.keys_files import read_keys
 from streamkd.teachers.logits_files import read_logits
@@ -352,6 +354,20 @@ def test_texts_that_claim_to_be_long_are_refused_before_they_are_made(tmp_path):
         read_logits(path)
 
 
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGALRM", "SIGABRT"])
+def test_a_file_that_ends_the_library_is_refused(tmp_path, monkeypatch, name):
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        hdf5()(file)
+
+    def end(arrays):
+        signal.signal(signal.Signals[name], signal.SIG_DFL)
+        os.kill(os.getpid(), signal.Signals[name])
+
+    monkeypatch.setattr(Hdf5Arrays, "look_at_all", end)
+    with pytest.raises(OptionError, match=rf"it is damaged: the HDF5 library ends with {name}\."):
+        read_logits(tmp_path / "l.h5")
+
+
 @pytest.mark.parametrize("damage", [b"GCOL", b"cat/0.png"])
 def test_a_damaged_heap_of_texts_is_refused(tmp_path, damage):
     path = tmp_path / "l.h5"
@@ -373,7 +389,7 @@ def test_damaged_hdf5_is_read_or_refused(tmp_path, seed):
     with h5py.File(path, "w") as file:
         [hdf5(), hdf5(compression="gzip", chunks=(2, 3)), growing][seed](file)
     data = path.read_bytes()
-    for number in range(60):
+    for number in range(12):
         changed = bytearray(data)
         for _ in range(chance.randrange(1, 4)):
             changed[chance.randrange(len(data))] = chance.randrange(256)

@@ -175,11 +175,12 @@ def _npz_infos(path: str) -> dict[str, ArrayInfo]:
 
 
 def _read_hdf5(path: str, wanted: _Wanted) -> LogitsTable:
-    from streamkd.teachers.hdf5_arrays import Hdf5Arrays
+    from streamkd.teachers.hdf5_arrays import Hdf5Arrays, try_out
 
     with open(path, "rb", opener=small_files.opener) as file:
         if file.read(len(FORMAT_NAME)) == FORMAT_NAME.encode():
             raise ValueError("it is a logit store already; give it as `--store`")
+    try_out(path)
     try:
         with Hdf5Arrays(path) as arrays:
             return _chosen(arrays.infos, arrays.numbers, arrays.texts, wanted)
