@@ -85,5 +85,5 @@ def test_a_class_that_links_to_another_is_told_by_check_and_by_teach(root, tmp_p
     with pytest.warns(StreamkdWarning) as caught:
         teach_small(scan(root), teacher, tmp_path / "s.h5")
     (text,) = [str(w.message) for w in caught if w.message.code == "same_image_two_labels"]
-    assert text.startswith("2 images are there under two labels, with the same bytes, such as cat/")
+    assert text.startswith("Images with the same bytes have two labels, 2 in all, such as cat/")
     assert text.endswith("Keep one of each; `streamkd scan --check` shows more.")

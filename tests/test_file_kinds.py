@@ -119,7 +119,7 @@ def test_what_is_given_as_a_teacher(folder, name):
         ('{\n "images": []\n}', "a line of it is no JSON object"),
         ("file_name,label\n", "a line of it is no JSON object"),
         ('{"images": []}', "no 'format'"),
-        ("\x00\x01\x02", "a line of it is no JSON object"),
+        ("\x00\x01\x02", "it holds a NUL byte, and is no text"),
     ],
 )
 def test_texts_that_are_no_manifest_are_refused_in_plain_words(tmp_path, text, reason):

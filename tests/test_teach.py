@@ -103,9 +103,9 @@ def test_the_store_says_what_it_was_made_of(images, teacher, path):
     ("color_mode", "ending"), [("rgb", "bmp"), ("rgba", "png"), ("grayscale", "png")]
 )
 def test_the_store_says_which_pillow_may_have_decoded_images(tmp_path, path, color_mode, ending):
-    for name in ("cat/1.png", f"dog/2.{ending}"):
+    for number, name in enumerate(("cat/1.png", f"dog/2.{ending}")):
         (tmp_path / "d" / name).parent.mkdir(parents=True)
-        PIL.Image.new("RGB", (4, 4)).save(tmp_path / "d" / name)
+        PIL.Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "d" / name)
     teach_small(
         scan(tmp_path / "d"),
         lambda x: np.eye(2)[: len(x)],

@@ -57,7 +57,7 @@ def warn_of_contradictions(store: LogitStore) -> None:
         first = described(store.keys, labels, store.class_names, pairs[:1])[0]
         warn(
             "same_image_two_labels",
-            f"{len(pairs):,} images are there under two labels, with the same bytes, such as "
+            f"Images with the same bytes have two labels, {len(pairs):,} in all, such as "
             f"{first}. Keep one of each; `streamkd scan --check` shows more.",
             stacklevel=3,
         )
