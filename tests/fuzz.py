@@ -1,6 +1,7 @@
-"""Fuzzing of all that streamkd reads: image files, models, files of its own, command lines.
+"""Fuzzing of all that streamkd reads: images, models, stores, files of its own, command lines.
 
     python tests/fuzz.py --seed 0 --images 20000 --models 2000 --files 2000 --command-lines 3000
+    python tests/fuzz.py --seed 0 --image-parts 20000 --stores 1000 --configs 1000
     python tests/fuzz.py --seed 0 --first 17 --models 1       # one case again
 
 Prints a JSON object for each case that goes wrong, with its kind, seed and number; exit code 1 if

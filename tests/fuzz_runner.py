@@ -24,7 +24,7 @@ from typing import Any
 
 # Seconds after which a case counts as one that hangs, and bytes that no case takes.
 LONGEST_SECS, MOST_BYTES = 120, 4 << 30
-KINDS = ("images", "models", "files", "command_lines")
+KINDS = ("images", "image_parts", "models", "files", "stores", "configs", "command_lines")
 
 
 class HangsError(BaseException):

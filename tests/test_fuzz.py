@@ -1,15 +1,21 @@
 """Random damage to all that streamkd reads, and random command lines: see `fuzz.py`."""
 
+import random
 from pathlib import Path
 
+import fuzz_stores
 import pytest
+import store_helpers
 from fuzz_helpers import CHEAP, fuzz, what_fails_undamaged
 from fuzz_runner import in_children, run_cases
 from process_helpers import finished
 
+from streamkd.store import userblock
+
 SCRIPT = Path(__file__).with_name("fuzz.py")
 # Cases of the slow test, in parts of a few minutes.
-FULL = {"images": 20_000, "models": 2000, "files": 2000, "command-lines": 3000}
+FULL = {"images": 20_000, "image-parts": 20_000, "models": 2000, "files": 2000}
+FULL |= {"stores": 1000, "configs": 1000, "command-lines": 3000}
 PARTS = [
     (kind, first, count // 8)
     for kind, count in FULL.items()
@@ -61,3 +67,23 @@ def test_every_command_of_the_cases_succeeds_without_damage(tmp_path):
 def test_damage_is_refused_or_harmless(kind, first, count):
     out, _ = finished(SCRIPT, "--seed", "0", "--first", first, f"--{kind}", count)
     assert f"{count} {kind.replace('-', '_')}: 0 wrong" in out
+
+
+def test_changed_numbers_of_image_headers_are_refused_or_harmless(tmp_path):
+    cases = list(run_cases("image_parts", 1, range(60), tmp_path))
+    assert [case for case in cases if case["wrong"] is not None] == []
+
+
+def test_a_changed_store_has_digests_that_fit(tmp_path):
+    """So that HDF5 reads the change; the same seed changes the same bytes."""
+    path = tmp_path / "s.h5"
+    store_helpers.teach(path, 6, num_views=2, num_classes=10)
+    data = path.read_bytes()
+    seen = set()
+    for number in range(20):
+        changed = fuzz_stores.changed_store(data, random.Random(number))
+        assert changed == fuzz_stores.changed_store(data, random.Random(number))
+        head, body = changed[: fuzz_stores.BLOCK].rstrip(b"\0").split(b"\n")[:2]
+        assert head.split()[-1].decode() == userblock.digest(body)
+        seen.add(changed)
+    assert len(seen) > 15
