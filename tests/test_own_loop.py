@@ -232,9 +232,9 @@ def test_a_loop_that_is_dropped_takes_its_waiting_calls_along():
     waiting = [call.result for call in loop._waiting]
     assert began.wait(60)
     gone = weakref.ref(loop)
+    threading.Timer(0.1, gate.set).start()
     del loop
     gc.collect()
-    gate.set()
     assert gone() is None
     cancelled = [result.cancelled() for result in waiting]
     assert cancelled[-2:] == [True, True]
