@@ -17,7 +17,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -164,9 +164,12 @@ class OwnLoop:
             self._waiting.append(call)
 
     def __del__(self) -> None:
-        # Nobody waits for these calls, and the next loop would have to.
-        for call in self._waiting:
-            call.result.cancel()
+        # Nobody asks for these calls, and the next loop would have to wait for them.
+        under_way = [call.result for call in self._waiting if not call.result.cancel()]
+        # What a call holds is given back with its loop. The collector may run within a call, on
+        # another thread, where waiting for the call would never end.
+        if threading.current_thread() is threading.main_thread():
+            wait(under_way)
 
 
 class _Call(NamedTuple):
