@@ -215,9 +215,9 @@ def test_probabilities_of_a_subclassed_model_are_read_as_such(images, family):
 
 def test_images_are_read_as_the_teacher_saw_them(tmp_path, teacher):
     """Not square: what is cropped and what is squeezed differ."""
-    for name in ("ant", "bee", "cat"):
+    for seed, name in enumerate(("ant", "bee", "cat")):
         (tmp_path / "images" / name).mkdir(parents=True)
-        draw_noise(tmp_path / "images" / name / "1.png", (8, 24))
+        draw_noise(tmp_path / "images" / name / "1.png", (8, 24), seed)
     images = scan(tmp_path / "images")
     options = {"image_size": (8, 8), "crop_to_aspect_ratio": True}
     store = teach(
