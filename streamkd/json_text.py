@@ -22,7 +22,7 @@ _MANY_DIGITS = 309
 _LONG_NUMBER = re.compile(rf"[0-9]{{{_MANY_DIGITS}}}")
 
 
-def load(text: str | bytes, *, finite: bool = True) -> Any:
+def load(text: str | bytes | bytearray, *, finite: bool = True) -> Any:
     """Returns the value that `text` holds.
 
     Args:
@@ -34,7 +34,7 @@ def load(text: str | bytes, *, finite: bool = True) -> Any:
       ValueError: `text` is no JSON, nests deeper than `MAX_DEPTH`, has a name twice in one object,
         or a number that no float holds.
     """
-    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    text = text if isinstance(text, str) else text.decode("utf-8-sig")
     try:
         if len(text) >= _MANY_DIGITS and _LONG_NUMBER.search(text):
             json.loads(text, parse_int=_bounded_int)

@@ -39,6 +39,7 @@ BUILTINS = {
     "NonFiniteError": ArithmeticError,
     "OutputError": OSError,
     "DiskFullError": OSError,
+    "UnsupportedSystemError": ImportError,
 }
 
 

@@ -63,7 +63,7 @@ FORGED = [
     ("float16", "view_color", 9, "it must be three factors, 0.6 to 1.4"),
     ("float16", "view_flip", 2, "its `view_flip` is 2; it must be 0 or 1"),
     ("float16", "view_partner", IMAGES, "its `view_partner` is 5; it must be one of 5 images"),
-    ("float16", "view_partner", -2, "its `view_partner` is -2; it must be one of 5 images, or -1"),
+    ("float16", "view_partner", -3, "must be one of 5 images, -1 for none, or -2 for one gone"),
 ]
 
 

@@ -27,7 +27,7 @@ def impossible_parameters(
       views: that the parameters belong to.
       stored: of each parameter an array `[rows, …]`, typed as in `Views.datasets`; other names are
         not looked at.
-      num_images: of the store; a partner is one of them, or -1.
+      num_images: of the store; a partner is one of them, none, or one that was left out.
     """
     for name, dataset in views.datasets().items():
         values = stored[name].reshape(-1, *dataset[1])
@@ -59,5 +59,9 @@ def _limits(name: str, views: Views, num_images: int) -> tuple[tuple[float, floa
     if name == "view_flip":
         return (0, 1), "0 or 1"
     if name == "view_partner":
-        return (-1, num_images - 1), f"one of {num_images:,} images, or -1"
+        # A merge that leaves an image out writes -2 for it.
+        return (
+            -2,
+            num_images - 1,
+        ), f"one of {num_images:,} images, -1 for none, or -2 for one gone"
     return None, ""  # every seed is possible
