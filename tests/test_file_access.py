@@ -141,7 +141,31 @@ class TestMaps:
         assert main([*words, "--quiet", "--json", "--store-io", "pread"]) == 0
 
 
+class TestStoresThatAreCutShort:
+    """A copy over a store that is in use: reading its map would end the process with SIGBUS."""
+
+    @pytest.mark.parametrize("read", ["gather", "content_of", "view_parameters", "done_of"])
+    def test_rows_that_were_read_before_are_refused_too(self, tmp_path, read):
+        helpers.teach(tmp_path / "s.h5", 500)
+        store = open_store(tmp_path / "s.h5")
+        store.gather(np.arange(500))
+        os.truncate(tmp_path / "s.h5", 4096)
+        if read == "view_parameters":
+            assert store.view_parameters(np.arange(500)) == {}  # plain views have none
+            return
+        with pytest.raises(kd.StreamkdError, match=r"it was cut short to 4,096 of [\d,]+ bytes"):
+            getattr(store, read)(np.arange(500))
+
+
 class TestOtherCalls:
+    def test_a_planted_link_is_no_leftover(self, tmp_path):
+        (tmp_path / "precious").write_bytes(b"precious")
+        os.symlink(tmp_path / "precious", tmp_path / ".s.h5.1.tmp")
+        os.mkfifo(tmp_path / ".s.h5.2.tmp")
+        helpers.teach(tmp_path / "s.h5")
+        assert (tmp_path / "precious").read_bytes() == b"precious"
+        assert verify_store(tmp_path / "s.h5").sound
+
     def test_without_hard_links_a_store_gets_its_name(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", answering(errno.EPERM))
         helpers.teach(tmp_path / "s.h5")

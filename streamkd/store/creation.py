@@ -225,10 +225,10 @@ def remove_leftovers(path: str) -> None:
 def _remove_stale(temporary: str) -> None:
     """Removes a temporary file whose maker has ended."""
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EACCES):
-            return
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENXIO):
+            return  # removed, or not one of ours
         raise
     try:
         take_lock(temporary, descriptor)

@@ -208,7 +208,9 @@ class LogitStore(RowStore):
 
     def _read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Returns a copy of single entries; `rows` have been checked to be in range."""
-        if self._mapped:  # 'clip' saves a second look at the range
+        if self._mapped:
+            self._file.check_length()
+            # 'clip' saves a second look at the range.
             return self._mapped[name].take(rows, 0, mode="clip")
         return np.array(self._file.read_rows(name, rows, self._shape_of_row(name)))
 

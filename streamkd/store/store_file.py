@@ -114,7 +114,7 @@ class StoreFile:
         if not num_bytes:
             return np.empty(shape, spec.dtype)
         if self._map is not None:
-            self._check_length()
+            self.check_length()
             return np.ndarray(shape, spec.dtype, self._map, offset)
         data = self.read_bytes(offset, num_bytes)
         if len(data) != num_bytes:
@@ -138,7 +138,7 @@ class StoreFile:
             raise damaged(self.path, f"it ends inside of dataset '{name}'")
         return np.frombuffer(data, spec.dtype).reshape(len(indices), *shape)
 
-    def _check_length(self) -> None:
+    def check_length(self) -> None:
         """Refuses a file that was cut short since it was opened, as by a copy over it.
 
         Reading its map would end the process with SIGBUS, without a word.
