@@ -41,7 +41,13 @@ def rename_and_change(directory):
     draw_image(directory / "ant" / "renamed.png", 48, 0)
 
 
-@pytest.mark.parametrize("change", [draw_over, append, add, add_below, add_many, rename_and_change])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(draw_over, add, rename_and_change),
+        *(pytest.param(change, marks=pytest.mark.slow) for change in (append, add_below, add_many)),
+    ],
+)
 def test_the_command_that_a_refusal_names_answers_what_came_or_changed(
     store, directory, tmp_path, change
 ):

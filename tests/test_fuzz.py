@@ -24,13 +24,13 @@ PARTS = [
 
 
 def test_a_sample_of_damaged_files_is_refused_or_harmless(tmp_path):
-    done = fuzz(1, range(60), tmp_path, cheap=True)
+    done = fuzz(1, range(36), tmp_path, cheap=True)
     assert [case for case in done if case["wrong"] is not None] == []
     touched = {part for case in done for part in CHEAP if part in case["target"]}
     assert len(touched) > len(CHEAP) // 2
 
 
-@pytest.mark.parametrize(("kind", "count"), [("images", 60), ("models", 3), ("command_lines", 15)])
+@pytest.mark.parametrize(("kind", "count"), [("images", 60), ("models", 3), ("command_lines", 10)])
 def test_a_sample_of_each_kind(tmp_path, kind, count):
     cases = list(run_cases(kind, 1, range(count), tmp_path))
     assert len(cases) == count
