@@ -10,14 +10,13 @@ import json
 import re
 import shutil
 import sys
-import zipfile
 
 import attack_config_helpers
 import attack_file_helpers
 import keras
 import pytest
 import tf_keras
-from attack_helpers import Case
+from attack_helpers import Case, model_parts
 from process_helpers import running
 from timeouts import TIMEOUT_SECS
 
@@ -35,15 +34,10 @@ WRITES = ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.tru
 @pytest.fixture(scope="module")
 def parts_of(tmp_path_factory):
     """Gives the parts of a small model's file for 8 × 8 pixels, by the name of its family."""
-    parts = {}
-    for name, family in FAMILIES.items():
-        path = tmp_path_factory.mktemp(name) / "model.keras"
-        image = family.Input((8, 8, 3))
-        pooled = family.layers.GlobalAveragePooling2D()(image)
-        family.Model(image, family.layers.Dense(2)(pooled)).save(path)
-        with zipfile.ZipFile(path) as file:
-            parts[name] = {part: file.read(part) for part in file.namelist()}
-    return parts
+    return {
+        name: model_parts(family, tmp_path_factory.mktemp(name))
+        for name, family in FAMILIES.items()
+    }
 
 
 class Listener:

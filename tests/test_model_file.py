@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from attack_helpers import model_parts
 
 from streamkd.codes import StreamkdWarning
 from streamkd.errors import StudentError, TeacherError
@@ -29,14 +30,10 @@ FAMILIES = {"tf_keras": tf_keras, "keras": keras}
 @pytest.fixture(scope="module")
 def parts_of(tmp_path_factory):
     """Gives the parts of a small functional model's file, by the name of its family."""
-    parts = {}
-    for name, family in FAMILIES.items():
-        path = tmp_path_factory.mktemp(name) / "model.keras"
-        image = family.Input((8, 8, 3))
-        pooled = family.layers.GlobalAveragePooling2D()(image)
-        family.Model(image, family.layers.Dense(2)(pooled)).save(path)
-        with zipfile.ZipFile(path) as file:
-            parts[name] = {part: file.read(part) for part in file.namelist()}
+    parts = {
+        name: model_parts(family, tmp_path_factory.mktemp(name))
+        for name, family in FAMILIES.items()
+    }
     return lambda family: dict(parts[family])
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from streamkd.cli import arguments, exif_flags
-from streamkd.image_options import COLOR_CHANNELS, DECODES, INTERPOLATIONS, MAX_PIXELS
+from streamkd.cli import arguments
+from streamkd.image_options import COLOR_CHANNELS, DECODES, EXIFS, INTERPOLATIONS, MAX_PIXELS
 
 # Flags of `add_pixels` and `add_max_pixels`, which are keyword arguments in Python.
 PIXEL_FLAGS = (
@@ -68,7 +68,26 @@ def add_pixels(
         f"resized with antialiasing (scaled) (default: {source}exact)",
     )
     shown = "the colours behind are shown"
-    exif_flags.add(group, exif=f"{source}ignore", background=f"{source}{shown}")
+    _add_exif_and_background(group, exif=f"{source}ignore", background=f"{source}{shown}")
+
+
+def _add_exif_and_background(
+    to: arguments.Parser | arguments.Group, *, exif: str, background: str
+) -> None:
+    """Adds --exif and --background, with their defaults in words."""
+    to.add_argument(
+        "--exif",
+        choices=EXIFS,
+        help="show a photograph as it lies in its file (ignore), or turned as its EXIF tag says "
+        f"(apply) (default: {exif})",
+    )
+    to.add_argument(
+        "--background",
+        type=arguments.background,
+        metavar="R,G,B",
+        help="lay transparent images on a colour, such as 255,255,255 for white (default: "
+        f"{background})",
+    )
 
 
 def add_max_pixels(parser: arguments.Parser) -> None:
@@ -90,7 +109,7 @@ def add_checked_pixels(parser: arguments.Parser) -> None:
         default="rgb",
         help="channels to which --check decodes: those of your `streamkd teach` (default rgb)",
     )
-    exif_flags.add(parser, exif="ignore", background="the colours behind are shown")
+    _add_exif_and_background(parser, exif="ignore", background="the colours behind are shown")
 
 
 def add_on_bad(parser: arguments.Parser) -> None:
