@@ -159,6 +159,10 @@ WARNINGS = {
         "The student is shown views that the teacher has not answered.",
         "Use `--augment independent` for comparison only.",
     ),
+    "student_needs_classes": Meaning(
+        "The saved student can be opened only by a program that knows its own classes.",
+        "Register the classes in a module, as the message shows.",
+    ),
     "model_trusted": Meaning(
         "A model file was loaded with `--trust`, and would be refused without.",
         "Nothing, if the file is your own; the message says what it may do.",

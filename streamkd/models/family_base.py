@@ -75,6 +75,15 @@ class Family(abc.ABC):
     def matmul(self, inputs: Any, kernel: Any) -> Any:
         """Returns the matrix product that the family's Dense layer computes."""
 
+    def has_operations(self, model: Any) -> bool:
+        """Returns whether a model computes with operations on tensors besides its layers."""
+        models, _ = self.models_and_layers(model)
+        return any(self.operations_of(part) for part in models)
+
+    @abc.abstractmethod
+    def saved_as_it_can_be_read(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Lets a model be saved whose settings the family computes with and cannot write."""
+
     # Variables.
 
     @abc.abstractmethod

@@ -61,6 +61,10 @@ class Keras3(Family):
         """Does nothing: random layers draw from variables anyway."""
         return contextlib.nullcontext()
 
+    def saved_as_it_can_be_read(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Does nothing: Keras 3 writes all that it computes with."""
+        return contextlib.nullcontext()
+
     def variables_of(self, optimizer: Any) -> list[Any]:
         return list(optimizer.variables)
 

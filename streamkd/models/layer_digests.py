@@ -97,3 +97,7 @@ def settings_text(settings: Any) -> str:
 def _digest(settings: Any) -> str:
     text = settings_text(settings)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+# Digest of a layer that could not tell its settings.
+UNKNOWN = _digest(None)

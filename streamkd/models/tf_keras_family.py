@@ -72,6 +72,27 @@ class TfKeras(Family):
             for layer, own in before.items():
                 layer._random_generator = own
 
+    def has_operations(self, model: Any) -> bool:
+        _, layers = self.models_and_layers(model)
+        return any(type(layer).__module__.endswith(".tf_op_layer") for layer in layers)
+
+    @contextlib.contextmanager
+    def saved_as_it_can_be_read(self, model: Any) -> Iterator[None]:
+        """Writes out what `...` stands for in slices of tensors, for which there is no JSON.
+
+        The preprocessing of some applications slices so.
+        """
+        _, layers = self.models_and_layers(model)
+        slicings = [layer for layer in layers if type(layer).__name__ == "SlicingOpLambda"]
+        before = {node: node.call_args for layer in slicings for node in layer._inbound_nodes}
+        for node, (tensor, *parts) in before.items():
+            node.call_args = (tensor, *(_written_out(part, tensor.shape.rank) for part in parts))
+        try:
+            yield
+        finally:
+            for node, arguments in before.items():
+                node.call_args = arguments
+
     def variables_of(self, optimizer: Any) -> list[Any]:
         variables = list(optimizer.variables)
         scale: Any = getattr(optimizer, "_loss_scale", None)  # not among the optimizer's variables
@@ -118,3 +139,15 @@ class TfKeras(Family):
 def _random_layers(model: Any) -> list[Any]:
     """Returns the layers of a model that draw random numbers."""
     return [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
+
+
+def _written_out(index: Any, rank: int) -> Any:
+    """Returns an index of a tensor, as tf_keras keeps it, without `...`."""
+    parts = index if isinstance(index, tuple) else (index,)
+    places = [place for place, part in enumerate(parts) if part is Ellipsis]
+    if not places:
+        return index
+    num_axes = sum(part is not Ellipsis and part is not None for part in parts)
+    everything = {"start": None, "stop": None, "step": None}
+    place = places[0]
+    return (*parts[:place], *[everything] * (rank - num_axes), *parts[place + 1 :])

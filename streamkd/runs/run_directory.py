@@ -27,6 +27,7 @@ from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdErro
 from streamkd.file_access import take_lock, warn_if_not_locked
 from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.keys import key_fields, key_of_fields
+from streamkd.models.saving import save_model
 from streamkd.runs.checkpoint import finished_checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
 
@@ -192,7 +193,7 @@ class RunDirectory:
             raise ResumeError(
                 f"The run {self.path} was started with another {name}.\n"
                 + both_sides(begun, now, name, ("run", "now"))
-                + f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
+                + _way_on(self.path, name)
             )
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -249,7 +250,18 @@ class RunDirectory:
         temporary = self.path / STUDENT_TEMPORARY
         with replacing(self.student, temporary):
             disk.open_new(temporary).close()  # Keras follows a link of that name
-            student.save(temporary)
+            save_model(student, temporary)
+
+
+def _way_on(run: Path, name: str) -> str:
+    """Returns what to do about a run that was started with another `name`."""
+    if name != "epochs":
+        return f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
+    return (
+        "The learning rate was planned for these epochs. To train the student of this run longer, "
+        f"give `--student {run} --out {run}-longer` and the epochs that it is to train besides; to "
+        "start again, add `--no-resume`."
+    )
 
 
 def _not_a(wanted: str, path: Path, kind: str) -> OutputError:

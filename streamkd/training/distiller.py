@@ -25,6 +25,7 @@ from streamkd.models import preprocessing
 from streamkd.models.families import family_of
 from streamkd.models.logits_head import logits_model
 from streamkd.models.precision import precision_of
+from streamkd.models.saving import check_can_be_saved
 from streamkd.public import public
 from streamkd.stream.stream import Stream
 from streamkd.training import callback_checks, run_config
@@ -205,6 +206,9 @@ class Distiller:
         stream.check_share(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
         check_fits(self._logits, self.student, stream)
+        if run is not None:
+            image = np.zeros((1, *stream.options.shape), np.float32)
+            self.workers.from_chief(lambda: check_can_be_saved(self.student, image))
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,
