@@ -19,6 +19,18 @@ from streamkd.image_options import parse_background, parse_image_size
 MAX_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
 
+class Collected(argparse.Action):
+    """A flag that may be given several times; its values make a list, which replaces the default.
+
+    A configuration file gives the list, or one value alone.
+    """
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        given = [] if before is None or before is self.default else before
+        setattr(namespace, self.dest, [*given, values])
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose refusals are streamkd's own, so that `--json` can print them too.
 

@@ -138,7 +138,8 @@ class _Setting:
         self._check_type()
         try:
             if not isinstance(value, list):
-                return self._converted_text(str(value))
+                converted = self._converted_text(str(value))
+                return [converted] if isinstance(argument, arguments.Collected) else converted
             if isinstance(argument.nargs, int) and len(value) != argument.nargs:
                 raise argparse.ArgumentTypeError(f"expected {argument.nargs} arguments")
             if argument.nargs == "+" and not value:
@@ -166,6 +167,9 @@ class _Setting:
         wanted, fits = _toml_type(argument)
         if argument.nargs == 0:
             wanted, accepted = "true or false", False
+        elif isinstance(argument, arguments.Collected):
+            wanted = f"{wanted}, or a list in [ ] of these"
+            accepted = all(map(fits, value if isinstance(value, list) else [value]))
         elif argument.nargs in ("+", "*") or isinstance(argument.nargs, int):
             length = f" of {argument.nargs}" if isinstance(argument.nargs, int) else ""
             wanted = f"a list{length} in [ ], each {wanted}"

@@ -13,6 +13,7 @@ from typing import Any
 from streamkd import json_text, small_files
 from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
 from streamkd.file_kinds import kind_of_path
+from streamkd.models.user_code import is_function
 
 
 def read_class_names(path: str | None) -> list[str] | None:
@@ -78,7 +79,9 @@ def read_class_weight(text: str | None) -> Any:
 
 
 def check_model(path: str, kind: str) -> None:
-    """Refuses a 'teacher' or 'model' that does not exist."""
+    """Refuses a 'teacher' or 'model' that does not exist; a teacher may be a function."""
+    if kind == "teacher" and is_function(path):
+        return
     if not Path(path).exists():
         refusal = TeacherError if kind == "teacher" else StudentError
         raise refusal(f"There is no {kind} at {path}.\nGive the path of a saved `.keras` file.")

@@ -29,6 +29,14 @@ def add_common(parser: arguments.Parser) -> None:
         action="store_true",
         help="print one JSON object on standard output, also on failure",
     )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action=arguments.Collected,
+        metavar="MODULE",
+        help="import a module of your own first, such as one that registers the layers of a model; "
+        "may be given several times",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress on standard error")
     parser.add_argument(
         "--config",

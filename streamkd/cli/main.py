@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with file_settings(
                 store_io=getattr(args, "store_io", None), locks=not getattr(args, "no_lock", False)
             ):
+                _import(args.imports or [])
                 answer = args.run(args)
             return deliver(lambda: print_answer(answer, args.json), answer.exit_code)
     except StreamkdError as error:
@@ -58,6 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
         return _refuse("internal", message, None, args.json, EXIT_OUR_FAULT)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Imports the modules of --import, which may register layers."""
+    if not modules:
+        return
+    from streamkd.models.user_code import import_module
+    from streamkd.tf_support.quiet_import import import_tensorflow
+
+    import_tensorflow()
+    for name in modules:
+        import_module(name, f"--import {name}")
 
 
 def _why_system_refuses(error: Exception) -> str | None:

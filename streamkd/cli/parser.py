@@ -92,7 +92,14 @@ def _teach(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        metavar="T",
+        help="a saved .keras model, or module:function[:name=value,...], called with these "
+        "arguments; it returns a Keras model, or a function from images (float32, 0 to 255) to "
+        "logits [images, classes]",
+    )
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
     flags.add_number(parser, "--batch-size", 64, text)

@@ -203,7 +203,10 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
+    from streamkd.runs.run_code import import_code_of
 
+    if os.path.isdir(args.student):
+        import_code_of(args.student, trust=args.trust)
     tf_keras.utils.set_random_seed(args.seed)
     with scope, precision(args.precision):
         student = load_student(

@@ -32,8 +32,9 @@ def add_train(parser: arguments.Parser) -> None:
         "--student",
         required=True,
         metavar="M",
-        help="a .keras file; package.module:function, called with num_classes and image_shape; or "
-        "a Keras application (MobileNetV3Small:alpha=0.75)",
+        help="a .keras file or a run; module:function[:name=value,...], called with num_classes, "
+        "image_shape (height, width, channels) and these arguments; or a Keras application "
+        "(MobileNetV3Small:alpha=0.75)",
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
     flags.add_no_lock(parser)

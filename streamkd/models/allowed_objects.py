@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from streamkd.models import user_code
+
 _LAYERS = """
     Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D
     AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add
@@ -157,6 +159,8 @@ def why_refused(entry: Mapping[str, Any], is_registered: Callable[[str], bool]) 
     # Without a module Keras takes the class by its own name, whatever is registered.
     if module is not None and isinstance(registered, str) and is_registered(registered):
         return None
+    if isinstance(module, str) and user_code.is_own_layer(module, name):
+        return _why_second_name_is_refused(name, registered)
     if module is not None and not (isinstance(module, str) and _MODULE.fullmatch(module)):
         return f"{name!r:.80} is of the module {module!r:.80}, which is not Keras' own"
     if name in REFUSED_LAYERS:
@@ -171,6 +175,14 @@ def why_refused(entry: Mapping[str, Any], is_registered: Callable[[str], bool]) 
     elif name not in ALLOWED_CLASSES:
         return f"{name!r:.80} is not on the list of Keras' layers that only compute"
     return _why_second_name_is_refused(name, registered)
+
+
+def foreign_module(entry: Mapping[str, Any]) -> str | None:
+    """Returns the module of an object that is not Keras' own; None if it has no usable name."""
+    module = entry.get("module")
+    if not isinstance(module, str) or _MODULE.fullmatch(module):
+        return None
+    return module if user_code.is_module_name(module) else None
 
 
 def _why_function_is_refused(

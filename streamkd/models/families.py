@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,22 @@ from typing import Any
 from streamkd.codes import warn
 from streamkd.errors import OptionError, StreamkdError, TeacherError
 from streamkd.file_kinds import kind_of_path
-from streamkd.models import model_file
+from streamkd.models import model_file, user_code
 from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
 from streamkd.models.loading_limit import LoadingLimit, LoadingTakesTooMuch
 from streamkd.models.model_file import DamagedModelError, NoModelFileError, UntrustedModelError
+from streamkd.models.reasons import keras_reason
 from streamkd.models.tf_keras_family import TfKeras
 from streamkd.models.weights_limit import weights_limit
 
 TF_KERAS = TfKeras()
 KERAS_3 = Keras3()
 FAMILIES = {family.name: family for family in (TF_KERAS, KERAS_3)}
+# Words of both families about a class that is nowhere defined.
+_MISSING = re.compile(
+    r"[Cc]ould not locate|[Uu]nknown (layer|object)|module \S+ cannot be imported"
+)
 OPTIMIZER_BASES = ("Optimizer", "BaseOptimizer")
 
 
@@ -122,10 +128,11 @@ def _loaded(family: Family, file: Path, *, trust: bool) -> Any:
     """
     keras = family.keras
     try:
-        model = keras.models.load_model(file, compile=False, safe_mode=not trust)
+        model = keras.models.load_model(
+            file, custom_objects=user_code.own_layers(), compile=False, safe_mode=not trust
+        )
     except Exception as error:  # an odd configuration makes Keras raise errors of any class
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DamagedModelError(lines[0][:300].rstrip(".")) from error
+        raise DamagedModelError(keras_reason(error)) from error
     if not isinstance(model, keras.Model):
         raise DamagedModelError(f"it holds a {type(model).__name__}, which is no model")
     return model
@@ -139,7 +146,7 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
     except UntrustedModelError as error:
         raise refusal(
             f"{path} may run code or touch files when it is loaded: {error}.\n"
-            "Do not load a file from a stranger; add `--trust` if the file is your own."
+            + _way_to_trust(error.module)
         ) from error
     except NoModelFileError as error:
         kind = kind_of_path(path)
@@ -150,8 +157,7 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
         ) from error
     except DamagedModelError as error:
         raise refusal(
-            f"{path} could not be loaded as a Keras model: {error}.\n"
-            "Save the model again with `model.save(...)`."
+            f"{path} could not be loaded as a Keras model: {error}.\n" + _way_to_load(str(error))
         ) from error
     except OSError as error:
         raise refusal(
@@ -159,3 +165,26 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
             "Give the path of a saved `.keras` file, and look at the room in the temporary "
             "directory."
         ) from error
+
+
+def _way_to_trust(module: str | None) -> str:
+    """Returns what to do about a file whose object of a module of its own was refused."""
+    stranger = "Do not load a file from a stranger"
+    if module is None or module in ("__main__", "__mp_main__"):
+        return f"{stranger}; add `--trust` if the file is your own."
+    if user_code.is_named(module):
+        return (
+            f"{stranger}. If it is your own, register it in {module} with "
+            "`@keras.saving.register_keras_serializable()`, or add `--trust`."
+        )
+    return (
+        f"{stranger}. If the module {module} is your own, add `--import {module}`; if the whole "
+        "file is your own, add `--trust`."
+    )
+
+
+def _way_to_load(reason: str) -> str:
+    """Returns what to do about a file that Keras cannot build."""
+    if _MISSING.search(reason):
+        return "Add `--import MODULE` with the module that defines it."
+    return "Save the model again with `model.save(...)`."

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from streamkd import small_files
 from streamkd.errors import OptionError
 from streamkd.models.family_base import Family
 
@@ -26,7 +28,7 @@ class Keras3(Family):
     chief_only_callbacks = ("CSVLogger", "ModelCheckpoint", "TensorBoard")
 
     def check_backend(self) -> None:
-        backend = os.environ.get("KERAS_BACKEND", BACKEND)
+        backend = os.environ.get("KERAS_BACKEND") or _backend_of_configuration()
         if backend != BACKEND:
             raise OptionError(
                 f"Keras 3 is set to the backend {backend!r}, and streamkd trains with TensorFlow.\n"
@@ -101,3 +103,12 @@ class Keras3(Family):
     def takes_smallest_as_best(self, callback: Any) -> bool:
         # Undecided yet: `settle_direction` will know what is better.
         return not hasattr(callback, "_set_monitor_op") and super().takes_smallest_as_best(callback)
+
+
+def _backend_of_configuration() -> str:
+    """Returns the backend that Keras will read from its own file, as users of PyTorch have it."""
+    home = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser())
+    try:
+        return str(small_files.read_object(home / "keras.json").get("backend", BACKEND))
+    except (OSError, ValueError, small_files.DamagedFileError):
+        return BACKEND  # so does Keras

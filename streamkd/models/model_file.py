@@ -67,7 +67,15 @@ class DamagedModelError(ValueError):
 
 
 class UntrustedModelError(ValueError):
-    """The file may act when it is loaded; the text is the reason alone."""
+    """The file may act when it is loaded; the text is the reason alone.
+
+    Attributes:
+      module: that defines the object which was refused; None for one of Keras.
+    """
+
+    def __init__(self, reason: str, module: str | None = None) -> None:
+        super().__init__(reason)
+        self.module = module
 
 
 class NoModelFileError(DamagedModelError):
@@ -240,7 +248,7 @@ def _check_config(config: Any, is_registered: Callable[[str], bool], *, is_keras
             raise DamagedModelError(f"its {CONFIG} has over {MAX_OBJECTS:,} layers and their parts")
         reason = allowed_objects.why_refused(entry, is_registered)
         if reason is not None:
-            raise UntrustedModelError(reason)
+            raise UntrustedModelError(reason, allowed_objects.foreign_module(entry))
     for entry in _dicts(config):
         reason = why_graph_is_refused(entry, is_keras_3=is_keras_3)
         if reason is not None:

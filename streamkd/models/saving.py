@@ -22,11 +22,10 @@ from streamkd.codes import warn
 from streamkd.errors import StudentError
 from streamkd.models.families import family_of
 from streamkd.models.family_base import Family
+from streamkd.models.reasons import keras_reason
 
 # Largest difference of two answers to one image, as a part of the largest answer.
 _TOLERANCE = 1e-3
-# Longest reason of Keras that a message shows, in characters.
-_MAX_REASON = 400
 
 
 def save_model(model: Any, path: str | os.PathLike) -> None:
@@ -125,17 +124,10 @@ def _call(model: Any, function: Callable[[], Any], what: str) -> Any:
         return function()
     except Exception as error:  # the user's code raises errors of every class
         raise StudentError(
-            f"The student {model.name!r} {what}: {_reason(error)}\n"
+            f"The student {model.name!r} {what}: {keras_reason(error)}.\n"
             "Let `get_config` of each layer of your own return the arguments of its `__init__`, as "
             "numbers, texts, lists and dicts."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Returns the words of Keras in one line; Keras 3 puts the cause behind all settings."""
-    text = str(error).rpartition("Exception encountered:")[2]
-    words = " ".join(text.split()) or type(error).__name__
-    return words if len(words) <= _MAX_REASON else words[: _MAX_REASON - 1] + "…"
 
 
 def _numbers(answers: np.ndarray) -> str:

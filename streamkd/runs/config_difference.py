@@ -12,7 +12,10 @@ from streamkd import differences
 from streamkd.models.layer_digests import UNKNOWN
 
 # Entries for the reader, which may differ when a run resumes.
-INFORMATIVE = ("versions", "platform", "initial_weights", "arguments", "class_names", "replicas")
+INFORMATIVE = (
+    *("versions", "platform", "initial_weights", "arguments", "class_names", "replicas"),
+    "code",
+)
 # Entries named first if several differ: the others may follow from them.
 NAMED_FIRST = ("optimizer", "schedule")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import TeacherError
-from streamkd.models import families
+from streamkd.models import families, user_code
 from streamkd.public import public
 from streamkd.teachers.teacher import Teacher
 
@@ -31,8 +31,8 @@ def load_teacher(
 
     Args:
       source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
-        float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, or a
-        `Teacher`, which is returned as it is.
+        float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, a `Teacher`,
+        which is returned as it is, or `module:function[:name=value,…]`, which returns one of these.
       preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
@@ -44,6 +44,8 @@ def load_teacher(
     Raises:
       TeacherError: `source` cannot be loaded, or is none of these.
     """
+    if isinstance(source, str) and user_code.is_function(source):
+        name, source = name or source, user_code.build_teacher(source)
     if isinstance(source, Teacher):
         return source
     options = {"preprocess": preprocess, "output": output, "drop_output": drop_output}

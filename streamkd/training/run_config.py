@@ -25,10 +25,12 @@ import numpy as np
 import streamkd
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import Manifest
+from streamkd.models import user_code
 from streamkd.models.families import family_name
 from streamkd.models.family_base import Family
 from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.models.precision import precision_of
+from streamkd.runs.run_code import describe_code
 from streamkd.stream.stream import Stream
 from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family
@@ -139,7 +141,17 @@ def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> d
         "platform": platform.platform(),
         "initial_weights": digest_of(np.asarray(weight) for weight in student.weights),
         "arguments": arguments,
+        **describe_code(_modules_of(arguments or {})),
     }
+
+
+def _modules_of(arguments: dict[str, Any]) -> list[str]:
+    """Returns the modules of the user's own that a command named."""
+    student = arguments.get("student")
+    named = list(arguments.get("imports") or [])
+    if isinstance(student, str) and user_code.is_function(student):
+        named.append(user_code.module_of(student))
+    return list(dict.fromkeys(named))
 
 
 def digest_of(arrays: Iterable[np.ndarray | None]) -> str | None:

@@ -1,0 +1,202 @@
+"""Code of the user's own: modules that a command imports, functions that build models.
+
+    import_module("my_layers", "--import my_layers")
+    build, arguments = function_of("my_models:small:width=32", "--student", StudentError)
+    model = call(build, {"num_classes": 10, **arguments}, "--student my_models:small", StudentError)
+
+Only what somebody named is imported. A layer that such a module defines may then stand in a model
+file without `--trust`: its code has run already.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from typing import Any
+
+from streamkd.errors import OptionError, StreamkdError, TeacherError
+from streamkd.models.reasons import last_lines
+
+# `package.module:function`, and what follows a second colon.
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?::(.*))?", re.DOTALL)
+# Characters of the longest name of a module that a file may give.
+_MAX_NAME = 80
+# Packages whose layers are on a list of their own, whoever imports them.
+_NOT_OWN = ("keras", "tf_keras", "tensorflow")
+# Names of modules that were imported here because somebody named them.
+_imported: set[str] = set()
+
+
+def import_module(
+    name: str, flag: str = "--import", refusal: type[StreamkdError] = OptionError
+) -> Any:
+    """Returns a module, imported as `python -m` would find it from the working directory.
+
+    Raises:
+      refusal: there is no such module, or its code raises an error.
+    """
+    _look_in_working_directory()
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # the user's code raises errors of every class
+        raise refusal(
+            f"The module {name!r} of {flag} cannot be imported: {last_lines(error)}.\n"
+            "Give the module as Python would import it from here."
+        ) from error
+    _imported.add(name)
+    return module
+
+
+def _look_in_working_directory() -> None:
+    """Lets Python find modules there, as under `python -m`."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def is_module_name(name: Any) -> bool:
+    """Returns whether something is a module's name in full, short enough for a message."""
+    parts = name.split(".") if isinstance(name, str) and len(name) <= _MAX_NAME else [""]
+    return all(part.isidentifier() for part in parts)
+
+
+def place_of_module(name: str) -> str | None:
+    """Returns the file that importing a module, or the package that holds it, would run first.
+
+    Nothing is imported. None if there is no such module.
+    """
+    try:
+        here = [] if os.getcwd() in sys.path else [os.getcwd()]
+        found = PathFinder.find_spec(name.partition(".")[0], [*here, *sys.path])
+    except (ImportError, OSError, ValueError):
+        return None
+    if found is None:
+        return None
+    places = [found.origin] if found.origin else list(found.submodule_search_locations or [])
+    return os.path.realpath(places[0]) if places else None
+
+
+def is_function(text: str) -> bool:
+    """Returns whether a text is `module:function`, not a file's name or an application's."""
+    match = _FUNCTION.fullmatch(text)
+    return match is not None and not os.path.exists(text)
+
+
+def module_of(text: str) -> str:
+    """Returns the module in `module:function`."""
+    return text.partition(":")[0]
+
+
+def function_of(
+    text: str, flag: str, refusal: type[StreamkdError]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Returns the function that `module:function[:name=value,…]` names, and the arguments.
+
+    Raises:
+      refusal: there is no such module or function, or the arguments cannot be read.
+    """
+    match = _FUNCTION.fullmatch(text)
+    assert match is not None  # `is_function` was asked
+    module_name, name, rest = match.groups()
+    module = import_module(module_name, f"{flag} {module_name}:{name}", refusal)
+    function = getattr(module, name, None)
+    if not callable(function):
+        kind = "no function" if function is None else f"a {type(function).__name__}, no function,"
+        raise refusal(
+            f"The module {module_name!r} has {kind} {name!r}.\nGive {flag} package.module:function."
+        )
+    return function, arguments_of(rest or "", f"{flag} {text}", refusal)
+
+
+def arguments_of(text: str, flag: str, refusal: type[StreamkdError]) -> dict[str, Any]:
+    """Returns the arguments in 'alpha=0.75,minimalistic=True'."""
+    arguments = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        try:
+            if not equals:
+                raise ValueError(part)
+            arguments[name.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise refusal(
+                f"The argument {part!r} of {flag} cannot be read.\n"
+                "Write NAME:argument=value,argument=value, with strings in quotes."
+            ) from error
+    return arguments
+
+
+def call(
+    function: Callable[..., Any],
+    arguments: dict[str, Any],
+    flag: str,
+    refusal: type[StreamkdError],
+) -> Any:
+    """Returns the answer of a function of the user's own.
+
+    Raises:
+      refusal: the function raises an error; its last lines are shown.
+    """
+    try:
+        return function(**arguments)
+    except StreamkdError:
+        raise
+    except Exception as error:  # the user's code raises errors of every class
+        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise refusal(
+            f"{flag} cannot be built: {last_lines(error)}\n  called with {shown or 'nothing'}\n"
+            "Mend the function, or give other arguments."
+        ) from error
+
+
+def build_teacher(text: str) -> Any:
+    """Returns what the function `module:function[:name=value,…]` returns: a model or a callable.
+
+    Raises:
+      TeacherError: there is no such function, it fails, or it returns none of these.
+    """
+    function, arguments = function_of(text, "--teacher", TeacherError)
+    teacher = call(function, arguments, f"The teacher {text!r}", TeacherError)
+    if not callable(teacher):
+        raise TeacherError(
+            f"The teacher {text!r} returned {type(teacher).__name__}.\n"
+            "The function must return a Keras model, a `Teacher`, or a callable: images -> logits."
+        )
+    return teacher
+
+
+def is_own_layer(module: str, name: str) -> bool:
+    """Returns whether a module that somebody named defines a Keras layer of this name."""
+    return is_named(module) and _is_layer(module, getattr(sys.modules.get(module), name, None))
+
+
+def own_layers() -> dict[str, type]:
+    """Returns the Keras layers that modules define which somebody named, by the layer's name.
+
+    Keras finds a layer that is not registered only among these. A name that two modules define
+    tells neither of the layers, and is left out.
+    """
+    found: dict[str, list[type]] = {}
+    for module in filter(is_named, list(sys.modules)):
+        for kind in list(vars(sys.modules[module]).values()):
+            if _is_layer(module, kind) and kind not in found.setdefault(kind.__name__, []):
+                found[kind.__name__].append(kind)
+    return {name: kinds[0] for name, kinds in found.items() if len(kinds) == 1}
+
+
+def is_named(module: str) -> bool:
+    """Returns whether somebody named a module or a package that holds it, and it is not Keras."""
+    parts = module.split(".")
+    if parts[0] in _NOT_OWN:
+        return False
+    return any(".".join(parts[:count]) in _imported for count in range(1, len(parts) + 1))
+
+
+def _is_layer(module: str, kind: Any) -> bool:
+    if not isinstance(kind, type) or kind.__module__ != module:
+        return False
+    bases = {(base.__name__, base.__module__.partition(".")[0]) for base in kind.__mro__}
+    return bool(bases & {("Layer", "keras"), ("Layer", "tf_keras")})
