@@ -8,13 +8,15 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tf_keras
 from helpers import draw_directory
 
 import streamkd as kd
 from streamkd.cli.main import main
 from streamkd.errors import OptionError, StudentError, TeacherError
-from streamkd.models import user_code
+from streamkd.models import allowed_objects, preprocessing, user_code
 from streamkd.models.families import load_model
+from streamkd.models.keras3_family import Keras3
 from streamkd.models.load_student import load_student
 from streamkd.runs import run_code
 
@@ -34,6 +36,7 @@ def pair(num_classes, image_shape): return small(num_classes, image_shape), 7
 def fails(num_classes, image_shape): return {}["no such key"]
 def asserts(num_classes, image_shape): assert image_shape == (1, 1, 1)
 def exits(num_classes, image_shape): raise RuntimeError("first\\nsecond")
+def leaves(num_classes, image_shape): raise SystemExit(3)
 STUDENT = 7
 """
 TEACHERS = """
@@ -52,6 +55,8 @@ def modules(tmp_path, monkeypatch):
         "own_teachers": TEACHERS,
         "broken_module": "def small(:\n",
         "raising_module": "1 / 0\n",
+        "leaving_module": "raise SystemExit(3)\n",
+        "talking_module": "print('hello')\n",
     }
     for name, text in names.items():
         (tmp_path / f"{name}.py").write_text(text)
@@ -141,7 +146,7 @@ def test_the_command_line_imports(tmp_path, capsys):
     forget()
     command = ["evaluate", "m.keras", "images", "--quiet"]
     assert main(command) == 2
-    assert "`--import MODULE`" in capsys.readouterr().err
+    assert "`--import own_layers`" in capsys.readouterr().err
     assert main([*command, "--import", "own_layers", "--import", "own_teachers"]) == 0
     assert main([*command, "--import", "broken_module"]) == 2
     assert "The module 'broken_module' of --import broken_module" in capsys.readouterr().err
@@ -177,3 +182,133 @@ def test_a_run_imports_what_its_own_user_named_and_nobody_elses(tmp_path, monkey
 def test_import_names_the_module():
     with pytest.raises(OptionError, match="The module 'absent' of --import cannot be imported"):
         user_code.import_module("absent")
+
+
+def test_a_run_that_comes_back_beside_another_module_vouches_for_nothing(tmp_path, monkeypatch):
+    entry = run_code.describe_code(["own_layers"])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own_layers.py").write_text("1 / 0\n")
+    (elsewhere / "config.json").write_text(json.dumps(entry))
+    assert "elsewhere" not in json.dumps(entry)
+    monkeypatch.chdir(elsewhere)
+    assert run_code.import_code_of(elsewhere, trust=False) == ["own_layers"]
+    assert "own_layers" not in sys.modules
+
+
+def test_a_planted_name_of_a_module_is_neither_imported_nor_shown(tmp_path):
+    names = ["os; import evil", "a" * 100, "", "a..b", "\x1b[2J"]
+    (tmp_path / "config.json").write_text(json.dumps({"code": {"modules": names, "mark": None}}))
+    assert run_code.import_code_of(tmp_path, trust=True) == []
+
+
+def test_importing_keras_allows_none_of_the_layers_that_it_refuses(family):
+    user_code.import_module(family.name)
+    kind = family.layers.Lambda
+    assert not user_code.is_own_layer(kind.__module__, kind.__name__)
+    assert "Lambda" not in user_code.own_layers()
+
+
+def test_a_name_that_two_imported_modules_define_stands_for_neither_layer(tmp_path):
+    (tmp_path / "other_layers.py").write_text(LAYERS.replace("mine", "other"))
+    for module in ("own_layers", "other_layers"):
+        user_code.import_module(module)
+    assert user_code.own_layers() == {}
+    forget(("own_layers", "other_layers"))
+
+
+def test_a_layer_with_another_registered_name_stays_refused():
+    user_code.import_module("own_layers")
+    entry = {"class_name": "Scaled", "module": "own_layers", "registered_name": "Lambda"}
+    assert "second name 'Lambda'" in allowed_objects.why_refused(entry, lambda name: False)
+    entry["registered_name"] = "Scaled"
+    assert allowed_objects.why_refused(entry, lambda name: False) is None
+
+
+@pytest.mark.parametrize("source", ["leaving_module:small", "own_layers:leaves"])
+def test_code_that_ends_the_program_is_refused(source):
+    with pytest.raises(StudentError, match=r"SystemExit: 3 \(line 17? of "):
+        load_student(source, **SHAPE)
+
+
+def test_what_a_module_prints_is_no_part_of_the_answer(tmp_path, capsys):
+    draw_directory(tmp_path / "images", [4, 4, 4])
+    assert main(["scan", "images", "--json", "--import", "talking_module"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["num_images"] == 12
+    assert "hello" in printed.err
+
+
+@pytest.mark.parametrize("value", ['"talking_module"', '["talking_module", "own_teachers"]'])
+def test_a_configuration_file_names_modules(tmp_path, capsys, value):
+    draw_directory(tmp_path / "images", [4, 4, 4])
+    (tmp_path / "c.toml").write_text(f"import = {value}\n")
+    assert main(["scan", "images", "--config", "c.toml"]) == 0
+    assert "hello" in capsys.readouterr().err
+    forget(("talking_module",))
+    assert main(["scan", "images", "--config", "c.toml", "--import", "own_teachers"]) == 0
+    assert "hello" not in capsys.readouterr().err
+    (tmp_path / "c.toml").write_text("import = 3\n")
+    assert main(["scan", "images", "--config", "c.toml"]) == 2
+    assert "--import takes a string in quotes, or a list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "backend"),
+    [
+        ('{"backend": "jax"}', "jax"),
+        ('{"backend": "torch", "floatx": "float32"}', "torch"),
+        ('{"backend": "tensorflow"}', None),
+        ("{}", None),
+        ("[]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_the_backend_in_keras_own_file_is_refused(tmp_path, monkeypatch, text, backend):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if text is not None:
+        (tmp_path / "kept.json").write_text(text)
+        (tmp_path / "keras.json").symlink_to(tmp_path / "kept.json")
+    if backend is None:
+        Keras3().check_backend()
+        return
+    with pytest.raises(OptionError, match=f"backend '{backend}'.*\n.*KERAS_BACKEND=tensorflow"):
+        Keras3().check_backend()
+    (tmp_path / "needs_backend.py").write_text(
+        f"raise ModuleNotFoundError('No module', name={backend!r})\n"
+    )
+    with pytest.raises(OptionError, match="KERAS_BACKEND=tensorflow"):
+        user_code.import_module("needs_backend")
+
+
+def test_channels_first_in_keras_own_file_changes_no_preprocessing():
+    expected = preprocessing.parse("ResNet50", 3)
+    tf_keras.backend.set_image_data_format("channels_first")
+    try:
+        assert preprocessing.parse("ResNet50", 3) == expected
+        student = load_student("MobileNet:alpha=0.25", **{**SHAPE, "image_size": (32, 32)})
+        assert student.layers[1].data_format == "channels_last"
+    finally:
+        tf_keras.backend.set_image_data_format("channels_last")
+
+
+def test_16_bits_by_keras_own_file_are_refused():
+    keras.config.set_floatx("float16")
+    try:
+        with pytest.raises(StudentError, match=r"weights in float16.*\n.*--precision mixed_float"):
+            load_student("own_layers:small", **SHAPE)
+    finally:
+        keras.config.set_floatx("float32")
+
+
+def test_a_class_that_is_nowhere_defined_is_named_with_import(tmp_path):
+    sys.path.insert(0, str(tmp_path))
+    saved_model("m.keras", "Known")
+    forget()
+    with (
+        pytest.warns(UserWarning, match="would be refused without --trust"),
+        pytest.raises(TeacherError, match=r"Could not locate class 'Known'.*\n.*--import MODULE"),
+    ):
+        load_model("m.keras", trust=True)

@@ -9,6 +9,7 @@ case with a traceback; 130 interrupted (SIGINT); 143 terminated (SIGTERM).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -39,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_system()
         with signals.sigterm_raises():
             config_file.parse(build_parser(), words, args)
-            with file_settings(
+            settings = file_settings(
                 store_io=getattr(args, "store_io", None), locks=not getattr(args, "no_lock", False)
-            ):
+            )
+            # What a module of the user's own prints is no part of the answer.
+            with settings, contextlib.redirect_stdout(sys.stderr):
                 _import(args.imports or [])
                 answer = args.run(args)
             return deliver(lambda: print_answer(answer, args.json), answer.exit_code)

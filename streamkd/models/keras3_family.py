@@ -7,12 +7,12 @@ family.keras is keras
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from streamkd import small_files
 from streamkd.errors import OptionError
 from streamkd.models.family_base import Family
 
@@ -109,6 +109,9 @@ def _backend_of_configuration() -> str:
     """Returns the backend that Keras will read from its own file, as users of PyTorch have it."""
     home = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser())
     try:
-        return str(small_files.read_object(home / "keras.json").get("backend", BACKEND))
-    except (OSError, ValueError, small_files.DamagedFileError):
+        configuration = json.loads((home / "keras.json").read_text())
+    except (OSError, ValueError):
         return BACKEND  # so does Keras
+    return (
+        str(configuration.get("backend", BACKEND)) if isinstance(configuration, dict) else BACKEND
+    )

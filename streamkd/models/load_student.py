@@ -7,13 +7,15 @@ load_student("MobileNetV3Small:alpha=0.75", ...)      # a Keras application, unt
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from streamkd.errors import StudentError
 from streamkd.models import families, user_code
+from streamkd.models.precision import precision_of
 
 
 def load_student(
@@ -45,21 +47,49 @@ def load_student(
     if path.suffix == ".keras" or path.exists():
         return families.load_model(path, refusal=StudentError, trust=trust)
     image_shape = (*image_size, num_channels)
-    name, _, rest = text.partition(":")
+    named = f"The student {text!r}"
     if user_code.is_function(text):
-        build, arguments = user_code.function_of(text, "--student", StudentError)
-        arguments = {"num_classes": num_classes, "image_shape": image_shape, **arguments}
+        build, given = user_code.function_of(text, "--student", StudentError)
+        arguments = {"num_classes": num_classes, "image_shape": image_shape, **given}
+        student = user_code.call(build, arguments, named, StudentError)
     else:
+        name, _, rest = text.partition(":")
         build = _application(name)
-        arguments = {"weights": None, "classes": num_classes, "input_shape": image_shape}
-        arguments |= user_code.arguments_of(rest, f"--student {text}", StudentError)
-    student = user_code.call(build, arguments, f"The student {text!r}", StudentError)
+        given = user_code.arguments_of(rest, f"--student {text}", StudentError)
+        arguments = {"weights": None, "classes": num_classes, "input_shape": image_shape, **given}
+        with _channels_last():
+            student = user_code.call(build, arguments, named, StudentError)
     if families.family_name(student) is None:
         raise StudentError(
-            f"The student {text!r} returned {type(student).__name__}, not a Keras model.\n"
+            f"{named} returned {type(student).__name__}, not a Keras model.\n"
             "The function must return a tf_keras or a Keras 3 model."
         )
+    _check_floatx(student, named)
     return student
+
+
+@contextlib.contextmanager
+def _channels_last() -> Iterator[None]:
+    """Builds applications for images as they come here, whatever Keras' configuration says."""
+    from tf_keras import backend
+
+    before = backend.image_data_format()
+    backend.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        backend.set_image_data_format(before)
+
+
+def _check_floatx(student: Any, named: str) -> None:
+    """Refuses a student that computes in 16 bits only because Keras' configuration says so."""
+    floatx = families.family_of(student).keras.backend.floatx()
+    if floatx != "float32" and floatx == precision_of(student):
+        raise StudentError(
+            f"{named} would compute and keep its weights in {floatx}, since Keras' configuration "
+            "sets floatx so.\nSet floatx to float32 in keras.json (in the directory KERAS_HOME, or "
+            "~/.keras), and add `--precision mixed_float16` for speed."
+        )
 
 
 def _application(name: str) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ Every preprocessing of a Keras application has this form; some also reverse the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 from typing import Any
@@ -100,6 +101,8 @@ def _of_application(name: str, num_channels: int) -> Preprocessing:
             "channel(s).\nAdd `--color-mode rgb`, or give another preprocessing."
         )
     # The answer to black and to one pure colour at a time is the whole affine map.
+    # Keras' own configuration may say that channels are the first axis; here they are the last.
+    function = functools.partial(function, data_format="channels_last")
     black = np.asarray(function(np.zeros((1, 1, 1, 3), np.float32)))[0, 0, 0]
     colors = np.asarray(function(255 * np.eye(3, dtype=np.float32).reshape(3, 1, 1, 3)))
     matrix = (colors[:, 0, 0] - black) / 255  # [input channel, output channel]

@@ -26,6 +26,8 @@ from streamkd.models.reasons import last_lines
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?::(.*))?", re.DOTALL)
 # Characters of the longest name of a module that a file may give.
 _MAX_NAME = 80
+# Packages that Keras 3 imports where it is told to compute with them.
+_BACKENDS = ("jax", "torch", "openvino")
 # Packages whose layers are on a list of their own, whoever imports them.
 _NOT_OWN = ("keras", "tf_keras", "tensorflow")
 # Names of modules that were imported here because somebody named them.
@@ -43,7 +45,11 @@ def import_module(
     _look_in_working_directory()
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # the user's code raises errors of every class
+    except (Exception, SystemExit) as error:  # the user's code raises errors of every class
+        if isinstance(error, ImportError) and error.name in _BACKENDS:
+            from streamkd.models.keras3_family import Keras3
+
+            Keras3().check_backend()  # says what to set
         raise refusal(
             f"The module {name!r} of {flag} cannot be imported: {last_lines(error)}.\n"
             "Give the module as Python would import it from here."
@@ -144,7 +150,7 @@ def call(
         return function(**arguments)
     except StreamkdError:
         raise
-    except Exception as error:  # the user's code raises errors of every class
+    except (Exception, SystemExit) as error:  # the user's code raises errors of every class
         shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise refusal(
             f"{flag} cannot be built: {last_lines(error)}\n  called with {shown or 'nothing'}\n"
