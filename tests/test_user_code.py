@@ -250,7 +250,7 @@ def test_a_configuration_file_names_modules(tmp_path, capsys, value):
     assert "hello" not in capsys.readouterr().err
     (tmp_path / "c.toml").write_text("import = 3\n")
     assert main(["scan", "images", "--config", "c.toml"]) == 2
-    assert "--import takes a string in quotes, or a list" in capsys.readouterr().err
+    assert "--import takes a string in quotes, or a list of several" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,18 +19,6 @@ from streamkd.image_options import parse_background, parse_image_size
 MAX_SEED = 2**32 - 1  # of NumPy's and Keras' generators
 
 
-class Collected(argparse.Action):
-    """A flag that may be given several times; its values make a list, which replaces the default.
-
-    A configuration file gives the list, or one value alone.
-    """
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        before = getattr(namespace, self.dest)
-        given = [] if before is None or before is self.default else before
-        setattr(namespace, self.dest, [*given, values])
-
-
 class Parser(argparse.ArgumentParser):
     """A parser whose refusals are streamkd's own, so that `--json` can print them too.
 
@@ -79,6 +67,28 @@ class Group:
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Adds an argument to the group, and records it in the parser."""
         return self._parser.record(self._group.add_argument(*names, **settings))
+
+
+class Typed(list):
+    """The values that were typed for a flag that may be repeated."""
+
+
+class Repeated(argparse.Action):
+    """A flag that may be given several times; its value is the list of all that were given.
+
+    Values from a file of flags are a default, which the first typed value replaces.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        value: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = getattr(namespace, self.dest, None)
+        typed = given if isinstance(given, Typed) else ()
+        setattr(namespace, self.dest, Typed([*typed, value]))
 
 
 # argparse prints the message of an ArgumentTypeError after the name of the flag.

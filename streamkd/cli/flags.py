@@ -32,7 +32,7 @@ def add_common(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--import",
         dest="imports",
-        action=arguments.Collected,
+        action=arguments.Repeated,
         metavar="MODULE",
         help="import a module of your own first, such as one that registers the layers of a model; "
         "may be given several times",
