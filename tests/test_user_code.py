@@ -152,54 +152,89 @@ def test_the_command_line_imports(tmp_path, capsys):
     assert "The module 'broken_module' of --import broken_module" in capsys.readouterr().err
 
 
-def test_a_run_imports_what_its_own_user_named_and_nobody_elses(tmp_path, monkeypatch):
-    entry = run_code.describe_code(["own_layers"])
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.json").write_text(json.dumps(entry))
-    assert run_code.import_code_of(run, trust=False) == []
-    assert "own_layers" in sys.modules
+@pytest.fixture
+def run(tmp_path):
+    """A run directory whose student has a layer of the module, as its user wrote it."""
+    sys.path.insert(0, str(tmp_path))
+    path = tmp_path / "run"
+    path.mkdir()
+    saved_model(path / "student.keras", "Known")
     forget()
-    assert (tmp_path / "state" / "streamkd" / "secret").stat().st_mode & 0o777 == 0o600
-    for forged in (
-        {"code": {"modules": ["own_layers", "raising_module"], "mark": entry["code"]["mark"]}},
-        {"code": {"modules": ["own_layers"], "mark": None}},
-        {"code": {"modules": ["own_layers"]}},
-        {"code": {"modules": ["own_layers"], "mark": "0" * 64}},
-    ):
-        (run / "config.json").write_text(json.dumps(forged))
-        assert run_code.import_code_of(run, trust=False) == forged["code"]["modules"]
-        assert "own_layers" not in sys.modules
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    write_config(path, run_code.describe_code(["own_layers"]))
+    return path
+
+
+def write_config(run, entry):
     (run / "config.json").write_text(json.dumps(entry))
-    assert run_code.import_code_of(run, trust=False) == ["own_layers"]
-    assert run_code.import_code_of(run, trust=True) == []
-    for odd in ({}, {"code": 3}, {"code": {"modules": "os"}}, {"code": {"modules": [3]}}):
-        (run / "config.json").write_text(json.dumps(odd))
-        assert run_code.import_code_of(run, trust=True) == []
+
+
+def test_a_run_imports_what_its_own_user_named(run, tmp_path):
+    assert run_code.open_student(run, trust=False).layers[0].__class__.__name__ == "Known"
+    assert "own_layers" in sys.modules
+    assert (tmp_path / "state" / "streamkd" / "secret").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"modules": ["own_layers", "raising_module"], "mark": "right"},
+        {"modules": ["own_layers"], "mark": None},
+        {"modules": ["own_layers"]},
+        {"modules": ["own_layers"], "mark": "\ud800"},
+    ],
+)
+def test_a_planted_run_imports_nothing_unless_it_is_trusted(run, forged):
+    mark = json.loads((run / "config.json").read_text())["code"]["mark"]
+    write_config(run, {"code": {k: mark if v == "right" else v for k, v in forged.items()}})
+    with pytest.raises(StudentError, match="Add `--import own_layers.*` if you know them"):
+        run_code.open_student(run, trust=False)
+    assert "own_layers" not in sys.modules
+    if forged["modules"] == ["own_layers"]:
+        with pytest.warns(UserWarning, match="without --trust"):
+            run_code.open_student(run, trust=True)
+
+
+def test_another_users_run_imports_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    with pytest.raises(StudentError, match="was not trained by you"):
+        run_code.open_student(run, trust=False)
+    assert "own_layers" not in sys.modules
+
+
+def test_a_run_that_comes_back_beside_another_module_vouches_for_nothing(
+    run, tmp_path, monkeypatch
+):
+    assert str(tmp_path) not in (run / "config.json").read_text()
+    (run / "own_layers.py").write_text("1 / 0\n")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    monkeypatch.chdir(run)
+    with pytest.raises(StudentError, match="was not trained by you with the modules that are"):
+        run_code.open_student(run, trust=False)
+
+
+def test_a_student_that_needs_no_module_imports_none(run):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.save(run / "student.keras")
+    run_code.open_student(run, trust=False)
+    assert "own_layers" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        3,
+        {"modules": "os"},
+        {"modules": [3, "os; import evil", "a" * 100, "", "a..b", "\x1b[2J"]},
+    ],
+)
+def test_a_planted_name_is_neither_imported_nor_shown(run, code):
+    write_config(run, {"code": code})
+    assert run_code.modules_of(run) == []
 
 
 def test_import_names_the_module():
     with pytest.raises(OptionError, match="The module 'absent' of --import cannot be imported"):
         user_code.import_module("absent")
-
-
-def test_a_run_that_comes_back_beside_another_module_vouches_for_nothing(tmp_path, monkeypatch):
-    entry = run_code.describe_code(["own_layers"])
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "own_layers.py").write_text("1 / 0\n")
-    (elsewhere / "config.json").write_text(json.dumps(entry))
-    assert "elsewhere" not in json.dumps(entry)
-    monkeypatch.chdir(elsewhere)
-    assert run_code.import_code_of(elsewhere, trust=False) == ["own_layers"]
-    assert "own_layers" not in sys.modules
-
-
-def test_a_planted_name_of_a_module_is_neither_imported_nor_shown(tmp_path):
-    names = ["os; import evil", "a" * 100, "", "a..b", "\x1b[2J"]
-    (tmp_path / "config.json").write_text(json.dumps({"code": {"modules": names, "mark": None}}))
-    assert run_code.import_code_of(tmp_path, trust=True) == []
 
 
 def test_importing_keras_allows_none_of_the_layers_that_it_refuses(family):

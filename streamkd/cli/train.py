@@ -203,19 +203,20 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
-    from streamkd.runs.run_code import import_code_of
+    from streamkd.runs.run_code import open_student
 
-    if os.path.isdir(args.student):
-        import_code_of(args.student, trust=args.trust)
     tf_keras.utils.set_random_seed(args.seed)
     with scope, precision(args.precision):
-        student = load_student(
-            args.student,
-            num_classes=stream.num_classes,
-            image_size=stream.options.image_size,
-            num_channels=stream.options.num_channels,
-            trust=args.trust,
-        )
+        if os.path.exists(os.path.join(args.student, "student.keras")):
+            student = open_student(args.student, trust=args.trust)
+        else:
+            student = load_student(
+                args.student,
+                num_classes=stream.num_classes,
+                image_size=stream.options.image_size,
+                num_channels=stream.options.num_channels,
+                trust=args.trust,
+            )
     check_precision(student, args.precision)
     return student
 

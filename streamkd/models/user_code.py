@@ -193,6 +193,11 @@ def own_layers() -> dict[str, type]:
     return {name: kinds[0] for name, kinds in found.items() if len(kinds) == 1}
 
 
+def are_imported(modules: list[str]) -> bool:
+    """Returns whether somebody named all these modules, and they were imported."""
+    return _imported.issuperset(modules)
+
+
 def is_named(module: str) -> bool:
     """Returns whether somebody named a module or a package that holds it, and it is not Keras."""
     parts = module.split(".")

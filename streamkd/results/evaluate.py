@@ -29,7 +29,7 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.results import metrics
-from streamkd.runs.run_code import import_code_of
+from streamkd.runs.run_code import open_student
 from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
 from streamkd.store.row_store import RowStore
@@ -167,17 +167,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
                 f"{path} is a directory without student.keras, so it is no finished run.\n"
                 "Give a `.keras` file or the --out of `streamkd train`."
             )
-        modules = import_code_of(path, trust=trust)
-        try:
-            return families.load_model(path / "student.keras", refusal=StudentError, trust=trust)
-        except StudentError as error:
-            if not modules:
-                raise
-            named = " ".join(f"--import {name}" for name in modules)
-            raise StudentError(
-                f"{error}\nThe run names modules that it needs, and was not trained by you here: "
-                f"`{named}`, if you know them."
-            ) from error
+        return open_student(path, trust=trust)
     return families.load_model(path, refusal=StudentError, trust=trust)
 
 

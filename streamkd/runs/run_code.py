@@ -1,7 +1,7 @@
 """The modules of the user's own that a run needs, and whether this user wrote that down.
 
     config |= describe_code(["my_models"])      # {"code": {"modules": [...], "mark": "…"}}
-    import_code_of("runs/first", trust=False)   # imports them if this user's mark is right
+    student = open_student("runs/first", trust=False)   # imports them if this user's mark is right
 
 A run may be a stranger's, and importing a module runs it. So the list of modules carries a mark
 that is made with a secret of the user's, which lies in the user's own folder. The mark also says
@@ -22,8 +22,8 @@ from typing import Any
 from streamkd import small_files
 from streamkd.disk import open_new
 from streamkd.errors import StudentError
-from streamkd.models.user_code import import_module, is_module_name, place_of_module
-from streamkd.runs.run_directory import config_of_model
+from streamkd.models import families, user_code
+from streamkd.runs.run_directory import STUDENT, config_of_model
 
 # Bytes of the secret.
 _NUM_BYTES = 32
@@ -38,28 +38,54 @@ def describe_code(modules: list[str]) -> dict[str, Any]:
     return {"code": {"modules": modules, "mark": mark}}
 
 
-def import_code_of(run: str | os.PathLike, *, trust: bool) -> list[str]:
-    """Imports the modules that a run names; returns those that nobody vouches for.
+def open_student(run: str | os.PathLike, *, trust: bool) -> Any:
+    """Returns the student in a run directory; modules of the run are imported if it needs them.
 
     Raises:
-      StudentError: a module cannot be imported, or the run's configuration is damaged.
+      StudentError: the student cannot be loaded, nobody vouches for the modules that the run
+        names, or one of them cannot be imported.
     """
+    path = Path(run) / STUDENT
+    try:
+        return families.load_model(path, refusal=StudentError, trust=trust)
+    except StudentError as error:
+        modules = modules_of(run)
+        if not modules or user_code.are_imported(modules):
+            raise
+        if not (trust or is_vouched_for(run)):
+            named = " ".join(f"--import {name}" for name in modules)
+            raise StudentError(
+                f"{error}\nThe run names modules of its own, and was not trained by you with the "
+                f"modules that are found here. Add `{named}` if you know them."
+            ) from error
+    for name in modules:
+        user_code.import_module(name, f"the run {os.fspath(run)}", StudentError)
+    return families.load_model(path, refusal=StudentError, trust=trust)
+
+
+def modules_of(run: str | os.PathLike) -> list[str]:
+    """Returns the modules that a run names; StudentError if its configuration is damaged."""
+    return _entry(run)[0]
+
+
+def is_vouched_for(run: str | os.PathLike) -> bool:
+    """Returns whether this user's mark says that the modules are those of the run's training."""
+    modules, mark = _entry(run)
+    secret = _secret(may_create=False)
+    return secret is not None and hmac.compare_digest(mark, _mark(modules, secret).encode())
+
+
+def _entry(run: str | os.PathLike) -> tuple[list[str], bytes]:
+    """Returns the modules that a run names, and the mark beside them."""
     code = config_of_model(run).get("code")
     if not isinstance(code, dict) or not isinstance(code.get("modules"), list):
-        return []
-    modules = [name for name in code["modules"] if is_module_name(name)]
-    secret = _secret(may_create=False)
-    mark = str(code.get("mark")).encode()
-    is_own = secret is not None and hmac.compare_digest(mark, _mark(modules, secret).encode())
-    if not (trust or is_own):
-        return modules
-    for name in modules:
-        import_module(name, "the run", StudentError)
-    return []
+        return [], b""
+    modules = [name for name in code["modules"] if user_code.is_module_name(name)]
+    return list(dict.fromkeys(modules)), str(code.get("mark")).encode(errors="replace")
 
 
 def _mark(modules: list[str], secret: bytes) -> str:
-    text = json.dumps([[name, place_of_module(name)] for name in modules])
+    text = json.dumps([[name, user_code.place_of_module(name)] for name in modules])
     return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
 
