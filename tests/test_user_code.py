@@ -186,7 +186,7 @@ def test_a_run_imports_what_its_own_user_named(run, tmp_path):
 def test_a_planted_run_imports_nothing_unless_it_is_trusted(run, forged):
     mark = json.loads((run / "config.json").read_text())["code"]["mark"]
     write_config(run, {"code": {k: mark if v == "right" else v for k, v in forged.items()}})
-    with pytest.raises(StudentError, match="Add `--import own_layers.*` if you know them"):
+    with pytest.raises(StudentError, match=r"Add `--import own_layers.*` if you know them"):
         run_code.open_student(run, trust=False)
     assert "own_layers" not in sys.modules
     if forged["modules"] == ["own_layers"]:

@@ -195,7 +195,7 @@ def own_layers() -> dict[str, type]:
 
 def are_imported(modules: list[str]) -> bool:
     """Returns whether somebody named all these modules, and they were imported."""
-    return _imported.issuperset(modules)
+    return all(name in _imported and name in sys.modules for name in modules)
 
 
 def is_named(module: str) -> bool:
