@@ -72,7 +72,7 @@ def test_a_function_of_the_working_directory_is_called_with_classes_and_shape(mo
             "my_student:build_picky",
             r"cannot be built: .*image_shape.*\n  called with num_classes=3",
         ),
-        ("my_student:build_nothing", r"cannot be built: eight pixels are too few"),
+        ("my_student:build_nothing", r"cannot be built: ValueError: eight pixels are too few"),
         ("nothing.keras", r"There is no model at nothing\.keras.\nGive the path of a saved"),
         ("NoSuchNet", r"no student 'NoSuchNet': no such file, and no Keras application"),
         ("resnet", r"no student 'resnet': no such file, and no Keras application"),

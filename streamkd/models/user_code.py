@@ -111,9 +111,12 @@ def function_of(
     module = import_module(module_name, f"{flag} {module_name}:{name}", refusal)
     function = getattr(module, name, None)
     if not callable(function):
-        kind = "no function" if function is None else f"a {type(function).__name__}, no function,"
+        kind = type(function).__name__
+        article = "an" if kind[0] in "aeiou" else "a"
+        instead = "" if function is None else f"; that is {article} {kind}"
         raise refusal(
-            f"The module {module_name!r} has {kind} {name!r}.\nGive {flag} package.module:function."
+            f"The module {module_name!r} has no function {name!r}{instead}.\n"
+            f"Give {flag} package.module:function."
         )
     return function, arguments_of(rest or "", f"{flag} {text}", refusal)
 
