@@ -20,6 +20,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
+from streamkd.models.saving import save_model
 from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
@@ -99,7 +100,7 @@ def export(
             f"{out} cannot be written: {error.strerror}.\nGive another `--out`."
         ) from error
     try:
-        model.save(out)
+        save_model(model, out)
     except OSError as error:
         out.unlink(missing_ok=True)
         raise OutputError(
