@@ -9,6 +9,7 @@ import tf_keras
 from streamkd.errors import ResumeError, StudentError
 from streamkd.models.families import load_model
 from streamkd.models.layer_digests import UNKNOWN
+from streamkd.models.reasons import keras_reason
 from streamkd.models.saving import check_can_be_saved, save_model
 from streamkd.runs.run_directory import RunDirectory
 from streamkd.stream.join import join
@@ -64,6 +65,17 @@ def test_a_student_that_cannot_be_saved_is_refused(family, kind, words):
     student = student_with(family, own_layer(family, kind))
     with pytest.raises(StudentError, match=words):
         check_can_be_saved(student, IMAGE)
+
+
+def test_the_whole_sentence_of_keras_is_told():
+    wrapped = ValueError(
+        "Layer Scaled was created by passing\nodd values in `__init__()`.\n\nMore."
+    )
+    assert keras_reason(wrapped) == "Layer Scaled was created by passing odd values in `__init__()`"
+    nested = "Traceback:\n  line 3\nTypeError: no such thing 'x'.\n\nCall arguments: ..."
+    assert keras_reason(RuntimeError(nested)) == "TypeError: no such thing 'x'"
+    assert keras_reason(RuntimeError("all settings\nException encountered: bad 'y'.")) == "bad 'y'"
+    assert keras_reason(KeyError()) == "KeyError"
 
 
 def test_it_is_refused_before_the_first_step_and_leaves_nothing(family, shared, tmp_path):

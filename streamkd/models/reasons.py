@@ -23,8 +23,14 @@ def keras_reason(error: BaseException) -> str:
     """
     text = str(error).rpartition("Exception encountered:")[2]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if "Error: " in line] or lines or [type(error).__name__]
-    return told[0][:MAX_REASON].rstrip(".")
+    told = next((line for line in lines if "Error: " in line), None) or _first_sentence(lines)
+    return (told or type(error).__name__)[:MAX_REASON].rstrip(".")
+
+
+def _first_sentence(lines: list[str]) -> str:
+    """Returns the lines up to the first that ends a sentence; Keras wraps its longer ones."""
+    ends = (number for number, line in enumerate(lines, 1) if line.endswith((".", ":", "!")))
+    return " ".join(lines[: next(ends, len(lines))])
 
 
 def last_lines(error: BaseException) -> str:
