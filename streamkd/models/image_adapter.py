@@ -15,7 +15,7 @@ from streamkd.models.image_input import ImageInput
 from streamkd.models.model_outputs import output_at
 
 
-def on_images(model: Any, takes: ImageInput | None, path: tuple[Any, ...] = ()) -> Any:
+def on_images(model: Any, form: ImageInput | None, path: tuple[Any, ...] = ()) -> Any:
     """Returns a model that is called with images and answers with one array.
 
     It shares the weights of `model`, and is `model` itself where nothing is to be done. It is for
@@ -23,10 +23,10 @@ def on_images(model: Any, takes: ImageInput | None, path: tuple[Any, ...] = ()) 
 
     Args:
       model: of either family.
-      takes: what it takes for an image; None for images.
+      form: what it takes for an image; None for images.
       path: the way to the array in its answer; see `model_outputs.Output`.
     """
-    takes = takes or ImageInput((None, None, None))
+    takes = ImageInput((None, None, None)) if form is None else form
     if takes.is_plain and not path:
         return model
     keras = family_of(model).keras

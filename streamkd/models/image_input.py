@@ -39,7 +39,8 @@ class ImageInput:
         inputs = getattr(model, "inputs", None)
         try:
             if isinstance(inputs, list) and len(inputs) == 1:
-                shape, dtype = tuple(inputs[0].shape), inputs[0].dtype
+                shape: Any = tuple(inputs[0].shape)
+                dtype = inputs[0].dtype
             else:
                 shape, dtype = getattr(model, "input_shape", None), "float32"
         except (AttributeError, RuntimeError, ValueError):  # it was not called yet; no known rank

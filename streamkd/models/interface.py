@@ -99,9 +99,8 @@ def check_interface(
             outputs = named_outputs(answer)
             chosen = chosen_output(outputs, output, subject, refusal)
             return _of_answer(family, model, takes, outputs, chosen, shape, refusal)
-    layers = {
-        id(array): name for array, name in zip(model.outputs, model.output_names, strict=True)
-    }
+    names = getattr(model, "output_names", [None])  # a Sequential of Keras 3 has none
+    layers = dict(zip(map(id, model.outputs), names, strict=True))
     outputs = named_outputs(model.output, lambda array: layers.get(id(array)))
     chosen = chosen_output(outputs, output, subject, refusal)
     one = model

@@ -3,14 +3,15 @@
 answers = answers_of(function, images, "mystery")       # float32 [batch, num_classes]
 
 A function may answer with anything like an array: lists of numbers, a tensor of TensorFlow, JAX or
-PyTorch (also one that needs its gradient cut off), an object with `.logits`, a dict with one array.
-Anything else is refused by name, as is an exception within the function.
+PyTorch (also one that needs its gradient cut off). From a dict, a tuple of arrays or an object with
+`.logits` it is the array that was chosen. Anything else is refused by name, as is an exception
+within the function.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def answers_of(
       function: of the user's own; it is given `images`.
       images: float32 `[batch, height, width, channels]`.
       name: of the teacher, for messages.
-      output: name or number of the array to take, from a dict or tuple of several.
+      output: name or number of the array to take, from a dict, a tuple or an object.
 
     Raises:
       TeacherError: it raises an exception, or answers with something else than numbers.
@@ -52,15 +53,26 @@ def answers_of(
             "It is called with one NumPy array, float32 [batch, height, width, channels]."
         ) from error
     if isinstance(answered, tuple | list) and not _are_outputs(answered):
-        array: Any = [_plain(row) for row in answered]
-    else:
-        array = _plain(chosen_output(named_outputs(answered), output, subject, TeacherError).array)
-    return _numbers(array, images, subject)
+        return _numbers([_plain(row) for row in answered], images, subject)
+    outputs = named_outputs(answered)
+    if output is not None and outputs:
+        answered = chosen_output(outputs, output, subject, TeacherError).array
+    elif outputs and outputs[0].path:
+        names = ", ".join(repr(each.name) for each in outputs)
+        raise TeacherError(
+            f"{subject} answered {_words(images)} with {_kind(answered)} around arrays: {names}.\n"
+            f"Return one array, or choose it: `model_output={outputs[0].name!r}`."
+        )
+    return _numbers(_plain(answered), images, subject)
 
 
 def _are_outputs(answered: tuple | list) -> bool:
     """Returns whether a tuple or list holds several outputs, not the rows of one."""
-    return any(len(getattr(part, "shape", ())) >= 2 for part in answered)
+    return any(isinstance(part, Mapping) or len(_shape(part)) >= 2 for part in answered)
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    return tuple(getattr(array, "shape", ()))
 
 
 def _plain(array: Any) -> Any:

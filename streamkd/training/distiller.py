@@ -145,10 +145,14 @@ class Distiller:
         self._optimizer = run_config.describe_optimizer(self.recipe, self.family)
 
     @property
+    def _ready(self) -> StudentModel:
+        assert self._parts is not None  # once its images were seen
+        return self._parts
+
+    @property
     def _logits(self) -> LogitsModel:
-        """The student without its last activation; there is one once its images were seen."""
-        assert self._parts is not None
-        return self._parts.logits
+        """The student without its last activation."""
+        return self._ready.logits
 
     def _settle(self, shape: tuple[int, int, int] | None = None) -> None:
         """Makes the student ready for training; without `shape`, only if that needs no images."""
@@ -249,7 +253,7 @@ class Distiller:
                 **run_config.describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
                 **run_config.describe_fit(self.student_preprocess, weights, metrics, validation),
-                **run_config.describe_output(self._parts and self._parts.output),
+                **run_config.describe_output(self._ready.output),
             }
             loop = Loop(
                 stream=stream,
