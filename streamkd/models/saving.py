@@ -22,6 +22,7 @@ from streamkd.codes import warn
 from streamkd.errors import StudentError
 from streamkd.models.families import family_of
 from streamkd.models.family_base import Family
+from streamkd.models.image_input import ImageInput
 from streamkd.models.reasons import keras_reason
 
 # Largest difference of two answers to one image, as a part of the largest answer.
@@ -105,9 +106,7 @@ def _compare(model: Any, again: Any, image: np.ndarray) -> None:
             "Keras saves the weights of layers that are attributes of a layer, made in `__init__` "
             "or in `build`. Make them there."
         )
-    answers, answers_again, once_more = (
-        np.asarray(each(image, training=False), np.float32) for each in (model, again, model)
-    )
+    answers, answers_again, once_more = (_answers(each, image) for each in (model, again, model))
     room = _TOLERANCE * max(1.0, float(np.abs(answers).max()))
     if np.abs(answers - once_more).max() > room:
         return  # it answers at random, and nothing can be told
@@ -117,6 +116,19 @@ def _compare(model: Any, again: Any, image: np.ndarray) -> None:
             f"{_numbers(answers)} before, {_numbers(answers_again)} after.\n"
             "Let `get_config` of its layers return every argument of `__init__`."
         )
+
+
+def _answers(model: Any, image: np.ndarray) -> np.ndarray:
+    """Returns all that a model answers to one image, float32, in one row."""
+    import tensorflow as tf
+
+    takes = ImageInput.of(model)
+    pixels = image if takes is None else np.asarray(takes.from_images(image))
+    if takes is not None and takes.batch_size is not None:
+        pixels = np.repeat(pixels, takes.batch_size, axis=0)
+    parts = tf.nest.flatten(model(pixels, training=False))
+    rows = [np.ravel(np.asarray(getattr(part, "logits", part), np.float32)) for part in parts]
+    return np.concatenate(rows)
 
 
 def _call(model: Any, function: Callable[[], Any], what: str) -> Any:
@@ -131,5 +143,5 @@ def _call(model: Any, function: Callable[[], Any], what: str) -> Any:
 
 
 def _numbers(answers: np.ndarray) -> str:
-    first = ", ".join(f"{number:.4g}" for number in answers.reshape(-1)[:3])
+    first = ", ".join(f"{number:.4g}" for number in answers[:3])
     return f"[{first}{', …' if answers.size > 3 else ''}]"
