@@ -12,6 +12,9 @@ from typing import Any
 
 from streamkd.models.family_base import Call, Family, is_last_axis
 
+# TensorFlow's names of the operations that a classifier may end in.
+OPERATIONS = {"nn.softmax": "softmax", "math.sigmoid": "sigmoid"}
+
 
 class TfKeras(Family):
     """The family of Keras 2; its variables are TensorFlow's own."""
@@ -38,7 +41,7 @@ class TfKeras(Family):
             return None
         options = {name: value for name, value in call.arguments.items() if name != "name"}
         axis = options.pop("axis", -1)
-        name = self.activation_name(layer.function)
+        name = OPERATIONS.get(layer.symbol)
         return name if not options and is_last_axis(axis, call.source) else None
 
     def matmul(self, inputs: Any, kernel: Any) -> Any:

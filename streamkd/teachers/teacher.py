@@ -7,8 +7,9 @@ logits = teacher(images)       # float32 [batch, height, width, channels], 0 to 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,21 @@ from streamkd.models import logits_head, output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A model whose last activation was taken off.
+
+    Attributes:
+      model: as the user gave it.
+      logits: what was found in it.
+      output: the kind of its answers that the user named, or 'auto'.
+    """
+
+    model: Any
+    logits: logits_head.LogitsModel
+    output: str
 
 
 @public
@@ -63,12 +79,13 @@ class Teacher:
         self.weights_digest = weights_digest
         self.dropped_output = drop_output
         self._preprocessing: Preprocessing | None = None
+        self._head: Head | None = None
 
     @classmethod
     def from_model(cls, model: Any, *, name: str, **options: Any) -> Teacher:
         """Returns a teacher that runs a Keras model without its last softmax or sigmoid."""
         logits = logits_head.logits_model(model)
-        output = options.pop("output", "auto")
+        output = asked = options.pop("output", "auto")
         # The user describes the outputs of the whole model; without its softmax they are logits.
         if logits.removed is not None or (output == "auto" and logits.inspected):
             check_choice("--teacher-output", output, output_kind.CHOICES)
@@ -77,7 +94,7 @@ class Teacher:
 
         shape = _shape_of(model, "input_shape")
         outputs = _shape_of(model, "output_shape")
-        return cls(
+        teacher = cls(
             compiled_answer(logits.model),
             name=name,
             output=output,
@@ -88,6 +105,9 @@ class Teacher:
             weights_digest=digest_of_weights(model.weights),
             **options,
         )
+        if logits.removed is not None:
+            teacher._head = Head(model, logits, asked)
+        return teacher
 
     @classmethod
     def from_callable(cls, answer: Callable[[Any], Any], *, name: str, **options: Any) -> Teacher:
@@ -104,7 +124,10 @@ class Teacher:
         """
         if self._preprocessing is None:
             self._preprocessing = preprocessing_module.parse(self.preprocess, images.shape[-1])
-        answers = np.asarray(self.answer(self._preprocessing(images)), np.float32)
+        pixels = self._preprocessing(images)
+        if self._head is not None:
+            self._check_head(self._head, pixels)
+        answers = np.asarray(self.answer(pixels), np.float32)
         if answers.ndim != 2 or len(answers) != len(images) or answers.shape[1] < 2:
             raise TeacherError(
                 f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
@@ -126,6 +149,32 @@ class Teacher:
                 f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
             )
         return np.delete(logits, dropped, axis=1)
+
+    def _check_head(self, head: Head, pixels: Any) -> None:
+        """Compares the logits with the model's answers, once, and takes these if they differ."""
+        from streamkd.models.head_check import tried_head
+
+        self._head = None
+        tried = tried_head(head.logits, head.model, pixels, self.name)
+        if tried.removed is None:
+            self._answer_whole(head)
+
+    def _answer_whole(self, head: Head) -> None:
+        """Answers from now on with the whole model, its last activation included."""
+        from streamkd.models.inference import compiled_answer
+
+        self._head = None
+        self.answer = compiled_answer(head.model)
+        self.removed, self.output_kind = None, head.output
+
+    def follow(self, stored: Mapping[str, Any]) -> None:
+        """Answers as the teacher of a store did; `stored` is what `identity` returned then.
+
+        The store may hold the logarithms of a model's own answers, where logits can be had now.
+        """
+        head, self._head = self._head, None
+        if head is not None and stored.get("removed") is None:
+            self._answer_whole(head)
 
     def settle_output(self, kind: str) -> None:
         """Fixes the kind of the outputs, one of `output_kind.KINDS`, unless it is fixed already."""

@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count
-from streamkd.errors import StudentError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.models import preprocessing
 from streamkd.models.families import family_of
+from streamkd.models.head_check import check_student_head, refuse_sigmoid, student_logits
 from streamkd.models.logits_head import logits_model
 from streamkd.models.precision import precision_of
 from streamkd.public import public
@@ -140,11 +140,7 @@ class Distiller:
         self.metrics = metrics
         # Described before `fit`, which may set its learning rate by a callback.
         self._optimizer = run_config.describe_optimizer(self.recipe, self.family)
-        if self._logits.removed == "sigmoid":
-            raise StudentError(
-                f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
-                "softmax distributions.\nEnd it in softmax, or without activation."
-            )
+        refuse_sigmoid(self._logits, self.student)
 
     def fit(
         self,
@@ -204,7 +200,10 @@ class Distiller:
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
+        with self.strategy.scope():
+            self._logits = student_logits(self._logits, self.student, stream.options.shape)
         check_fits(self._logits, self.student, stream)
+        check_student_head(self._logits, self.student, stream.options.shape)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,

@@ -1,0 +1,163 @@
+"""Compares the logits that were found in a model with what the model itself answers.
+
+    difference = head_difference(logits, model, pixels)     # None: softmax(logits) == model(pixels)
+    logits = tried_head(logits, model, pixels, name)        # the model as it is, if they differ
+    check_student_head(logits, student, (32, 32, 3))        # raises StudentError if they differ
+
+Layers and operations of Keras may change, and a stranger's model may do what nobody has thought of.
+So what `logits_head` read from the layers is tried once on pixels, before anything depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from streamkd.codes import warn
+from streamkd.errors import StudentError
+from streamkd.models.families import family_of
+from streamkd.models.logits_head import LogitsModel, logits_model
+
+# Images that are tried: another head shows in each of them.
+NUM_IMAGES = 4
+# Largest relative difference of two probabilities of a float32 model, for small logits.
+RELATIVE_TOLERANCE = 1e-3
+# Difference of two logits that is rounding, in steps of the largest logit. The model is asked twice
+# and may add its numbers in another order.
+ROUNDING_STEPS = 2
+# Distance of 1 from the next number, of the types with less than float32's digits.
+STEPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+FLOAT32_STEP = 2.0**-23
+# Probabilities below the smallest normal number of their type have lost digits.
+SMALLEST = {"float16": 2.0**-14}
+FLOAT32_SMALLEST = 1e-37
+
+
+def tried_head(logits: LogitsModel, model: Any, pixels: Any, name: str) -> LogitsModel:
+    """Returns `logits` if they agree with the model's answers, else the model as it is.
+
+    Its answers may be probabilities; their logarithms are logits, too. Arguments as in
+    `head_difference`; `name` is the model's in the warning.
+    """
+    difference = head_difference(logits, model, pixels)
+    if difference is None:
+        return logits
+    removed = logits.removed
+    warn(
+        "head_not_found",
+        f"The layers of {name!r} show a {removed} at the end, and the {removed} of the logits "
+        f"before it differs by {difference:.2g} from what the model answers.\n"
+        "So the model's own answers are taken; if they are probabilities, their logarithms are the "
+        "logits.",
+        stacklevel=3,
+    )
+    return LogitsModel(model, removed=None, inspected=False)
+
+
+def student_logits(logits: LogitsModel, student: Any, shape: tuple[int, ...]) -> LogitsModel:
+    """Returns the logits of a student; a Sequential without an input is built for them.
+
+    The layers of such a model are connected only then.
+
+    Args:
+      logits: found in the student when it was given.
+      student: as the user gave it.
+      shape: height, width and channels of the images.
+
+    Raises:
+      StudentError: the student ends in sigmoid.
+    """
+    if student.built or not isinstance(student, family_of(student).keras.Sequential):
+        return logits
+    student.build((None, *shape))
+    logits = logits_model(student)
+    refuse_sigmoid(logits, student)
+    return logits
+
+
+def check_student_head(logits: LogitsModel, student: Any, shape: tuple[int, ...]) -> None:
+    """Refuses a student that would be trained by logits which are not behind its answers.
+
+    Arguments as in `student_logits`; a few images of random pixels are tried.
+
+    Raises:
+      StudentError: softmax of the logits differs from what the student answers.
+    """
+    if logits.removed is None:
+        return
+    pixels = tf.random.stateless_uniform((NUM_IMAGES, *shape), (1, 2), maxval=255.0)
+    difference = head_difference(logits, student, pixels)
+    if difference is not None:
+        raise StudentError(
+            f"The layers of the student {student.name!r} show a {logits.removed} at the end, and "
+            f"the {logits.removed} of the logits before it differs by {difference:.2g} from what "
+            "the student answers.\nLeave its softmax out: return logits."
+        )
+
+
+def refuse_sigmoid(logits: LogitsModel, student: Any) -> None:
+    """Refuses a student that ends in sigmoid.
+
+    Raises:
+      StudentError: it does.
+    """
+    if logits.removed == "sigmoid":
+        raise StudentError(
+            f"The student {student.name!r} ends in sigmoid, and this loss compares "
+            "softmax distributions.\nEnd it in softmax, or without activation."
+        )
+
+
+def head_difference(logits: LogitsModel, model: Any, pixels: Any) -> float | None:
+    """Returns the largest difference of activation(logits) from the model's answers, if it counts.
+
+    None if they agree within rounding, if nothing was taken off, or if the model answers the same
+    pixels differently each time, so that no comparison tells anything.
+
+    Args:
+      logits: found in the model.
+      model: as the user gave it.
+      pixels: what the model takes, float32 `[batch, height, width, channels]`; the first few count.
+    """
+    if logits.removed is None:
+        return None
+    pixels = tf.convert_to_tensor(pixels)[:NUM_IMAGES]
+    answers = _answers(model, pixels)
+    found = _answers(logits.model, pixels)
+    activation = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}[logits.removed]
+    # In the model's own type, so that both are rounded in the same way.
+    expected = activation(tf.cast(found, answers.dtype)) if found.shape == answers.shape else None
+    tolerance = _tolerance(found, answers)
+    if expected is not None and _close(expected, answers, tolerance):
+        return None
+    if not _close(_answers(model, pixels), answers, tolerance):
+        return None
+    if expected is None:
+        return 1.0
+    apart = np.abs(_float64(expected) - _float64(answers))
+    return float(np.max(np.nan_to_num(apart, nan=1.0)))
+
+
+def _answers(model: Any, pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the one array that a model answers with."""
+    answers = tf.nest.flatten(model(pixels, training=False))
+    return tf.convert_to_tensor(answers[0])
+
+
+def _tolerance(found: tf.Tensor, answers: tf.Tensor) -> float:
+    """Returns the largest relative difference of two probabilities that is rounding."""
+    step = max(STEPS.get(values.dtype.name, FLOAT32_STEP) for values in (found, answers))
+    largest = np.max(np.abs(_float64(found)), initial=0, where=np.isfinite(_float64(found)))
+    return RELATIVE_TOLERANCE + ROUNDING_STEPS * step * (1 + float(largest))
+
+
+def _close(first: tf.Tensor, second: tf.Tensor, tolerance: float) -> bool:
+    smallest = SMALLEST.get(second.dtype.name, FLOAT32_SMALLEST)
+    pair = _float64(first), _float64(second)
+    return bool(np.allclose(*pair, rtol=tolerance, atol=smallest, equal_nan=True))
+
+
+def _float64(values: tf.Tensor) -> np.ndarray:
+    return tf.cast(values, tf.float64).numpy()
