@@ -165,8 +165,7 @@ WARNINGS = {
     ),
     "head_not_found": Meaning(
         "A model's layers show a softmax or sigmoid, and its answers come from something else.",
-        "Nothing has to be done: its own answers are taken. A model without its last activation "
-        "keeps more digits of very small probabilities.",
+        "Nothing has to be done: its own answers are taken, and are exact but for tiny ones.",
     ),
     "cache_too_small": Meaning(
         "Not all images fit into the pixel cache; the others are decoded each time.",

@@ -136,6 +136,8 @@ class Teacher:
             )
         if self.output_kind == "auto":
             self.settle_output(output_kind.output_kind(answers))
+            if self.output_kind == "logits" and self.weights_digest is not None:
+                output_kind.refuse_scaled(answers, self.name)
         logits = output_kind.to_logits(answers, self.output_kind)
         if self.dropped_output is None:
             return logits
