@@ -1,5 +1,6 @@
 """What was read from a model's layers is compared with the model's answers before it counts."""
 
+import keras
 import numpy as np
 import pytest
 from helpers import draw_image, small_model
@@ -15,6 +16,7 @@ from streamkd.results.evaluate import evaluate
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 from streamkd.teachers.teacher import Teacher
+from streamkd.training.student_checks import check_fits
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)
 # Random weights are right by chance.
@@ -109,7 +111,7 @@ def test_a_store_of_probabilities_goes_on_where_logits_are_found_now(images, tmp
 
 def test_a_student_whose_head_is_not_what_it_seems_is_refused(sharp):
     with pytest.raises(StudentError) as refused:
-        check_student_head(logits_model(sharp), sharp, (8, 8, 3))
+        check_student_head(logits_model(sharp), sharp, (8, 8, 3), "small")
     message = str(refused.value)
     assert message.startswith(
         "The layers of the student 'small' show a softmax at the end, and the softmax of the "
@@ -201,3 +203,33 @@ def test_a_sequential_without_an_input_that_ends_in_sigmoid_is_refused(images, s
     student = family.Sequential([layers.Flatten(), layers.Dense(3, activation="sigmoid")])
     with pytest.raises(StudentError, match="ends in sigmoid"):
         fit(join(images, store, batch_size=8), student)
+
+
+def quantised_student():
+    layers = keras.layers
+    kernel = layers.Dense(4, name="scores")
+    head = layers.Dense(3, name="head")
+    student = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), kernel, head])
+    kernel.quantize("int8")
+    return student, kernel
+
+
+def test_a_student_of_whole_numbers_is_refused_by_the_names_of_its_layers(images, store):
+    student, _ = quantised_student()
+    with pytest.raises(StudentError) as refused:
+        check_fits(logits_model(student), student, join(images, store, batch_size=8))
+    assert str(refused.value) == (
+        f"The student {student.name!r} is quantised, and the kernels of 1 of its layers are whole "
+        "numbers, which cannot be trained: 'scores'.\n"
+        "Train it first and quantise it then; or set `trainable = False` on these layers."
+    )
+
+
+@pytest.mark.parametrize("way", ["frozen", "lora"])
+def test_whole_numbers_that_need_not_learn_are_taken(images, store, way):
+    student, kernel = quantised_student()
+    if way == "frozen":
+        kernel.trainable = False
+    else:
+        kernel.enable_lora(2)
+    check_fits(logits_model(student), student, join(images, store, batch_size=8))

@@ -88,6 +88,21 @@ class Family(abc.ABC):
         models = [model, *(layer for layer in layers if isinstance(layer, kind))]
         return models, [layer for layer in layers if not isinstance(layer, kind)]
 
+    def untrainable_kernels(self, model: Any) -> list[str]:
+        """Returns the names of layers that are to learn, with kernels that were quantised.
+
+        Whole numbers have no gradient. Kernels of 8-bit floats have one, and so has what LoRA adds
+        to a kernel.
+        """
+        _, layers = self.models_and_layers(model)
+        return [
+            layer.name
+            for layer in layers
+            if getattr(layer, "quantization_mode", None) not in (None, "float8")
+            and layer.trainable
+            and not getattr(layer, "lora_enabled", False)
+        ]
+
     @abc.abstractmethod
     def operations_of(self, model: Any) -> list[Any]:
         """Returns the operations on tensors in a model that are no layers."""

@@ -1,8 +1,9 @@
 """Compares the logits that were found in a model with what the model itself answers.
 
+    logits = logits_model(model)
     difference = head_difference(logits, model, pixels)     # None: softmax(logits) == model(pixels)
     logits = tried_head(logits, model, pixels, name)        # the model as it is, if they differ
-    check_student_head(logits, student, (32, 32, 3))        # raises StudentError if they differ
+    check_student_head(logits, model, (32, 32, 3), name)    # raises StudentError if they differ
 
 Layers and operations of Keras may change, and a stranger's model may do what nobody has thought of.
 So what `logits_head` read from the layers is tried once on pixels, before anything depends on it.
@@ -77,10 +78,14 @@ def student_logits(logits: LogitsModel, student: Any, shape: tuple[int, ...]) ->
     return logits
 
 
-def check_student_head(logits: LogitsModel, student: Any, shape: tuple[int, ...]) -> None:
+def check_student_head(logits: LogitsModel, model: Any, shape: tuple[int, ...], name: str) -> None:
     """Refuses a student that would be trained by logits which are not behind its answers.
 
-    Arguments as in `student_logits`; a few images of random pixels are tried.
+    Args:
+      logits: found in the student.
+      model: the student; it is called with a few images of random pixels.
+      shape: height, width and channels of the images.
+      name: of the student in the message.
 
     Raises:
       StudentError: softmax of the logits differs from what the student answers.
@@ -88,10 +93,10 @@ def check_student_head(logits: LogitsModel, student: Any, shape: tuple[int, ...]
     if logits.removed is None:
         return
     pixels = tf.random.stateless_uniform((NUM_IMAGES, *shape), (1, 2), maxval=255.0)
-    difference = head_difference(logits, student, pixels)
+    difference = head_difference(logits, model, pixels)
     if difference is not None:
         raise StudentError(
-            f"The layers of the student {student.name!r} show a {logits.removed} at the end, and "
+            f"The layers of the student {name!r} show a {logits.removed} at the end, and "
             f"the {logits.removed} of the logits before it differs by {difference:.2g} from what "
             "the student answers.\nLeave its softmax out: return logits."
         )

@@ -203,7 +203,7 @@ class Distiller:
         with self.strategy.scope():
             self._logits = student_logits(self._logits, self.student, stream.options.shape)
         check_fits(self._logits, self.student, stream)
-        check_student_head(self._logits, self.student, stream.options.shape)
+        check_student_head(self._logits, self.student, stream.options.shape, self.student.name)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,
