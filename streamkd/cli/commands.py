@@ -221,6 +221,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
         manifest,
         store=args.store,
         class_names=files.read_class_names(args.class_names),
+        model_output=args.output,
         batch_size=args.batch_size,
         trust=args.trust,
         progress=not args.quiet,
@@ -241,6 +242,7 @@ def export(args: argparse.Namespace) -> Answer:
         format=args.format,
         images=images,
         image_size=args.image_size,
+        model_output=args.output,
         trust=args.trust,
         progress=not args.quiet,
     )
@@ -266,6 +268,7 @@ def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
         preprocess=args.preprocess,
         output=args.teacher_output,
         drop_output=args.drop_output,
+        model_output=args.output,
         trust=args.trust,
     )
 

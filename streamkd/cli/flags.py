@@ -135,6 +135,15 @@ def add_trust(parser: arguments.Parser) -> None:
     )
 
 
+def add_output(parser: arguments.Parser | arguments.Group) -> None:
+    """Adds the flag of every command that opens a model."""
+    parser.add_argument(
+        "--output",
+        metavar="NAME|NUMBER",
+        help="the output to take of a model with several, by its name or its number from 0",
+    )
+
+
 def add_codec(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--codec",

@@ -120,6 +120,7 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
         help="what the teacher expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
         "name of a Keras application",
     )
+    flags.add_output(parser)
     flags.add_teacher_output(parser)
     flags.add_class_names(parser, f"{CLASS_NAMES}the teacher's outputs (default: as the folders)")
     parser.add_argument(
@@ -321,3 +322,4 @@ def _export(subparsers: Any) -> None:
 
 def _add_model(parser: arguments.Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")
+    flags.add_output(parser)

@@ -54,7 +54,8 @@ def train(args: argparse.Namespace) -> Answer:
     scope = _scope(args.distribute)
     stream = _join(args, images, store, views)
     student = _student(args, stream, scope)
-    distiller = kd.Distiller(student, **{name: getattr(args, name) for name in DISTILLER_FLAGS})
+    settings = {name: getattr(args, name) for name in DISTILLER_FLAGS}
+    distiller = kd.Distiller(student, model_output=args.output, **settings)
     with StopSignals() as signals:
         history = distiller.fit(
             stream,

@@ -49,6 +49,7 @@ def add_train(parser: arguments.Parser) -> None:
         help="what the student expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
         "name of a Keras application; becomes the student's first layers",
     )
+    flags.add_output(parser)
     parser.add_argument(
         "--missing",
         choices=("raise", "drop", "label"),

@@ -40,17 +40,17 @@ def compiled_answer(
             try:
                 answer.get_concrete_function(spec)
             except Exception as error:  # layers raise errors of every kind
-                raise _failure(model, images, error, refusal) from error
+                raise failure(model, images, error, refusal) from error
             traced.add(spec)
         try:
             return answer(images)
         except tf.errors.InvalidArgumentError as error:  # a shape that is known only now
-            raise _failure(model, images, error, refusal) from error
+            raise failure(model, images, error, refusal) from error
 
     return answer_any_number
 
 
-def _failure(
+def failure(
     model: Any, images: tf.Tensor, error: Exception, refusal: type[StreamkdError]
 ) -> StreamkdError:
     """Returns the refusal of a model that cannot be asked about images of this shape."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from streamkd.errors import OptionError
 from streamkd.models.families import family_of
+from streamkd.models.image_input import ImageInput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,18 @@ class Preprocessing:
         if self.reverse_channels:
             images = images[..., ::-1]
         return images * np.array(self.scale, np.float32) + np.array(self.offset, np.float32)
+
+    def check_type(self, takes: ImageInput | None) -> None:
+        """Refuses preprocessed pixels for a model that takes whole numbers.
+
+        Raises:
+          OptionError: the model would cut off what comes after the decimal point.
+        """
+        if takes is not None and "int" in takes.dtype and not self.is_identity:
+            raise OptionError(
+                f"The model takes {takes.dtype}, so its pixels are 0 to 255, and the preprocessing "
+                f"{self.name} makes fractions of them.\nLeave the preprocessing out."
+            )
 
 
 def parse(text: str, num_channels: int) -> Preprocessing:
@@ -120,18 +133,36 @@ def _application_function(name: str) -> Any:
     return getattr(sys.modules[application.__module__], "preprocess_input", None)
 
 
-def with_preprocessing(model: Any, preprocessing: Preprocessing) -> Any:
+def with_preprocessing(
+    model: Any,
+    preprocessing: Preprocessing,
+    takes: ImageInput | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Any:
     """Returns a model that takes raw pixels and preprocesses them in its first layers.
 
-    `model` is a Keras model with one image input, which expects this preprocessing.
+    Args:
+      model: a Keras model with one image input, which expects this preprocessing.
+      preprocessing: of the pixels.
+      takes: what the model takes for an image; by default as it says itself.
+      shape: height, width and channels of the images, for a model that takes no images of four
+        dimensions, or does not say what it takes.
     """
     if preprocessing.is_identity:
         return model
+    preprocessing.check_type(takes)
     keras = family_of(model).keras
-    inputs = keras.Input(model.input_shape[1:], name="pixels")
+    if takes is None or len(takes.sizes) != 3:
+        sizes = shape if shape is not None else model.input_shape[1:]
+    else:  # a model of any number of channels gets those that are preprocessed
+        sizes = (*takes.sizes[:2], len(preprocessing.scale))
+    batch_size = None if takes is None else takes.batch_size
+    inputs = keras.Input(sizes, batch_size=batch_size, name="pixels")
     # Full slices: tf_keras cannot save an ellipsis.
     pixels = inputs[:, :, :, ::-1] if preprocessing.reverse_channels else inputs
     pixels = keras.layers.Rescaling(
         list(preprocessing.scale), list(preprocessing.offset), name="preprocessing"
     )(pixels)
+    if takes is not None and len(takes.sizes) != 3:
+        pixels = keras.layers.Reshape(takes.reshaped(sizes))(pixels)
     return keras.Model(inputs, model(pixels), name=f"{model.name}_on_pixels")

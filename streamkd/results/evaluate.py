@@ -22,10 +22,9 @@ from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
-from streamkd.models import families, output_kind
-from streamkd.models.head_check import tried_head
-from streamkd.models.inference import compiled_answer
-from streamkd.models.logits_head import logits_model
+from streamkd.models import families
+from streamkd.models.head_check import checked_answer
+from streamkd.models.interface import Interface, check_interface
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
@@ -88,6 +87,7 @@ def evaluate(
     exif: str | None = None,
     background: Background = None,
     class_names: list[str] | None = None,
+    model_output: str | int | None = None,
     batch_size: int = 64,
     max_pixels: int = MAX_PIXELS,
     trust: bool = False,
@@ -105,6 +105,7 @@ def evaluate(
         as in the store, without a store as in the run's training, otherwise as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
         directory, of the store, or of the images.
+      model_output: name or number of the output to evaluate, for a model with several.
       batch_size: images a batch.
       max_pixels: an image with more pixels is refused as undecodable.
       trust: allow a model file that runs code on loading.
@@ -123,7 +124,8 @@ def evaluate(
         model = open_model(model, trust=trust)
     if store is not None:
         store = open_store(store)
-    size = image_size or model_image_size(model) or trained.get("image_size")
+    interface = model_interface(model, model_output)
+    size = image_size or interface.image_size or trained.get("image_size")
     asked = {
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
@@ -134,15 +136,17 @@ def evaluate(
     }
     if store is None:
         if size is None:
-            raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
+            raise no_size(interface)
         asked = {name: trained.get(name) if v is None else v for name, v in asked.items()}
-    options = image_options(store, size, color_mode or model_color_mode(model), asked, max_pixels)
-    _check_input(model, options)
+    mode = color_mode or own_color_mode(interface, size)
+    options = image_options(store, size, mode, asked, max_pixels)
+    _check_input(interface, options)
+    interface = model_interface(model, model_output, options.shape)
     rows, known_digests = None, None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
         known_digests = store.content_of(rows // store.num_views)
-    answer = logits_function(model)
+    answer = logits_function(interface)
     logits = answer_all(answer, images, options, batch_size, progress, known_digests)
     classes = class_names or (store.class_names if store is not None else None)
     labels = _labels(images, classes, logits.shape[1])
@@ -153,7 +157,7 @@ def evaluate(
         num_images=len(logits),
         **_against_labels(logits, labels),
         **_against_teacher(logits, teacher_logits, labels),
-        num_parameters=int(model.count_params()),
+        num_parameters=int(interface.model.count_params()),
         latency_ms=latency_ms(answer, options),
     )
 
@@ -171,23 +175,21 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
     return families.load_model(path, refusal=StudentError, trust=trust)
 
 
-def logits_function(model: Any) -> Any:
-    """Returns a compiled function from images to logits, float32 `[batch, num_classes]`."""
-    logits = logits_model(model)
-    answer, kind = None, None
+def model_interface(
+    model: Any, output: str | int | None, shape: tuple[int, int, int] | None = None
+) -> Interface:
+    """Returns what a model takes and answers; settled if the `shape` of the images is given."""
+    return check_interface(model, kind="model", refusal=StudentError, output=output, shape=shape)
 
-    def checked(images: tf.Tensor) -> Any:
-        nonlocal logits, answer, kind
-        if answer is None:
-            logits = tried_head(logits, model, images, model.name)
-            answer = compiled_answer(logits.model, refusal=StudentError)
-        answers = answer(images)
-        if logits.inspected:
-            return answers
-        kind = kind or output_kind.output_kind(answers.numpy())  # as the first batch shows it
-        return output_kind.to_logits(answers.numpy(), kind)
 
-    return checked
+def logits_function(interface: Interface) -> Any:
+    """Returns a compiled function from images to logits, float32 `[batch, num_classes]`.
+
+    `interface` is settled.
+    """
+    logits, name = interface.logits, interface.model.name
+    assert logits is not None
+    return checked_answer(logits, interface.answers, name, StudentError)
 
 
 def answer_all(
@@ -306,9 +308,9 @@ def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np
         return renumber(images.labels, images.class_names, classes, "the model")
 
 
-def _check_input(model: Any, options: ImageOptions) -> None:
+def _check_input(interface: Interface, options: ImageOptions) -> None:
     """Refuses images of another size or other channels than the model takes."""
-    own_size, own_mode = model_image_size(model), model_color_mode(model)
+    own_size, own_mode = interface.image_size, own_color_mode(interface, options.image_size)
     if own_mode not in (None, options.color_mode):
         raise OptionError(
             f"The model takes images in {own_mode}, and --color-mode is {options.color_mode}.\n"
@@ -322,17 +324,17 @@ def _check_input(model: Any, options: ImageOptions) -> None:
         )
 
 
-def model_image_size(model: Any) -> tuple[int, int] | None:
-    """Returns the (height, width) that a model takes; None for any size."""
-    shape = getattr(model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 4 and shape[1] and shape[2]:
-        return int(shape[1]), int(shape[2])
-    return None
-
-
-def model_color_mode(model: Any) -> str | None:
+def own_color_mode(interface: Interface, size: Any) -> str | None:
     """Returns the color mode with as many channels as a model takes; None for any number."""
-    shape = getattr(model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 4:
-        return {1: "grayscale", 3: "rgb", 4: "rgba"}.get(shape[3])
-    return None
+    return None if interface.takes is None else interface.takes.color_mode(size)
+
+
+def no_size(interface: Interface) -> OptionError:
+    """Returns the refusal of a model that does not say the size of its images."""
+    if interface.takes is not None and len(interface.takes.sizes) == 1:
+        return OptionError(
+            "The model takes the numbers of an image in one row, and does not say the height and "
+            "width.\nAdd `--image-size HEIGHTxWIDTH`, or begin the model with images and a Flatten "
+            "layer."
+        )
+    return OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")

@@ -15,14 +15,22 @@ import tensorflow as tf
 
 from streamkd import disk
 from streamkd.checks import check_choice, check_count
-from streamkd.errors import OptionError, OutputError, StudentError
+from streamkd.errors import OutputError, StudentError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import families
 from streamkd.models.inference import compiled_answer
+from streamkd.models.interface import Interface
 from streamkd.public import public
 from streamkd.reports import Report
-from streamkd.results.evaluate import answer_all, model_color_mode, model_image_size, open_model
+from streamkd.results.evaluate import (
+    answer_all,
+    model_interface,
+    no_size,
+    open_model,
+    own_color_mode,
+)
+from streamkd.runs.run_directory import config_of_model
 
 FORMATS = ("keras",)
 # Number of images on which the two models are compared: at most, and of noise.
@@ -59,6 +67,7 @@ def export(
     format: str = "keras",
     images: Manifest | str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
+    model_output: str | int | None = None,
     batch_size: int = 64,
     trust: bool = False,
     progress: bool = True,
@@ -70,7 +79,8 @@ def export(
       out: path to write; an existing file is not replaced.
       format: 'keras', the only format so far.
       images: images to compare on, at most 256 of them; by default 16 images of noise.
-      image_size: (height, width), for a model that takes any size.
+      image_size: (height, width), for a model that takes any size; by default that of its training.
+      model_output: name or number of one of several outputs; the model of that output is written.
       batch_size: images a batch.
       trust: allow a model file that runs code on loading.
       progress: show progress on standard error.
@@ -85,13 +95,19 @@ def export(
     check_count("batch_size", batch_size)
     out = Path(out)
     _check_out(out)
+    trained: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):
+        trained = config_of_model(model).get("image_options", {})
         model = open_model(model, trust=trust)
-    size = image_size or model_image_size(model)
+    interface = model_interface(model, model_output)
+    size = image_size or interface.image_size or trained.get("image_size")
     if size is None:
-        raise OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")
-    options = ImageOptions(image_size=size, color_mode=model_color_mode(model) or "rgb")
-    before = _answers(model, images, options, batch_size, progress)
+        raise no_size(interface)
+    mode = own_color_mode(interface, size) or trained.get("color_mode") or "rgb"
+    options = ImageOptions(image_size=size, color_mode=mode)
+    interface = model_interface(model, model_output, options.shape)
+    model = interface.model
+    before = _answers(interface, images, options, batch_size, progress)
     try:
         os.close(disk.create(out))  # Keras would write to what a link of that name leads to
     except OSError as error:
@@ -106,7 +122,8 @@ def export(
             f"{out} cannot be written: {error.strerror or error}.\nGive another `--out`."
         ) from error
     exported = families.load_model(out, refusal=StudentError, trust=trust)
-    after = _answers(exported, images, options, batch_size, progress)
+    again = model_interface(exported, None, options.shape)
+    after = _answers(again, images, options, batch_size, progress)
     difference = float(np.abs(before - after).max())
     return ExportReport(
         path=str(out),
@@ -134,10 +151,14 @@ def _check_out(out: Path) -> None:
 
 
 def _answers(
-    model: Any, images: Manifest | None, options: ImageOptions, batch_size: int, progress: bool
+    interface: Interface,
+    images: Manifest | None,
+    options: ImageOptions,
+    batch_size: int,
+    progress: bool,
 ) -> np.ndarray:
     """Returns the model's outputs, activation included, for images or noise, float32."""
-    answer = compiled_answer(model, refusal=StudentError)
+    answer = compiled_answer(interface.answers, refusal=StudentError)
     if images is None:
         noise = tf.random.stateless_uniform((NUM_NOISE, *options.shape), (1, 2), maxval=255.0)
         return answer(noise).numpy()

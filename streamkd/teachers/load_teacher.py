@@ -24,6 +24,7 @@ def load_teacher(
     preprocess: str = "none",
     output: str = "auto",
     drop_output: int | None = None,
+    model_output: str | int | None = None,
     name: str | None = None,
     trust: bool = False,
 ) -> Teacher:
@@ -38,6 +39,7 @@ def load_teacher(
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
         judge by the first answers.
       drop_output: index of an output that is no class, such as background.
+      model_output: name or number of the output to take, for a model or function with several.
       name: the teacher's name in the store; by default that of the file or the function.
       trust: allow a file that runs code when it is loaded.
 
@@ -46,7 +48,12 @@ def load_teacher(
     """
     if isinstance(source, Teacher):
         return source
-    options = {"preprocess": preprocess, "output": output, "drop_output": drop_output}
+    options: dict[str, Any] = {
+        "preprocess": preprocess,
+        "output": output,
+        "drop_output": drop_output,
+        "model_output": model_output,
+    }
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         model = families.load_model(path, trust=trust)

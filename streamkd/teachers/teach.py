@@ -163,6 +163,7 @@ def teacher_setup(
     check_count("--batch-size", batch_size)
     codecs.get(codec)
     _check_channels(teacher, options)
+    teacher.settle_model(options.shape)
     if views is not None and views.operation is not None:
         check_operation(views.operation, options.shape)
     return TeacherSetup(
@@ -219,6 +220,13 @@ def _warn_of_refused(images: Manifest, store: RowStore) -> None:
 
 def _teaching_size(teacher: Teacher, image_size: tuple[int, int] | None) -> tuple[int, int]:
     if image_size is None and teacher.image_size is None:
+        if teacher.takes is not None and len(teacher.takes.sizes) == 1:
+            raise OptionError(
+                f"The teacher {teacher.name!r} takes the numbers of an image in one row, and does "
+                "not say the height and width.\nGive them: `--image-size HEIGHTxWIDTH`, and "
+                "`--color-mode grayscale` for grey images. Or begin the model with images and a "
+                "Flatten layer."
+            )
         raise OptionError(
             f"The teacher {teacher.name!r} takes images of any size.\n"
             "Give the size that it is to see: `--image-size HEIGHTxWIDTH`."

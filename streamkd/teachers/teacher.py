@@ -16,10 +16,16 @@ import numpy as np
 
 from streamkd.checks import check_choice
 from streamkd.errors import TeacherError
-from streamkd.models import logits_head, output_kind
+from streamkd.models import output_kind
 from streamkd.models import preprocessing as preprocessing_module
+from streamkd.models.image_input import ImageInput
+from streamkd.models.logits_head import LogitsModel
 from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
+from streamkd.teachers.callable_answers import answers_of
+
+# Digest that stores of former versions have of a teacher without weights, or not yet built.
+NO_WEIGHTS = hashlib.blake2b(digest_size=16).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +33,13 @@ class Head:
     """A model whose last activation was taken off.
 
     Attributes:
-      model: as the user gave it.
+      model: called with images; it answers as the user's model does.
       logits: what was found in it.
       output: the kind of its answers that the user named, or 'auto'.
     """
 
     model: Any
-    logits: logits_head.LogitsModel
+    logits: LogitsModel
     output: str
 
 
@@ -46,10 +52,11 @@ class Teacher:
       output_kind: one of `output_kind.KINDS`, or 'auto' until the first answers are judged.
       preprocess: name of the pixels' preprocessing; see `streamkd.models.preprocessing`.
       removed: the activation that was taken off the model's end, or None.
-      num_outputs: number of outputs; None where it is not known before the first answer.
+      num_outputs: length of an answer; None where it is not known before the first one.
       image_size: (height, width) that the model needs; None for any size.
       num_channels: channels that the model needs; None for any number.
-      weights_digest: digest of the weights; None for a callable.
+      weights_digest: digest of the weights; None for a callable, and without any weights.
+      model_output: name of the output that was chosen among several, or None.
       dropped_output: index of an output that is no class, or None.
     """
 
@@ -78,41 +85,93 @@ class Teacher:
         self.num_channels = num_channels
         self.weights_digest = weights_digest
         self.dropped_output = drop_output
+        self.model_output: str | None = None
+        self.takes: ImageInput | None = None
         self._preprocessing: Preprocessing | None = None
+        # A model that was not yet checked against images, and the output that the user chose.
+        self._model: Any = None
+        self._choice: str | int | None = None
+        self._is_settled = False
         self._head: Head | None = None
 
     @classmethod
-    def from_model(cls, model: Any, *, name: str, **options: Any) -> Teacher:
-        """Returns a teacher that runs a Keras model without its last softmax or sigmoid."""
-        logits = logits_head.logits_model(model)
-        output = asked = options.pop("output", "auto")
-        # The user describes the outputs of the whole model; without its softmax they are logits.
-        if logits.removed is not None or (output == "auto" and logits.inspected):
-            check_choice("--teacher-output", output, output_kind.CHOICES)
-            output = "logits"
-        from streamkd.models.inference import compiled_answer
+    def from_model(
+        cls, model: Any, *, name: str, model_output: str | int | None = None, **options: Any
+    ) -> Teacher:
+        """Returns a teacher that runs a Keras model without its last softmax or sigmoid.
 
-        shape = _shape_of(model, "input_shape")
-        outputs = _shape_of(model, "output_shape")
-        teacher = cls(
-            compiled_answer(logits.model),
-            name=name,
-            output=output,
-            removed=logits.removed,
-            num_outputs=outputs[-1] if outputs and len(outputs) == 2 else None,
-            image_size=_image_size(shape),
-            num_channels=shape[3] if shape is not None and len(shape) == 4 else None,
-            weights_digest=digest_of_weights(model.weights),
-            **options,
-        )
-        if logits.removed is not None:
-            teacher._head = Head(model, logits, asked)
+        `model_output` chooses one of several outputs, by name or number.
+        """
+        check_choice("--teacher-output", options.get("output", "auto"), output_kind.CHOICES)
+        teacher = cls(_unsettled, name=name, **options)
+        teacher._model, teacher._choice = model, model_output
+        teacher.settle_model()
         return teacher
 
+    def settle_model(self, shape: tuple[int, int, int] | None = None) -> None:
+        """Checks the teacher's model, and builds it for images of a shape.
+
+        A model that is built and whose layers tell its answers needs no `shape` for that. Does
+        nothing for a teacher that is no model, and for one whose images were seen already.
+
+        Args:
+          shape: height, width and channels of the images.
+
+        Raises:
+          TeacherError: the model does not take one image, or has several outputs.
+        """
+        if self._model is None:
+            return
+        from streamkd.models.interface import check_interface
+
+        interface = check_interface(
+            self._model, kind="teacher", refusal=TeacherError, output=self._choice, shape=shape
+        )
+        self.takes = interface.takes
+        self.image_size, self.num_channels = interface.image_size, interface.num_channels
+        if interface.is_settled and not self._is_settled:
+            self._take(interface)
+        if shape is not None:
+            self._model = None
+
+    def _take(self, interface: Any) -> None:
+        """Answers from now on as a settled `Interface`."""
+        from streamkd.models.inference import compiled_answer
+
+        logits = interface.logits
+        if logits.removed is not None:
+            self._head = Head(interface.answers, logits, self.output_kind)
+        # The user describes the outputs of the whole model; without its softmax they are logits.
+        if logits.removed is not None or (self.output_kind == "auto" and logits.inspected):
+            self.output_kind = "logits"
+        self.answer = compiled_answer(logits.model)
+        self.removed = logits.removed
+        outputs = _shape_of(logits.model, "output_shape")
+        self.num_outputs = outputs[-1] if outputs and len(outputs) == 2 else None
+        self.weights_digest = digest_of_weights(interface.model.weights)
+        self.model_output = interface.output
+        self._is_settled = True
+
     @classmethod
-    def from_callable(cls, answer: Callable[[Any], Any], *, name: str, **options: Any) -> Teacher:
-        """Returns a teacher that calls `answer(images)`: float32 arrays in, an array out."""
-        return cls(lambda images: answer(np.asarray(images)), name=name, **options)
+    def from_callable(
+        cls,
+        answer: Callable[[Any], Any],
+        *,
+        name: str,
+        model_output: str | int | None = None,
+        **options: Any,
+    ) -> Teacher:
+        """Returns a teacher that calls `answer(images)`: float32 arrays in, an array out.
+
+        `model_output` chooses one of several arrays that it answers with, by name or number.
+        """
+        teacher = cls(
+            lambda images: answers_of(answer, np.asarray(images), name, model_output),
+            name=name,
+            **options,
+        )
+        teacher.model_output = None if model_output is None else str(model_output)
+        return teacher
 
     def __call__(self, images: Any) -> np.ndarray:
         """Returns logits, float32 `[batch, num_classes]`, for pixels from 0 to 255.
@@ -122,8 +181,10 @@ class Teacher:
         Raises:
           TeacherError: the answers are not one row of numbers for each image.
         """
+        self.settle_model(tuple(images.shape[1:]))
         if self._preprocessing is None:
             self._preprocessing = preprocessing_module.parse(self.preprocess, images.shape[-1])
+            self._preprocessing.check_type(self.takes)
         pixels = self._preprocessing(images)
         if self._head is not None:
             self._check_head(self._head, pixels)
@@ -189,6 +250,7 @@ class Teacher:
         While `output_kind` is 'auto', `default_output` stands in.
         """
         undecided = self.output_kind == "auto" and default_output is not None
+        chosen = {} if self.model_output is None else {"model_output": self.model_output}
         return {
             "name": self.name,
             "weights": self.weights_digest,
@@ -196,11 +258,22 @@ class Teacher:
             "removed": self.removed,
             "preprocess": self.preprocess,
             "dropped_output": self.dropped_output,
+            **chosen,
         }
 
 
-def digest_of_weights(weights: Any) -> str:
-    """Returns a digest of the shapes and values of a model's weights, in their order."""
+def _unsettled(images: Any) -> Any:
+    """Stands in for the answers of a model until `settle_model` has seen it."""
+    raise AssertionError("the model of a teacher is settled before it is asked")
+
+
+def digest_of_weights(weights: Any) -> str | None:
+    """Returns a digest of the shapes and values of a model's weights, in their order.
+
+    None without weights: two such models need not be one.
+    """
+    if not len(weights):
+        return None
     digest = hashlib.blake2b(digest_size=16)
     for weight in weights:
         values = np.ascontiguousarray(np.asarray(weight))
@@ -217,9 +290,3 @@ def _shape_of(model: Any, attribute: str) -> tuple | None:
         return None
     single = isinstance(shape, tuple) and not any(isinstance(size, tuple) for size in shape)
     return shape if single else None
-
-
-def _image_size(shape: tuple | None) -> tuple[int, int] | None:
-    if shape is None or len(shape) != 4 or shape[1] is None or shape[2] is None:
-        return None
-    return int(shape[1]), int(shape[2])

@@ -45,7 +45,7 @@ from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
-from streamkd.teachers.teacher import Teacher
+from streamkd.teachers.teacher import NO_WEIGHTS, Teacher
 from streamkd.views.views import Views
 
 # Largest difference of two answers of one teacher, as a fraction of the largest logit. Another
@@ -83,6 +83,8 @@ class TeacherSetup:
         """Raises StoreError for a store that was begun with another setup, naming both sides."""
         header = store.header
         identity = self.teacher.identity(default_output=header.teacher.get("output"))
+        if header.teacher.get("weights") == NO_WEIGHTS:  # the first answers tell teachers apart
+            identity["weights"] = NO_WEIGHTS
         settings = {
             "teacher": (identity, header.teacher),
             "image specification": (self.options.to_dict(), header.images),

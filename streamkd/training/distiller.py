@@ -18,12 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count
+from streamkd.errors import StudentError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
-from streamkd.models import preprocessing
 from streamkd.models.families import family_of
-from streamkd.models.head_check import check_student_head, refuse_sigmoid, student_logits
-from streamkd.models.logits_head import logits_model
+from streamkd.models.logits_head import LogitsModel
 from streamkd.models.precision import precision_of
 from streamkd.public import public
 from streamkd.stream.stream import Stream
@@ -43,6 +42,7 @@ from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
 from streamkd.training.student_checks import check_fits, check_loss
+from streamkd.training.student_model import StudentModel, student_model
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
 
@@ -52,10 +52,10 @@ class Distiller:
     """Trains a student from stored logits and labels.
 
     Args:
-      student: a Keras model with one output, of tf_keras or of Keras 3. A final softmax is kept;
-        the loss is computed from the logits before it. A student built under `strategy.scope()` is
-        trained by that strategy. The student need not be compiled; the optimizer, loss and metrics
-        of a compiled one are not used and not changed.
+      student: a Keras model that takes one image, of tf_keras or of Keras 3. A final softmax is
+        kept; the loss is computed from the logits before it. A student built under
+        `strategy.scope()` is trained by that strategy. The student need not be compiled; the
+        optimizer, loss and metrics of a compiled one are not used and not changed.
       optimizer: name of a Keras optimizer, or an optimizer of the student's own family, which is
         used as it is.
       learning_rate: the highest, of an optimizer given by name.
@@ -74,6 +74,8 @@ class Distiller:
       label_smoothing: fraction of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: the preprocessing that the student expects; becomes its first layers, so
         that `distiller.student` takes pixels from 0 to 255.
+      model_output: name or number of the output to train, for a student with several; then
+        `distiller.student` is the model of that output and shares the weights.
       jit: 'on' or 'off', whether XLA compiles forward and gradient, and the optimizer's update;
         'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
@@ -85,7 +87,7 @@ class Distiller:
         that only overflows a loss scale is left out by Keras, which lowers the scale.
 
     Attributes:
-      student: the model that is being trained.
+      student: the model that is being trained; until `fit`, the user's own if it is not built yet.
       recipe: the other arguments.
 
     Raises:
@@ -109,6 +111,7 @@ class Distiller:
         label_weight: float = 0.1,
         label_smoothing: float = 0.0,
         student_preprocess: str = "none",
+        model_output: str | int | None = None,
         jit: str | bool = "auto",
         steps_per_call: int = 32,
         metrics: Sequence[Any] = (),
@@ -133,14 +136,43 @@ class Distiller:
         self.family = family_of(student)
         self.workers = Workers(student.distribute_strategy or tf.distribute.get_strategy())
         self.strategy = self.workers.strategy
-        with self.strategy.scope():
-            self.student = self._on_pixels(student, student_preprocess)
-            self._logits = logits_model(self.student)
-        self.student_preprocess = student_preprocess
+        self.student, self.student_preprocess = student, student_preprocess
+        self._model_output = model_output
+        self._parts: StudentModel | None = None
+        self._settle()
         self.metrics = metrics
         # Described before `fit`, which may set its learning rate by a callback.
         self._optimizer = run_config.describe_optimizer(self.recipe, self.family)
-        refuse_sigmoid(self._logits, self.student)
+
+    @property
+    def _ready(self) -> StudentModel:
+        assert self._parts is not None  # once its images were seen
+        return self._parts
+
+    @property
+    def _logits(self) -> LogitsModel:
+        """The student without its last activation."""
+        return self._ready.logits
+
+    def _settle(self, shape: tuple[int, int, int] | None = None) -> None:
+        """Makes the student ready for training; without `shape`, only if that needs no images."""
+        if self._parts is not None:
+            return
+        with self.strategy.scope():
+            self._parts = student_model(
+                self.student,
+                preprocess=self.student_preprocess,
+                output=self._model_output,
+                shape=shape,
+            )
+        if self._parts is None:
+            return
+        self.student = self._parts.student
+        if self._logits.removed == "sigmoid":
+            raise StudentError(
+                f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
+                "softmax distributions.\nEnd it in softmax, or without activation."
+            )
 
     def fit(
         self,
@@ -200,10 +232,9 @@ class Distiller:
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
-        with self.strategy.scope():
-            self._logits = student_logits(self._logits, self.student, stream.options.shape)
-        check_fits(self._logits, self.student, stream)
-        check_student_head(self._logits, self.student, stream.options.shape, self.student.name)
+        self._settle(stream.options.shape)
+        check_fits(self._logits, self.student, stream, self.strategy.num_replicas_in_sync)
+        self._ready.check_head(stream.options.shape)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,
@@ -223,6 +254,7 @@ class Distiller:
                 **run_config.describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
                 **run_config.describe_fit(self.student_preprocess, weights, metrics, validation),
+                **run_config.describe_output(self._ready.output),
             }
             loop = Loop(
                 stream=stream,
@@ -321,9 +353,3 @@ class Distiller:
             metrics=metrics if len(metrics) else None,
             workers=self.workers,
         )
-
-    def _on_pixels(self, student: Any, preprocess: str) -> Any:
-        if preprocess == "none":
-            return student
-        parsed = preprocessing.parse(preprocess, student.input_shape[-1])
-        return preprocessing.with_preprocessing(student, parsed)

@@ -130,6 +130,11 @@ def describe_fit(
     }
 
 
+def describe_output(output: str | None) -> dict[str, Any]:
+    """Returns the entry about the output that is trained; none for a student with one."""
+    return {} if output is None else {"model_output": output}
+
+
 def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> dict[str, Any]:
     """Returns the entries that are not compared: versions, first weights, arguments."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}

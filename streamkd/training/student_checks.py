@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from streamkd.errors import OptionError, StudentError, readable_names
 from streamkd.models.families import family_of
+from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
 from streamkd.models.output_kind import are_probabilities
 from streamkd.stream.stream import Stream
@@ -46,26 +47,22 @@ def check_loss(label_weight: float, stream: Stream) -> None:
         )
 
 
-def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
+def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: int = 1) -> None:
     """Refuses a student whose input or output differs from the stream's, or that cannot learn.
 
     Args:
       logits: of the student; it is called with one black image.
       student: the user's model.
       stream: the stream to learn from.
+      num_replicas: over which a batch is spread.
 
     Raises:
       StudentError: names both sides.
     """
     shape = (1, *stream.options.shape)
-    expected = getattr(student, "input_shape", None)
-    if isinstance(expected, tuple) and not _compatible(expected, shape):
-        raise StudentError(
-            f"The student {student.name!r} does not take the images of the stream.\n"
-            f"  student: {list(expected[1:])} (height, width, channels)\n"
-            f"  stream:  {list(shape[1:])}\n"
-            "Give `--image-size` and `--color-mode` as the student needs them."
-        )
+    takes = ImageInput.of(student)
+    if takes is not None:
+        _check_images(takes, student, stream, num_replicas)
     answers = np.asarray(logits.model(tf.zeros(shape), training=False), np.float32)
     if answers.shape != (1, stream.num_classes):
         has_store = stream.store is not None
@@ -95,7 +92,22 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
         )
 
 
-def _compatible(expected: tuple, shape: tuple) -> bool:
-    if len(expected) != len(shape):
-        return False
-    return all(want in (None, have) for want, have in zip(expected, shape, strict=True))
+def _check_images(takes: ImageInput, student: Any, stream: Stream, num_replicas: int) -> None:
+    """Refuses images, or a batch size, that the student does not take."""
+    shape = stream.options.shape
+    if len(takes.sizes) == 3 and not takes.fits(shape):
+        raise StudentError(
+            f"The student {student.name!r} does not take the images of the stream.\n"
+            f"  student: {list(takes.sizes)} (height, width, channels)\n"
+            f"  stream:  {list(shape)}\n"
+            "Give `--image-size` and `--color-mode` as the student needs them."
+        )
+    takes.check_images(shape, f"The student {student.name!r}", StudentError)
+    own, piece = takes.batch_size, stream.batch_size // num_replicas
+    if own is not None and own != piece:
+        replicas = "" if num_replicas == 1 else f" over {num_replicas} replicas"
+        raise StudentError(
+            f"The student {student.name!r} has a fixed batch size of {own}, and the stream has "
+            f"batches of {stream.batch_size}{replicas}.\nGive `--batch-size "
+            f"{own * num_replicas}`, or build the student without a batch size."
+        )
