@@ -3,6 +3,7 @@
     logits = logits_model(model)
     difference = head_difference(logits, model, pixels)     # None: softmax(logits) == model(pixels)
     logits = tried_head(logits, model, pixels, name)        # the model as it is, if they differ
+    answer = checked_answer(logits, model, name, StudentError)     # images to logits, compiled
     check_student_head(logits, model, (32, 32, 3), name)    # raises StudentError if they differ
 
 Layers and operations of Keras may change, and a stranger's model may do what nobody has thought of.
@@ -11,14 +12,17 @@ So what `logits_head` read from the layers is tried once on pixels, before anyth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from streamkd.codes import warn
-from streamkd.errors import StudentError
+from streamkd.errors import StreamkdError, StudentError
+from streamkd.models import output_kind
 from streamkd.models.families import family_of
+from streamkd.models.inference import compiled_answer
 from streamkd.models.logits_head import LogitsModel, logits_model
 
 # Images that are tried: another head shows in each of them.
@@ -55,6 +59,32 @@ def tried_head(logits: LogitsModel, model: Any, pixels: Any, name: str) -> Logit
         stacklevel=3,
     )
     return LogitsModel(model, removed=None, inspected=False)
+
+
+def checked_answer(
+    logits: LogitsModel, model: Any, name: str, refusal: type[StreamkdError]
+) -> Callable[[Any], Any]:
+    """Returns a compiled function from images to logits, float32 `[batch, num_classes]`.
+
+    The first images decide: whether the logits agree with the model's answers, and what kind these
+    are where nothing was found. Arguments as in `tried_head`; `refusal` is for images that the
+    model does not take.
+    """
+    answer: Callable[[Any], tf.Tensor] | None = None
+    kind = None
+
+    def checked(images: tf.Tensor) -> Any:
+        nonlocal logits, answer, kind
+        if answer is None:
+            logits = tried_head(logits, model, images, name)
+            answer = compiled_answer(logits.model, refusal=refusal)
+        answers = answer(images)
+        if logits.inspected:
+            return answers
+        kind = kind or output_kind.output_kind(answers.numpy())
+        return output_kind.to_logits(answers.numpy(), kind)
+
+    return checked
 
 
 def student_logits(logits: LogitsModel, student: Any, shape: tuple[int, ...]) -> LogitsModel:

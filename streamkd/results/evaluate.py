@@ -22,9 +22,8 @@ from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
-from streamkd.models import families, output_kind
-from streamkd.models.head_check import tried_head
-from streamkd.models.inference import compiled_answer
+from streamkd.models import families
+from streamkd.models.head_check import checked_answer
 from streamkd.models.logits_head import logits_model
 from streamkd.progress import image_progress
 from streamkd.public import public
@@ -173,21 +172,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
 
 def logits_function(model: Any) -> Any:
     """Returns a compiled function from images to logits, float32 `[batch, num_classes]`."""
-    logits = logits_model(model)
-    answer, kind = None, None
-
-    def checked(images: tf.Tensor) -> Any:
-        nonlocal logits, answer, kind
-        if answer is None:
-            logits = tried_head(logits, model, images, model.name)
-            answer = compiled_answer(logits.model, refusal=StudentError)
-        answers = answer(images)
-        if logits.inspected:
-            return answers
-        kind = kind or output_kind.output_kind(answers.numpy())  # as the first batch shows it
-        return output_kind.to_logits(answers.numpy(), kind)
-
-    return checked
+    return checked_answer(logits_model(model), model, model.name, StudentError)
 
 
 def answer_all(
