@@ -38,6 +38,8 @@ FLOAT32_STEP = 2.0**-23
 # Probabilities below the smallest normal number of their type have lost digits.
 SMALLEST = {"float16": 2.0**-14}
 FLOAT32_SMALLEST = 1e-37
+# Largest distance from 1 of the sum of probabilities that may have been rounded to bfloat16.
+BFLOAT16_SUM_TOLERANCE = 0.02
 
 
 def tried_head(logits: LogitsModel, model: Any, pixels: Any, name: str) -> LogitsModel:
@@ -122,8 +124,7 @@ def check_student_head(logits: LogitsModel, model: Any, shape: tuple[int, ...], 
     """
     if logits.removed is None:
         return
-    pixels = tf.random.stateless_uniform((NUM_IMAGES, *shape), (1, 2), maxval=255.0)
-    difference = head_difference(logits, model, pixels)
+    difference = head_difference(logits, model, _random_pixels(shape))
     if difference is not None:
         raise StudentError(
             f"The layers of the student {name!r} show a {logits.removed} at the end, and "
@@ -143,6 +144,18 @@ def refuse_sigmoid(logits: LogitsModel, student: Any) -> None:
             f"The student {student.name!r} ends in sigmoid, and this loss compares "
             "softmax distributions.\nEnd it in softmax, or without activation."
         )
+
+
+def answers_probabilities(model: Any, shape: tuple[int, ...]) -> bool:
+    """Returns whether a model answers images of random pixels with rows that sum to 1.
+
+    Args:
+      model: called with images; its layers cannot be looked into.
+      shape: height, width and channels of the images.
+    """
+    answers = _float64(_answers(model, _random_pixels(shape)))
+    sums = answers.sum(axis=1)
+    return bool(answers.min() >= 0 and np.allclose(sums, 1, atol=BFLOAT16_SUM_TOLERANCE))
 
 
 def head_difference(logits: LogitsModel, model: Any, pixels: Any) -> float | None:
@@ -173,6 +186,10 @@ def head_difference(logits: LogitsModel, model: Any, pixels: Any) -> float | Non
         return 1.0
     apart = np.abs(_float64(expected) - _float64(answers))
     return float(np.max(np.nan_to_num(apart, nan=1.0)))
+
+
+def _random_pixels(shape: tuple[int, ...]) -> tf.Tensor:
+    return tf.random.stateless_uniform((NUM_IMAGES, *shape), (1, 2), maxval=255.0)
 
 
 def _answers(model: Any, pixels: tf.Tensor) -> tf.Tensor:
