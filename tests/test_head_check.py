@@ -233,3 +233,22 @@ def test_whole_numbers_that_need_not_learn_are_taken(images, store, way):
     else:
         kernel.enable_lora(2)
     check_fits(logits_model(student), student, join(images, store, batch_size=8))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_student_whose_softmax_is_hidden_is_refused(images, store, family, policy):
+    class Softmax(family.layers.Layer):
+        def call(self, x):
+            return family.activations.softmax(x)
+
+    layers = family.layers
+    student = family.Sequential(
+        [
+            family.Input((8, 8, 3)),
+            layers.Flatten(),
+            layers.Dense(3, dtype=policy),
+            Softmax(dtype=policy),
+        ]
+    )
+    with pytest.raises(StudentError, match="Leave its softmax out: return logits"):
+        check_fits(logits_model(student), student, join(images, store, batch_size=8))

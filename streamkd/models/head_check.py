@@ -37,6 +37,8 @@ FLOAT32_STEP = 2.0**-23
 # Probabilities below the smallest normal number of their type have lost digits.
 SMALLEST = {"float16": 2.0**-14}
 FLOAT32_SMALLEST = 1e-37
+# Largest distance from 1 of the sum of probabilities that may have been rounded to bfloat16.
+BFLOAT16_SUM_TOLERANCE = 0.02
 
 
 def tried_head(logits: LogitsModel, model: Any, pixels: Any, name: str) -> LogitsModel:
@@ -100,14 +102,25 @@ def check_student_head(logits: LogitsModel, model: Any, shape: tuple[int, ...], 
     """
     if logits.removed is None:
         return
-    pixels = tf.random.stateless_uniform((NUM_IMAGES, *shape), (1, 2), maxval=255.0)
-    difference = head_difference(logits, model, pixels)
+    difference = head_difference(logits, model, _random_pixels(shape))
     if difference is not None:
         raise StudentError(
             f"The layers of the student {name!r} show a {logits.removed} at the end, and "
             f"the {logits.removed} of the logits before it differs by {difference:.2g} from what "
             "the student answers.\nLeave its softmax out: return logits."
         )
+
+
+def answers_probabilities(model: Any, shape: tuple[int, ...]) -> bool:
+    """Returns whether a model answers images of random pixels with rows that sum to 1.
+
+    Args:
+      model: called with images; its layers cannot be looked into.
+      shape: height, width and channels of the images.
+    """
+    answers = _float64(_answers(model, _random_pixels(shape)))
+    sums = answers.sum(axis=1)
+    return bool(answers.min() >= 0 and np.allclose(sums, 1, atol=BFLOAT16_SUM_TOLERANCE))
 
 
 def head_difference(logits: LogitsModel, model: Any, pixels: Any) -> float | None:
@@ -138,6 +151,10 @@ def head_difference(logits: LogitsModel, model: Any, pixels: Any) -> float | Non
         return 1.0
     apart = np.abs(_float64(expected) - _float64(answers))
     return float(np.max(np.nan_to_num(apart, nan=1.0)))
+
+
+def _random_pixels(shape: tuple[int, ...]) -> tf.Tensor:
+    return tf.random.stateless_uniform((NUM_IMAGES, *shape), (1, 2), maxval=255.0)
 
 
 def _answers(model: Any, pixels: tf.Tensor) -> tf.Tensor:
