@@ -101,10 +101,13 @@ def check_interface(
             return _of_answer(family, model, takes, outputs, chosen, shape, refusal)
     names = getattr(model, "output_names", [None])  # a Sequential of Keras 3 has none
     layers = dict(zip(map(id, model.outputs), names, strict=True))
-    outputs = named_outputs(model.output, lambda array: layers.get(id(array)))
+    # A Sequential has one of each; that of Keras 3 has no `output`.
+    is_row = isinstance(model, family.keras.Sequential)
+    answer = model.outputs[0] if is_row else model.output
+    outputs = named_outputs(answer, lambda array: layers.get(id(array)))
     chosen = chosen_output(outputs, output, subject, refusal)
     one = model
-    if chosen.path or isinstance(model.input, dict | list | tuple):
+    if chosen.path or not (is_row or hasattr(model.input, "shape")):
         one = family.keras.Model(model.inputs[0], chosen.array, name=_name(model, outputs, chosen))
     return _settled(one if len(outputs) > 1 else model, one, takes, outputs, chosen)
 
