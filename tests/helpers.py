@@ -27,6 +27,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamkd.errors import TeacherError
+
 # Class names and images of the fixture `directory`: uneven, and no multiple of a batch.
 COUNTS = {"ant": 11, "bee": 9, "cat": 10}
 # Height of the class's own logit above every logit that a number alone can make.
@@ -166,8 +168,8 @@ def teach_small(images: Any, teacher: Any, path: Path | str, **options: Any) -> 
     return teach(images, teacher, path, **values)
 
 
-class TeacherFailedError(RuntimeError):
-    """The error of an `EncodingTeacher` that is told to fail."""
+class TeacherFailedError(TeacherError):
+    """The error of an `EncodingTeacher` that is told to fail; it reaches the test as it is."""
 
 
 @contextlib.contextmanager
