@@ -167,6 +167,10 @@ WARNINGS = {
         "A model file was loaded with `--trust`, and would be refused without.",
         "Nothing, if the file is your own; the message says what it may do.",
     ),
+    "head_not_found": Meaning(
+        "A model's layers show a softmax or sigmoid, and its answers come from something else.",
+        "Nothing has to be done: its own answers are taken, and are exact but for tiny ones.",
+    ),
     "cache_too_small": Meaning(
         "Not all images fit into the pixel cache; the others are decoded each time.",
         "Give the cache more room, or put it on a disk.",

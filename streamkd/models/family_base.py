@@ -12,12 +12,37 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The call of a layer or an operation that made a symbolic tensor.
+
+    Attributes:
+      layer: the layer or operation that was called.
+      source: its first input, a symbolic tensor; None for an input of the model.
+      arguments: all others that are not None, by name; "args" are those without a name.
+    """
+
+    layer: Any
+    source: Any
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, layer: Any, sources: Sequence[Any], args: Sequence[Any], kwargs: Any) -> Call:
+        """Returns a call with these input tensors and with all that was given to it."""
+        arguments = {name: value for name, value in kwargs.items() if value is not None}
+        if len(args) > 1:
+            arguments["args"] = args[1:]
+        return cls(layer, sources[0] if sources else None, arguments)
 
 
 class Family(abc.ABC):
@@ -63,13 +88,78 @@ class Family(abc.ABC):
         models = [model, *(layer for layer in layers if isinstance(layer, kind))]
         return models, [layer for layer in layers if not isinstance(layer, kind)]
 
+    def untrainable_kernels(self, model: Any) -> list[str]:
+        """Returns the names of layers that are to learn, with kernels that were quantised.
+
+        Whole numbers have no gradient. Kernels of 8-bit floats have one, and so has what LoRA adds
+        to a kernel.
+        """
+        _, layers = self.models_and_layers(model)
+        return [
+            layer.name
+            for layer in layers
+            if getattr(layer, "quantization_mode", None) not in (None, "float8")
+            and layer.trainable
+            and not getattr(layer, "lora_enabled", False)
+        ]
+
     @abc.abstractmethod
     def operations_of(self, model: Any) -> list[Any]:
         """Returns the operations on tensors in a model that are no layers."""
 
     @abc.abstractmethod
-    def producer_of(self, tensor: Any) -> tuple[Any, Any]:
-        """Returns the layer that made a symbolic tensor, and its first input; None for an input."""
+    def call_of(self, tensor: Any) -> Call:
+        """Returns the call that made a symbolic tensor."""
+
+    def own_kind(self, layer: Any) -> str | None:
+        """Returns the class name of a layer that computes as the family's class of that name does.
+
+        None for a class of the user's own, whatever its name, for a layer whose `call` was
+        replaced, and for a quantised layer, which computes with other numbers than its kernel.
+        """
+        kind = type(layer)
+        name = kind.__name__
+        own = getattr(self.keras.layers, name, None)
+        quantised = getattr(layer, "quantization_mode", None) is not None
+        return name if kind is own and "call" not in vars(layer) and not quantised else None
+
+    def is_graph(self, model: Any) -> bool:
+        """Returns whether a model's layers tell all that it computes, and it has one output.
+
+        So it is with a Sequential or functional model that is built, and with a subclass of these
+        that leaves `call` as it is.
+        """
+        for base in type(model).__mro__:
+            if base.__name__ in ("Functional", "Sequential") and self.defines(base):
+                outputs = getattr(model, "outputs", None)
+                return outputs is not None and len(outputs) == 1 and "call" not in vars(model)
+            if "call" in vars(base) or "__call__" in vars(base):
+                return False
+        return False
+
+    def activation_name(self, function: Any) -> str | None:
+        """Returns 'softmax', 'sigmoid' or 'linear' for a function that is Keras' or TensorFlow's.
+
+        Those of the other family count, too, for layers take them. None for any other: a function
+        of the user's own may have any name.
+        """
+        import tensorflow as tf
+
+        # A family that was not imported cannot have given the function.
+        families = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
+        homes = [tf.nn, *(keras.activations for keras in families)]
+        homes += [keras.ops for keras in families if hasattr(keras, "ops")]
+        for name in ("softmax", "sigmoid", "linear"):
+            if function in [getattr(home, name) for home in homes if hasattr(home, name)]:
+                return name
+        return None
+
+    @abc.abstractmethod
+    def operation_name(self, call: Call) -> str | None:
+        """Returns 'softmax' over the last axis, or 'sigmoid', for a call of such an operation.
+
+        None for any other operation, and for a layer.
+        """
 
     @abc.abstractmethod
     def matmul(self, inputs: Any, kernel: Any) -> Any:
@@ -170,6 +260,12 @@ class Family(abc.ABC):
             return False  # a ModelCheckpoint that keeps every epoch compares nothing
         compares = getattr(callback, "monitor_op", None)
         return compares is np.less or getattr(callback, "mode", "") == "auto"
+
+
+def is_last_axis(axis: Any, tensor: Any) -> bool:
+    """Returns whether an axis, an int that may count from the end, is a tensor's last one."""
+    rank = len(tensor.shape)
+    return isinstance(axis, int) and axis in (-1, rank - 1)
 
 
 def package_of(thing: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import OptionError
-from streamkd.models.family_base import Family
+from streamkd.models.family_base import Call, Family, is_last_axis
 
 BACKEND = "tensorflow"
 # Better direction of a metric, by the metric's own word for it.
@@ -40,10 +40,20 @@ class Keras3(Family):
         operations = getattr(model, "operations", [])
         return [operation for operation in operations if not isinstance(operation, layer)]
 
-    def producer_of(self, tensor: Any) -> tuple[Any, Any]:
+    def call_of(self, tensor: Any) -> Call:
         history = tensor._keras_history
-        inputs = history.operation._inbound_nodes[history.node_index].input_tensors
-        return history.operation, inputs[0] if inputs else None
+        node = history.operation._inbound_nodes[history.node_index]
+        given = node.arguments
+        return Call.of(history.operation, node.input_tensors, given.args, given.kwargs)
+
+    def operation_name(self, call: Call) -> str | None:
+        keras, kind = self.keras, type(call.layer)
+        if call.arguments or not self.defines(kind) or kind.__name__ not in ("Softmax", "Sigmoid"):
+            return None
+        if isinstance(call.layer, keras.layers.Layer):
+            return None
+        axis = getattr(call.layer, "axis", -1)
+        return kind.__name__.lower() if is_last_axis(axis, call.source) else None
 
     def matmul(self, inputs: Any, kernel: Any) -> Any:
         return self.keras.ops.matmul(inputs, kernel)

@@ -6,8 +6,13 @@
 
 The model itself is never changed: layers may be shared, and a compiled function would keep the
 old activation. A last Dense or convolution with an activation is replaced by a small layer that
-uses the same kernel and bias. Activation layers at the end are left out. Layers between activation
-and output (Reshape, Flatten, Dropout) are applied again. Nested models are entered.
+uses the same kernel and bias. Activations at the end, layers and operations, are left out. Layers
+between activation and output (Reshape, Flatten, Dropout) are applied again. Nested models are
+entered.
+
+Layers are told by their class and functions by what they are, never by a name: a user's own
+`Dense` or `softmax` may compute anything. What is not Keras' own is not looked into, and the model
+is taken as it is (`inspected` is False).
 """
 
 from __future__ import annotations
@@ -16,12 +21,14 @@ import dataclasses
 from typing import Any
 
 from streamkd.models.families import family_of
-from streamkd.models.family_base import Family
+from streamkd.models.family_base import Call, Family, is_last_axis
 
 # Last activations that are taken off.
 ACTIVATIONS = ("softmax", "sigmoid")
 # Layers without weights that may stand between the activation and the output.
-PASS_THROUGH = ("Reshape", "Flatten", "Dropout")
+PASS_THROUGH = ("Reshape", "Flatten", "Dropout", "Identity")
+# Layers with weights whose activation may be taken off.
+WEIGHTED = ("Dense", "Conv2D")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +38,8 @@ class LogitsModel:
     Attributes:
       model: callable on a batch of images; shares the weights of the model it was made from.
       removed: 'softmax' or 'sigmoid' where that was taken off, None where the layers show neither.
-      inspected: False for a model whose layers cannot be looked into (subclassed); its answers
-        alone tell whether they are logits.
+      inspected: False for a model whose end cannot be looked into (subclassed, not yet built, or
+        with layers of the user's own); its answers alone tell whether they are logits.
     """
 
     model: Any
@@ -42,56 +49,48 @@ class LogitsModel:
 
 def logits_model(model: Any) -> LogitsModel:
     """Returns `model` without its last softmax or sigmoid."""
-    if not _is_graph(model):
-        return LogitsModel(model, removed=None, inspected=False)
     family = family_of(model)
+    if not family.is_graph(model):
+        return LogitsModel(model, removed=None, inspected=False)
     output, removed = _before_activation(family, model.outputs[0])
     if removed is None:
-        return LogitsModel(model, removed=None, inspected=_ends_visibly(family, model))
+        return LogitsModel(model, removed=None, inspected=_ends_linear(family, model))
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     rebuilt = family.keras.Model(inputs, output, name=f"{model.name}_logits")
     return LogitsModel(rebuilt, removed=removed, inspected=True)
 
 
-def _is_graph(model: Any) -> bool:
-    """Returns whether this is a Sequential or functional model with one output."""
-    for base in type(model).__mro__:
-        if base.__name__ in ("Functional", "Sequential"):
-            outputs = getattr(model, "outputs", None)
-            return outputs is not None and len(outputs) == 1
-        if "call" in vars(base):  # a subclass that calls the layers in its own way
-            return False
-    return False
-
-
-def _ends_visibly(family: Family, model: Any) -> bool:
+def _ends_linear(family: Family, model: Any) -> bool:
     """Returns whether the layers show that no activation stands at the end."""
-    layer, source = family.producer_of(model.outputs[0])
-    while source is not None and type(layer).__name__ in PASS_THROUGH:
-        layer, source = family.producer_of(source)
-    if _is_graph(layer):
-        return _ends_visibly(family, layer)
-    return _activation_name(layer) == "linear"
+    call = family.call_of(model.outputs[0])
+    while call.source is not None and _passes_through(family, call):
+        call = family.call_of(call.source)
+    if family.is_graph(call.layer):
+        return _ends_linear(family, call.layer)
+    return family.own_kind(call.layer) in WEIGHTED and _activation(family, call) == "linear"
 
 
 def _before_activation(family: Family, tensor: Any) -> tuple[Any, str | None]:
     """Returns the symbolic logits behind `tensor`, and the activation that was left out, if any."""
-    layer, source = family.producer_of(tensor)
-    kind = type(layer).__name__
+    call = family.call_of(tensor)
+    layer, source = call.layer, call.source
     if source is None:
         return tensor, None
-    if _is_graph(layer):
-        if len(layer.inputs) != 1:
+    if family.is_graph(layer):
+        if len(layer.inputs) != 1 or set(call.arguments) - {"training"}:
             return tensor, None
         inner = logits_model(layer)
-        return (inner.model(source), inner.removed) if inner.removed else (tensor, None)
-    activation = "softmax" if kind == "Softmax" else _activation_name(layer)
+        # With `training` as it was given: a model may be held to what it does at inference.
+        found = inner.model(source, **call.arguments) if inner.removed else tensor
+        return found, inner.removed
+    activation = _activation(family, call)
+    if activation == "softmax" and any(size != 1 for size in tensor.shape[1:-1]):
+        return tensor, None  # one softmax for each place of a map
     if activation in ACTIVATIONS:
-        if kind in ("Softmax", "Activation"):
-            return source, activation
-        linear = _linear_twin(family, layer)
-        return (linear(source), activation) if linear is not None else (tensor, None)
-    if kind in PASS_THROUGH or (kind == "Activation" and activation == "linear"):
+        if family.own_kind(layer) in WEIGHTED:
+            return _linear_twin(family, layer)(source), activation
+        return source, activation
+    if _passes_through(family, call):
         before, removed = _before_activation(family, source)
         if removed is None:
             return tensor, None
@@ -99,16 +98,34 @@ def _before_activation(family: Family, tensor: Any) -> tuple[Any, str | None]:
     return tensor, None
 
 
-def _activation_name(layer: Any) -> str | None:
-    name = getattr(getattr(layer, "activation", None), "__name__", None)
-    return "softmax" if name == "softmax_v2" else name  # as `tf.nn.softmax` is called
+def _passes_through(family: Family, call: Call) -> bool:
+    """Returns whether a layer only shapes what it is given, when it is not training."""
+    if family.own_kind(call.layer) in PASS_THROUGH:
+        return not {name: value for name, value in call.arguments.items() if value is not False}
+    return family.own_kind(call.layer) == "Activation" and _activation(family, call) == "linear"
+
+
+def _activation(family: Family, call: Call) -> str | None:
+    """Returns the activation that a call ends in: 'softmax', 'sigmoid' or 'linear'.
+
+    None where it is another, or cannot be told.
+    """
+    layer = call.layer
+    operation = family.operation_name(call)
+    kind = family.own_kind(layer)
+    if operation is not None or kind is None or set(call.arguments) - {"training"}:
+        return operation
+    if kind == "Softmax":
+        return "softmax" if is_last_axis(layer.axis, call.source) else None
+    if kind == "Activation" or kind in WEIGHTED:
+        channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
+        return family.activation_name(layer.activation) if channels_last else None
+    return None
 
 
 def _linear_twin(family: Family, layer: Any) -> Any:
-    """Returns a Dense or Conv2D layer without its activation; None for any other layer."""
-    kind = type(layer).__name__
-    if kind not in ("Dense", "Conv2D"):
-        return None
+    """Returns a layer that is the family's own Dense or Conv2D without its activation."""
+    is_dense = family.own_kind(layer) == "Dense"
 
     class LinearTwin(family.keras.layers.Layer):  # type: ignore[name-defined]
         """Kernel and bias of another layer, without its activation."""
@@ -119,7 +136,7 @@ def _linear_twin(family: Family, layer: Any) -> Any:
 
         def call(self, inputs: Any) -> Any:
             original = self.original
-            if kind == "Dense":
+            if is_dense:
                 outputs = family.matmul(inputs, original.kernel)
             else:
                 outputs = original.convolution_op(inputs, original.kernel)

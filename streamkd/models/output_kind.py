@@ -48,6 +48,23 @@ def output_kind(answers: np.ndarray) -> str:
     return "logits"
 
 
+def refuse_scaled(answers: np.ndarray, name: str) -> None:
+    """Refuses answers of a model that look like probabilities times a number, such as per cent.
+
+    Raises:
+      TeacherError: no number is negative, and all rows have one sum, though they differ.
+    """
+    answers = np.asarray(answers, np.float64)
+    sums = answers.sum(axis=1)
+    differ = len(answers) > 1 and not np.allclose(answers, answers[0])
+    if differ and answers.min() >= 0 and np.allclose(sums, sums[0], rtol=SUM_TOLERANCE):
+        raise TeacherError(
+            f"The answers of the teacher {name!r} are never negative, and those to every image sum "
+            f"to {sums[0]:.4g}: probabilities times a number, or logits.\n"
+            "Say which: `--teacher-output probabilities` or `--teacher-output logits`."
+        )
+
+
 def are_probabilities(answers: np.ndarray) -> bool:
     """Returns whether no number is negative and every row sums to 1."""
     answers = np.asarray(answers, np.float64)

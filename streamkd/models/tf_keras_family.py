@@ -10,7 +10,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from streamkd.models.family_base import Family
+from streamkd.models.family_base import Call, Family, is_last_axis
+
+# TensorFlow's names of the operations that a classifier may end in.
+OPERATIONS = {"nn.softmax": "softmax", "math.sigmoid": "sigmoid"}
 
 
 class TfKeras(Family):
@@ -26,11 +29,20 @@ class TfKeras(Family):
     def operations_of(self, model: Any) -> list[Any]:
         return []  # operations are layers here
 
-    def producer_of(self, tensor: Any) -> tuple[Any, Any]:
+    def call_of(self, tensor: Any) -> Call:
         history = tensor._keras_history
         node = history.layer._inbound_nodes[history.node_index]
-        inputs = [] if node.is_input else node.keras_inputs
-        return history.layer, inputs[0] if inputs else None
+        sources = [] if node.is_input else node.keras_inputs
+        return Call.of(history.layer, sources, node.call_args, node.call_kwargs)
+
+    def operation_name(self, call: Call) -> str | None:
+        layer = call.layer
+        if type(layer).__name__ != "TFOpLambda" or not self.defines(type(layer)):
+            return None
+        options = {name: value for name, value in call.arguments.items() if name != "name"}
+        axis = options.pop("axis", -1)
+        name = OPERATIONS.get(layer.symbol)
+        return name if not options and is_last_axis(axis, call.source) else None
 
     def matmul(self, inputs: Any, kernel: Any) -> Any:
         import tensorflow as tf

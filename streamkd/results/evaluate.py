@@ -22,8 +22,8 @@ from streamkd.manifest.class_names import class_numbers, renumber
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
-from streamkd.models import families, output_kind
-from streamkd.models.inference import compiled_answer
+from streamkd.models import families
+from streamkd.models.head_check import checked_answer
 from streamkd.models.interface import Interface, check_interface
 from streamkd.progress import image_progress
 from streamkd.public import public
@@ -188,17 +188,9 @@ def logits_function(interface: Interface) -> Any:
 
     `interface` is settled.
     """
-    logits = interface.logits
+    logits, name = interface.logits, interface.model.name
     assert logits is not None
-    answer = compiled_answer(logits.model, refusal=StudentError)
-    if logits.inspected:
-        return answer
-
-    def probed(images: tf.Tensor) -> np.ndarray:
-        answers = answer(images).numpy()
-        return output_kind.to_logits(answers, output_kind.output_kind(answers))
-
-    return probed
+    return checked_answer(logits, interface.answers, name, StudentError)
 
 
 def answer_all(

@@ -51,6 +51,7 @@ def teach_changes(
     """
     store = open_store(path)
     base = flatten([store])[0]
+    setup.teacher.follow(base.header.teacher)
     setup.check_same(base)
     setup.teacher.settle_output(base.header.teacher["output"])
     TeacherPass(setup, images, path, skip_bad=skip_bad).check_answers(base)

@@ -7,8 +7,9 @@ logits = teacher(images)       # float32 [batch, height, width, channels], 0 to 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,28 @@ from streamkd.errors import TeacherError
 from streamkd.models import output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.image_input import ImageInput
+from streamkd.models.logits_head import LogitsModel
 from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
 from streamkd.teachers.callable_answers import answers_of
 
 # Digest that stores of former versions have of a teacher without weights, or not yet built.
 NO_WEIGHTS = hashlib.blake2b(digest_size=16).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A model whose last activation was taken off.
+
+    Attributes:
+      model: called with images; it answers as the user's model does.
+      logits: what was found in it.
+      output: the kind of its answers that the user named, or 'auto'.
+    """
+
+    model: Any
+    logits: LogitsModel
+    output: str
 
 
 @public
@@ -75,6 +92,7 @@ class Teacher:
         self._model: Any = None
         self._choice: str | int | None = None
         self._is_settled = False
+        self._head: Head | None = None
 
     @classmethod
     def from_model(
@@ -121,6 +139,8 @@ class Teacher:
         from streamkd.models.inference import compiled_answer
 
         logits = interface.logits
+        if logits.removed is not None:
+            self._head = Head(interface.answers, logits, self.output_kind)
         # The user describes the outputs of the whole model; without its softmax they are logits.
         if logits.removed is not None or (self.output_kind == "auto" and logits.inspected):
             self.output_kind = "logits"
@@ -165,7 +185,10 @@ class Teacher:
         if self._preprocessing is None:
             self._preprocessing = preprocessing_module.parse(self.preprocess, images.shape[-1])
             self._preprocessing.check_type(self.takes)
-        answers = np.asarray(self.answer(self._preprocessing(images)), np.float32)
+        pixels = self._preprocessing(images)
+        if self._head is not None:
+            self._check_head(self._head, pixels)
+        answers = np.asarray(self.answer(pixels), np.float32)
         if answers.ndim != 2 or len(answers) != len(images) or answers.shape[1] < 2:
             raise TeacherError(
                 f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
@@ -174,6 +197,8 @@ class Teacher:
             )
         if self.output_kind == "auto":
             self.settle_output(output_kind.output_kind(answers))
+            if self.output_kind == "logits" and self.weights_digest is not None:
+                output_kind.refuse_scaled(answers, self.name)
         logits = output_kind.to_logits(answers, self.output_kind)
         if self.dropped_output is None:
             return logits
@@ -187,6 +212,32 @@ class Teacher:
                 f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
             )
         return np.delete(logits, dropped, axis=1)
+
+    def _check_head(self, head: Head, pixels: Any) -> None:
+        """Compares the logits with the model's answers, once, and takes these if they differ."""
+        from streamkd.models.head_check import tried_head
+
+        self._head = None
+        tried = tried_head(head.logits, head.model, pixels, self.name)
+        if tried.removed is None:
+            self._answer_whole(head)
+
+    def _answer_whole(self, head: Head) -> None:
+        """Answers from now on with the whole model, its last activation included."""
+        from streamkd.models.inference import compiled_answer
+
+        self._head = None
+        self.answer = compiled_answer(head.model)
+        self.removed, self.output_kind = None, head.output
+
+    def follow(self, stored: Mapping[str, Any]) -> None:
+        """Answers as the teacher of a store did; `stored` is what `identity` returned then.
+
+        The store may hold the logarithms of a model's own answers, where logits can be had now.
+        """
+        head, self._head = self._head, None
+        if head is not None and stored.get("removed") is None:
+            self._answer_whole(head)
 
     def settle_output(self, kind: str) -> None:
         """Fixes the kind of the outputs, one of `output_kind.KINDS`, unless it is fixed already."""

@@ -147,6 +147,7 @@ class TeacherPass:
             refuse_stale_index(self.path)
             answers = functools.partial(self._resumed, self._create())
         store = LogitStore(self.path)
+        self.setup.teacher.follow(store.header.teacher)
         self.setup.check_same(store)
         if store.header.fingerprint != self.images.fingerprint:
             raise other_images(self.images, store)

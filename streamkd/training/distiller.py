@@ -235,6 +235,7 @@ class Distiller:
         check_loss(self.recipe.label_weight, stream)
         self._settle(stream.options.shape)
         check_fits(self._logits, self.student, stream, self.strategy.num_replicas_in_sync)
+        self._ready.check_head(stream.options.shape)
         if run is not None:
             image = np.zeros((1, *stream.options.shape), np.float32)
             self.workers.from_chief(lambda: check_can_be_saved(self.student, image))

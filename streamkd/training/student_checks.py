@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.errors import OptionError, StudentError
+from streamkd.errors import OptionError, StudentError, readable_names
+from streamkd.models.families import family_of
+from streamkd.models.head_check import answers_probabilities
 from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
-from streamkd.models.output_kind import are_probabilities
 from streamkd.stream.stream import Stream
 
 # Label weight at which the teacher's logits have no part in the loss.
@@ -77,7 +78,14 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: 
             f"The student {student.name!r} has no weights to train.\n"
             "Set `trainable = True` on the layers that are to learn."
         )
-    if not logits.inspected and are_probabilities(answers):
+    quantised = family_of(student).untrainable_kernels(student)
+    if quantised:
+        raise StudentError(
+            f"The student {student.name!r} is quantised, and the kernels of {len(quantised)} of "
+            f"its layers are whole numbers, which cannot be trained: {readable_names(quantised)}.\n"
+            "Train it first and quantise it then; or set `trainable = False` on these layers."
+        )
+    if not logits.inspected and answers_probabilities(logits.model, stream.options.shape):
         raise StudentError(
             f"The student {student.name!r} answers with probabilities, and its layers cannot be "
             "looked into.\nLeave its softmax out: return logits."

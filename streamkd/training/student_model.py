@@ -13,6 +13,7 @@ from typing import Any
 
 from streamkd.errors import StudentError
 from streamkd.models import preprocessing
+from streamkd.models.head_check import check_student_head
 from streamkd.models.interface import check_interface
 from streamkd.models.logits_head import LogitsModel
 
@@ -24,13 +25,23 @@ class StudentModel:
     Attributes:
       student: the model that is trained and saved: the user's own, unless it has several outputs
         or a preprocessing.
+      answers: the same, called with images.
       logits: the same without its last activation; called with images.
       output: name of the output that was chosen among several, or None.
     """
 
     student: Any
+    answers: Any
     logits: LogitsModel
     output: str | None
+
+    def check_head(self, shape: tuple[int, int, int]) -> None:
+        """Refuses logits that are not behind the student's answers to images of a shape.
+
+        Raises:
+          StudentError: softmax of the logits differs from what the student answers.
+        """
+        check_student_head(self.logits, self.answers, shape, self.student.name)
 
 
 def student_model(
@@ -69,4 +80,4 @@ def student_model(
             interface = check_interface(on_pixels, shape=shape, **checks)
     if interface.logits is None:
         return None
-    return StudentModel(interface.model, interface.logits, chosen)
+    return StudentModel(interface.model, interface.answers, interface.logits, chosen)
