@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from streamkd.checks import check_types
 from streamkd.errors import TeacherError
 from streamkd.models import families
 from streamkd.public import public
@@ -44,6 +45,7 @@ def load_teacher(
     Raises:
       TeacherError: `source` cannot be loaded, or is none of these.
     """
+    check_types(load_teacher, locals())
     if isinstance(source, Teacher):
         return source
     options = {"preprocess": preprocess, "output": output, "drop_output": drop_output}
@@ -53,10 +55,13 @@ def load_teacher(
         return Teacher.from_model(model, name=name or path.name, **options)
     if families.family_name(source) is not None:
         return Teacher.from_model(source, name=name or source.name, **options)
-    if callable(source):
+    if callable(source) and not isinstance(source, type):
         own_name = getattr(source, "__qualname__", type(source).__qualname__)
         return Teacher.from_callable(source, name=name or own_name, **options)
+    kind = type(source).__name__
+    if isinstance(source, type):
+        kind = f"the class {source.__name__}: give an object, {source.__name__}(…)"
     raise TeacherError(
-        f"A teacher cannot be made of {type(source).__name__}.\n"
+        f"A teacher cannot be made of {kind}.\n"
         "Give the path of a `.keras` file, a Keras model, or a callable: images -> logits."
     )

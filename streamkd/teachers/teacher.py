@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_choice
+from streamkd.checks import check_choice, check_types
 from streamkd.errors import TeacherError
 from streamkd.models import logits_head, output_kind
 from streamkd.models import preprocessing as preprocessing_module
@@ -35,6 +35,8 @@ class Teacher:
       num_channels: channels that the model needs; None for any number.
       weights_digest: digest of the weights; None for a callable.
       dropped_output: index of an output that is no class, or None.
+      model: the Keras model that answers, or None.
+      is_asked_twice: whether a pass asks about a few images again, to compare the answers.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Teacher:
         weights_digest: str | None = None,
         drop_output: int | None = None,
     ) -> None:
+        check_types(Teacher.__init__, locals())
         check_choice("--teacher-output", output, output_kind.CHOICES)
         self.answer = answer
         self.name = name
@@ -62,6 +65,8 @@ class Teacher:
         self.num_channels = num_channels
         self.weights_digest = weights_digest
         self.dropped_output = drop_output
+        self.model: Any = None
+        self.is_asked_twice = True
         self._preprocessing: Preprocessing | None = None
 
     @classmethod
@@ -77,7 +82,7 @@ class Teacher:
 
         shape = _shape_of(model, "input_shape")
         outputs = _shape_of(model, "output_shape")
-        return cls(
+        teacher = cls(
             compiled_answer(logits.model),
             name=name,
             output=output,
@@ -88,6 +93,8 @@ class Teacher:
             weights_digest=digest_of_weights(model.weights),
             **options,
         )
+        teacher.model = model
+        return teacher
 
     @classmethod
     def from_callable(cls, answer: Callable[[Any], Any], *, name: str, **options: Any) -> Teacher:
