@@ -260,7 +260,8 @@ def with_last_values(words: Any) -> list[str]:
     Tests add flags to words that would succeed, and a command refuses a flag that is given twice.
     """
     words = [*map(str, words)]
-    flags = build_parser().commands[words[0]].arguments if words else {}
+    parser = build_parser().commands.get(words[0]) if words else None
+    flags = {} if parser is None else parser.arguments
     for first in range(len(words) - 1, -1, -1):
         word = words[first]
         argument = flags.get(word[2:]) if word.startswith("--") else None

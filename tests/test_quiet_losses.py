@@ -14,6 +14,7 @@ from run_helpers import command, dense_student
 from stream_helpers import joined
 
 import streamkd as kd
+from streamkd.errors import StoreError
 from streamkd.teachers.first_answers import warn_of_first_answers
 from streamkd.teachers.teacher import Teacher
 from streamkd.training.history import History
@@ -148,6 +149,24 @@ def test_a_function_that_answers_an_image_differently_each_time():
     # The last digits of another batch size are no other answer.
     teacher = Teacher.from_callable(lambda images: noisy(images, 1e-5), name="rounded")
     assert told(warn_of_first_answers, teacher, PIXELS, teacher(PIXELS)) == ([], "")
+
+
+@pytest.mark.filterwarnings("ignore:The teacher .* answers the same image differently")
+@pytest.mark.filterwarnings("ignore:The teacher .* is right on")
+def test_a_pass_that_cannot_be_resumed_says_why(images, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def noisy(pixels):
+        return pixels.mean((1, 2)) / 100 + rng.normal(size=(len(pixels), 3))
+
+    teach_small(images, noisy, tmp_path / "s.h5")
+    with pytest.raises(StoreError) as info:
+        teach_small(images, noisy, tmp_path / "s.h5")
+    assert str(info.value).endswith(
+        "The teacher answers the same image differently each time, so no pass of it can be resumed."
+        "\nGive a teacher whose random layers are called with `training=False`, and another path "
+        "with `--out`."
+    )
 
 
 def test_a_counting_teacher_is_asked_about_few_images_again():

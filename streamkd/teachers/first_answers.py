@@ -47,6 +47,11 @@ def warn_of_first_answers(teacher: Teacher, pixels: Any, logits: np.ndarray) -> 
         _warn_of_large_logits(teacher, logits, reach)
 
 
+def answers_vary(first: np.ndarray, second: np.ndarray) -> bool:
+    """Returns whether two answers to the same images differ by more than rounding."""
+    return bool(np.abs(first - second).max() > SAME_ANSWER * np.abs(first).max() + 1e-6)
+
+
 def nearly_equal(
     now: np.ndarray, stored: np.ndarray, codec: codecs.Codec, tolerance: float
 ) -> bool:
@@ -68,9 +73,9 @@ def nearly_equal(
 def _warn_of_differences(teacher: Teacher, pixels: Any, logits: np.ndarray) -> None:
     number = min(NUM_ASKED_TWICE, len(logits))
     again = teacher(pixels[:number])
-    largest = float(np.abs(logits[:number]).max())
-    apart = float(np.abs(again - logits[:number]).max())
-    if apart > SAME_ANSWER * largest + 1e-6:
+    if answers_vary(logits[:number], again):
+        largest = float(np.abs(logits[:number]).max())
+        apart = float(np.abs(again - logits[:number]).max())
         layers = [] if teacher.model is None else random_layers_of(teacher.model)
         named = f" Its random layers are: {', '.join(layers)}." if layers else ""
         warn(

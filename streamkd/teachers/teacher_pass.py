@@ -43,7 +43,7 @@ from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
-from streamkd.teachers.first_answers import nearly_equal, warn_of_first_answers
+from streamkd.teachers.first_answers import answers_vary, nearly_equal, warn_of_first_answers
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
 from streamkd.teachers.teacher import Teacher
@@ -181,12 +181,19 @@ class TeacherPass:
         codec = codecs.get(store.header.codec)
         if now.shape == stored.shape and nearly_equal(now, stored, codec, ANSWER_TOLERANCE):
             return
+        remedy = "Give the teacher that the store was begun with, or another path with `--out`."
+        if answers_vary(self.setup.teacher(pixels)[same], now):
+            remedy = (
+                "The teacher answers the same image differently each time, so no pass of it can be "
+                "resumed.\nGive a teacher whose random layers are called with `training=False`, "
+                "and another path with `--out`."
+            )
         raise StoreError(
             f"The teacher's answers differ from those in the store {store.path}.\n"
             f"  image '{readable_key(store.keys[int(in_store[same][0])])}'\n"
             f"  now:   {_first_numbers(now[0])}\n"
             f"  store: {_first_numbers(stored[0])}\n"
-            "Give the teacher that the store was begun with, or another path with `--out`."
+            f"{remedy}"
         )
 
     def answers(
