@@ -135,6 +135,30 @@ WARNINGS = {
         "The teacher is right hardly more often than by chance.",
         "Check `--preprocess`, the order of its classes, and that of imported rows.",
     ),
+    "teacher_weaker": Meaning(
+        "The teacher is right on fewer of the labelled images than the student.",
+        "Give a larger `--label-weight`, or a better teacher.",
+    ),
+    "teacher_inconsistent": Meaning(
+        "The teacher answers the same image differently each time, as with Dropout.",
+        "Give a teacher without random layers at work: `training=False`.",
+    ),
+    "pixels_preprocessed_twice": Meaning(
+        "A model preprocesses pixels itself, and is given preprocessed ones.",
+        "Leave out `--preprocess` or `--student-preprocess`.",
+    ),
+    "pixels_not_preprocessed": Meaning(
+        "The numbers that reach the first weights of a model are not those that it expects.",
+        "Give `--preprocess` of the teacher, or `--student-preprocess`, as the message says.",
+    ),
+    "random_layers": Meaning(
+        "The student changes pixels at random before its first weights; the teacher saw others.",
+        "Leave these layers out, and teach views: `streamkd teach … --views 8 --flip`.",
+    ),
+    "unused_methods": Meaning(
+        "The student has a `train_step` or the like of its own, which is never called.",
+        "Train such a student with its own `fit`; `streamkd.packed_loss` is the loss for it.",
+    ),
     "classes_without_answers": Meaning(
         "A class has images, and none of them has logits in the store.",
         "`streamkd scan --check` says whether its files can be decoded.",

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, get_args
 
+from streamkd.checks import check_types
 from streamkd.codes import warn
 from streamkd.errors import OptionError, OutputError, UnsupportedSystemError
 from streamkd.public import public
@@ -64,6 +65,7 @@ def file_settings(*, store_io: Io | None = None, locks: bool = True) -> Iterator
     Raises:
       OptionError: `store_io` is neither.
     """
+    check_types(file_settings, {"locks": locks})
     if store_io is not None and store_io not in get_args(Io):
         raise OptionError(f"store_io is {store_io!r}; choose one of {', '.join(get_args(Io))}.")
     before = dataclasses.replace(_settings)

@@ -9,9 +9,10 @@ Fields are named as in `image_dataset_from_directory`, with Keras' meaning, and 
 from __future__ import annotations
 
 import dataclasses
+from numbers import Integral
 from typing import Any
 
-from streamkd.checks import check_choice, check_count
+from streamkd.checks import check_choice, check_count, check_types
 from streamkd.errors import OptionError
 from streamkd.public import public
 
@@ -83,11 +84,12 @@ class ImageOptions:
     def __post_init__(self) -> None:
         size = self.image_size
         pair = isinstance(size, tuple | list) and len(size) == 2
-        if not pair or not all(isinstance(n, int) and n > 0 for n in size):
+        if not pair or not all(isinstance(n, Integral) and n > 0 for n in size):
             raise OptionError(
                 f"image_size is {size!r}; it must be (height, width) in pixels, such as (160, 160)."
             )
         object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+        check_types(ImageOptions, vars(self))
         check_choice("color_mode", self.color_mode, COLOR_CHANNELS)
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         check_count("max_pixels", self.max_pixels)

@@ -143,7 +143,8 @@ class EncodingTeacher:
 
     Attributes:
       num_classes: outputs.
-      num_calls: how often it was asked so far.
+      num_calls: how often it was asked so far. A pass asks about its first images twice, to compare
+        the answers; that counts once.
       fail_at: number of the call, from 1, at which it raises `TeacherFailedError`; None for never.
     """
 
@@ -151,11 +152,16 @@ class EncodingTeacher:
         self.num_classes = num_classes
         self.fail_at = fail_at
         self.num_calls = 0
+        self._last: Any = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        self.num_calls += 1
-        if self.num_calls == self.fail_at:
-            raise TeacherFailedError(f"asked for the {self.num_calls}. time")
+        if self._last is not None and np.array_equal(images, self._last[: len(images)]):
+            self._last = None
+        else:
+            self._last = images
+            self.num_calls += 1
+            if self.num_calls == self.fail_at:
+                raise TeacherFailedError(f"asked for the {self.num_calls}. time")
         numbers, classes = pixel_numbers(images).T
         return encoded_logits(numbers, classes, self.num_classes)
 

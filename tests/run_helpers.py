@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from streamkd.cli.main import main
+from streamkd.cli.parser import build_parser
 
 # For tests of lines that both families share: tf_keras takes its turn with `-m slow`.
 SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
@@ -253,10 +254,27 @@ def snapshot(directory: Path) -> dict[str, bytes | None]:
     }
 
 
+def with_last_values(words: Any) -> list[str]:
+    """Returns the words of a command, in which a flag of one value stands once, with its last.
+
+    Tests add flags to words that would succeed, and a command refuses a flag that is given twice.
+    """
+    words = [*map(str, words)]
+    parser = build_parser().commands.get(words[0]) if words else None
+    flags = {} if parser is None else parser.arguments
+    for first in range(len(words) - 1, -1, -1):
+        word = words[first]
+        argument = flags.get(word[2:]) if word.startswith("--") else None
+        has_one = argument is not None and argument.nargs is None
+        if has_one and type(argument).__name__ != "_AppendAction" and word in words[first + 1 :]:
+            del words[first : first + 2]
+    return words
+
+
 def command(capsys: Any, *words: Any) -> tuple[int, dict[str, Any], str]:
     """Runs one command with --json; returns exit code, the one JSON object, standard error."""
     capsys.readouterr()
-    code = main([*map(str, words), "--json"])
+    code = main([*with_last_values(words), "--json"])
     out, errors = capsys.readouterr()
     assert len(out.splitlines()) == 1, f"one object, one line, and nothing else: {out!r}"
     return code, json.loads(out), errors
@@ -265,7 +283,7 @@ def command(capsys: Any, *words: Any) -> tuple[int, dict[str, Any], str]:
 def refusal(capsys: Any, *words: Any) -> str:
     """Runs a command that must be refused, as a person would; returns the one message."""
     capsys.readouterr()
-    code = main([*map(str, words), "--quiet"])
+    code = main([*with_last_values(words), "--quiet"])
     out, errors = capsys.readouterr()
     assert code == 2, f"exit code {code}:\n{errors}"
     assert out == "" and "Traceback" not in errors

@@ -399,6 +399,7 @@ def test_unlabelled_images_learn_from_the_teacher_alone(directory, store):
     assert last["loss"] == pytest.approx(0.5 * last["distillation_loss"])
 
 
+@pytest.mark.filterwarnings("ignore:The pixels of the student are preprocessed twice")
 def test_preprocessing_becomes_the_first_layers_of_the_student(stream, pixels, family):
     student = dense_student(family)
     distiller, _ = fit(stream, student, student_preprocess="127.5,64", epochs=1)

@@ -1,4 +1,4 @@
-"""What a model takes and answers: brought into form where that is no guess, else refused by name."""
+"""What a model takes and answers: brought into form if that is no guess, else refused by name."""
 
 import numpy as np
 import pytest

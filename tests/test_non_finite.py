@@ -131,6 +131,11 @@ def test_an_eleventh_step_in_a_row_is_not_skipped(spoilt):
     assert "It is the 11th step in a row.\nLower the learning rate" in str(info.value)
 
 
+def scaled(layers):
+    """The layers of a student before its weights."""
+    return [layers.Rescaling(1 / 255), layers.Flatten()]
+
+
 @pytest.mark.parametrize("jit", ["off", "on"])
 def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(images, shared, jit, family):
     """As of the square root at zero, where the loss does not see it."""
@@ -144,9 +149,7 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(images, shared
         def call(self, inputs):
             return without_slope(inputs)
 
-    student = family.Sequential(
-        [family.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3), Root()]
-    )
+    student = family.Sequential([family.Input((8, 8, 3)), *scaled(layers), layers.Dense(3), Root()])
     before = weights_of(student)
     stream = join(images, shared[1], batch_size=BATCH_SIZE, seed=3)
     with pytest.raises(NonFiniteError, match=r"step 0 is not a finite .*\n  the images of its b"):
@@ -165,7 +168,7 @@ def test_a_loss_that_is_not_finite_is_found_where_the_gradient_is(images, shared
             return inputs
 
     student = family.Sequential(
-        [family.Input((8, 8, 3)), Penalty(), layers.Flatten(), layers.Dense(3)]
+        [family.Input((8, 8, 3)), Penalty(), *scaled(layers), layers.Dense(3)]
     )
     before = weights_of(student)
     stream = join(images, shared[1], batch_size=BATCH_SIZE, seed=3)

@@ -18,7 +18,8 @@ from streamkd.training.recipe import Recipe
 
 def build_optimizer(optimizer, family, *, learning_rate=0.1, num_steps=100, **options):
     """An optimizer of one variable."""
-    recipe = Recipe(optimizer=optimizer, learning_rate=learning_rate)
+    by_name = {"learning_rate": learning_rate} if isinstance(optimizer, str) else {}
+    recipe = Recipe(optimizer=optimizer, **by_name)
     variables = [family.Variable(1.0)] if hasattr(family, "Variable") else [tf.Variable(1.0)]
     return optimizers.build_optimizer(
         recipe, FAMILIES[family.__name__], num_steps=num_steps, variables=variables, **options

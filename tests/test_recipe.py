@@ -38,7 +38,10 @@ def test_a_setting_that_cannot_be_is_refused(options, words):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("schedule", "cosine"), ("weight_decay", 0.1), ("clip_norm", 1.0), ("ema", 0.9)],
+    [
+        *[("schedule", "cosine"), ("weight_decay", 0.1), ("clip_norm", 1.0), ("ema", 0.9)],
+        *[("learning_rate", 0.5), ("learning_rate", 1e-3), ("warm_up", 0.0), ("warm_up", 0.5)],
+    ],
 )
 def test_a_setting_of_an_optimizer_by_name_is_refused_with_ones_own_optimizer(name, value):
     optimizer = tf_keras.optimizers.SGD(0.1)
@@ -49,3 +52,48 @@ def test_a_setting_of_an_optimizer_by_name_is_refused_with_ones_own_optimizer(na
         f"Give the optimizer by name, or leave {name} out and set it in the optimizer."
     )
     assert Recipe(**{name: value}) and Recipe(optimizer=optimizer)
+
+
+def test_an_optimizer_by_name_has_the_defaults_that_its_run_records():
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.warm_up) == (1e-3, 0.05)
+    assert recipe.described()["learning_rate"] == 1e-3 and "warm_up" not in recipe.described()
+    assert Recipe(warm_up=0.0).described()["warm_up"] == 0.0
+    own = Recipe(optimizer=tf_keras.optimizers.SGD(0.1))
+    assert own.learning_rate is None and own.warm_up is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("label_weight", [0.0, 0.5], "a list"),
+        ("label_weight", lambda step: 0.5, "a function"),
+        ("label_weight", tf_keras.optimizers.schedules.CosineDecay(1.0, 10), "a function"),
+        ("temperature", (4.0, 1.0), "a tuple"),
+    ],
+    ids=str,
+)
+def test_a_schedule_is_refused_with_the_way_to_train_in_parts(name, value, kind):
+    with pytest.raises(OptionError) as info:
+        Recipe(**{name: value})
+    assert str(info.value) == (
+        f"{name} is {kind}, and it must be one number for the whole run.\n"
+        f"Train in parts instead, each with its own value: `kd.Distiller(student, {name}=…)"
+        ".fit(stream, epochs=…)` goes on from the student's weights."
+    )
+
+
+def test_a_schedule_of_the_learning_rate_belongs_to_an_optimizer():
+    with pytest.raises(OptionError, match="Give an optimizer that has the schedule"):
+        Recipe(learning_rate=tf_keras.optimizers.schedules.CosineDecay(1.0, 10))
+
+
+def test_a_recipe_cannot_be_changed():
+    recipe = Recipe(label_weight=0.1)
+    with pytest.raises(OptionError) as info:
+        recipe.label_weight = 1.0
+    assert str(info.value).startswith(
+        "label_weight is set to 1.0, and a recipe is not changed: its run has it in compiled steps."
+        "\nTrain in parts instead"
+    )
+    assert recipe.label_weight == 0.1

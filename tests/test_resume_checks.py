@@ -151,6 +151,7 @@ OTHERWISE = [
 FREE = {"steps_per_call"}
 
 
+@pytest.mark.filterwarnings("ignore:The pixels of the student are preprocessed twice")
 @pytest.mark.parametrize(("name", "options"), OTHERWISE, ids=lambda value: str(value)[:40])
 def test_a_run_does_not_resume_with_another_option(stream, run, name, options):
     before = snapshot(run)

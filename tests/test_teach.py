@@ -84,6 +84,7 @@ def test_float32_rows_are_the_answers_to_the_bit(images, path):
         return answers[-1]
 
     store = teach_small(images, remember, path, codec="float32")
+    del answers[1]  # the first images are asked about twice
     np.testing.assert_array_equal(all_rows(store), np.concatenate(answers))
 
 

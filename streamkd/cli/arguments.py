@@ -4,12 +4,14 @@ parser = Parser(prog="streamkd scan")
 parser.add_argument("--seed", type=seed, default=0)
 parser.arguments["seed"]                # the argparse.Action, by the flag without its dashes
 parser.parse_args(["--seed", "-1"])     # OptionError: Argument --seed: '-1' is no seed; …
+parser.parse_args(["--seed", "1", "--seed", "2"])     # OptionError: --seed is given twice: 1 and 2.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from streamkd.cli.standard_streams import deliver
@@ -30,12 +32,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         self.arguments: dict[str, argparse.Action] = {}
         self.commands: dict[str, Parser] = {}
+        self._with_one_value: dict[str, argparse.Action] = {}
         # No abbreviations: main() looks for `--json` before parsing, and would miss `--js`.
         super().__init__(**settings, allow_abbrev=False)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Adds an argument, as argparse does, and records it."""
-        return self.record(super().add_argument(*names, **settings))
+        return self.record(super().add_argument(*names, **settings), settings.get("action"))
 
     def add_group(self, title: str) -> Group:
         """Adds a group of arguments that are recorded as well."""
@@ -47,11 +50,39 @@ class Parser(argparse.ArgumentParser):
         if code:
             self.exit(code)
 
-    def record(self, argument: argparse.Action) -> argparse.Action:
-        """Keeps an argument by its name, and returns it."""
+    def record(self, argument: argparse.Action, action: Any = None) -> argparse.Action:
+        """Keeps an argument by its name, and returns it; `action` is as in `add_argument`."""
         name = (argument.option_strings or [argument.dest])[0]
         self.arguments[name.lstrip("-")] = argument
+        if action in (None, argparse.BooleanOptionalAction):
+            self._with_one_value |= dict.fromkeys(argument.option_strings, argument)
         return argument
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does, and refuses a flag of one value that is given twice."""
+        if args is not None:  # the words of a command
+            self._refuse_repeated(list(args))
+        return super().parse_known_args(args, namespace)
+
+    def _refuse_repeated(self, words: Sequence[str]) -> None:
+        """Refuses a repeated flag; argparse would take its last value without a word."""
+        given: dict[str, str] = {}
+        for number, word in enumerate(words):
+            if word == "--":
+                return
+            flag = word.partition("=")[0]
+            argument = self._with_one_value.get(flag)
+            if argument is None:
+                continue
+            value = _value_at(words, number, argument)
+            before = given.get(argument.dest)
+            is_switch = argument.nargs == 0  # one word twice is as good as once
+            if before is not None and not (is_switch and before == value):
+                raise OptionError(
+                    f"{argument.option_strings[0]} is given twice: {before} and {value}.\n"
+                    "Give it once."
+                )
+            given[argument.dest] = value
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message[:1].upper()}{message[1:]}.\nSee `{self.prog} --help`.")
@@ -66,7 +97,22 @@ class Group:
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Adds an argument to the group, and records it in the parser."""
-        return self._parser.record(self._group.add_argument(*names, **settings))
+        return self._parser.record(
+            self._group.add_argument(*names, **settings), settings.get("action")
+        )
+
+
+def _value_at(words: Sequence[str], number: int, argument: argparse.Action) -> str:
+    """Returns the value of the flag at `words[number]` as it was typed; of a switch, its word."""
+    _, equals, value = words[number].partition("=")
+    if equals or argument.nargs == 0:
+        return value if equals else words[number]
+    size = argument.nargs if isinstance(argument.nargs, int) else 1
+    if argument.nargs in ("+", "*"):
+        size = len(words)
+    following = itertools.islice(words, number + 1, number + 1 + size)
+    values = list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+    return " ".join(values) or "nothing"
 
 
 class Typed(list):

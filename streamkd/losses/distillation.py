@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from streamkd.checks import check_positive
+from streamkd.checks import check_below_one, check_positive
 from streamkd.public import public
 
 
@@ -76,6 +76,7 @@ def label_loss(
       >>> print(round(float(label_loss(labels, shares, tf.constant([[2., 1., 0.]]))[0]), 3))
       0.658
     """
+    check_below_one("smoothing", smoothing)
     student_log = tf.nn.log_softmax(tf.cast(student_logits, tf.float32))
     known = labels >= 0
     # The gradient of a gather with batch_dims is a dozen operations more.

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_types
 from streamkd.errors import OptionError
 from streamkd.keys import Keys
 from streamkd.manifest import sources, split, tables
@@ -194,6 +195,7 @@ def scan(
       ClassNamesError: `class_names` or `class_map` does not fit the folders or the labels.
       OptionError: arguments that exclude each other.
     """
+    check_types(scan, locals())
     if isinstance(class_map, str | os.PathLike):
         class_map = read_class_map(class_map)
     split.check_split(validation_split, subset, seed)

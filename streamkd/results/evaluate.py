@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from streamkd.checks import check_count
+from streamkd.checks import check_count, check_types
 from streamkd.errors import OptionError, StudentError
 from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import class_numbers, renumber
@@ -36,6 +36,7 @@ from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.join import find_rows, image_options
+from streamkd.training.teacher_strength import warn_of_weaker
 
 NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5
@@ -115,6 +116,7 @@ def evaluate(
     Raises:
       StreamkdError: the model, the images and the store do not fit together.
     """
+    check_types(evaluate, locals())
     images = as_manifest(images)
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
@@ -154,13 +156,16 @@ def evaluate(
     teacher_logits = None
     if store is not None and rows is not None:
         teacher_logits = _teacher_logits(store, rows, classes, logits.shape[1])
-    return EvaluationReport(
+    report = EvaluationReport(
         num_images=len(logits),
         **_against_labels(logits, labels),
         **_against_teacher(logits, teacher_logits, labels),
         num_parameters=int(interface.model.count_params()),
         latency_ms=latency_ms(answer, options),
     )
+    num_labelled = int(np.count_nonzero(labels != UNLABELLED))
+    warn_of_weaker(report.teacher_accuracy, report.accuracy, num_labelled)
+    return report
 
 
 def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:

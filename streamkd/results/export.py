@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd import disk
-from streamkd.checks import check_choice, check_count
+from streamkd.checks import check_choice, check_count, check_types
 from streamkd.errors import OutputError, StudentError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest, as_manifest
@@ -90,6 +90,7 @@ def export(
       OutputError: `out` exists or cannot be written.
       StudentError: `model` cannot be opened.
     """
+    check_types(export, locals())
     if images is not None:
         images = as_manifest(images)
     check_choice("--format", format, FORMATS)

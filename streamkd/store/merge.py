@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_types
 from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
@@ -76,6 +77,7 @@ def merge(
       UnfinishedStoreError: a store is unfinished.
       MissingLogitsError: the stores have none of `images`.
     """
+    check_types(merge, locals())
     if images is not None:
         images = as_manifest(images)
     if os.path.realpath(out) in map(os.path.realpath, paths):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_types
 from streamkd.errors import DamagedStoreError
 from streamkd.keys import Keys
 from streamkd.manifest.listing import UNLABELLED
@@ -50,6 +51,7 @@ def verify(
     Raises:
       StoreError: `path` is no store.
     """
+    check_types(verify, locals())
     if images is not None:
         images = as_manifest(images)
     try:

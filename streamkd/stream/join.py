@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from streamkd.checks import check_choice, check_count
+from streamkd.checks import check_choice, check_count, check_types
 from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions, as_background
@@ -114,6 +114,7 @@ def join(
       UnfinishedStoreError: the teacher pass is not finished.
       OptionError: options that do not fit.
     """
+    check_types(join, locals())
     images = as_manifest(images)
     check_choice("missing", missing, MISSING)
     check_choice("on_bad", on_bad, ON_BAD)

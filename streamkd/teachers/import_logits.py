@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_choice
+from streamkd.checks import check_choice, check_types
 from streamkd.errors import ClassNamesError, OptionError, readable_key, readable_names
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import output_kind
@@ -67,6 +67,7 @@ def import_logits(
       TeacherError: numbers that cannot be logits.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
+    check_types(import_logits, locals())
     images = as_manifest(images)
     check_choice("--teacher-output", output, output_kind.CHOICES)
     if keys is not None and keys_dataset is not None:

@@ -19,8 +19,7 @@ def warn_of_chance(name: str, store: LogitStore) -> None:
     """Warns of a teacher hardly better than chance, by its preprocessing, classes or rows."""
     accuracy = (store.summary or {}).get("teacher_accuracy")
     chance = 1 / store.num_classes
-    # With two classes, twice chance would be every image.
-    if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
+    if accuracy is not None and is_at_chance(accuracy, chance):
         warn(
             "teacher_at_chance",
             f"The teacher {name!r} is right on {accuracy:.1%} of the labelled "
@@ -28,6 +27,12 @@ def warn_of_chance(name: str, store: LogitStore) -> None:
             "classes (`--class-names`); of imported logits, also the order of the rows.",
             stacklevel=3,
         )
+
+
+def is_at_chance(accuracy: float, chance: float) -> bool:
+    """Returns whether an accuracy is hardly better than that of a guess."""
+    # With two classes, twice chance would be every image.
+    return accuracy < min(2 * chance, chance + (1 - chance) / 10)
 
 
 def warn_of_unanswered_classes(store: LogitStore) -> None:

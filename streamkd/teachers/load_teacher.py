@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from streamkd.checks import check_types
 from streamkd.errors import TeacherError
 from streamkd.models import families, user_code
 from streamkd.public import public
@@ -46,6 +47,7 @@ def load_teacher(
     Raises:
       TeacherError: `source` cannot be loaded, or is none of these.
     """
+    check_types(load_teacher, locals())
     if isinstance(source, str) and user_code.is_function(source):
         name, source = name or source, user_code.build_teacher(source)
     if isinstance(source, Teacher):
@@ -62,10 +64,13 @@ def load_teacher(
         return Teacher.from_model(model, name=name or path.name, **options)
     if families.family_name(source) is not None:
         return Teacher.from_model(source, name=name or source.name, **options)
-    if callable(source):
+    if callable(source) and not isinstance(source, type):
         own_name = getattr(source, "__qualname__", type(source).__qualname__)
         return Teacher.from_callable(source, name=name or own_name, **options)
+    kind = type(source).__name__
+    if isinstance(source, type):
+        kind = f"the class {source.__name__}: give an object, {source.__name__}(…)"
     raise TeacherError(
-        f"A teacher cannot be made of {type(source).__name__}.\n"
+        f"A teacher cannot be made of {kind}.\n"
         "Give the path of a `.keras` file, a Keras model, or a callable: images -> logits."
     )

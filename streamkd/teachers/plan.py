@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_count, check_positive
+from streamkd.checks import check_count, check_positive, check_types
 from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.progress import image_progress
@@ -139,6 +139,7 @@ def plan(
       StoreError: a packed store, which no longer has the exact logits.
       OtherImagesError: a store with none of the images.
     """
+    check_types(plan, locals())
     images = as_manifest(images)
     check_source(store, teacher)
     if not isinstance(views, Views):

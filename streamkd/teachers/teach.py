@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_choice, check_count
+from streamkd.checks import check_choice, check_count, check_types
 from streamkd.codes import warn
 from streamkd.errors import OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions
@@ -100,6 +100,7 @@ def teach(
     Raises:
       StreamkdError: setup, images and store do not fit; nothing that was written is lost.
     """
+    check_types(teach, locals())
     images = as_manifest(images)
     refuse_store_in_class(images, out)
     check_choice("on_bad", on_bad, ON_BAD)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_choice
+from streamkd.checks import check_choice, check_types
 from streamkd.errors import TeacherError
 from streamkd.models import output_kind
 from streamkd.models import preprocessing as preprocessing_module
@@ -58,6 +58,8 @@ class Teacher:
       weights_digest: digest of the weights; None for a callable, and without any weights.
       model_output: name of the output that was chosen among several, or None.
       dropped_output: index of an output that is no class, or None.
+      model: the Keras model that answers, or None.
+      is_asked_twice: whether a pass asks about a few images again, to compare the answers.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Teacher:
         weights_digest: str | None = None,
         drop_output: int | None = None,
     ) -> None:
+        check_types(Teacher.__init__, locals())
         check_choice("--teacher-output", output, output_kind.CHOICES)
         self.answer = answer
         self.name = name
@@ -87,6 +90,8 @@ class Teacher:
         self.dropped_output = drop_output
         self.model_output: str | None = None
         self.takes: ImageInput | None = None
+        self.model: Any = None
+        self.is_asked_twice = True
         self._preprocessing: Preprocessing | None = None
         # A model that was not yet checked against images, and the output that the user chose.
         self._model: Any = None
@@ -150,6 +155,7 @@ class Teacher:
         self.num_outputs = outputs[-1] if outputs and len(outputs) == 2 else None
         self.weights_digest = digest_of_weights(interface.model.weights)
         self.model_output = interface.output
+        self.model = interface.model
         self._is_settled = True
 
     @classmethod

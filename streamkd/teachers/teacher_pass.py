@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -43,6 +43,7 @@ from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
+from streamkd.teachers.first_answers import answers_vary, nearly_equal, warn_of_first_answers
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
 from streamkd.teachers.teacher import NO_WEIGHTS, Teacher
@@ -181,22 +182,40 @@ class TeacherPass:
         stored = store.gather(in_store[same] * store.num_views)
         now = self.setup.teacher(pixels)[same]
         codec = codecs.get(store.header.codec)
-        if now.shape == stored.shape and _nearly_equal(now, stored, codec):
+        if now.shape == stored.shape and nearly_equal(now, stored, codec, ANSWER_TOLERANCE):
             return
+        remedy = "Give the teacher that the store was begun with, or another path with `--out`."
+        if answers_vary(self.setup.teacher(pixels)[same], now):
+            remedy = (
+                "The teacher answers the same image differently each time, so no pass of it can be "
+                "resumed.\nGive a teacher whose random layers are called with `training=False`, "
+                "and another path with `--out`."
+            )
         raise StoreError(
             f"The teacher's answers differ from those in the store {store.path}.\n"
             f"  image '{readable_key(store.keys[int(in_store[same][0])])}'\n"
             f"  now:   {_first_numbers(now[0])}\n"
             f"  store: {_first_numbers(stored[0])}\n"
-            "Give the teacher that the store was begun with, or another path with `--out`."
+            f"{remedy}"
         )
 
-    def answers(self, groups: Sequence[np.ndarray]) -> Iterator[Answer]:
-        """Yields the answer to each group of image indices, and asks the teacher meanwhile."""
+    def answers(
+        self,
+        groups: Sequence[np.ndarray],
+        look: Callable[[tf.Tensor, np.ndarray], None] | None = None,
+    ) -> Iterator[Answer]:
+        """Yields the answer to each group of image indices, and asks the teacher meanwhile.
+
+        `look` is called with the pixels and the logits of the first group.
+        """
         for group, block in zip(groups, self._read(groups, self._drawn), strict=True):
             pixels, content_digests, refused, alone = block
             views = self._drawn.of_rows(group, alone)
-            yield Answer(self.setup.teacher(pixels), content_digests, views, refused)
+            logits = self.setup.teacher(pixels)
+            if look is not None:
+                look(pixels, logits)
+                look = None
+            yield Answer(logits, content_digests, views, refused)
 
     def _resumed(self, begun: Iterator[Answer], groups: Sequence[np.ndarray]) -> Iterator[Answer]:
         """Returns the answers that `_create` has begun, if every block is still to be written.
@@ -213,7 +232,8 @@ class TeacherPass:
         """
         setup, images = self.setup, self.images
         num_views = setup.views.num_views
-        answers = self.answers(self._blocks)
+        look = functools.partial(warn_of_first_answers, setup.teacher)
+        answers = self.answers(self._blocks, look)
         first = next(answers)
         logits = np.array(first.logits)
         self.check_num_classes(logits.shape[1])
@@ -315,16 +335,6 @@ def _first_difference(images: Manifest, store: LogitStore) -> str:
     if len(images) < store.num_images:
         return f"  {store.num_images - len(images):,} images of the store are gone\n"
     return "  the same keys with other labels or class names\n"
-
-
-def _nearly_equal(now: np.ndarray, stored: np.ndarray, codec: codecs.Codec) -> bool:
-    """Returns whether two answers differ at most by rounding, on this or another machine."""
-    if not (np.abs(now) <= codec.largest).all():
-        return False
-    apart = np.abs(codec.decode(codec.encode(now), now.shape[1]) - stored)
-    # A few packed logits may round to the neighbouring level, so that their mean counts.
-    typical = apart.max() if isinstance(codec, codecs.FloatCodec) else apart.mean()
-    return bool(typical <= ANSWER_TOLERANCE * (np.abs(stored).max() + 1e-6))
 
 
 def _first_numbers(logits: np.ndarray) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_count
+from streamkd.checks import check_count, check_types
 from streamkd.errors import BadImageError, TeacherError, readable_key
 from streamkd.image_options import Background, ImageOptions
 from streamkd.manifest.class_names import renumber
@@ -111,6 +111,7 @@ def write_store(
       BadImageError: a file that cannot be read.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
+    check_types(write_store, locals())
     images = as_manifest(images)
     refuse_store_in_class(images, out)
     check_count("batch_size", batch_size)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from streamkd.checks import check_count
-from streamkd.errors import StudentError
+from streamkd.checks import check_count, check_types
+from streamkd.errors import OptionError, StudentError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.models.families import family_of
@@ -42,8 +42,10 @@ from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
-from streamkd.training.student_checks import check_fits, check_loss
+from streamkd.training.student_checks import check_fits, check_is_model, check_loss
 from streamkd.training.student_model import StudentModel, student_model
+from streamkd.training.student_warnings import warn_of_student
+from streamkd.training.teacher_strength import TeacherStrength
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
 
@@ -59,11 +61,11 @@ class Distiller:
         optimizer, loss and metrics of a compiled one are not used and not changed.
       optimizer: name of a Keras optimizer, or an optimizer of the student's own family, which is
         used as it is.
-      learning_rate: the highest, of an optimizer given by name.
+      learning_rate: the highest, of an optimizer given by name; None is 0.001.
       schedule: of an optimizer given by name: 'cosine' rises over the fraction `warm_up` of the
         steps and falls to zero along a cosine; 'constant' stays. None is 'cosine', unless a
         callback sets the learning rate.
-      warm_up: fraction of the steps, 0 to 1.
+      warm_up: fraction of the steps, 0 to 1; None is 0.05. Of an optimizer given by name.
       weight_decay: of an optimizer given by name; None for its own default. Biases, and the scales
         and offsets of norms, have none.
       clip_norm: the largest norm of all gradients together.
@@ -89,7 +91,7 @@ class Distiller:
 
     Attributes:
       student: the model that is being trained; until `fit`, the user's own if it is not built yet.
-      recipe: the other arguments.
+      recipe: the other arguments; it cannot be changed.
 
     Raises:
       StudentError: the student's outputs are probabilities that cannot be traced to logits.
@@ -101,9 +103,9 @@ class Distiller:
         student: Any,
         *,
         optimizer: Any = "adamw",
-        learning_rate: float = 1e-3,
+        learning_rate: float | None = None,
         schedule: str | None = None,
-        warm_up: float = 0.05,
+        warm_up: float | None = None,
         weight_decay: float | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
@@ -115,29 +117,18 @@ class Distiller:
         model_output: str | int | None = None,
         jit: str | bool = "auto",
         steps_per_call: int = 32,
-        metrics: Sequence[Any] = (),
+        metrics: Any = (),
         on_nonfinite: str = "raise",
     ) -> None:
-        self.recipe = Recipe(
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            warm_up=warm_up,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            accumulate=accumulate,
-            ema=ema,
-            temperature=temperature,
-            label_weight=label_weight,
-            label_smoothing=label_smoothing,
-            jit=jit,  # type: ignore[arg-type]
-            steps_per_call=steps_per_call,
-            on_nonfinite=on_nonfinite,
-        )
+        given = locals()
+        check_types(Distiller.__init__, {"student_preprocess": student_preprocess})
+        self._recipe = Recipe(**{name: given[name] for name in Recipe.names()})
         self.family = family_of(student)
+        check_is_model(student, self.family)
         self.workers = Workers(student.distribute_strategy or tf.distribute.get_strategy())
         self.strategy = self.workers.strategy
         self.student, self.student_preprocess = student, student_preprocess
+        self._given = student
         self._model_output = model_output
         self._parts: StudentModel | None = None
         self._settle()
@@ -175,6 +166,18 @@ class Distiller:
                 "softmax distributions.\nEnd it in softmax, or without activation."
             )
 
+    @property
+    def recipe(self) -> Recipe:
+        """The settings of the training; they cannot be changed."""
+        return self._recipe
+
+    @recipe.setter
+    def recipe(self, recipe: Recipe) -> None:
+        raise OptionError(
+            "The recipe of a Distiller cannot be exchanged.\n"
+            "Make another Distiller of the student, which goes on from the student's weights."
+        )
+
     def fit(
         self,
         stream: Stream,
@@ -184,7 +187,7 @@ class Distiller:
         run: str | os.PathLike | None = None,
         resume: bool = True,
         progress: bool = True,
-        callbacks: Sequence[Any] = (),
+        callbacks: Any = (),
         class_weight: Mapping[Any, float] | str | None = None,
         save_every: int | None = None,
         stop: Callable[[], bool] | None = None,
@@ -222,6 +225,7 @@ class Distiller:
 
         A refusal before the first checkpoint leaves `run` as it was.
         """
+        check_types(Distiller.fit, locals())
         check_count("epochs", epochs)
         if validation is not None:
             validation = as_manifest(validation, "validation")
@@ -245,12 +249,23 @@ class Distiller:
             labels=stream.labels,
             num_classes=stream.num_classes,
         )
+        label_weight = self.recipe.label_weight
+        warn_of_student(self._given, self.student_preprocess, stream, label_weight)
+        strength = TeacherStrength.of(stream, label_weight)
         with restorable_random_layers(self._logits.model, self.strategy):
-            schedule = self._schedule(callbacks)
+            sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
+            schedule = self.recipe.schedule or ("constant" if sets_rate else "cosine")
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
             state, metrics = self._state(stream.num_classes, num_steps, schedule)
             callback_checks.check_learning_rate(callbacks, state.optimizer)
-            called = self._keras_callbacks(callbacks, state, epochs)
+            called = KerasCallbacks(
+                callbacks,
+                self.student,
+                state.optimizer,
+                self.family,
+                epochs=epochs,
+                is_chief=self.workers.is_chief,
+            )
             config = {
                 **run_config.describe_stream(stream),
                 **run_config.describe_training(self.recipe, self.student, schedule, epochs),
@@ -283,12 +298,10 @@ class Distiller:
                 stop=stop or (lambda: False),
                 shows_progress=progress and self.workers.is_chief,
             )
-            return loop.train(resume)
-
-    def _schedule(self, callbacks: list[Any]) -> str:
-        """Returns the schedule of an optimizer given by name."""
-        sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
-        return self.recipe.schedule or ("constant" if sets_rate else "cosine")
+            history = loop.train(resume)
+        if strength is not None and not history.stopped:
+            strength.warn_if_weaker(history.last.get("accuracy"), label_weight)
+        return history
 
     def _state(
         self, num_classes: int, num_steps: int, schedule: str
@@ -311,18 +324,6 @@ class Distiller:
             )
             state = TrainingState(self.student, self._logits.model, optimizer, metrics.metrics)
         return state, metrics
-
-    def _keras_callbacks(
-        self, callbacks: list[Any], state: TrainingState, epochs: int
-    ) -> KerasCallbacks:
-        return KerasCallbacks(
-            callbacks,
-            self.student,
-            state.optimizer,
-            self.family,
-            epochs=epochs,
-            is_chief=self.workers.is_chief,
-        )
 
     def _steps(
         self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None

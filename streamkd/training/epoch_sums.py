@@ -8,6 +8,7 @@ times.metrics(images_per_step)           # {"images_per_second": 5120.4, "input_
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class EpochTimes:
     Attributes:
       num_steps: steps done.
       seconds: spent in the calls of the compiled loop.
-      waited: part of the seconds spent waiting for input.
+      waited: part of the seconds spent waiting for input; NaN if it cannot be known.
     """
 
     num_steps: int = 0
@@ -65,7 +66,8 @@ class EpochTimes:
         """Returns images per second and the fraction of the time spent waiting for input."""
         if not self.seconds:  # an epoch that was stopped right before its end
             return {"images_per_second": None, "input_wait": None}
+        share = self.waited / self.seconds
         return {
             "images_per_second": round(self.num_steps * images_per_step / self.seconds, 1),
-            "input_wait": round(self.waited / self.seconds, 3),
+            "input_wait": None if math.isnan(share) else round(share, 3),
         }

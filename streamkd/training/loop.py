@@ -200,7 +200,8 @@ class Loop:
                 self._leave_out(call.nonfinite)
             times.add(call.num_steps, call.seconds, call.waited)
             bar.update(call.num_steps * self._images_per_step)
-            bar.set_postfix_str(f"input {call.waited / call.seconds:.0%}", refresh=False)
+            if not math.isnan(call.waited):
+                bar.set_postfix_str(f"input {call.waited / call.seconds:.0%}", refresh=False)
             last = step + call.num_steps - 1
             self.callbacks.batch_end(last - begins, self.state.num_steps, self._metrics)
             if self.callbacks.stops:

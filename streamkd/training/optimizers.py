@@ -117,7 +117,7 @@ def _by_name(recipe: Recipe, family: Family, num_steps: int, schedule: str) -> A
 
 
 def _cosine(recipe: Recipe, family: Family, num_steps: int) -> Any:
-    warm_up_steps = min(math.ceil(recipe.warm_up * num_steps), num_steps - 1)
+    warm_up_steps = min(math.ceil((recipe.warm_up or 0.0) * num_steps), num_steps - 1)
     return family.keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warm_up_steps else recipe.learning_rate,
         decay_steps=max(1, num_steps - warm_up_steps),

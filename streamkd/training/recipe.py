@@ -7,28 +7,44 @@ recipe.described()        # the settings that a resumed run must repeat
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
-from streamkd.checks import check_choice, check_count, check_fraction, check_positive
+from streamkd.checks import (
+    check_below_one,
+    check_choice,
+    check_count,
+    check_fraction,
+    check_not_negative,
+    check_positive,
+)
 from streamkd.errors import OptionError
 
 SCHEDULES = ("cosine", "constant")
 JITS = ("auto", "on", "off")
 ON_NONFINITE = ("raise", "skip")
+# Defaults of an optimizer given by name; an optimizer of the user's own has its own.
+LEARNING_RATE = 1e-3
+WARM_UP = 0.05
+# Settings of an optimizer given by name.
+OF_OPTIMIZER = ("learning_rate", "warm_up", "schedule", "weight_decay", "clip_norm", "ema")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Recipe:
     """The settings of a `Distiller`, which documents them.
 
     Raises:
-      OptionError: a number out of range, or two settings that exclude each other.
+      OptionError: a number out of range, two settings that exclude each other, or a setting that is
+        changed later, when the steps are compiled and would not notice.
     """
 
+    _is_settled: ClassVar[bool] = False
+
     optimizer: Any = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     schedule: str | None = None
-    warm_up: float = 0.05
+    warm_up: float | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
     accumulate: int = 1
@@ -42,14 +58,18 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if isinstance(self.jit, bool):
-            object.__setattr__(self, "jit", "on" if self.jit else "off")
-        check_positive("temperature", self.temperature)
-        check_fraction("label_weight", self.label_weight)
-        check_positive("learning_rate", self.learning_rate)
+            self.jit = "on" if self.jit else "off"
+        self._check_own_optimizer()
+        if isinstance(self.optimizer, str):
+            self.learning_rate = LEARNING_RATE if self.learning_rate is None else self.learning_rate
+            self.warm_up = WARM_UP if self.warm_up is None else self.warm_up
+            check_positive("learning_rate", _one_number("learning_rate", self.learning_rate))
+            check_fraction("warm_up", self.warm_up)
+        check_positive("temperature", _one_number("temperature", self.temperature))
+        check_fraction("label_weight", _one_number("label_weight", self.label_weight))
         check_count("steps_per_call", self.steps_per_call)
         check_count("accumulate", self.accumulate)
-        check_fraction("warm_up", self.warm_up)
-        _check_below_one("label_smoothing", self.label_smoothing)
+        check_below_one("label_smoothing", self.label_smoothing)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("jit", self.jit, JITS)
@@ -57,24 +77,35 @@ class Recipe:
         if self.clip_norm is not None:
             check_positive("clip_norm", self.clip_norm)
         if self.ema is not None:
-            _check_below_one("ema", self.ema)
-        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
+            check_below_one("ema", self.ema)
+        if self.weight_decay is not None:
+            check_not_negative("weight_decay", self.weight_decay)
+        self.__dict__["_is_settled"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_settled:
             raise OptionError(
-                f"weight_decay is {self.weight_decay!r}; it must be zero or a positive number."
+                f"{name} is set to {value!r}, and a recipe is not changed: its run has it in "
+                f"compiled steps.\n{_train_in_parts(name)}"
             )
-        self._check_own_optimizer()
+        super().__setattr__(name, value)
 
     def _check_own_optimizer(self) -> None:
         """Refuses settings of an optimizer by name together with the user's own optimizer."""
         if isinstance(self.optimizer, str):
             return
-        for name in ("schedule", "weight_decay", "clip_norm", "ema"):
+        for name in OF_OPTIMIZER:
             if getattr(self, name) is not None:
                 raise OptionError(
                     f"{name} is {getattr(self, name)!r}, and the optimizer is your own "
                     f"{type(self.optimizer).__name__}, which is used as it is.\n"
                     f"Give the optimizer by name, or leave {name} out and set it in the optimizer."
                 )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Returns the names of the settings."""
+        return [field.name for field in dataclasses.fields(cls)]
 
     def num_steps(self, num_batches: int) -> int:
         """Returns the steps for `num_batches` batches; the last step may take more of them."""
@@ -90,6 +121,7 @@ class Recipe:
             "label_weight": float(self.label_weight),
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults["warm_up"] = WARM_UP
         for name in ("label_smoothing", "accumulate", "on_nonfinite"):
             if getattr(self, name) != defaults[name]:
                 described[name] = getattr(self, name)
@@ -102,6 +134,21 @@ class Recipe:
         return described
 
 
-def _check_below_one(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise OptionError(f"{name} is {value!r}; it must be at least 0 and below 1.")
+def _one_number(name: str, value: Any) -> Any:
+    """Returns the number of a run; a schedule is refused with what can be done instead."""
+    if not callable(value) and (isinstance(value, str) or not isinstance(value, Iterable)):
+        return value
+    kind = "a function" if callable(value) else f"a {type(value).__name__}"
+    if name == "learning_rate":
+        remedy = "Give an optimizer that has the schedule: `optimizer=keras.optimizers.SGD(…)`."
+    else:
+        remedy = _train_in_parts(name)
+    raise OptionError(f"{name} is {kind}, and it must be one number for the whole run.\n{remedy}")
+
+
+def _train_in_parts(name: str) -> str:
+    return (
+        "Train in parts instead, each with its own value: "
+        f"`kd.Distiller(student, {name}=…).fit(stream, epochs=…)` goes on from the student's "
+        "weights."
+    )

@@ -12,6 +12,7 @@ call.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -111,7 +112,8 @@ class TrainingSteps:
         """Updates the student once, unless a number is not finite.
 
         Returns:
-          bool, whether the student was updated; float64, the seconds spent waiting for batches.
+          bool, whether the student was updated; float64, the seconds spent waiting for batches,
+          NaN under op determinism.
         """
         batches, waited = zip(*(_next(iterator) for _ in range(self.accumulate)), strict=True)
         step = self.strategy.run(self._replica_step, args=(batches,))
@@ -255,12 +257,23 @@ def _num_bad(loss: tf.Tensor, gradients: list[Any], scale: tf.Tensor) -> tf.Tens
 
 
 def _next(iterator: Any) -> tuple[Any, tf.Tensor]:
-    """Returns the next batch, and the seconds spent waiting for it."""
+    """Returns the next batch, and the seconds spent waiting for it; NaN if they cannot be known."""
+    if not _has_clock():
+        return next(iterator), tf.constant(math.nan, tf.float64)
     began = tf.timestamp()
     with tf.control_dependencies([began]):
         batch = next(iterator)
     with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
         return batch, tf.timestamp() - began
+
+
+def _has_clock() -> bool:
+    """Returns whether TensorFlow tells the time; under op determinism that is an error."""
+    with tf.init_scope():
+        try:
+            return bool(tf.timestamp() > 0)
+        except tf.errors.FailedPreconditionError:
+            return False
 
 
 def _added(first: Any, second: Any) -> Any:

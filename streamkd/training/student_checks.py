@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from streamkd.errors import OptionError, StudentError, readable_names
 from streamkd.models.families import family_of
+from streamkd.models.family_base import Family
 from streamkd.models.head_check import answers_probabilities
 from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
@@ -44,6 +45,19 @@ def check_loss(label_weight: float, stream: Stream) -> None:
         raise OptionError(
             f"The teacher of {stream.store.path} ends in sigmoid, and this loss compares "  # type: ignore[union-attr]
             "softmax distributions.\nGive the store of a teacher that ends in softmax."
+        )
+
+
+def check_is_model(student: Any, family: Family) -> None:
+    """Refuses a layer of a Keras family in place of a student.
+
+    Raises:
+      StudentError: names the layer's class.
+    """
+    if not isinstance(student, family.keras.Model):
+        raise StudentError(
+            f"The student is a layer, {type(student).__name__}, and no model.\n"
+            "Give a model that begins with an Input and ends in one output a class."
         )
 
 

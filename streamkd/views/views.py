@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.checks import check_types
 from streamkd.errors import OptionError
 from streamkd.public import public
 from streamkd.views.operation import ViewOperation
@@ -96,6 +97,7 @@ class Views:
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
             raise OptionError(f"--views is {self.count!r}; it must be a whole number from 0.")
+        check_types(Views, vars(self))
         if self.crop is not None:
             low, high = self.crop
             if not 0 < low <= high <= 1:

@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from streamkd.checks import check_count
+from streamkd.checks import check_count, check_types
 from streamkd.errors import OptionError
 from streamkd.public import public
 
@@ -44,6 +44,7 @@ class WorkerSlice:
     def __post_init__(self) -> None:
         check_count("num_workers", self.num_workers)
         check_count("num_replicas", self.num_replicas)
+        check_types(WorkerSlice, vars(self))
         if not 0 <= self.worker < self.num_workers:
             raise OptionError(
                 f"worker is {self.worker!r}, and there are {self.num_workers} workers.\n"
