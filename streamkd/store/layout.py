@@ -80,6 +80,9 @@ FORMAT_NAME = "streamkd logit store"
 FORMAT_VERSION = 1
 SUMMARY_BYTES = 4096
 NOT_DONE, DONE, REFUSED = 0, 1, 2
+# Kinds of a teacher's answers that stand for independent labels, one sigmoid each: `output` in the
+# identity of the teacher.
+SIGMOID_KINDS = ("sigmoid", "sigmoid-logits")
 # Decoder of a store whose logits other programs made.
 ELSEWHERE = "elsewhere"
 
@@ -154,6 +157,13 @@ class StoreHeader:
             _encode_text(name, getattr(self, name))
         for name in _DICTS:  # as they come back from the file: lists for tuples
             object.__setattr__(self, name, json.loads(_encode_json(name, getattr(self, name))))
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether the logits are those of independent labels, and not of one softmax."""
+        kind = str(self.teacher.get("output"))
+        removed = self.teacher.get("removed") == "sigmoid"
+        return self.num_classes == 1 or removed or kind in SIGMOID_KINDS
 
     @property
     def images_per_block(self) -> int:

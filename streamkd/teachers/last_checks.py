@@ -18,7 +18,7 @@ from streamkd.store.reader import LogitStore
 def warn_of_chance(name: str, store: LogitStore) -> None:
     """Warns of a teacher hardly better than chance, by its preprocessing, classes or rows."""
     accuracy = (store.summary or {}).get("teacher_accuracy")
-    chance = 1 / store.num_classes
+    chance = 1 / max(2, store.num_classes)
     # With two classes, twice chance would be every image.
     if accuracy is not None and accuracy < min(2 * chance, chance + (1 - chance) / 10):
         warn(

@@ -19,6 +19,7 @@ from streamkd.models import logits_head, output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
+from streamkd.store.layout import SIGMOID_KINDS
 
 
 @public
@@ -72,6 +73,7 @@ class Teacher:
         # The user describes the outputs of the whole model; without its softmax they are logits.
         if logits.removed is not None or (output == "auto" and logits.inspected):
             check_choice("--teacher-output", output, output_kind.CHOICES)
+            _check_described(name, output, logits.removed, _shape_of(model, "output_shape"))
             output = "logits"
         from streamkd.models.inference import compiled_answer
 
@@ -105,11 +107,11 @@ class Teacher:
         if self._preprocessing is None:
             self._preprocessing = preprocessing_module.parse(self.preprocess, images.shape[-1])
         answers = np.asarray(self.answer(self._preprocessing(images)), np.float32)
-        if answers.ndim != 2 or len(answers) != len(images) or answers.shape[1] < 2:
+        if answers.ndim != 2 or len(answers) != len(images) or not answers.shape[1]:
             raise TeacherError(
                 f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
                 f"{list(answers.shape)}.\nIt must answer with [batch, num_classes]: one row for "
-                "each image, and at least two classes."
+                "each image, of one number for each class, or of one number for two classes."
             )
         if self.output_kind == "auto":
             self.settle_output(output_kind.output_kind(answers))
@@ -124,6 +126,11 @@ class Teacher:
             raise TeacherError(
                 f"--drop-output is {dropped}, and the teacher {self.name!r} has the outputs 0 to "
                 f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
+            )
+        if num_outputs == 2 and self.removed != "sigmoid" and self.output_kind not in SIGMOID_KINDS:
+            raise TeacherError(
+                f"--drop-output is {dropped}, and one of two outputs would be left, which says "
+                f"nothing by itself.\nThe teacher {self.name!r} needs two classes besides it."
             )
         return np.delete(logits, dropped, axis=1)
 
@@ -146,6 +153,22 @@ class Teacher:
             "preprocess": self.preprocess,
             "dropped_output": self.dropped_output,
         }
+
+
+def _check_described(name: str, output: str, removed: str | None, shape: tuple | None) -> None:
+    """Refuses a description of the outputs that the last layer contradicts, and a useless layer."""
+    if removed != "softmax":
+        return
+    if shape is not None and shape[-1] == 1:
+        raise TeacherError(
+            f"The teacher {name!r} ends in a softmax of one output, which is 1 for every image.\n"
+            "Give a teacher of two outputs, or one whose single output ends in sigmoid."
+        )
+    if output.startswith("sigmoid"):
+        raise TeacherError(
+            f"--teacher-output is {output}, and the teacher {name!r} ends in softmax.\n"
+            "Leave --teacher-output out: the layers show what the outputs are."
+        )
 
 
 def digest_of_weights(weights: Any) -> str:

@@ -34,6 +34,7 @@ from streamkd.pixels.files import read_file
 from streamkd.public import public
 from streamkd.store.codecs.check_range import check_range
 from streamkd.store.creation import create_store
+from streamkd.store.decisions import fits_names
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import ELSEWHERE, StoreHeader
 from streamkd.store.reader import LogitStore
@@ -186,7 +187,7 @@ class _Writing:
         logits = self._ask(self._batch(first), None)
         digest_each([])  # refuses now if nothing can make digests
         check_range(logits, self.images.keys.take(first), self.fields["codec"])
-        if self.class_names is not None and logits.shape[1] != len(self.class_names):
+        if self.class_names is not None and not fits_names(logits.shape[1], self.class_names):
             raise TeacherError(
                 f"Each image has {logits.shape[1]} logits, and there are {len(self.class_names)} "
                 "classes.\nGive the teacher's classes in the order of its outputs: `class_names`, "
