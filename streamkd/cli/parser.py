@@ -182,7 +182,8 @@ def _plan(subparsers: Any) -> None:
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
         "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
-        "agreement; the last two null if the logits are too large for it)."
+        "agreement; the last two null if the logits are too large for it); activation, 'sigmoid', "
+        "only of a teacher that ends in it."
     )
 
 

@@ -26,6 +26,7 @@ def load_student(
     image_size: tuple[int, int],
     num_channels: int,
     trust: bool = False,
+    activation: str | None = None,
 ) -> Any:
     """Returns the student that `source` names.
 
@@ -37,6 +38,7 @@ def load_student(
       image_size: (height, width) of the stream's images.
       num_channels: channels of the stream's images.
       trust: allow a file that runs code on loading.
+      activation: last activation of a Keras application; None for its own, softmax.
 
     Raises:
       StudentError: no such file, function or application, or the student cannot be built.
@@ -54,6 +56,8 @@ def load_student(
         return _call(text, build, {"num_classes": num_classes, "image_shape": image_shape})
     build = _application(name)
     arguments = {"weights": None, "classes": num_classes, "input_shape": image_shape}
+    if activation is not None:
+        arguments["classifier_activation"] = activation
     return _call(text, build, {**arguments, **_arguments(text, rest)})
 
 

@@ -59,7 +59,9 @@ def output_kind(answers: np.ndarray) -> str:
 def are_probabilities(answers: np.ndarray) -> bool:
     """Returns whether no number is negative and every row, of several, sums to 1."""
     answers = np.asarray(answers, np.float64)
-    return answers.shape[1] > 1 and bool(answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE))
+    if answers.shape[1] == 1:
+        return False
+    return bool(answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE))
 
 
 def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:

@@ -80,9 +80,14 @@ def replayed_views(store: RowStore | None, operation: ViewOperation | None) -> V
     return Views(0)
 
 
-def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> None:
+def check_learnable(
+    images: Manifest, labels: np.ndarray, rows: np.ndarray, multi_hot: np.ndarray | None
+) -> None:
     """Refuses images with neither label nor logits."""
-    neither = np.flatnonzero((labels == UNLABELLED) & (rows < 0))
+    unlabelled = labels == UNLABELLED
+    if multi_hot is not None:
+        unlabelled = (multi_hot == UNLABELLED).any(axis=1)
+    neither = np.flatnonzero(unlabelled & (rows < 0))
     if len(neither):
         key = images.keys[int(neither[0])]
         raise MissingLogitsError(
@@ -176,6 +181,11 @@ def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: 
 
 def check_balance(images: Manifest, labels: np.ndarray, views: Views, batch_size: int) -> None:
     """Refuses to balance classes if an image has no label, or the views decide on the order."""
+    if images.multi_hot is not None:
+        raise OptionError(
+            "These images have several labels each, so that their classes cannot be balanced.\n"
+            "Leave `--balance` out."
+        )
     unlabelled = np.flatnonzero(labels == UNLABELLED)
     if len(unlabelled):
         raise OptionError(

@@ -92,8 +92,8 @@ def read_logits(
     if logits.ndim != 2 or logits.dtype.kind != "f" or not logits.size:
         raise TeacherError(
             f"{path} holds {logits.dtype}{list(logits.shape)}, and must hold floating-point "
-            "numbers [rows, num_classes].\nGive one row for each image, and a column for each class "
-            "(one column for two classes, as of one sigmoid unit)."
+            "numbers [rows, num_classes].\nGive one row for each image, and one column for each "
+            "class, or a single one for two classes."
         )
     return table
 

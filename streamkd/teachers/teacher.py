@@ -127,12 +127,17 @@ class Teacher:
                 f"--drop-output is {dropped}, and the teacher {self.name!r} has the outputs 0 to "
                 f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
             )
-        if num_outputs == 2 and self.removed != "sigmoid" and self.output_kind not in SIGMOID_KINDS:
+        if num_outputs == 2 and not self.is_sigmoid:
             raise TeacherError(
                 f"--drop-output is {dropped}, and one of two outputs would be left, which says "
                 f"nothing by itself.\nThe teacher {self.name!r} needs two classes besides it."
             )
         return np.delete(logits, dropped, axis=1)
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether its logits are those of independent labels, as far as is known by now."""
+        return self.removed == "sigmoid" or self.output_kind in SIGMOID_KINDS
 
     def settle_output(self, kind: str) -> None:
         """Fixes the kind of the outputs, one of `output_kind.KINDS`, unless it is fixed already."""

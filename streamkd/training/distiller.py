@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count
-from streamkd.errors import StudentError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.models import preprocessing
@@ -35,6 +34,7 @@ from streamkd.training.history import History
 from streamkd.training.keras_callbacks import KerasCallbacks
 from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.loop import Loop
+from streamkd.training.loss_choice import choose_loss
 from streamkd.training.optimizers import build_optimizer
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
@@ -42,7 +42,7 @@ from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
-from streamkd.training.student_checks import check_fits, check_loss
+from streamkd.training.student_checks import check_fits, check_logits, check_loss
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
 
@@ -78,6 +78,8 @@ class Distiller:
         'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
         called fewer at a time.
+      loss: 'kl' for the classes of one softmax, 'bce' for independent labels, one sigmoid each;
+        'auto' follows the teacher, the labels and the student's last layer.
       metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in
         ones; see `UserMetrics` for their arguments.
       on_nonfinite: how to treat a step whose loss or gradient is not a finite number: 'raise'
@@ -113,6 +115,7 @@ class Distiller:
         steps_per_call: int = 32,
         metrics: Sequence[Any] = (),
         on_nonfinite: str = "raise",
+        loss: str = "auto",
     ) -> None:
         self.recipe = Recipe(
             optimizer=optimizer,
@@ -126,6 +129,7 @@ class Distiller:
             temperature=temperature,
             label_weight=label_weight,
             label_smoothing=label_smoothing,
+            loss=loss,
             jit=jit,  # type: ignore[arg-type]
             steps_per_call=steps_per_call,
             on_nonfinite=on_nonfinite,
@@ -140,11 +144,6 @@ class Distiller:
         self.metrics = metrics
         # Described before `fit`, which may set its learning rate by a callback.
         self._optimizer = run_config.describe_optimizer(self.recipe, self.family)
-        if self._logits.removed == "sigmoid":
-            raise StudentError(
-                f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
-                "softmax distributions.\nEnd it in softmax, or without activation."
-            )
 
     def fit(
         self,
@@ -204,17 +203,28 @@ class Distiller:
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.worker_slice)
         check_loss(self.recipe.label_weight, stream)
-        check_fits(self._logits, self.student, stream)
+        num_outputs = check_fits(self._logits, self.student, stream)
+        loss_kind = choose_loss(
+            self.recipe.loss,
+            stream,
+            label_weight=self.recipe.label_weight,
+            student=self._logits,
+            num_outputs=num_outputs,
+        )
+        if loss_kind == "bce":
+            check_logits(self._logits, self.student, stream)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,
             labels=stream.labels,
-            num_classes=stream.num_classes,
+            num_classes=max(stream.num_classes, len(stream.class_names or [])),
+            several=stream.multi_hot is not None,
         )
         with restorable_random_layers(self._logits.model, self.strategy):
             schedule = self._schedule(callbacks)
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
-            state, metrics = self._state(stream.num_classes, num_steps, schedule)
+            several = stream.multi_hot is not None
+            state, metrics = self._state(num_outputs, several, num_steps, schedule)
             callback_checks.check_learning_rate(callbacks, state.optimizer)
             called = self._keras_callbacks(callbacks, state, epochs)
             config = {
@@ -224,16 +234,17 @@ class Distiller:
                 **run_config.describe_for_the_reader(self.student, arguments),
                 "replicas": self.strategy.num_replicas_in_sync,
                 **run_config.describe_fit(self.student_preprocess, weights, metrics, validation),
+                **run_config.describe_loss(loss_kind, stream),
             }
             loop = Loop(
                 stream=stream,
                 epochs=epochs,
-                validation=self._validation(validation, stream, metrics),
+                validation=self._validation(validation, stream, metrics, loss_kind),
                 recipe=self.recipe,
                 config=config,
                 state=state,
                 calls=StepCalls(
-                    self._steps(state, metrics, weights),
+                    self._steps(state, metrics, weights, loss_kind),
                     stream,
                     self.workers,
                     xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
@@ -256,15 +267,17 @@ class Distiller:
         return self.recipe.schedule or ("constant" if sets_rate else "cosine")
 
     def _state(
-        self, num_classes: int, num_steps: int, schedule: str
+        self, num_outputs: int, several: bool, num_steps: int, schedule: str
     ) -> tuple[TrainingState, UserMetrics]:
         """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
         with self.strategy.scope():
             metrics = UserMetrics(
                 self.metrics,
                 self.family,
-                probabilities=self._logits.removed == "softmax",
-                num_classes=num_classes,
+                probabilities=self._logits.removed is not None,
+                num_classes=num_outputs,
+                sigmoid=self._logits.removed == "sigmoid",
+                several=several,
             )
             optimizer = build_optimizer(
                 self.recipe,
@@ -290,14 +303,15 @@ class Distiller:
         )
 
     def _steps(
-        self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None
+        self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None, kind: str
     ) -> TrainingSteps:
-        """Returns the compiled steps, without XLA; `weights` by class."""
+        """Returns the compiled steps, without XLA; `weights` by class, and the loss's `kind`."""
         loss = BatchLoss(
             temperature=float(self.recipe.temperature),
             label_weight=float(self.recipe.label_weight),
             label_smoothing=self.recipe.label_smoothing,
             class_weights=weights,
+            kind=kind,
         )
         with self.strategy.scope():
             return TrainingSteps(
@@ -309,7 +323,7 @@ class Distiller:
             )
 
     def _validation(
-        self, images: Manifest | None, stream: Stream, metrics: UserMetrics
+        self, images: Manifest | None, stream: Stream, metrics: UserMetrics, loss_kind: str
     ) -> Validation | None:
         if images is None:
             return None
@@ -321,6 +335,7 @@ class Distiller:
             batch_size=stream.batch_size,
             metrics=metrics if len(metrics) else None,
             workers=self.workers,
+            loss_kind=loss_kind,
         )
 
     def _on_pixels(self, student: Any, preprocess: str) -> Any:

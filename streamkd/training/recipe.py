@@ -13,6 +13,7 @@ from streamkd.checks import check_choice, check_count, check_fraction, check_pos
 from streamkd.errors import OptionError
 
 SCHEDULES = ("cosine", "constant")
+LOSSES = ("auto", "kl", "bce")
 JITS = ("auto", "on", "off")
 ON_NONFINITE = ("raise", "skip")
 
@@ -36,6 +37,7 @@ class Recipe:
     temperature: float = 4.0
     label_weight: float = 0.1
     label_smoothing: float = 0.0
+    loss: str = "auto"
     jit: str = "auto"
     steps_per_call: int = 32
     on_nonfinite: str = "raise"
@@ -52,6 +54,7 @@ class Recipe:
         _check_below_one("label_smoothing", self.label_smoothing)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("loss", self.loss, LOSSES)
         check_choice("jit", self.jit, JITS)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         if self.clip_norm is not None:
