@@ -24,6 +24,7 @@ from streamkd.errors import (
     OutputError,
     ResumeError,
     RunBusyError,
+    StudentError,
     TeacherError,
 )
 from streamkd.manifest.manifest import scan

@@ -55,7 +55,11 @@ def load_student(
         build = _function(name, rest)
         return _call(text, build, {"num_classes": num_classes, "image_shape": image_shape})
     build = _application(name)
-    arguments = {"weights": None, "classes": num_classes, "input_shape": image_shape}
+    arguments: dict[str, Any] = {
+        "weights": None,
+        "classes": num_classes,
+        "input_shape": image_shape,
+    }
     if activation is not None:
         arguments["classifier_activation"] = activation
     return _call(text, build, {**arguments, **_arguments(text, rest)})

@@ -48,7 +48,7 @@ def choose_loss(
 
 
 def needs_sigmoid(asked: str, stream: Stream, label_weight: float) -> bool:
-    """Returns whether a student that is still to be built must end in sigmoid; see `choose_loss`."""
+    """Returns whether a student that is still to be built must end in sigmoid."""
     shown = _shown_by_targets(stream, label_weight, stream.num_classes).values()
     return "bce" in (asked, *shown) or stream.num_classes == 1
 
