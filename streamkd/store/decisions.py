@@ -1,6 +1,7 @@
 """What logits decide: the class that a row chooses, and each label by itself.
 
     chosen(logits)         # int64 [rows]: the largest logit's class
+    right(logits, labels, ["no", "yes"])               # bool [rows]
     decided(logits)        # bool [rows, labels]: a probability of more than one half
     as_two(logits)         # [rows, 2]: one logit z as the two of its softmax, 0 and z
 
@@ -22,6 +23,19 @@ def chosen(logits: np.ndarray) -> np.ndarray:
     if logits.shape[1] == 1:
         return (logits[:, 0] > 0).astype(np.int64)
     return logits.argmax(axis=1)
+
+
+def right(logits: np.ndarray, labels: np.ndarray, class_names: list[str]) -> np.ndarray:
+    """Returns whether each row chooses the class of its label, bool `[rows]`.
+
+    Args:
+      logits: `[rows, num_classes]`.
+      labels: int `[rows]`, numbers of `class_names`. A single class with a single logit is one that
+        each labelled image has.
+    """
+    if logits.shape[1] == len(class_names) == 1:
+        return decided(logits[:, 0])
+    return chosen(logits) == labels
 
 
 def decided(logits: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
-from streamkd.store.decisions import chosen
+from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.views.operation import ViewOperation, check_replayed
@@ -110,8 +110,8 @@ def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> Non
     # Evenly over all images, since they stand in the order of their classes.
     positions = np.linspace(0, len(labelled) - 1, min(ACCURACY_ROWS, len(labelled)))
     picked = labelled[positions.round().astype(np.int64)]
-    answers = chosen(store.gather(rows[picked]))
-    joined = float(np.mean(answers == labels[picked]))
+    answers = store.gather(rows[picked])
+    joined = float(right(answers, labels[picked], store.class_names).mean())
     tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
     if abs(joined - taught) > tolerance:
         warn(

@@ -92,6 +92,7 @@ def write_store(
       answer: given an `ImageBatch`, returns its logits, float `[images, num_classes]`: a NumPy
         array, or anything that `np.asarray` takes.
       teacher: the teacher's name, or a dict of all that its answers depend on; stored and compared.
+        The entry `"output": "sigmoid-logits"` says that the logits are those of independent labels.
       image_size: (height, width) that the teacher sees; the student's default. Without it, the
         size has to be given when the store is joined.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: the options of Keras'

@@ -34,7 +34,6 @@ from streamkd.training.history import History
 from streamkd.training.keras_callbacks import KerasCallbacks
 from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.loop import Loop
-from streamkd.training.loss_choice import choose_loss
 from streamkd.training.optimizers import build_optimizer
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
@@ -42,7 +41,7 @@ from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
-from streamkd.training.student_checks import check_fits, check_logits, check_loss
+from streamkd.training.student_checks import check_student
 from streamkd.training.validation import Validation
 from streamkd.training.xla_choice import XlaPolicy
 
@@ -52,10 +51,10 @@ class Distiller:
     """Trains a student from stored logits and labels.
 
     Args:
-      student: a Keras model with one output, of tf_keras or of Keras 3. A final softmax is kept;
-        the loss is computed from the logits before it. A student built under `strategy.scope()` is
-        trained by that strategy. The student need not be compiled; the optimizer, loss and metrics
-        of a compiled one are not used and not changed.
+      student: a Keras model with one output, of tf_keras or of Keras 3. A final softmax or sigmoid
+        is kept; the loss is computed from the logits before it. A student built under
+        `strategy.scope()` is trained by that strategy. The student need not be compiled; the
+        optimizer, loss and metrics of a compiled one are not used and not changed.
       optimizer: name of a Keras optimizer, or an optimizer of the student's own family, which is
         used as it is.
       learning_rate: the highest, of an optimizer given by name.
@@ -202,17 +201,7 @@ class Distiller:
             check_count("save_every", save_every)
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.worker_slice)
-        check_loss(self.recipe.label_weight, stream)
-        num_outputs = check_fits(self._logits, self.student, stream)
-        loss_kind = choose_loss(
-            self.recipe.loss,
-            stream,
-            label_weight=self.recipe.label_weight,
-            student=self._logits,
-            num_outputs=num_outputs,
-        )
-        if loss_kind == "bce":
-            check_logits(self._logits, self.student, stream)
+        num_outputs, loss_kind = check_student(self.recipe, self._logits, self.student, stream)
         weights = class_weights(
             class_weight,
             class_names=stream.class_names,

@@ -91,16 +91,16 @@ class UserMetrics:
         """Counts one batch."""
         labels = targets["labels"][:, 0]
         answers = self._activation(logits) if self._probabilities else logits
-        known = labels >= 0
-        vectors = tf.zeros_like(logits)
         if self._as_vectors:
-            vectors = truths_of({"label_shares": None, **targets}, logits.shape[1])[0][:, 0]
-            known = vectors[:, 0] >= 0
-            vectors = tf.maximum(vectors, 0.0)
-        label_weights = weights * tf.cast(known, tf.float32)
+            vectors = truths_of(targets, logits.shape[1])[0][:, 0]
+            label_weights = weights * tf.cast(vectors[:, 0] >= 0, tf.float32)
+            for metric in self.metrics:
+                truth = tf.maximum(vectors, 0.0)
+                metric.update_state(truth, answers, sample_weight=label_weights)
+            return
+        label_weights = weights * tf.cast(labels >= 0, tf.float32)
         for metric, one_hot in zip(self.metrics, self._one_hot, strict=True):
             truth = tf.one_hot(labels, logits.shape[1]) if one_hot else tf.maximum(labels, 0)
-            truth = vectors if self._as_vectors else truth
             metric.update_state(truth, answers, sample_weight=label_weights)
 
     def results(self, prefix: str = "", *, counted: bool = True) -> dict[str, float | None]:

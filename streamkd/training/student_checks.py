@@ -1,7 +1,6 @@
 """Checks that a student can learn from a stream, before anything is trained or written.
 
-check_loss(label_weight, stream)
-check_fits(logits_model(student), student, stream)
+num_outputs, kind = check_student(recipe, logits_model(student), student, stream)
 """
 
 from __future__ import annotations
@@ -15,10 +14,33 @@ from streamkd.errors import OptionError, StudentError
 from streamkd.models.logits_head import LogitsModel
 from streamkd.models.output_kind import are_probabilities
 from streamkd.stream.stream import Stream
-from streamkd.training.loss_choice import fits_outputs
+from streamkd.training.loss_choice import choose_loss, fits_outputs
+from streamkd.training.recipe import Recipe
 
 # Label weight at which the teacher's logits have no part in the loss.
 LABELS_ALONE = 1.0
+
+
+def check_student(
+    recipe: Recipe, logits: LogitsModel, student: Any, stream: Stream
+) -> tuple[int, str]:
+    """Makes all checks; returns the number of the student's outputs, and the loss: 'kl' or 'bce'.
+
+    Raises:
+      OptionError, StudentError: as the checks below, and `choose_loss`.
+    """
+    check_loss(recipe.label_weight, stream)
+    num_outputs = check_fits(logits, student, stream)
+    kind = choose_loss(
+        recipe.loss,
+        stream,
+        label_weight=recipe.label_weight,
+        student=logits,
+        num_outputs=num_outputs,
+    )
+    if kind == "bce":
+        check_logits(logits, student, stream)
+    return num_outputs, kind
 
 
 def check_loss(label_weight: float, stream: Stream) -> None:

@@ -70,7 +70,7 @@ class Validation:
             )
         labels = renumber(images.labels, images.class_names, class_names, "the student")
         self._loss_kind = loss_kind
-        self._several = several_labels(images, class_names, "the student")
+        self._several = several_labels(images, class_names, "the student", len(class_names))
         self.images = images
         self.options = options
         self._workers = workers or Workers(tf.distribute.get_strategy())
