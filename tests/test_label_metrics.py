@@ -23,9 +23,9 @@ def sigmoid(logits):
     return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
 
 
-def fields(logits=LOGITS, teacher=TEACHER, labels=UNLABELLED, hot=TRUTHS, **more):
+def fields(logits=LOGITS, teacher_logits=TEACHER, labels=UNLABELLED, hot=TRUTHS, **more):
     kinds = {"names": ["a", "b", "c"], "model": "sigmoid", "teacher": "sigmoid", **more}
-    return report_fields(logits, teacher, labels, hot, **kinds)
+    return report_fields(logits, teacher_logits, labels, hot, **kinds)
 
 
 def test_probabilities_are_exact_and_stable():
@@ -86,7 +86,7 @@ def test_agreement_and_divergence_are_those_of_each_label():
     p, q = sigmoid(TEACHER), sigmoid(LOGITS)
     divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     assert report["kl_to_teacher"] == pytest.approx(divergence.mean(), rel=1e-9)
-    assert report["agreement"] == np.mean((TEACHER > 0) == (LOGITS > 0))
+    assert report["agreement"] == pytest.approx(np.mean((TEACHER > 0) == (LOGITS > 0)))
     for number, entry in enumerate(report["per_label"]):
         assert entry["label"] == "abc"[number]
         assert entry["num_images"] == TRUTHS[:, number].sum()

@@ -260,7 +260,7 @@ class TestTwoClasses:
         images = kd.scan(binary / "images")
         stream = kd.join(images, binary / "t.h5", batch_size=8)
         student = dense_student(num_classes=num_classes, activation=activation)
-        options = {"validation": images, "epochs": 8, "label_weight": 0.1, "learning_rate": 0.02}
+        options = {"validation": images, "epochs": 20, "label_weight": 0.1, "learning_rate": 0.05}
         _, history = fit(stream, student, class_weight="balanced", **options)
         assert history.last["val_accuracy"] == history.last["agreement"] == 1
         with warnings.catch_warnings():
