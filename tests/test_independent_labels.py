@@ -95,7 +95,7 @@ def test_two_logits_of_a_softmax_become_one():
 
 
 def test_shapes_must_agree_and_the_temperature_be_positive():
-    with pytest.raises(ValueError, match="not compatible"):
+    with pytest.raises(ValueError, match="incompatible"):
         label_distillation_loss(random_logits(1), random_logits(1, (16, 4)), temperature=1.0)
     with pytest.raises(OptionError, match="temperature"):
         label_distillation_loss(random_logits(1), random_logits(1), temperature=0)

@@ -139,13 +139,15 @@ class TestStores:
                 images, binary / "t.keras", tmp_path / "t.h5", class_names=NAMES, progress=False
             )
 
+    @pytest.mark.filterwarnings("ignore:files_not_listed")
     def test_inspect_teach_and_plan_say_sigmoid(self, several, capsys):
         table = several / "images.jsonl"
         assert command(capsys, "inspect", several / "t.h5")[1]["activation"] == "sigmoid"
         code, answer, _ = command(
             capsys, "teach", table, "--teacher", several / "t.keras", "--out", several / "t.h5"
         )
-        assert (code, answer["activation"], answer["teacher_accuracy"]) == (0, "sigmoid", None)
+        assert code == 0, answer
+        assert (answer["activation"], answer["teacher_accuracy"]) == ("sigmoid", None)
         code, answer, _ = command(capsys, "plan", table, "--store", several / "t.h5")
         assert (code, answer["activation"]) == (0, "sigmoid")
 
