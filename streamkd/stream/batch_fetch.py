@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.errors import StreamkdError
 from streamkd.pixels.bad_images import leave_out_undecodable, why_undecodable
 from streamkd.pixels.file_batch import Files, leave_out
 from streamkd.pixels.refusals import undecodable
@@ -81,13 +82,16 @@ class BatchFetcher:
     Attributes:
       rescue: graph function that leaves undecodable files out of a batch; None if the first such
         file is an error.
-      name: graph function of a batch that could not be decoded, which raises the refusal of its
-        first bad file. None where every file is the one that the teacher answered, and is good.
+      explain: graph function of the numbers and the order of batches that could not be decoded,
+        which raises the refusal of their first bad file. So a loop that TensorFlow runs, as in
+        Keras' `fit`, reads the name in TensorFlow's error. None where every file is the one that
+        the teacher answered, and is good.
     """
 
     def __init__(self, spec: StreamSpec, sequence: Sequence, columns: BatchColumns) -> None:
         self.rescue = self._rescued if spec.on_bad == "skip" else None
-        self.name = self._refused if spec.store is None or (spec.rows < 0).any() else None
+        all_answered = spec.store is not None and (spec.rows >= 0).all()
+        self.explain = None if all_answered else self._explained
         self._spec = spec
         self._sequence = sequence
         self._columns = columns
@@ -117,13 +121,9 @@ class BatchFetcher:
         arguments = [batch[name] for name in self._types]
         return self._call(self._leave_out_bad, arguments, batch["rows"].shape[0])
 
-    def _refused(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Raises the refusal of the first file that cannot be decoded, or returns the batch.
-
-        So a loop that TensorFlow runs, as in Keras' `fit`, reads the name in TensorFlow's error.
-        """
-        arguments = [batch[name] for name in self._types]
-        return self._call(self._refuse_bad, arguments, batch["rows"].shape[0])
+    def _explained(self, numbers: tf.Tensor, sequence: Sequence) -> tf.Tensor:
+        spec = {"never": tf.TensorSpec((), tf.bool)}
+        return python_call(self._refuse_bad, sequence.units(numbers), spec)["never"]
 
     def _call(
         self, function: Callable[..., dict[str, Any]], arguments: Any, num_rows: int
@@ -148,13 +148,16 @@ class BatchFetcher:
             raise LookupError("An image is not in the pixel cache.")
         return batch
 
-    def _refuse_bad(self, *values: Any) -> dict[str, Any]:
-        batch: dict[str, Any] = dict(zip(self._types, values, strict=True))
+    def _refuse_bad(self, units: np.ndarray, epochs: np.ndarray) -> dict[str, Any]:
+        batch = self._gather(units, epochs)
         for position, data in enumerate(batch["file_bytes"]):
             reason = why_undecodable(data, self._spec.options)
             if reason is not None:
                 raise undecodable(self._spec.images, batch["paths"][position], reason)
-        return batch
+        raise StreamkdError(
+            "A batch could not be decoded, and all its files are good when they are read again.\n"
+            "Look at the disk, and start again."
+        )
 
     def _leave_out_bad(self, *values: Any) -> dict[str, Any]:
         batch: dict[str, Any] = dict(zip(self._types, values, strict=True))

@@ -57,8 +57,8 @@ class FileDatasets:
         """Returns the pieces of the steps from `start` up to and without `stop`.
 
         Args:
-          named: whether TensorFlow's own error names a file that cannot be decoded. It costs 0.1 ms
-            a batch, in a stream with images that no teacher answered.
+          named: whether TensorFlow's own error names a file that cannot be decoded, where the
+            stream has images that no teacher answered.
         """
         return self._kept_pipeline(self._read, worker_slice, named).dataset(start, stop)
 
@@ -106,12 +106,22 @@ class FileDatasets:
         self, start: tf.Tensor, stop: tf.Tensor, worker_slice: WorkerSlice, named: bool
     ) -> tf.data.Dataset:
         pieces = _own_pieces(start, stop, worker_slice)
-        fetch = self._fetch(worker_slice, 1)
-        return read_pipeline(pieces, fetch, self._from_files, self._rescue(named))
+        return read_pipeline(
+            pieces,
+            self._fetch(worker_slice, 1),
+            self._from_files,
+            self._fetcher.rescue,
+            explain=self._explain(worker_slice, 1) if named else None,
+        )
 
-    def _rescue(self, named: bool) -> Callable[..., Any] | None:
-        """Returns the graph function of a batch that cannot be decoded, if any."""
-        return self._fetcher.rescue or (self._fetcher.name if named else None)
+    def _explain(
+        self, worker_slice: WorkerSlice, num_pieces: int
+    ) -> Callable[[tf.Tensor], tf.Tensor] | None:
+        """Returns a graph function that names the bad file among the pieces from a number on."""
+        explain = self._fetcher.explain
+        if explain is None:
+            return None
+        return lambda first: explain(*self._place(worker_slice, num_pieces, first))
 
     def steps_per_call(self, worker_slice: WorkerSlice) -> int:
         """Returns the largest number of steps that one call into Python fetches."""
@@ -121,15 +131,19 @@ class FileDatasets:
         self, worker_slice: WorkerSlice, num_pieces: int, *, from_cache: bool = False
     ) -> Callable[[tf.Tensor], Any]:
         """Returns a graph function that fetches a worker's pieces, given the first one's number."""
-        sequence = self._sequence.cut_into(worker_slice.num_pieces)
 
         def fetch(first: tf.Tensor) -> dict[str, tf.Tensor]:
-            numbers = first + tf.range(num_pieces, dtype=tf.int64)
-            return self._fetcher.fetch(
-                worker_slice.pieces(numbers), sequence, from_cache=from_cache
-            )
+            place = self._place(worker_slice, num_pieces, first)
+            return self._fetcher.fetch(*place, from_cache=from_cache)
 
         return fetch
+
+    def _place(
+        self, worker_slice: WorkerSlice, num_pieces: int, first: tf.Tensor
+    ) -> tuple[tf.Tensor, Sequence]:
+        """Returns the numbers of a worker's pieces from `first` on, and the order they count."""
+        numbers = first + tf.range(num_pieces, dtype=tf.int64)
+        return worker_slice.pieces(numbers), self._sequence.cut_into(worker_slice.num_pieces)
 
 
 class CachedDatasets(FileDatasets):
@@ -219,8 +233,9 @@ class CachedDatasets(FileDatasets):
             _own_pieces(start, stop, worker_slice),
             self._fetch(worker_slice, 1),
             self._renderer.decode,
-            self._rescue(named),
+            self._fetcher.rescue,
             [self._renderer.keep, self._renderer.from_pixels],
+            explain=self._explain(worker_slice, 1) if named else None,
         )
 
     def _from_full_cache(
@@ -247,8 +262,9 @@ class CachedDatasets(FileDatasets):
             _own_pieces(start, stop, worker_slice, num_pieces),
             self._fetch(worker_slice, num_pieces),
             (lambda batch: pieces_of(self._kept(batch))) if is_plain else self._kept,
-            self._rescue(named),
+            self._fetcher.rescue,
             [] if is_plain else [pieces_of],
+            explain=self._explain(worker_slice, num_pieces) if named else None,
             # Many stale images may have to be decoded anew.
             one_at_a_time=not may_be_stale,
             num_prefetched=0,
