@@ -135,6 +135,12 @@ def test_lists_that_are_none_are_refused(folder, label, words):
         scan(path)
 
 
+def test_more_images_and_classes_than_fit_are_refused(folder, monkeypatch):
+    monkeypatch.setattr("streamkd.manifest.labels.MAX_CELLS", 11)
+    with pytest.raises(ImagesNotFoundError, match="4 images and 3 classes; images times classes"):
+        scan(table(folder, *SOURCES["jsonl"]))
+
+
 def test_a_text_that_begins_like_a_list_is_refused_among_labels(folder):
     path = table(folder, "a.csv", "file_name,labels", "0.png,[ant")
     with pytest.raises(ImagesNotFoundError, match=r"labels '\[ant'; write a list as"):

@@ -24,6 +24,8 @@ from streamkd.file_kinds import kind_of_path
 from streamkd.manifest import listing, look_alikes
 from streamkd.manifest.listing import UNLABELLED
 
+# Largest number of images times classes where images have lists of labels: a byte each.
+MAX_CELLS = 1 << 30
 # Text of a number as Python writes it: '7' is a number; '007' and '+7' are names.
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 
@@ -90,6 +92,11 @@ class LabelColumn:
         if names is None:
             raise ValueError("lists of labels that are all empty; name the classes: class_names")
         num_images = len(self._ends)
+        if num_images * len(names) > MAX_CELLS:
+            raise ValueError(
+                f"lists of labels for {num_images:,} images and {len(names):,} classes; images "
+                f"times classes must be at most {MAX_CELLS:,}"
+            )
         ends = np.frombuffer(self._ends, np.int64)
         lengths = ends - np.concatenate([[0], ends[:-1]])
         images = np.repeat(np.arange(num_images), lengths)
