@@ -217,6 +217,18 @@ class TestSeveralLabels:
         assert [entry["label"] for entry in report["per_label"]] == NAMES
         assert report["accuracy"] is None and 0 < report["mean_average_precision"] <= 1
 
+    def test_mixed_images_have_the_labels_of_both(self, several, tmp_path):
+        images = kd.scan(several / "images.jsonl")
+        views = kd.Views(1, mixup=1.0)
+        path = tmp_path / "mixed.h5"
+        store = kd.teach(images, several / "t.keras", path, views=views, progress=False)
+        stream = kd.join(images, store, batch_size=16)
+        _, targets, _ = next(iter(stream.dataset(0, 1)))
+        hot = targets["multi_hot"].numpy()
+        assert (hot[:, 0] == images.multi_hot[stream.indices(0)]).all()
+        assert (hot[0::2, 1] == hot[1::2, 0]).all() and (hot[1::2, 1] == hot[0::2, 0]).all()
+        assert (targets["label_shares"].numpy() < 1).all()
+
     def test_a_softmax_is_not_evaluated_on_several_labels(self, several):
         with pytest.raises(StudentError, match="images have several labels each"):
             kd.evaluate(dense_student(), several / "images.jsonl", progress=False)

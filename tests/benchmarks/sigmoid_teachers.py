@@ -46,10 +46,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=60, help="of the students (default 60)")
     parser.add_argument("--teacher-epochs", type=int, default=15)
+    parser.add_argument("--tasks", nargs="+", choices=tuple(MEASURES), default=list(MEASURES))
+    parser.add_argument("--views", type=int, default=0, help="crops of each image (default 0)")
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--label-weight", type=float, default=0.1)
     args = parser.parse_args()
-    for task in MEASURES:
+    for task in args.tasks:
         compare(task, args)
 
 
@@ -58,8 +60,14 @@ def compare(task: str, args: argparse.Namespace) -> None:
     folder = args.out / task
     parts = {name: make_part(task, folder, name) for name in SIZES}
     teacher = trained_teacher(task, parts["teacher"], folder / "teacher.keras", args.teacher_epochs)
-    path = folder / "teacher.h5"
-    store = kd.teach(parts["transfer"], str(teacher), path, color_mode="grayscale", progress=False)
+    store = kd.teach(
+        parts["transfer"],
+        str(teacher),
+        folder / f"teacher-{args.views}-views.h5",
+        color_mode="grayscale",
+        views=kd.Views(args.views, crop=(0.6, 1.0)) if args.views else None,
+        progress=False,
+    )
     on_test = kd.evaluate(str(teacher), parts["test"], progress=False)
     rows: dict[str, list[Any]] = {"from the teacher": [], "from labels alone": []}
     for seed in args.seeds:
