@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.keys import Keys as Keys
     from streamkd.losses.distillation import distillation_loss as distillation_loss
     from streamkd.losses.distillation import label_loss as label_loss
+    from streamkd.losses.independent_labels import (
+        label_distillation_loss as label_distillation_loss,
+    )
     from streamkd.losses.keras_fit import pack_targets as pack_targets
     from streamkd.losses.keras_fit import packed_accuracy as packed_accuracy
     from streamkd.losses.keras_fit import packed_loss as packed_loss
@@ -63,6 +66,7 @@ _NAMES = {
     "streamkd.image_options": "ImageOptions",
     "streamkd.keys": "Keys",
     "streamkd.losses.distillation": "distillation_loss label_loss",
+    "streamkd.losses.independent_labels": "label_distillation_loss",
     "streamkd.losses.keras_fit": "pack_targets packed_accuracy packed_loss",
     "streamkd.manifest.manifest": "Manifest scan",
     "streamkd.results.evaluate": "evaluate",

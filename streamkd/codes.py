@@ -175,6 +175,10 @@ WARNINGS = {
         "The keys of imported logits begin with another directory than that of the images.",
         "If they are other images, give keys as `streamkd scan IMAGES --out FILE` writes them.",
     ),
+    "label_with_separator": Meaning(
+        "A label of a table looks like several labels, `cat;dog`, and is taken as one class.",
+        "For several labels an image, call the column `labels`; else nothing.",
+    ),
     "labels_left_out": Meaning(
         "The store has no class names, so the labels of the images cannot be numbered.",
         "Teach a store with `--class-names`.",

@@ -488,8 +488,3 @@ def test_a_student_that_is_no_keras_model_is_refused():
         OptionError, match=r"builtins\.int is not a Keras model; give a tf_keras or"
     ):
         Distiller(3)
-
-
-def test_a_student_that_ends_in_sigmoid_is_refused():
-    with pytest.raises(StudentError, match=r"ends in sigmoid.*\nEnd it in softmax"):
-        Distiller(dense_student(activation="sigmoid"))

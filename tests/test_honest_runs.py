@@ -24,6 +24,7 @@ from streamkd.errors import (
     OutputError,
     ResumeError,
     RunBusyError,
+    StudentError,
     TeacherError,
 )
 from streamkd.manifest.manifest import scan
@@ -143,8 +144,8 @@ def test_a_sigmoid_teacher_is_not_distilled_as_softmax(images, tmp_path):
     teacher = dense_student(activation="sigmoid")
     path = tmp_path / "sigmoid.h5"
     store = teach(images, teacher, path, color_mode="rgb", progress=False)
-    with pytest.raises(OptionError, match=r"ends in sigmoid, and this loss"):
-        fit(join(images, store, batch_size=8))
+    with pytest.raises(StudentError, match=r"and not both.\n  sigmoid: the teacher of .* ends in"):
+        fit(join(images, store, batch_size=8), dense_student(activation="softmax"))
     fit(join(images, store, batch_size=8), label_weight=1.0)
 
 

@@ -9,8 +9,8 @@ from streamkd.errors import ClassNamesError, OptionError
 from streamkd.manifest.labels import (
     LabelColumn,
     check_class_map,
+    collected,
     map_folders,
-    number_labels,
     read_class_map,
     read_labels,
 )
@@ -29,17 +29,17 @@ from streamkd.manifest.labels import (
     ids=["numbers", "by size", "names", "numpy", "none", "empty"],
 )
 def test_labels_are_numbered_in_their_sorted_order(labels, expected, names):
-    numbers, class_names = number_labels(labels)
+    numbers, class_names = collected(labels).numbered(None)
     assert numbers.tolist() == expected and numbers.dtype == np.int32
     assert class_names == names
 
 
 def test_class_names_give_the_numbers():
     names = ["zebra", "ant", "bee"]
-    assert number_labels(["ant", "zebra", None], names)[0].tolist() == [1, 0, -1]
-    assert number_labels([2, 0, -1], names)[0].tolist() == [2, 0, -1]
-    assert number_labels([2], names)[1] == names
-    assert number_labels([None], names)[1] == names
+    assert collected(["ant", "zebra", None]).numbered(names)[0].tolist() == [1, 0, -1]
+    assert collected([2, 0, -1]).numbered(names)[0].tolist() == [2, 0, -1]
+    assert collected([2]).numbered(names)[1] == names
+    assert collected([None]).numbered(names)[1] == names
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_text_is_a_number_where_all_of_it_is(texts, expected, names):
         ([0, -2], "the label -2; labels start at 0, and -1 is no label"),
         ([0.5], "the label 0.5, which is neither a number nor a name"),
         ([True], "the label True"),
-        ([[1]], r"the label \[1\]"),
+        ([{1}], r"the label \{1\}"),
     ],
-    ids=["mixed", "negative", "fraction", "bool", "list"],
+    ids=["mixed", "negative", "fraction", "bool", "set"],
 )
 def test_values_that_are_no_labels_are_refused(labels, words):
     with pytest.raises(ValueError, match=words):
-        number_labels(labels)
+        collected(labels).numbered(None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_values_that_are_no_labels_are_refused(labels, words):
 )
 def test_labels_that_are_no_class_are_refused(labels, words):
     with pytest.raises(ClassNamesError, match=words):
-        number_labels(labels, ["cat", "dog"])
+        collected(labels).numbered(["cat", "dog"])
 
 
 @pytest.mark.parametrize(

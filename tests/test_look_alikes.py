@@ -7,7 +7,7 @@ from run_helpers import dense_student
 import streamkd as kd
 from streamkd.errors import ClassNamesError
 from streamkd.manifest.class_names import class_numbers
-from streamkd.manifest.labels import map_folders, number_labels
+from streamkd.manifest.labels import collected, map_folders
 from streamkd.manifest.look_alikes import difference, pairs, shown
 from streamkd.manifest.manifest import scan
 from streamkd.manifest.notes import notes_of
@@ -51,7 +51,7 @@ def test_every_comparison_of_names_tells_it(name, other, words, side):
         "store": lambda: class_numbers([name, "dog"], [other, "dog"], "the store"),
         "class map": lambda: map_folders([name], {other: "x"}, None),
         "class_names of a map": lambda: map_folders([], {"x": other}, [name]),
-        "labels": lambda: number_labels([name], [other]),
+        "labels": lambda: collected([name]).numbered([other]),
     }
     with pytest.raises(ClassNamesError) as caught:
         calls[side]()

@@ -16,12 +16,12 @@ PIXELS = "image_size color_mode interpolation crop_to_aspect_ratio pad_to_aspect
 ARGUMENTS = {
     "Distiller": "student * optimizer learning_rate schedule warm_up weight_decay clip_norm "
     "accumulate ema temperature label_weight label_smoothing student_preprocess jit steps_per_call "
-    "metrics on_nonfinite",
+    "metrics on_nonfinite loss",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
     "save_every stop arguments",
     "Keys": "data offsets",
     "LogitStore": "path io",
-    "Manifest": "root keys labels class_names weights passed_over",
+    "Manifest": "root keys labels class_names weights passed_over multi_hot",
     "Stream.batches": "self start stop share",
     "Stream.check_share": "self share",
     "Stream.dataset": "self start stop share",
@@ -43,13 +43,14 @@ ARGUMENTS = {
     "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
     "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
     "progress",
+    "label_distillation_loss": "teacher_logits student_logits * temperature",
     "label_loss": "labels label_shares student_logits * smoothing",
     "load_teacher": "source * preprocess output drop_output name trust",
     "merge": "paths out * images index progress",
     "open_store": "path io",
     "pack_targets": "images targets weights",
     "packed_accuracy": "packed student_logits",
-    "packed_loss": "* temperature label_weight",
+    "packed_loss": "* temperature label_weight loss",
     "plan": "images * store teacher views codecs max_kl sample seed batch_size class_names "
     "progress clock **pixels",
     "scan": "directory * labels class_names class_map follow_links validation_split subset seed "

@@ -152,8 +152,8 @@ def test_an_output_that_does_not_exist_cannot_be_left_out(dropped):
 
 @pytest.mark.parametrize(
     "answers",
-    [LOGITS[0], LOGITS[:3], LOGITS[:, :1], LOGITS[:, :, None], np.float32(3)],
-    ids=["vector", "too few", "one class", "rank three", "number"],
+    [LOGITS[0], LOGITS[:3], LOGITS[:, :0], LOGITS[:, :, None], np.float32(3)],
+    ids=["vector", "too few", "no class", "rank three", "number"],
 )
 def test_answers_that_are_not_one_row_an_image_are_refused(answers):
     teacher = load_teacher(lambda images: answers, name="mystery")

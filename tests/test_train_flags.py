@@ -103,7 +103,7 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
     words = (
         "--schedule constant --warm-up 0.1 --weight-decay 0.01 --clip-norm 1 --accumulate 2 "
         "--ema 0.99 --label-smoothing 0.05 --jit on --steps-per-call 4 --on-nonfinite skip "
-        "--optimizer sgd --learning-rate 0.5 --temperature 2 --label-weight 0.3 "
+        "--optimizer sgd --learning-rate 0.5 --temperature 2 --label-weight 0.3 --loss bce "
         "--student-preprocess scale --save-every 7 --class-weight balanced --no-resume --epochs 3"
     )
     call = called(capsys, *words.split())
@@ -116,6 +116,7 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
         "accumulate": 2,
         "ema": 0.99,
         "label_smoothing": 0.05,
+        "loss": "bce",
         "jit": "on",
         "steps_per_call": 4,
         "on_nonfinite": "skip",

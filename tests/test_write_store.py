@@ -161,10 +161,8 @@ REFUSALS = {
     "axes": (r"float32\[90\], and must hold", {"logits": np.zeros(90, np.float32)}),
     "sigmoid": (r"sigmoid outputs or logits", {"logits": np.full((30, 3), 0.9)}),
     "output": (r"--teacher-output is 'p'; choose", {"output": "p"}),
-    "one class": (
-        r"float32\[30, 1\].*\n.*at least two classes",
-        {"logits": -np.ones((30, 1), "f4")},
-    ),
+    "one class": (r"1 logits, and there are 3 classes", {"logits": -np.ones((30, 1), "f4")}),
+    "no class": (r"float32\[30, 0\].*\n.*one column", {"logits": np.ones((30, 0), "f4")}),
     "no keys": (r"rows of logits have no keys.*\n.*--keys KEYS\.jsonl", {"keys": None}),
     "ending": (r"ends in '\.txt'; give one of \.npy", {"logits": "x.txt"}),
     "no file": (r"x\.npy cannot be read: No such file", {"logits": "x.npy"}),

@@ -166,10 +166,14 @@ def add_codec(parser: arguments.Parser) -> None:
 def add_teacher_output(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--teacher-output",
-        choices=("auto", "logits", "probabilities", "log-probabilities"),
+        choices=(
+            *("auto", "logits", "probabilities", "log-probabilities"),
+            *("sigmoid", "sigmoid-logits"),
+        ),
         default="auto",
         help="kind of the teacher's answers (default auto: detected from its layers, or from the "
-        "first answers)",
+        "first answers); sigmoid: a probability for each of several independent labels, or of the "
+        "second of two classes; sigmoid-logits: the same before sigmoid",
     )
 
 

@@ -190,7 +190,8 @@ def _plan(subparsers: Any) -> None:
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
         "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
-        "agreement; the last two null if the logits are too large for it)."
+        "agreement; the last two null if the logits are too large for it); activation, 'sigmoid', "
+        "only of a teacher that ends in it."
     )
 
 
@@ -303,6 +304,11 @@ def _evaluate(subparsers: Any) -> None:
     )
     flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     pixel_flags.add_max_pixels(parser)
+    parser.epilog = (
+        "A model that ends in sigmoid has the JSON key activation besides, and of independent "
+        "labels num_labels, label_accuracy, macro_f1, mean_average_precision, per_label and, with "
+        "--store, teacher_mean_average_precision."
+    )
 
 
 def _export(subparsers: Any) -> None:

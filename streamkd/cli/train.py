@@ -28,7 +28,7 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
     *("optimizer", "learning_rate", "schedule", "warm_up", "weight_decay", "clip_norm"),
-    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing"),
+    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing", "loss"),
     *("student_preprocess", "jit", "steps_per_call", "on_nonfinite"),
 )
 JOIN_FLAGS = (
@@ -205,7 +205,9 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
     from streamkd.runs.run_code import open_student
+    from streamkd.training.loss_choice import needs_sigmoid
 
+    is_sigmoid = needs_sigmoid(args.loss, stream, args.label_weight)
     tf_keras.utils.set_random_seed(args.seed)
     with scope, precision(args.precision):
         if os.path.exists(os.path.join(args.student, "student.keras")):
@@ -217,6 +219,7 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
                 image_size=stream.options.image_size,
                 num_channels=stream.options.num_channels,
                 trust=args.trust,
+                activation="sigmoid" if is_sigmoid else None,
             )
     check_precision(student, args.precision)
     return student

@@ -108,6 +108,13 @@ def _add_loss(group: arguments.Group) -> None:
     text = "fraction of a label that is spread evenly over all classes"
     flags.add_number(group, "--label-smoothing", 0.0, text, metavar="FRACTION")
     group.add_argument(
+        "--loss",
+        choices=("auto", "kl", "bce"),
+        default="auto",
+        help="kl compares the classes of one softmax, bce independent labels, one sigmoid each; "
+        "auto, the default, follows the teacher, the labels and the student's last layer",
+    )
+    group.add_argument(
         "--class-weight",
         metavar="balanced|FILE",
         help="weight of an image by its class: the same total for every class (balanced), or a "

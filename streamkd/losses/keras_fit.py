@@ -22,8 +22,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from streamkd.checks import check_fraction, check_positive
+from streamkd.checks import check_choice, check_fraction, check_positive
+from streamkd.errors import OptionError
 from streamkd.losses.distillation import distillation_loss, label_loss
+from streamkd.losses.independent_labels import (
+    binary_label_loss,
+    in_form_of,
+    label_distillation_loss,
+    truths_of,
+)
 from streamkd.public import public
 
 # Column of the first teacher logit.
@@ -37,7 +44,15 @@ def pack_targets(
     """Returns a batch of a stream with its targets as one float32 tensor `[batch, columns]`.
 
     For `Dataset.map`. Labels are exact up to 16,777,216 classes.
+
+    Raises:
+      OptionError: images have several labels, for which the tensor has no columns.
     """
+    if "multi_hot" in targets:
+        raise OptionError(
+            "These images have several labels each, and packed targets hold one class an image.\n"
+            "Train with the Distiller, or list the images without labels and give label_weight=0."
+        )
     taught = tf.cast(targets["rows"] >= 0, tf.float32)[:, None]
     parts = [tf.cast(targets["labels"], tf.float32), targets["label_shares"], taught]
     if "teacher_logits" in targets:
@@ -46,12 +61,15 @@ def pack_targets(
 
 
 @public
-def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.Tensor]:
+def packed_loss(
+    *, temperature: float, label_weight: float, loss: str = "kl"
+) -> Callable[..., tf.Tensor]:
     """Returns a loss for `compile`: takes packed targets and logits, returns float32 `[batch]`.
 
     Args:
       temperature: positive, of the distillation loss.
       label_weight: weight of the label loss, 0 to 1.
+      loss: 'kl' for the classes of one softmax, 'bce' for independent labels, one sigmoid each.
 
     It is the loss of the `Distiller`. Source: Hinton, Vinyals and Dean, arXiv:1503.02531.
 
@@ -60,18 +78,50 @@ def packed_loss(*, temperature: float, label_weight: float) -> Callable[..., tf.
     """
     check_positive("temperature", temperature)
     check_fraction("label_weight", label_weight)
+    check_choice("loss", loss, ("kl", "bce"))
+    batch_loss = _label_losses if loss == "bce" else _class_losses
 
-    def loss(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        labels = tf.cast(packed[:, :2], tf.int32)
-        total = label_weight * label_loss(labels, packed[:, 2:4], student_logits)
-        if packed.shape[1] == _FIRST_LOGIT:
-            return total
-        on_teacher = distillation_loss(
-            packed[:, _FIRST_LOGIT:], student_logits, temperature=temperature
+    def losses(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
+        return batch_loss(packed, student_logits, temperature, label_weight)
+
+    losses.__name__ = "loss"
+    return losses
+
+
+def _class_losses(
+    packed: tf.Tensor, student_logits: tf.Tensor, temperature: float, label_weight: float
+) -> tf.Tensor:
+    """Returns the loss of each image by the classes of one softmax, float32 `[batch]`."""
+    if student_logits.shape[1] == 1:
+        raise OptionError(
+            "The student has one output, and the softmax of one output is always 1.\n"
+            "Give packed_loss(…, loss='bce'), or a student of two outputs."
         )
-        return total + (1 - label_weight) * packed[:, 4] * on_teacher
+    labels = tf.cast(packed[:, :2], tf.int32)
+    total = label_weight * label_loss(labels, packed[:, 2:4], student_logits)
+    if packed.shape[1] == _FIRST_LOGIT:
+        return total
+    on_teacher = distillation_loss(
+        packed[:, _FIRST_LOGIT:], student_logits, temperature=temperature
+    )
+    return total + (1 - label_weight) * packed[:, 4] * on_teacher
 
-    return loss
+
+def _label_losses(
+    packed: tf.Tensor, student_logits: tf.Tensor, temperature: float, label_weight: float
+) -> tf.Tensor:
+    """Returns the loss of each image by the sigmoid of each label, float32 `[batch]`."""
+    targets = {"labels": tf.cast(packed[:, :2], tf.int32), "label_shares": packed[:, 2:4]}
+    truths, shares = truths_of(targets, student_logits.shape[1])
+    total = label_weight * binary_label_loss(truths, shares, student_logits)
+    if packed.shape[1] == _FIRST_LOGIT:
+        return total
+    on_teacher = label_distillation_loss(
+        in_form_of(packed[:, _FIRST_LOGIT:], student_logits.shape[1]),
+        student_logits,
+        temperature=temperature,
+    )
+    return total + (1 - label_weight) * packed[:, 4] * on_teacher
 
 
 @public
@@ -80,5 +130,8 @@ def packed_accuracy(packed: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
 
     An image without a label counts as wrong.
     """
-    answers = tf.argmax(student_logits, axis=1, output_type=tf.int32)
+    if student_logits.shape[1] == 1:
+        answers = tf.cast(student_logits[:, 0] > 0, tf.int32)
+    else:
+        answers = tf.argmax(student_logits, axis=1, output_type=tf.int32)
     return tf.cast(answers == tf.cast(packed[:, 0], tf.int32), tf.float32)

@@ -11,6 +11,7 @@ import numpy as np
 from streamkd.errors import ClassNamesError, readable_names
 from streamkd.manifest import look_alikes
 from streamkd.manifest.listing import UNLABELLED
+from streamkd.manifest.manifest import Manifest
 
 
 def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarray:
@@ -51,3 +52,34 @@ def renumber(
     if names is None or not classes:
         return np.full(len(labels), UNLABELLED, np.int32)
     return class_numbers(names, classes, owner)[labels]
+
+
+def several_labels(
+    images: Manifest, classes: list[str] | None, owner: str, num_outputs: int | None = None
+) -> np.ndarray | None:
+    """Returns the labels of images with several each, in the order of `classes`; else None.
+
+    A single output with one class name says whether an image is of that class, so that its images
+    have a list of at most one label too.
+
+    Args:
+      images: labelled or not.
+      classes, owner: as in `class_numbers`; without classes there are no labels.
+      num_outputs: logits of the other side; by default as many as classes.
+
+    Returns:
+      int8 `[num_images, len(classes)]`, as `Manifest.multi_hot`; a class that `images` do not know
+      is one that no image has.
+    """
+    if images.class_names is None or not classes:
+        return None
+    if images.multi_hot is None:
+        if num_outputs != 1 or len(classes) != 1:
+            return None
+        labels = renumber(images.labels, images.class_names, classes, owner)
+        return np.where(labels >= 0, 1, UNLABELLED).astype(np.int8)[:, None]
+    numbers = class_numbers(images.class_names, classes, owner)[:-1]
+    ordered = np.zeros((len(images), len(classes)), np.int8)
+    ordered[:, numbers] = images.multi_hot
+    ordered[(images.multi_hot < 0).any(axis=1)] = UNLABELLED
+    return ordered

@@ -13,13 +13,19 @@ from streamkd.keys import Keys
 _CHUNK_KEYS = 65_536
 
 
-def fingerprint(keys: Keys, labels: np.ndarray, class_names: list[str] | None) -> str:
+def fingerprint(
+    keys: Keys,
+    labels: np.ndarray,
+    class_names: list[str] | None,
+    multi_hot: np.ndarray | None = None,
+) -> str:
     """Returns 32 hexadecimal digits; the order of the images does not matter.
 
     Args:
       keys: the key of each image, all different.
       labels: int `[num_images]`, class numbers; -1 for an image without a label.
       class_names: the classes in order, or None for images without classes.
+      multi_hot: int8 `[num_images, num_classes]`, of images with several labels, or None.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(["streamkd manifest", 1, class_names]).encode())
@@ -30,4 +36,6 @@ def fingerprint(keys: Keys, labels: np.ndarray, class_names: list[str] | None) -
         digest.update(np.diff(chunk.offsets).astype("<u8").tobytes())
         digest.update(chunk.data.tobytes())
         digest.update(labels[indices].astype("<i4").tobytes())
+        if multi_hot is not None:
+            digest.update(multi_hot[indices].astype("|i1").tobytes())
     return digest.hexdigest()

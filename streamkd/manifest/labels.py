@@ -1,7 +1,8 @@
 """Labels that folders alone do not give: lists, columns of tables, and maps of folders to classes.
 
-number_labels([0, 1, 0], None)           # int32 labels, and the class names ['0', '1']
-number_labels(["cat", "dog"], None)      # ['cat', 'dog']
+collected([0, 1, 0]).numbered(None)      # int32 labels, and the class names ['0', '1']
+collected(["cat", "dog"]).numbered(None)             # ['cat', 'dog']
+collected([["cat", "dog"], []]).fields(None)         # several labels an image: multi_hot
 class_map = read_class_map("classes.json")     # {"n02085620": "dog", "n02123045": "cat"}
 map_folders(["n02085620"], class_map, None)    # the number of each folder's class
 """
@@ -23,6 +24,8 @@ from streamkd.file_kinds import kind_of_path
 from streamkd.manifest import listing, look_alikes
 from streamkd.manifest.listing import UNLABELLED
 
+# Largest number of images times classes where images have lists of labels: a byte each.
+MAX_CELLS = 1 << 30
 # Text of a number as Python writes it: '7' is a number; '007' and '+7' are names.
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 
@@ -30,16 +33,44 @@ _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 class LabelColumn:
     """The labels of images, numbers or names, collected one by one at four bytes each.
 
-    With `texts`, labels come as text, and are numbers if all of them look like numbers.
+    With `texts`, labels come as text, and are numbers if all of them look like numbers. Once an
+    image has a list of labels, every image has one: a single label is a list of one.
     """
 
     def __init__(self, *, texts: bool = False) -> None:
         self._texts = texts
         self._codes = array("i")
         self._values: dict[Any, int] = {}
+        # Ends of the images' lists among the codes; None as long as there are no lists.
+        self._ends: array | None = None
 
     def add(self, value: Any) -> None:
-        """Adds the label of one image; None, -1 or '' for an image without a label."""
+        """Adds the label of one image; None, -1 or '' for an image without a label.
+
+        A list has all labels of the image, and may be empty: the image then has none of them.
+        """
+        if isinstance(value, list | tuple):
+            self._add_list(list(value))
+        else:
+            self._add_one(value)
+        if self._ends is not None:
+            self._ends.append(len(self._codes))
+
+    def _add_list(self, values: list[Any]) -> None:
+        if self._ends is None:
+            self._ends = array("q", range(1, len(self._codes) + 1))
+        for value in values:
+            if not _is_label(value) or value == UNLABELLED:
+                raise ValueError(f"the label {value!r} in a list, which is no number and no name")
+        if len(set(values)) < len(values):
+            raise ValueError(
+                f"the list {values!r} with a label twice; it must name the labels of the image, "
+                "each once"
+            )
+        texts = map(str, values) if self._texts else values
+        self._codes.extend(self._values.setdefault(text, len(self._values)) for text in texts)
+
+    def _add_one(self, value: Any) -> None:
         if value == "":
             value = None
         if value is not None and not _is_label(value):
@@ -49,8 +80,36 @@ class LabelColumn:
             return
         self._codes.append(self._values.setdefault(value, len(self._values)))
 
+    def fields(self, class_names: list[str] | None) -> dict[str, Any]:
+        """Returns `labels`, `class_names` and `multi_hot` of the images, as a `Manifest` has them.
+
+        Raises:
+          ValueError, ClassNamesError: as `numbered`; or all lists are empty, and no class is known.
+        """
+        numbers, names = self.numbered(class_names)
+        if self._ends is None:
+            return {"labels": numbers, "class_names": names, "multi_hot": None}
+        if names is None:
+            raise ValueError("lists of labels that are all empty; name the classes: class_names")
+        num_images = len(self._ends)
+        if num_images * len(names) > MAX_CELLS:
+            raise ValueError(
+                f"lists of labels for {num_images:,} images and {len(names):,} classes; images "
+                f"times classes must be at most {MAX_CELLS:,}"
+            )
+        ends = np.frombuffer(self._ends, np.int64)
+        lengths = ends - np.concatenate([[0], ends[:-1]])
+        images = np.repeat(np.arange(num_images), lengths)
+        multi_hot = np.zeros((num_images, len(names)), np.int8)
+        multi_hot[images[numbers >= 0], numbers[numbers >= 0]] = 1
+        multi_hot[images[numbers < 0]] = UNLABELLED
+        unlabelled = np.full(num_images, UNLABELLED, np.int32)
+        return {"labels": unlabelled, "class_names": names, "multi_hot": multi_hot}
+
     def numbered(self, class_names: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
         """Returns class numbers, int32 `[num_images]`, and the classes in order.
+
+        Of lists of labels, the numbers of all labels, one list after the other.
 
         Without `class_names` the classes are the sorted labels, as text, as in Keras; None if no
         image has a label. With `class_names`, each label is one of the names or the number of one.
@@ -83,14 +142,12 @@ class LabelColumn:
         return table[np.frombuffer(self._codes, np.int32)], names
 
 
-def number_labels(
-    labels: Iterable[Any], class_names: list[str] | None = None
-) -> tuple[np.ndarray, list[str] | None]:
-    """Returns class numbers, int32, and class names, as `LabelColumn.numbered` does."""
+def collected(labels: Iterable[Any]) -> LabelColumn:
+    """Returns a column of labels, one for each image."""
     column = LabelColumn()
     for label in labels:
         column.add(label)
-    return column.numbered(class_names)
+    return column
 
 
 def read_labels(path: str | os.PathLike) -> list[Any]:

@@ -64,11 +64,12 @@ class Listed(NamedTuple):
     class_names: list[str] | None
     weights: np.ndarray | None = None
     passed_over: PassedOver | None = None
+    multi_hot: np.ndarray | None = None
 
     def without_labels(self) -> Listed:
         """Returns the same images without labels and classes."""
         labels = np.full(len(self.keys), UNLABELLED, np.int32)
-        return self._replace(labels=labels, class_names=None)
+        return self._replace(labels=labels, class_names=None, multi_hot=None)
 
 
 def check_directory(directory: bytes) -> None:

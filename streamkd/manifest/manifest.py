@@ -44,6 +44,9 @@ class Manifest:
       class_names: the classes in order, or None for images without classes.
       weights: float32 `[num_images]`, the weight of each image in the loss, or None for 1 each.
       passed_over: what the listing of a directory met and did not list; None if nobody walked.
+      multi_hot: of images with several labels each, int8 `[num_images, num_classes]`: 1 for a label
+        that the image has, 0 for another, and -1 throughout for an image without labels. `labels`
+        is then -1 for every image. None for images of one class each.
     """
 
     # Whether each folder of the root is a class, so that outputs there would become one.
@@ -57,6 +60,7 @@ class Manifest:
         class_names: list[str] | None,
         weights: np.ndarray | None = None,
         passed_over: PassedOver | None = None,
+        multi_hot: np.ndarray | None = None,
     ) -> None:
         self.root = root
         self.keys = keys
@@ -64,12 +68,14 @@ class Manifest:
         self.class_names = class_names
         self.weights = None if weights is None else np.asarray(weights, np.float32)
         self.passed_over = passed_over
+        self.multi_hot = None if multi_hot is None else np.asarray(multi_hot, np.int8)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __repr__(self) -> str:
-        classes = "unlabelled" if self.class_names is None else f"{self.num_classes} classes"
+        noun = "classes" if self.multi_hot is None else "labels, several an image"
+        classes = "unlabelled" if self.class_names is None else f"{self.num_classes} {noun}"
         return f"Manifest({os.fsdecode(self.root)!r}, {self.num_images:,} images, {classes})"
 
     @property
@@ -85,6 +91,8 @@ class Manifest:
         """Number of images of each class, in the order of `class_names`."""
         if self.class_names is None:
             return None
+        if self.multi_hot is not None:
+            return (self.multi_hot > 0).sum(axis=0).tolist()
         labelled = self.labels[self.labels != UNLABELLED]
         return np.bincount(labelled, minlength=len(self.class_names)).tolist()
 
@@ -99,7 +107,7 @@ class Manifest:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of keys, labels and classes; the order of the images does not matter."""
-        return fingerprint(self.keys, self.labels, self.class_names)
+        return fingerprint(self.keys, self.labels, self.class_names, self.multi_hot)
 
     def path(self, index: int) -> bytes:
         """Returns the path of one image."""
@@ -122,7 +130,8 @@ class Manifest:
         """Returns a manifest of the images with these indices, with the same classes."""
         weights = None if self.weights is None else self.weights[indices]
         keys, labels = self.keys.take(indices), self.labels[indices]
-        selected = Manifest(self.root, keys, labels, self.class_names, weights)
+        multi_hot = None if self.multi_hot is None else self.multi_hot[indices]
+        selected = Manifest(self.root, keys, labels, self.class_names, weights, multi_hot=multi_hot)
         selected.has_class_folders = self.has_class_folders
         return selected
 
@@ -165,7 +174,8 @@ def scan(
     `dog/001.jpg`, the labels 0, 0 and 1, and the class names `['cat', 'dog']`.
 
     A file is a manifest that `Manifest.write` wrote, or a table (CSV or JSON lines) with a column
-    `file_name` and optional columns `label` and `weight`; see `manifest/tables.py`. A directory
+    `file_name` and optional columns `label` (or `labels`, for several an image) and `weight`; see
+    `manifest/tables.py`. A directory
     without class folders may hold such a table as `metadata.csv` or `metadata.jsonl`.
 
     The other arguments are those of `image_dataset_from_directory`, with Keras' meaning. Hidden
@@ -176,7 +186,8 @@ def scan(
       directory: path of the directory, or of the file.
       labels: 'inferred' takes the folder as the class; None lists every image without a label. A
         list has one label for each image, numbers (-1 for no label) or names, in the order of the
-        paths; the classes are then the sorted labels.
+        paths; the classes are then the sorted labels. Where its entries are lists, an image has
+        several labels, or none of them (see `Manifest.multi_hot`).
       class_names: the folders to list, in the order of their class numbers; sorted by default.
         For a table, the classes in the order of their numbers.
       class_map: the class of each folder, as a mapping or as the path of a JSON file. Several
@@ -213,6 +224,11 @@ def scan(
         return images
     if stratify and images.class_names is None:
         raise OptionError("stratify needs labels; these images have none.\nLeave stratify out.")
+    if stratify and images.multi_hot is not None:
+        raise OptionError(
+            "stratify needs one class for each image, and these images have several labels.\n"
+            "Leave stratify out."
+        )
     indices = split.split_indices(images.labels, validation_split, subset, seed, stratify=stratify)
     return images.select(indices)
 

@@ -23,7 +23,7 @@ from streamkd.errors import ImagesNotFoundError, OptionError, readable_names
 from streamkd.file_kinds import kind_of_path
 from streamkd.manifest import listing, own_outputs, tables
 from streamkd.manifest.key_builder import KeyBuilder
-from streamkd.manifest.labels import check_class_map, map_folders, number_labels
+from streamkd.manifest.labels import check_class_map, collected, map_folders
 from streamkd.manifest.listing import Listed, PassedOver
 
 # Usual names of the parts of a data set, in lower case: those that Hugging Face knows.
@@ -81,11 +81,18 @@ def list_images(
     if labels is None:
         unlabelled = np.zeros(len(keys), np.int32)
         return Listed(root, keys, unlabelled, None, None, passed_over).without_labels()
-    return Listed(root, keys, *_labels_of(labels, len(keys), root), None, passed_over)
+    fields = _labels_of(labels, len(keys), root)
+    return Listed(root, keys, **fields, passed_over=passed_over)
 
 
 def _checked_labels(labels: Any, class_names: Any, class_map: Any) -> Any:
     """Returns 'inferred', None or a list of labels."""
+    if isinstance(labels, np.ndarray) and labels.ndim > 1:
+        raise OptionError(
+            f"labels is an array of shape {list(labels.shape)}; it must have one label for each "
+            "image.\nFor several labels an image give lists of them: [[0, 2], [], [1]]; of an "
+            "array of zeros and ones `[np.flatnonzero(row) for row in labels]`."
+        )
     if isinstance(labels, Iterable) and not isinstance(labels, str | bytes | Mapping):
         labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
         if class_names is not None:
@@ -263,10 +270,8 @@ def _without_outputs(listed: Listed) -> Listed:
     return listed._replace(labels=labels, class_names=[listed.class_names[n] for n in kept])
 
 
-def _labels_of(
-    labels: list[Any], num_images: int, root: bytes
-) -> tuple[np.ndarray, list[str] | None]:
-    """Returns class numbers and names for a list of labels in the order of the images."""
+def _labels_of(labels: list[Any], num_images: int, root: bytes) -> dict[str, Any]:
+    """Returns the fields of a `Listed` for a list of labels in the order of the images."""
     if len(labels) != num_images:
         raise OptionError(
             "labels does not fit the directory: it must have one label for each image, in the "
@@ -276,10 +281,11 @@ def _labels_of(
             "`streamkd scan --labels none --out images.jsonl` writes the images in that order."
         )
     try:
-        return number_labels(labels)
+        return collected(labels).fields(None)
     except ValueError as error:
         raise OptionError(
-            f"labels holds {error}.\nGive one number or one name for each image."
+            f"labels holds {error}.\nGive one number or one name for each image; or for each "
+            'image the list of its labels, such as [["cat", "dog"], []].'
         ) from error
 
 

@@ -6,7 +6,10 @@
 A table is CSV (or TSV) with a header, or JSON lines; its file names are relative to its own folder,
 as in Hugging Face's `metadata.csv` and `metadata.jsonl`. Columns:
   file_name   a path below the folder of the table
-  label       optional: the name of a class, or its number; empty or null for no label
+  label       optional: the name of a class, or its number; empty or null for no label. A list, in
+              JSON also within CSV (["cat", "dog"]), has all labels of the image; [] is none of them
+  labels      optional, where there is no column label: the labels of the image, as such a list or
+              as text, cat;dog
   weight      optional: the image's weight in the loss; empty or null for 1
 Other columns are ignored. A file is read line by line, and no object is kept for a line.
 """
@@ -38,6 +41,7 @@ from streamkd.errors import (
 from streamkd.file_kinds import kind_of_path
 from streamkd.keys import Keys, key_fields, key_of_fields
 from streamkd.manifest.key_builder import KeyBuilder
+from streamkd.manifest.label_cells import label_of, warn_of_separators
 from streamkd.manifest.labels import LabelColumn
 from streamkd.manifest.listing import UNLABELLED, Listed
 
@@ -135,21 +139,24 @@ def _read_own(head: dict[str, Any], lines: Iterator[str]) -> Listed:
     if class_names is not None and not _are_names(class_names):
         raise ValueError("its class_names are no list of different names")
     num_classes = len(class_names or [])
-    builder, labels, weights = KeyBuilder(), array("i"), _Weights()
+    builder, column, weights = KeyBuilder(), LabelColumn(), _Weights()
     for line in lines:
         entry = json_text.load(line)
         builder.add(key_of_fields(entry, "file_name"))
-        if type(entry["label"]) is not int:
-            raise ValueError(f"it has a label {entry['label']!r}, which is no whole number")
-        labels.append(entry["label"])
+        label = entry["label"]
+        for number in label if isinstance(label, list) else [label]:
+            if type(number) is not int:
+                raise ValueError(f"it has a label {number!r}, which is no whole number")
+            if not UNLABELLED <= number < num_classes:
+                raise ValueError(f"it has a label {number}, and {num_classes} classes")
+        column.add(label)
         weights.add(entry.get("weight"))
-        if not UNLABELLED <= labels[-1] < num_classes:
-            raise ValueError(f"it has a label {labels[-1]}, and {num_classes} classes")
     if len(builder) != head["num_images"]:
         raise ValueError(f"it lists {len(builder)} of its {head['num_images']} images")
     keys = builder.keys()
     _check_keys(keys)
-    return Listed(root, keys, np.array(labels, np.int32), class_names, weights.array())
+    fields = column.fields(class_names) | {"class_names": class_names}
+    return Listed(root, keys, **fields, weights=weights.array())
 
 
 def _are_names(value: Any) -> bool:
@@ -180,15 +187,17 @@ def _read_table(
                     "folder of the table"
                 )
             builder.add(posixpath.normpath(_with_slashes(path.parent, key)))
-            labels.add(entry.get("label"))
+            labels.add(label_of(entry))
             weights.add(entry.get("weight"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"line {line}: {reason}") from error
     keys = builder.keys()
     _check_keys(keys)
-    numbers, names = labels.numbered(class_names)
-    return Listed(os.fsencode(path.parent), keys, numbers, names, weights.array())
+    fields = labels.fields(class_names)
+    if fields["multi_hot"] is None:
+        warn_of_separators(path, fields["class_names"] or [])
+    return Listed(os.fsencode(path.parent), keys, **fields, weights=weights.array())
 
 
 def _with_slashes(folder: Path, key: bytes) -> bytes:
@@ -317,7 +326,10 @@ def write(listed: Any, path: Path) -> None:
 
 def _entries(listed: Any) -> Iterator[dict[str, Any]]:
     for index, key in enumerate(listed.keys):
-        entry = {**key_fields(key, "file_name"), "label": int(listed.labels[index])}
+        label: Any = int(listed.labels[index])
+        if listed.multi_hot is not None and (listed.multi_hot[index] >= 0).all():
+            label = np.flatnonzero(listed.multi_hot[index]).tolist()
+        entry = {**key_fields(key, "file_name"), "label": label}
         if listed.weights is not None:
             entry["weight"] = float(listed.weights[index])
         yield entry

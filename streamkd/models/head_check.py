@@ -63,13 +63,18 @@ def tried_head(logits: LogitsModel, model: Any, pixels: Any, name: str) -> Logit
 
 
 def checked_answer(
-    logits: LogitsModel, model: Any, name: str, refusal: type[StreamkdError]
+    logits: LogitsModel,
+    model: Any,
+    name: str,
+    refusal: type[StreamkdError],
+    *,
+    kind_of: Callable[[np.ndarray], str] = output_kind.output_kind,
 ) -> Callable[[Any], Any]:
     """Returns a compiled function from images to logits, float32 `[batch, num_classes]`.
 
     The first images decide: whether the logits agree with the model's answers, and what kind these
     are where nothing was found. Arguments as in `tried_head`; `refusal` is for images that the
-    model does not take.
+    model does not take; `kind_of` judges the model's answers.
     """
     answer: Callable[[Any], tf.Tensor] | None = None
     kind = None
@@ -82,7 +87,7 @@ def checked_answer(
         answers = answer(images)
         if logits.inspected:
             return answers
-        kind = kind or output_kind.output_kind(answers.numpy())
+        kind = kind or kind_of(answers.numpy())
         return output_kind.to_logits(answers.numpy(), kind)
 
     return checked

@@ -25,6 +25,7 @@ def load_student(
     image_size: tuple[int, int],
     num_channels: int,
     trust: bool = False,
+    activation: str | None = None,
 ) -> Any:
     """Returns the student that `source` names.
 
@@ -36,6 +37,7 @@ def load_student(
       image_size: (height, width) of the stream's images.
       num_channels: channels of the stream's images.
       trust: allow a file that runs code on loading.
+      activation: last activation of a Keras application; None for its own, softmax.
 
     Raises:
       StudentError: no such file, function or application, or the student cannot be built.
@@ -56,6 +58,8 @@ def load_student(
         name, _, rest = text.partition(":")
         build = _application(name)
         given = user_code.arguments_of(rest, f"--student {text}", StudentError)
+        if activation is not None:
+            given = {"classifier_activation": activation, **given}
         arguments = {"weights": None, "classes": num_classes, "input_shape": image_shape, **given}
         with _channels_last():
             student = user_code.call(build, arguments, named, StudentError)

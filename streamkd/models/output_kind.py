@@ -4,6 +4,8 @@
     logits = to_logits(answers, kind)       # float32 [batch, num_classes]
 
 For models whose layers are hidden: callables, subclassed models. `--teacher-output` goes first.
+Independent labels are never guessed: 'sigmoid' stands for a probability of each label, and
+'sigmoid-logits' for its logit, before sigmoid. A single output is one of these.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 from streamkd.errors import TeacherError
 
-KINDS = ("logits", "probabilities", "log-probabilities")
+KINDS = ("logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits")
 # Values of `--teacher-output`; 'auto' judges by the answers.
 CHOICES = ("auto", *KINDS)
 # Largest distance of a row's sum from 1. Rows of float32 probabilities sum to 1 within a few
@@ -21,6 +23,9 @@ SUM_TOLERANCE = 2e-3
 # Replacement for a probability of 0, unless the same row holds a smaller positive one. Smaller ones
 # are kept: cutting them off at 1e-7 moved soft targets at temperature 20 by up to 0.016.
 MIN_PROBABILITY = 1e-7
+# Distance from 0 and 1 at which the probability of a label is cut off, unless its row holds a
+# smaller one: half a step of float32 below 1, a logit of 17.3.
+LABEL_MARGIN = 2.0**-25
 
 
 def output_kind(answers: np.ndarray) -> str:
@@ -39,8 +44,11 @@ def output_kind(answers: np.ndarray) -> str:
         raise TeacherError(
             "The teacher's answers lie between 0 and 1 but do not sum to 1 "
             f"(the first row sums to {answers[0].sum():.3f}): sigmoid outputs or logits.\n"
-            "Say which: `--teacher-output logits` or `--teacher-output probabilities`."
+            "Say which: `--teacher-output sigmoid` for independent labels or one unit for two "
+            "classes, `--teacher-output logits`, or `--teacher-output probabilities`."
         )
+    if answers.shape[1] == 1:
+        return "sigmoid-logits"
     if answers.max() <= SUM_TOLERANCE and np.allclose(
         np.exp(answers).sum(axis=1), 1, atol=SUM_TOLERANCE
     ):
@@ -66,8 +74,10 @@ def refuse_scaled(answers: np.ndarray, name: str) -> None:
 
 
 def are_probabilities(answers: np.ndarray) -> bool:
-    """Returns whether no number is negative and every row sums to 1."""
+    """Returns whether no number is negative and every row, of several, sums to 1."""
     answers = np.asarray(answers, np.float64)
+    if answers.shape[1] == 1:
+        return False
     return bool(answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE))
 
 
@@ -79,9 +89,11 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
     probability itself had lost.
 
     Raises:
-      TeacherError: a probability is negative or NaN.
+      TeacherError: a probability is negative or NaN, or that of a label above 1.
     """
     answers = np.asarray(answers, np.float32)
+    if kind == "sigmoid":
+        return _logits_of_labels(answers)
     if kind == "probabilities":
         if not np.all(answers >= -SUM_TOLERANCE):  # False for NaN too
             row = int(np.flatnonzero(~(answers >= -SUM_TOLERANCE).all(axis=1))[0])
@@ -94,3 +106,19 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
         smallest = np.min(answers, axis=1, keepdims=True, where=positive, initial=MIN_PROBABILITY)
         return np.log(np.where(positive, answers, smallest))
     return answers
+
+
+def _logits_of_labels(answers: np.ndarray) -> np.ndarray:
+    """Returns log(p / (1 - p)), float32, for the probability p of each label."""
+    inside = (answers >= -SUM_TOLERANCE) & (answers <= 1 + SUM_TOLERANCE)  # False for NaN too
+    if not inside.all():
+        row, label = np.argwhere(~inside)[0].tolist()
+        raise TeacherError(
+            "The teacher's answers are taken as sigmoid outputs, which lie between 0 and 1, and "
+            f"one of them is {answers[row, label]:.4g} (row {row} of a batch of {len(answers)}).\n"
+            "If they are the numbers before sigmoid, add `--teacher-output sigmoid-logits`."
+        )
+    exact = answers.astype(np.float64)
+    smallest = np.min(exact, axis=1, keepdims=True, where=exact > 0, initial=LABEL_MARGIN)
+    exact = np.clip(exact, smallest, 1 - LABEL_MARGIN)
+    return (np.log(exact) - np.log1p(-exact)).astype(np.float32)

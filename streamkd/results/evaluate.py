@@ -18,20 +18,22 @@ import tensorflow as tf
 from streamkd.checks import check_count, check_types
 from streamkd.errors import OptionError, StudentError
 from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
-from streamkd.manifest.class_names import class_numbers, renumber
+from streamkd.manifest.class_names import class_numbers, renumber, several_labels
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
 from streamkd.models import families
 from streamkd.models.head_check import checked_answer
 from streamkd.models.interface import Interface, check_interface
+from streamkd.models.logits_head import LogitsModel
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
-from streamkd.results import metrics
+from streamkd.results.report_fields import kind_of_answers, report_fields, shown_labels
 from streamkd.runs.run_code import open_student
 from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
+from streamkd.store.decisions import as_two, fits_names
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
@@ -59,6 +61,12 @@ class EvaluationReport(Report):
       teacher_accuracy: the teacher's accuracy on the same images.
       num_parameters: weights of the model.
       latency_ms: median time for one image alone, in milliseconds.
+
+    A model that ends in sigmoid is measured by its own probabilities, and its report has the field
+    `activation`, 'sigmoid'. Of several independent labels, agreement and KL are means over images
+    and labels, there are the further fields of `label_report.label_fields`, and for images with
+    several labels each nll is the binary cross-entropy, averaged over the labels; then a first
+    choice, and so accuracy, is not defined.
     """
 
     num_images: int
@@ -120,10 +128,12 @@ def evaluate(
     images = as_manifest(images)
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
+    trained_loss = None
     if isinstance(model, str | os.PathLike):
         config = config_of_model(model)
         class_names = class_names or config.get("class_names")
         trained = config.get("image_options", {})
+        trained_loss = config.get("loss")
         model = open_model(model, trust=trust)
     if store is not None:
         store = open_store(store)
@@ -149,17 +159,26 @@ def evaluate(
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
         known_digests = store.content_of(rows // store.num_views)
-    answer = logits_function(interface)
+    shown = shown_labels(images, store, trained_loss)
+    answer = logits_function(interface, shown)
     logits = answer_all(answer, images, options, batch_size, progress, known_digests)
     classes = class_names or (store.class_names if store is not None else None)
     labels = _labels(images, classes, logits.shape[1])
     teacher_logits = None
     if store is not None and rows is not None:
         teacher_logits = _teacher_logits(store, rows, classes, logits.shape[1])
+    names = classes or images.class_names
     report = EvaluationReport(
         num_images=len(logits),
-        **_against_labels(logits, labels),
-        **_against_teacher(logits, teacher_logits, labels),
+        **report_fields(
+            logits,
+            teacher_logits,
+            labels,
+            several_labels(images, names, "the model", logits.shape[1]),
+            names=names,
+            model=_logits_of(interface).removed or (shown and "sigmoid"),
+            teacher=None if store is None else store.header.activation,
+        ),
         num_parameters=int(interface.model.count_params()),
         latency_ms=latency_ms(answer, options),
     )
@@ -188,14 +207,24 @@ def model_interface(
     return check_interface(model, kind="model", refusal=StudentError, output=output, shape=shape)
 
 
-def logits_function(interface: Interface) -> Any:
+def logits_function(interface: Interface, shown: str | None = None) -> Any:
     """Returns a compiled function from images to logits, float32 `[batch, num_classes]`.
 
-    `interface` is settled.
+    Args:
+      interface: of a model; it is settled.
+      shown: what is known of a model whose layers cannot be looked into, as of `shown_labels`.
     """
-    logits, name = interface.logits, interface.model.name
-    assert logits is not None
-    return checked_answer(logits, interface.answers, name, StudentError)
+
+    def kind_of(answers: np.ndarray) -> str:
+        return kind_of_answers(answers, shown)
+
+    logits, name = _logits_of(interface), interface.model.name
+    return checked_answer(logits, interface.answers, name, StudentError, kind_of=kind_of)
+
+
+def _logits_of(interface: Interface) -> LogitsModel:
+    assert interface.logits is not None  # it is settled
+    return interface.logits
 
 
 def answer_all(
@@ -244,44 +273,14 @@ def latency_ms(answer: Any, options: ImageOptions) -> float:
     return round(1000 * float(np.median(times[NUM_WARM_UP_RUNS:])), 3)
 
 
-def _against_labels(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Returns the fields of a report that need labels; None without a labelled image."""
-    labelled = labels != UNLABELLED
-    if not labelled.any():
-        return dict.fromkeys(("accuracy", "top5_accuracy", "nll", "ece", "num_errors"))
-    logits, labels = logits[labelled], labels[labelled]
-    top5 = metrics.top_accuracy(logits, labels, 5) if logits.shape[1] > 5 else None
-    return {
-        "accuracy": metrics.accuracy(logits, labels),
-        "top5_accuracy": top5,
-        "nll": metrics.negative_log_likelihood(logits, labels),
-        "ece": metrics.expected_calibration_error(logits, labels),
-        "num_errors": int(np.sum(logits.argmax(axis=1) != labels)),
-    }
-
-
-def _against_teacher(
-    logits: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray
-) -> dict[str, Any]:
-    """Returns the fields of a report that need the teacher's logits; None without a store."""
-    if teacher_logits is None:
-        return dict.fromkeys(("agreement", "kl_to_teacher", "teacher_accuracy"))
-    labelled = labels != UNLABELLED
-    teacher_accuracy = None
-    if labelled.any():
-        teacher_accuracy = metrics.accuracy(teacher_logits[labelled], labels[labelled])
-    return {
-        "agreement": metrics.agreement(logits, teacher_logits),
-        "kl_to_teacher": metrics.divergence(teacher_logits, logits),
-        "teacher_accuracy": teacher_accuracy,
-    }
-
-
 def _teacher_logits(
     store: RowStore, rows: np.ndarray, classes: list[str] | None, num_outputs: int
 ) -> np.ndarray:
     """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
-    if num_outputs != store.num_classes:
+    # Two classes have one logit, or two of a softmax.
+    forms = {num_outputs, store.num_classes} == {1, 2}
+    same_classes = forms and (store.num_classes == 1 or not store.header.is_sigmoid)
+    if num_outputs != store.num_classes and not same_classes:
         raise StudentError(
             "The model's output disagrees with the store.\n"
             f"  model: {num_outputs} outputs\n"
@@ -291,6 +290,8 @@ def _teacher_logits(
     starts = range(0, len(rows), MAX_GATHERED_ROWS)
     blocks = [store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts]
     teacher_logits = np.concatenate(blocks)
+    if 2 in (num_outputs, len(store.class_names)):
+        teacher_logits = as_two(teacher_logits)
     if classes and store.class_names and classes != store.class_names:
         # Classes are matched by name, not by number.
         columns = class_numbers(classes, store.class_names, "the store")[:-1]
@@ -303,7 +304,7 @@ def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np
     classes = classes or images.class_names
     if images.class_names is None:
         return images.labels
-    if classes is not None and len(classes) != num_outputs:
+    if classes is not None and not fits_names(num_outputs, classes):
         raise StudentError(
             f"The model has {num_outputs} outputs, and there are {len(classes)} classes.\n"
             f"  images: {images!r}\n"

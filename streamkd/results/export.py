@@ -32,6 +32,7 @@ from streamkd.results.evaluate import (
     own_color_mode,
 )
 from streamkd.runs.run_directory import config_of_model
+from streamkd.store.decisions import chosen
 
 FORMATS = ("keras",)
 # Number of images on which the two models are compared: at most, and of noise.
@@ -131,10 +132,16 @@ def export(
         path=str(out),
         num_bytes=out.stat().st_size,
         max_abs_difference=difference,
-        agreement=float(np.mean(before.argmax(axis=1) == after.argmax(axis=1))),
+        agreement=float(np.mean(_choices(before) == _choices(after))),
         tolerance=TOLERANCE,
         parity=difference <= TOLERANCE,
     )
+
+
+def _choices(answers: np.ndarray) -> np.ndarray:
+    """Returns the class of each row of answers, activation included, int64 `[rows]`."""
+    # One output is a probability, which decides at one half.
+    return chosen(answers - 0.5) if answers.shape[1] == 1 else chosen(answers)
 
 
 def _check_out(out: Path) -> None:

@@ -39,10 +39,19 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
       Guo, Pleiss, Sun and Weinberger, arXiv:1706.04599, equation 3.
     """
     confidence = np.exp(fidelity.log_softmax(logits).max(axis=1))
-    correct = (logits.argmax(axis=1) == labels).astype(np.float64)
+    return calibration_error(confidence, logits.argmax(axis=1) == labels)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Returns the calibration error of decisions, given how sure and whether right they are.
+
+    Args:
+      confidence: float64 `[num_decisions]`, the probability of what was chosen.
+      correct: bool `[num_decisions]`.
+    """
     bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, confidence - correct, minlength=NUM_CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(correct))
 
 
 def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:

@@ -80,6 +80,11 @@ FORMAT_NAME = "streamkd logit store"
 FORMAT_VERSION = 1
 SUMMARY_BYTES = 4096
 NOT_DONE, DONE, REFUSED = 0, 1, 2
+# Kinds of a teacher's answers that stand for independent labels, one sigmoid each: `output` in the
+# identity of the teacher.
+SIGMOID_KINDS = ("sigmoid", "sigmoid-logits")
+# Kinds that are one softmax. Plain 'logits' may be of either.
+SOFTMAX_KINDS = ("probabilities", "log-probabilities")
 # Decoder of a store whose logits other programs made.
 ELSEWHERE = "elsewhere"
 
@@ -154,6 +159,19 @@ class StoreHeader:
             _encode_text(name, getattr(self, name))
         for name in _DICTS:  # as they come back from the file: lists for tuples
             object.__setattr__(self, name, json.loads(_encode_json(name, getattr(self, name))))
+
+    @property
+    def activation(self) -> str | None:
+        """'sigmoid' for logits of independent labels, 'softmax', or None where nothing tells."""
+        kind, removed = self.teacher.get("output"), self.teacher.get("removed")
+        if self.num_classes == 1 or removed == "sigmoid" or kind in SIGMOID_KINDS:
+            return "sigmoid"
+        return "softmax" if removed == "softmax" or kind in SOFTMAX_KINDS else None
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether the logits are those of independent labels, and not of one softmax."""
+        return self.activation == "sigmoid"
 
     @property
     def images_per_block(self) -> int:

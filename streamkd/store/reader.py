@@ -195,6 +195,7 @@ class LogitStore(RowStore):
             views=self.header.views,
             decoder=self.header.decoder,
             versions=self.header.versions,
+            **({"activation": "sigmoid"} if self.header.is_sigmoid else {}),
         )
 
     def _checked(self, rows: np.ndarray, *, allow_refused: bool = False) -> np.ndarray:

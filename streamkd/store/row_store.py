@@ -39,6 +39,7 @@ class StoreDescription(Report):
       class_names: the first `MAX_LISTED` class names.
       images, views, decoder: how pixels were made for the teacher.
       versions: of the libraries that took part.
+      activation: 'sigmoid' in the description of a store of independent labels; else absent.
     """
 
     num_images: int

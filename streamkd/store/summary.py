@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from streamkd.store.decisions import right
 from streamkd.store.layout import DONE
 from streamkd.store.reader import LogitStore
 
@@ -24,7 +25,7 @@ def teacher_summary(store: LogitStore) -> dict[str, Any]:
         part = labelled[start : start + _ROWS_AT_A_TIME]
         part = part[store.done_of(part * store.num_views) == DONE]
         answers = store.gather(part * store.num_views)
-        num_correct += int(np.sum(answers.argmax(axis=1) == labels[part]))
+        num_correct += int(right(answers, labels[part], store.class_names).sum())
         num_answered += len(part)
     accuracy = num_correct / num_answered if num_answered else None
     return {"teacher_accuracy": accuracy, "num_labelled": num_answered}

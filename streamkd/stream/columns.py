@@ -121,14 +121,21 @@ class ImageColumns(Columns):
     def __init__(self, spec: StreamSpec) -> None:
         self._labels = spec.labels
         self._weights = spec.images.weights
+        self._multi_hot = spec.multi_hot
+        if spec.multi_hot is not None:
+            column = Column(tf.int8, (spec.num_classes,))
+            self.columns = {**self.columns, "multi_hot": column}
 
     def gather(self, slots: Slots, gathered: dict[str, Any]) -> dict[str, Any]:
-        return {
+        columns = {
             "indices": slots.indices,
             "labels": slots.per_row(self._labels[slots.indices]),
             "rows": slots.rows,
             "weights": self._weights_of(slots),
         }
+        if self._multi_hot is not None:
+            columns["multi_hot"] = slots.per_row(self._multi_hot[slots.indices])
+        return columns
 
     def _weights_of(self, slots: Slots) -> np.ndarray:
         weights = np.ones(len(slots.rows), np.float32)
@@ -159,17 +166,26 @@ class MixedImageColumns(ImageColumns):
         return bad | (bad_partner & (batch["view_partner"] >= 0))
 
     def targets(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return _label_targets(batch, swapped(batch["labels"]), batch["view_share"])
+        share = batch["view_share"]
+        return _label_targets(batch, swapped(batch["labels"]), share, mixed=True)
 
 
 def _label_targets(
-    batch: dict[str, tf.Tensor], partner_labels: tf.Tensor, share: tf.Tensor
+    batch: dict[str, tf.Tensor],
+    partner_labels: tf.Tensor,
+    share: tf.Tensor,
+    *,
+    mixed: bool = False,
 ) -> dict[str, tf.Tensor]:
-    return {
+    targets = {
         "labels": tf.stack([batch["labels"], partner_labels], axis=1),
         "label_shares": tf.stack([share, 1 - share], axis=1),
         "rows": batch["rows"],
     }
+    if "multi_hot" in batch:
+        own = tf.cast(batch["multi_hot"], tf.float32)
+        targets["multi_hot"] = tf.stack([own, swapped(own) if mixed else own], axis=1)
+    return targets
 
 
 class StoredColumns(Columns):

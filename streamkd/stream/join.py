@@ -19,7 +19,7 @@ from streamkd.checks import check_choice, check_count, check_types
 from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions, as_background
-from streamkd.manifest.class_names import renumber
+from streamkd.manifest.class_names import renumber, several_labels
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
 from streamkd.public import public
@@ -146,9 +146,13 @@ def join(
                 "labels, which are left out. Teach a store with class names to use them.",
                 stacklevel=2,
             )
-        with hinting(images):
+    num_classes = store.num_classes if store is not None else len(class_names or [])
+    with hinting(images):
+        multi_hot = several_labels(images, class_names, "the store", num_classes)
+        if store is not None:
             labels = renumber(images.labels, images.class_names, class_names, "the store")
-        join_checks.check_learnable(images, labels, rows)
+    if store is not None:
+        join_checks.check_learnable(images, labels, rows, multi_hot)
         join_checks.check_accuracy(labels, rows, store)
     join_checks.check_batch_size(batch_size, seed, len(images))
     if store is not None and independent is None:
@@ -163,7 +167,7 @@ def join(
         rows=rows,
         labels=labels,
         class_names=class_names,
-        num_classes=store.num_classes if store is not None else len(class_names or []),
+        num_classes=num_classes,
         options=options,
         batch_size=batch_size,
         seed=seed,
@@ -174,6 +178,7 @@ def join(
         cache=_pixel_cache(images, shown, options, cache, cache_directory, cache_bytes),
         balance=balance,
         views_per_decode=views_per_decode,
+        multi_hot=multi_hot,
     )
     return Stream(spec)
 

@@ -18,6 +18,7 @@ from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
+from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.views.operation import ViewOperation, check_replayed
@@ -79,9 +80,14 @@ def replayed_views(store: RowStore | None, operation: ViewOperation | None) -> V
     return Views(0)
 
 
-def check_learnable(images: Manifest, labels: np.ndarray, rows: np.ndarray) -> None:
+def check_learnable(
+    images: Manifest, labels: np.ndarray, rows: np.ndarray, multi_hot: np.ndarray | None
+) -> None:
     """Refuses images with neither label nor logits."""
-    neither = np.flatnonzero((labels == UNLABELLED) & (rows < 0))
+    unlabelled = labels == UNLABELLED
+    if multi_hot is not None:
+        unlabelled = (multi_hot == UNLABELLED).any(axis=1)
+    neither = np.flatnonzero(unlabelled & (rows < 0))
     if len(neither):
         key = images.keys[int(neither[0])]
         raise MissingLogitsError(
@@ -104,8 +110,8 @@ def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> Non
     # Evenly over all images, since they stand in the order of their classes.
     positions = np.linspace(0, len(labelled) - 1, min(ACCURACY_ROWS, len(labelled)))
     picked = labelled[positions.round().astype(np.int64)]
-    answers = store.gather(rows[picked]).argmax(axis=1)
-    joined = float(np.mean(answers == labels[picked]))
+    answers = store.gather(rows[picked])
+    joined = float(right(answers, labels[picked], store.class_names).mean())
     tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
     if abs(joined - taught) > tolerance:
         warn(
@@ -175,6 +181,11 @@ def check_views_per_decode(count: int, views: Views, batch_size: int, replayed: 
 
 def check_balance(images: Manifest, labels: np.ndarray, views: Views, batch_size: int) -> None:
     """Refuses to balance classes if an image has no label, or the views decide on the order."""
+    if images.multi_hot is not None:
+        raise OptionError(
+            "These images have several labels each, so that their classes cannot be balanced.\n"
+            "Leave `--balance` out."
+        )
     unlabelled = np.flatnonzero(labels == UNLABELLED)
     if len(unlabelled):
         raise OptionError(

@@ -11,6 +11,8 @@ A batch is `(images, targets, sample_weight)` with
   labels          int32   `[batch, 2]`, the image's and its mixing partner's; -1 is no label
   label_shares    float32 `[batch, 2]`, the part of the label loss that each of the labels gets
   teacher_logits  float32 `[batch, num_classes]`; absent in a stream without a store
+  multi_hot       float32 `[batch, 2, num_classes]`, only where images have several labels: 1 for a
+                  label of the image, and of its mixing partner; -1 throughout without labels
   rows            int64   `[batch]`, rows of the store; -1 without logits
   sample_weight   float32 `[batch]`
 """
@@ -47,7 +49,9 @@ class Stream:
       store: the logit store, or None in a stream of labels alone.
       rows: int64 `[num_images]`, the row of each image's view 0; -1 without logits.
       labels: int32 `[num_images]`, class numbers of the logits; -1 is no label.
-      class_names: the classes in the order of the logits, or None.
+      multi_hot: int8 `[num_images, num_classes]`, of images with several labels: see `Manifest`; or
+        None.
+      class_names: the classes in the order of the logits, or None; two for a single logit.
       num_classes: number of logits.
       options: how files become pixels.
       batch_size: rows a batch, over all workers.
@@ -68,7 +72,7 @@ class Stream:
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
         self.images, self.store = spec.images, spec.store
-        self.rows, self.labels = spec.rows, spec.labels
+        self.rows, self.labels, self.multi_hot = spec.rows, spec.labels, spec.multi_hot
         self.class_names, self.num_classes = spec.class_names, spec.num_classes
         self.options, self.batch_size = spec.options, spec.batch_size
         self.seed, self.shuffle, self.balance = spec.seed, spec.shuffle, spec.balance
@@ -88,6 +92,11 @@ class Stream:
     @property
     def num_images(self) -> int:
         return len(self.images)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """bool `[num_images]`, the images whose label, or list of labels, is known."""
+        return self.spec.labelled
 
     @property
     def skipped(self) -> dict[int, str]:

@@ -41,11 +41,18 @@ class StreamSpec:
     cache: PixelCache | None = None
     balance: bool = False
     views_per_decode: int = 1
+    multi_hot: np.ndarray | None = None
 
     @functools.cached_property
     def views(self) -> Views:
         """The views that the teacher answered."""
         return Views(0) if self.store is None else Views.from_dict(self.store.header.views)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """bool `[num_images]`, the images whose label, or list of labels, is known."""
+        known = self.labels[:, None] if self.multi_hot is None else self.multi_hot
+        return np.all(known >= 0, axis=1)
 
     @property
     def shown(self) -> Views:

@@ -54,7 +54,8 @@ def import_logits(
         the keys itself.
       images: the manifest that has the keys; images without logits are left out of the store.
       out: path of the store.
-      output: 'logits', 'probabilities', 'log-probabilities', or 'auto' to judge by the numbers.
+      output: one of `output_kind.KINDS`, or 'auto' to judge by the numbers; 'sigmoid' stands for
+        probabilities of independent labels, 'sigmoid-logits' for their logits.
       teacher: the teacher's name; by default the name of the file.
       logits_dataset: name of the array of logits in a `.npz` or HDF5 file of several.
       keys_dataset: name of the array, or of the column of a CSV file, that has the keys.

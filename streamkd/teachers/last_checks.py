@@ -18,7 +18,7 @@ from streamkd.store.reader import LogitStore
 def warn_of_chance(name: str, store: LogitStore) -> None:
     """Warns of a teacher hardly better than chance, by its preprocessing, classes or rows."""
     accuracy = (store.summary or {}).get("teacher_accuracy")
-    chance = 1 / store.num_classes
+    chance = 1 / max(2, store.num_classes)
     if accuracy is not None and is_at_chance(accuracy, chance):
         warn(
             "teacher_at_chance",

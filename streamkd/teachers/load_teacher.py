@@ -37,8 +37,9 @@ def load_teacher(
         which is returned as it is, or `module:function[:name=value,…]`, which returns one of these.
       preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
-      output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
-        judge by the first answers.
+      output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', 'sigmoid' (a
+        probability for each of several independent labels), 'sigmoid-logits' (the same before
+        sigmoid), or 'auto' to judge by the layers or the first answers.
       drop_output: index of an output that is no class, such as background.
       model_output: name or number of the output to take, for a model or function with several.
       name: the teacher's name in the store; by default that of the file or the function.

@@ -89,10 +89,11 @@ def read_logits(
                 "Give a .npy, .npz, .csv or .h5 file of plain numbers."
             ) from error
     logits = table.logits
-    if logits.ndim != 2 or logits.dtype.kind != "f" or logits.shape[1] < 2 or not len(logits):
+    if logits.ndim != 2 or logits.dtype.kind != "f" or not logits.size:
         raise TeacherError(
             f"{path} holds {logits.dtype}{list(logits.shape)}, and must hold floating-point "
-            "numbers [rows, num_classes].\nGive one row for each image, and at least two classes."
+            "numbers [rows, num_classes].\nGive one row for each image, and one column for each "
+            "class, or a single one for two classes."
         )
     return table
 

@@ -82,6 +82,8 @@ class PlanReport(Report):
       recommended: the codec with the smallest store whose KL is at most `max_kl` at each of the
         four temperatures; float32 if no codec is that exact.
       codecs: one `CodecPlan` for each codec, the smallest store first.
+      activation: 'sigmoid' where the teacher ends in it, else absent. KL and agreement are then
+        those of each label by itself, averaged over the labels.
     """
 
     num_images: int
@@ -150,6 +152,8 @@ def plan(
     sampled = images.select(np.sort(drawn))
     seconds: float | None = None
     if store is not None:
+        store = open_store(store)
+        is_sigmoid = store.header.is_sigmoid
         name, logits = _from_store(sampled, store, seed)
     else:
         from streamkd.teachers.teach import teacher_setup  # needs TensorFlow
@@ -163,10 +167,10 @@ def plan(
             **pixels,
         )
         name, (logits, seconds) = setup.teacher.name, _ask(sampled, setup, progress, clock)
+        is_sigmoid = setup.teacher.is_sigmoid or logits.shape[1] == 1
     num_rows = len(images) * views.num_views
-    compared = [
-        _compare(codec, logits, images, views) for codec in _fitting_codecs(codecs, logits.shape[1])
-    ]
+    fitting = _fitting_codecs(codecs, logits.shape[1])
+    compared = [_compare(codec, logits, images, views, is_sigmoid) for codec in fitting]
     compared.sort(key=lambda entry: entry.num_bytes)
     return PlanReport(
         num_images=len(images),
@@ -180,6 +184,7 @@ def plan(
         max_kl=max_kl,
         recommended=_recommended(compared, max_kl),
         codecs=compared,
+        **({"activation": "sigmoid"} if is_sigmoid else {}),
     )
 
 
@@ -194,7 +199,13 @@ def check_source(store: Any, teacher: Any) -> None:
 def describe(report: PlanReport) -> str:
     """Returns a plan as lines of text."""
     columns = " ".join(f"{f'T = {t}':>8}" for t in fidelity.TEMPERATURES)
-    lines = [
+    lines = []
+    if "activation" in report:
+        lines.append(
+            "The teacher ends in sigmoid, so that its labels are independent: KL and the decisions "
+            "kept are means over the labels; `train` takes the loss bce."
+        )
+    lines += [
         f"{report.num_images:,} images, {report.num_views} rows an image, "
         f"{report.num_classes:,} classes; measured on {report.num_sampled:,} answers of "
         f"{report.teacher}",
@@ -223,7 +234,6 @@ def describe(report: PlanReport) -> str:
 
 def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarray]:
     """Returns the teacher's name, and logits of one view of each image that the store has."""
-    store = open_store(store)
     if not isinstance(get_codec(store.header.codec), FloatCodec):
         raise StoreError(
             f"The store {store.path} holds logits as {store.header.codec}, and the loss of a codec "
@@ -280,11 +290,13 @@ def _fitting_codecs(names: Sequence[str] | None, num_classes: int) -> list[Codec
     return named
 
 
-def _compare(codec: Codec, logits: np.ndarray, images: Manifest, views: Views) -> CodecPlan:
+def _compare(
+    codec: Codec, logits: np.ndarray, images: Manifest, views: Views, is_sigmoid: bool
+) -> CodecPlan:
     """Returns the plan of one codec."""
     num_bytes = store_bytes(images, codec, logits.shape[1], views)
     fits = bool((np.abs(logits) <= codec.largest).all())
-    measured = fidelity.measure(codec, logits) if fits else None
+    measured = fidelity.measure(codec, logits, sigmoid=is_sigmoid) if fits else None
     return CodecPlan(
         codec=codec.name,
         row_bytes=fidelity.row_bytes(codec, logits.shape[1]),

@@ -22,6 +22,7 @@ from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
 from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
+from streamkd.store.layout import SIGMOID_KINDS
 from streamkd.teachers.callable_answers import answers_of
 
 # Digest that stores of former versions have of a teacher without weights, or not yet built.
@@ -144,6 +145,8 @@ class Teacher:
         from streamkd.models.inference import compiled_answer
 
         logits = interface.logits
+        outputs = _shape_of(logits.model, "output_shape")
+        _check_described(self.name, self.output_kind, logits.removed, outputs)
         if logits.removed is not None:
             self._head = Head(interface.answers, logits, self.output_kind)
         # The user describes the outputs of the whole model; without its softmax they are logits.
@@ -151,7 +154,6 @@ class Teacher:
             self.output_kind = "logits"
         self.answer = compiled_answer(logits.model)
         self.removed = logits.removed
-        outputs = _shape_of(logits.model, "output_shape")
         self.num_outputs = outputs[-1] if outputs and len(outputs) == 2 else None
         self.weights_digest = digest_of_weights(interface.model.weights)
         self.model_output = interface.output
@@ -195,11 +197,11 @@ class Teacher:
         if self._head is not None:
             self._check_head(self._head, pixels)
         answers = np.asarray(self.answer(pixels), np.float32)
-        if answers.ndim != 2 or len(answers) != len(images) or answers.shape[1] < 2:
+        if answers.ndim != 2 or len(answers) != len(images) or not answers.shape[1]:
             raise TeacherError(
                 f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
                 f"{list(answers.shape)}.\nIt must answer with [batch, num_classes]: one row for "
-                "each image, and at least two classes."
+                "each image, of one number for each class, or of one number for two classes."
             )
         if self.output_kind == "auto":
             self.settle_output(output_kind.output_kind(answers))
@@ -216,6 +218,11 @@ class Teacher:
             raise TeacherError(
                 f"--drop-output is {dropped}, and the teacher {self.name!r} has the outputs 0 to "
                 f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
+            )
+        if num_outputs == 2 and not self.is_sigmoid:
+            raise TeacherError(
+                f"--drop-output is {dropped}, and one of two outputs would be left, which says "
+                f"nothing by itself.\nThe teacher {self.name!r} needs two classes besides it."
             )
         return np.delete(logits, dropped, axis=1)
 
@@ -245,6 +252,11 @@ class Teacher:
         if head is not None and stored.get("removed") is None:
             self._answer_whole(head)
 
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether its logits are those of independent labels, as far as is known by now."""
+        return self.removed == "sigmoid" or self.output_kind in SIGMOID_KINDS
+
     def settle_output(self, kind: str) -> None:
         """Fixes the kind of the outputs, one of `output_kind.KINDS`, unless it is fixed already."""
         if self.output_kind == "auto":
@@ -271,6 +283,22 @@ class Teacher:
 def _unsettled(images: Any) -> Any:
     """Stands in for the answers of a model until `settle_model` has seen it."""
     raise AssertionError("the model of a teacher is settled before it is asked")
+
+
+def _check_described(name: str, output: str, removed: str | None, shape: tuple | None) -> None:
+    """Refuses a description of the outputs that the last layer contradicts, and a useless layer."""
+    if removed != "softmax":
+        return
+    if shape is not None and shape[-1] == 1:
+        raise TeacherError(
+            f"The teacher {name!r} ends in a softmax of one output, which is 1 for every image.\n"
+            "Give a teacher of two outputs, or one whose single output ends in sigmoid."
+        )
+    if output.startswith("sigmoid"):
+        raise TeacherError(
+            f"--teacher-output is {output}, and the teacher {name!r} ends in softmax.\n"
+            "Leave --teacher-output out: the layers show what the outputs are."
+        )
 
 
 def digest_of_weights(weights: Any) -> str | None:

@@ -38,6 +38,7 @@ from streamkd.pixels.who_decodes import may_need_pillow
 from streamkd.store import codecs
 from streamkd.store.codecs.check_range import check_range
 from streamkd.store.creation import create_store
+from streamkd.store.decisions import fits_names
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
@@ -291,7 +292,7 @@ class TeacherPass:
     def check_num_classes(self, num_outputs: int) -> None:
         """Refuses a teacher whose number of outputs is not the number of classes."""
         classes = self.setup.class_names
-        if classes is not None and num_outputs != len(classes):
+        if classes is not None and not fits_names(num_outputs, classes):
             raise TeacherError(
                 f"The teacher has {num_outputs} outputs, and there are {len(classes)} classes.\n"
                 f"  teacher: {self.setup.teacher.name}, {num_outputs} outputs\n"

@@ -34,6 +34,7 @@ from streamkd.pixels.files import read_file
 from streamkd.public import public
 from streamkd.store.codecs.check_range import check_range
 from streamkd.store.creation import create_store
+from streamkd.store.decisions import fits_names
 from streamkd.store.fill import Answer, fill_store
 from streamkd.store.layout import ELSEWHERE, StoreHeader
 from streamkd.store.reader import LogitStore
@@ -91,6 +92,7 @@ def write_store(
       answer: given an `ImageBatch`, returns its logits, float `[images, num_classes]`: a NumPy
         array, or anything that `np.asarray` takes.
       teacher: the teacher's name, or a dict of all that its answers depend on; stored and compared.
+        The entry `"output": "sigmoid-logits"` says that the logits are those of independent labels.
       image_size: (height, width) that the teacher sees; the student's default. Without it, the
         size has to be given when the store is joined.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: the options of Keras'
@@ -187,7 +189,7 @@ class _Writing:
         logits = self._ask(self._batch(first), None)
         digest_each([])  # refuses now if nothing can make digests
         check_range(logits, self.images.keys.take(first), self.fields["codec"])
-        if self.class_names is not None and logits.shape[1] != len(self.class_names):
+        if self.class_names is not None and not fits_names(logits.shape[1], self.class_names):
             raise TeacherError(
                 f"Each image has {logits.shape[1]} logits, and there are {len(self.class_names)} "
                 "classes.\nGive the teacher's classes in the order of its outputs: `class_names`, "

@@ -7,6 +7,7 @@
 An image's loss is its weight times
 label_weight · CE(labels, student at temperature 1)
 + (1 − label_weight) · temperature² · KL(teacher ‖ student, both at the temperature).
+With independent labels, CE and KL are binary cross-entropies, averaged over the labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from streamkd.losses import independent_labels
 from streamkd.losses.distillation import distillation_loss, label_loss
 
 
@@ -26,12 +28,14 @@ class BatchLoss:
     Attributes:
       temperature, label_weight, label_smoothing: as in `Distiller`.
       class_weights: float32 `[num_classes]`, the weight of an image by its class; None for 1.
+      kind: 'kl' for the softmax of classes, 'bce' for the sigmoid of independent labels.
     """
 
     temperature: float
     label_weight: float
     label_smoothing: float = 0.0
     class_weights: Any = None
+    kind: str = "kl"
 
     def __call__(
         self, student_logits: tf.Tensor, targets: dict, weights: tf.Tensor
@@ -44,6 +48,8 @@ class BatchLoss:
           student_logits: float32 `[batch, num_classes]`.
           targets, weights: of a batch of the stream.
         """
+        if self.kind == "bce":
+            return self._of_independent_labels(student_logits, targets, weights)
         labels, rows = targets["labels"], targets["rows"]
         labelled = weights * tf.cast(labels[:, 0] >= 0, tf.float32)
         taught = weights * tf.cast(rows >= 0, tf.float32)
@@ -55,12 +61,39 @@ class BatchLoss:
         losses = self.label_weight * on_labels
         on_teacher = agreeing = tf.zeros_like(weights)
         if "teacher_logits" in targets:
-            teacher_logits = targets["teacher_logits"]
+            teacher_logits = independent_labels.in_form_of(
+                targets["teacher_logits"], student_logits.shape[1]
+            )
             on_teacher = taught * distillation_loss(
                 teacher_logits, student_logits, temperature=self.temperature
             )
             choices = tf.argmax(teacher_logits, axis=1, output_type=tf.int32)
             agreeing = tf.cast(answers == choices, tf.float32)
+            losses += (1 - self.label_weight) * on_teacher
+        counts = (labelled * correct, taught * agreeing)
+        parts = (losses, weights, on_labels, labelled, on_teacher, taught, *counts)
+        return losses, tf.reduce_sum(tf.stack(parts), axis=1)
+
+    def _of_independent_labels(
+        self, student_logits: tf.Tensor, targets: dict, weights: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what `__call__` does, for the sigmoid of each label."""
+        num_outputs = student_logits.shape[1]
+        truths, shares = independent_labels.truths_of(targets, num_outputs)
+        labelled = weights * tf.cast(truths[:, 0, 0] >= 0, tf.float32)
+        taught = weights * tf.cast(targets["rows"] >= 0, tf.float32)
+        on_labels = weights * independent_labels.binary_label_loss(
+            truths, shares, student_logits, smoothing=self.label_smoothing
+        )
+        correct = independent_labels.label_accuracy(truths, targets, student_logits)
+        losses = self.label_weight * on_labels
+        on_teacher = agreeing = tf.zeros_like(weights)
+        if "teacher_logits" in targets:
+            teacher_logits = independent_labels.in_form_of(targets["teacher_logits"], num_outputs)
+            on_teacher = taught * independent_labels.label_distillation_loss(
+                teacher_logits, student_logits, temperature=self.temperature
+            )
+            agreeing = independent_labels.same_decisions(teacher_logits, student_logits)
             losses += (1 - self.label_weight) * on_teacher
         counts = (labelled * correct, taught * agreeing)
         parts = (losses, weights, on_labels, labelled, on_teacher, taught, *counts)

@@ -20,6 +20,7 @@ def class_weights(
     class_names: list[str] | None,
     labels: np.ndarray,
     num_classes: int,
+    several: bool = False,
 ) -> np.ndarray | None:
     """Returns the weight of each class, float32 `[num_classes]`; None without weights.
 
@@ -30,7 +31,8 @@ def class_weights(
         scikit-learn's `class_weight="balanced"`).
       class_names: in the order of the logits.
       labels: int32 `[num_images]`; -1 is no label.
-      num_classes: number of logits.
+      num_classes: number of classes.
+      several: whether an image has several labels, which is refused: its class is not known.
 
     Raises:
       OptionError: an unknown class, a class with two weights, or a weight that is not a number
@@ -38,6 +40,11 @@ def class_weights(
     """
     if given is None:
         return None
+    if several:
+        raise OptionError(
+            "class_weight weighs an image by its one class, and these images have several labels.\n"
+            "Leave `--class-weight` out; a column `weight` in the table weighs single images."
+        )
     if isinstance(given, str) and given == "balanced":
         return _balanced(labels, num_classes)
     if not isinstance(given, Mapping):

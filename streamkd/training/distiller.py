@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count, check_types
-from streamkd.errors import OptionError, StudentError
+from streamkd.errors import OptionError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.models.families import family_of
@@ -42,7 +42,7 @@ from streamkd.training.saver import Saver
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
-from streamkd.training.student_checks import check_fits, check_is_model, check_loss
+from streamkd.training.student_checks import check_is_model, check_student
 from streamkd.training.student_model import StudentModel, student_model
 from streamkd.training.student_warnings import warn_of_student
 from streamkd.training.teacher_strength import TeacherStrength
@@ -55,8 +55,8 @@ class Distiller:
     """Trains a student from stored logits and labels.
 
     Args:
-      student: a Keras model that takes one image, of tf_keras or of Keras 3. A final softmax is
-        kept; the loss is computed from the logits before it. A student built under
+      student: a Keras model that takes one image, of tf_keras or of Keras 3. A final softmax or
+        sigmoid is kept; the loss is computed from the logits before it. A student built under
         `strategy.scope()` is trained by that strategy. The student need not be compiled; the
         optimizer, loss and metrics of a compiled one are not used and not changed.
       optimizer: name of a Keras optimizer, or an optimizer of the student's own family, which is
@@ -83,6 +83,8 @@ class Distiller:
         'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
         called fewer at a time.
+      loss: 'kl' for the classes of one softmax, 'bce' for independent labels, one sigmoid each;
+        'auto' follows the teacher, the labels and the student's last layer.
       metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in
         ones; see `UserMetrics` for their arguments.
       on_nonfinite: how to treat a step whose loss or gradient is not a finite number: 'raise'
@@ -119,6 +121,7 @@ class Distiller:
         steps_per_call: int = 32,
         metrics: Any = (),
         on_nonfinite: str = "raise",
+        loss: str = "auto",
     ) -> None:
         given = locals()
         check_types(Distiller.__init__, {"student_preprocess": student_preprocess})
@@ -160,11 +163,6 @@ class Distiller:
         if self._parts is None:
             return
         self.student = self._parts.student
-        if self._logits.removed == "sigmoid":
-            raise StudentError(
-                f"The student {self.student.name!r} ends in sigmoid, and this loss compares "
-                "softmax distributions.\nEnd it in softmax, or without activation."
-            )
 
     @property
     def recipe(self) -> Recipe:
@@ -236,10 +234,10 @@ class Distiller:
             check_count("save_every", save_every)
         callbacks = callback_checks.check_callbacks(callbacks, self.family)
         stream.check_share(self.workers.worker_slice)
-        check_loss(self.recipe.label_weight, stream)
         self._settle(stream.options.shape)
-        check_fits(self._logits, self.student, stream, self.strategy.num_replicas_in_sync)
-        self._ready.check_head(stream.options.shape)
+        num_outputs, loss_kind = check_student(
+            self.recipe, self._ready, stream, self.strategy.num_replicas_in_sync
+        )
         if run is not None:
             image = np.zeros((1, *stream.options.shape), np.float32)
             self.workers.from_chief(lambda: check_can_be_saved(self.student, image))
@@ -247,7 +245,8 @@ class Distiller:
             class_weight,
             class_names=stream.class_names,
             labels=stream.labels,
-            num_classes=stream.num_classes,
+            num_classes=max(stream.num_classes, len(stream.class_names or [])),
+            several=stream.multi_hot is not None,
         )
         label_weight = self.recipe.label_weight
         warn_of_student(self._given, self.student_preprocess, stream, label_weight)
@@ -256,7 +255,8 @@ class Distiller:
             sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
             schedule = self.recipe.schedule or ("constant" if sets_rate else "cosine")
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
-            state, metrics = self._state(stream.num_classes, num_steps, schedule)
+            several = stream.multi_hot is not None
+            state, metrics = self._state(num_outputs, several, num_steps, schedule)
             callback_checks.check_learning_rate(callbacks, state.optimizer)
             called = KerasCallbacks(
                 callbacks,
@@ -274,16 +274,17 @@ class Distiller:
                 "replicas": self.strategy.num_replicas_in_sync,
                 **run_config.describe_fit(self.student_preprocess, weights, metrics, validation),
                 **run_config.describe_output(self._ready.output),
+                **run_config.describe_loss(loss_kind, stream),
             }
             loop = Loop(
                 stream=stream,
                 epochs=epochs,
-                validation=self._validation(validation, stream, metrics),
+                validation=self._validation(validation, stream, metrics, loss_kind),
                 recipe=self.recipe,
                 config=config,
                 state=state,
                 calls=StepCalls(
-                    self._steps(state, metrics, weights),
+                    self._steps(state, metrics, weights, loss_kind),
                     stream,
                     self.workers,
                     xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
@@ -304,15 +305,17 @@ class Distiller:
         return history
 
     def _state(
-        self, num_classes: int, num_steps: int, schedule: str
+        self, num_outputs: int, several: bool, num_steps: int, schedule: str
     ) -> tuple[TrainingState, UserMetrics]:
         """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
         with self.strategy.scope():
             metrics = UserMetrics(
                 self.metrics,
                 self.family,
-                probabilities=self._logits.removed == "softmax",
-                num_classes=num_classes,
+                probabilities=self._logits.removed is not None,
+                num_classes=num_outputs,
+                sigmoid=self._logits.removed == "sigmoid",
+                several=several,
             )
             optimizer = build_optimizer(
                 self.recipe,
@@ -326,14 +329,15 @@ class Distiller:
         return state, metrics
 
     def _steps(
-        self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None
+        self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None, kind: str
     ) -> TrainingSteps:
-        """Returns the compiled steps, without XLA; `weights` by class."""
+        """Returns the compiled steps, without XLA; `weights` by class, and the loss's `kind`."""
         loss = BatchLoss(
             temperature=float(self.recipe.temperature),
             label_weight=float(self.recipe.label_weight),
             label_smoothing=self.recipe.label_smoothing,
             class_weights=weights,
+            kind=kind,
         )
         with self.strategy.scope():
             return TrainingSteps(
@@ -345,7 +349,7 @@ class Distiller:
             )
 
     def _validation(
-        self, images: Manifest | None, stream: Stream, metrics: UserMetrics
+        self, images: Manifest | None, stream: Stream, metrics: UserMetrics, loss_kind: str
     ) -> Validation | None:
         if images is None:
             return None
@@ -357,4 +361,5 @@ class Distiller:
             batch_size=stream.batch_size,
             metrics=metrics if len(metrics) else None,
             workers=self.workers,
+            loss_kind=loss_kind,
         )

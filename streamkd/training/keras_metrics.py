@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import OptionError
+from streamkd.losses.independent_labels import truths_of
 from streamkd.models.family_base import Family, package_of
 from streamkd.runs.run_directory import COLUMNS
 
@@ -34,13 +35,16 @@ class UserMetrics:
     """Metrics of the student's own Keras family.
 
     Each is given labels and the student's answers, which are probabilities if the student ends in
-    softmax. Labels are class numbers, int32 `[batch]`; or one-hot vectors, float32
+    softmax or sigmoid. Labels are class numbers, int32 `[batch]`; or one-hot vectors, float32
     `[batch, num_classes]`, for Keras' own metrics that are not called Sparse… and for metrics
-    derived from these. Images without a label do not count.
+    derived from these. Where images have several labels, labels are float32 `[batch, num_classes]`
+    of ones and zeros; a single output is compared with `[batch, 1]`. Images without a label do not
+    count.
 
     Args:
       metrics: as for `compile`: names, metrics, or functions of labels and answers.
-      probabilities: whether the student ends in softmax.
+      probabilities: whether the student ends in softmax, or in sigmoid if `sigmoid`.
+      several: whether images have several labels.
 
     Attributes:
       metrics: Keras metrics.
@@ -51,9 +55,18 @@ class UserMetrics:
     """
 
     def __init__(
-        self, metrics: Sequence[Any], family: Family, *, probabilities: bool, num_classes: int
+        self,
+        metrics: Sequence[Any],
+        family: Family,
+        *,
+        probabilities: bool,
+        num_classes: int,
+        sigmoid: bool = False,
+        several: bool = False,
     ) -> None:
         self._probabilities = probabilities
+        self._activation = tf.nn.sigmoid if sigmoid else tf.nn.softmax
+        self._as_vectors = several or num_classes == 1
         self._family = family
         given = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
         wanted = [m for m in given if not (isinstance(m, str) and m in OWN)]
@@ -77,8 +90,15 @@ class UserMetrics:
     def update(self, logits: tf.Tensor, targets: dict, weights: tf.Tensor) -> None:
         """Counts one batch."""
         labels = targets["labels"][:, 0]
+        answers = self._activation(logits) if self._probabilities else logits
+        if self._as_vectors:
+            vectors = truths_of(targets, logits.shape[1])[0][:, 0]
+            label_weights = weights * tf.cast(vectors[:, 0] >= 0, tf.float32)
+            for metric in self.metrics:
+                truth = tf.maximum(vectors, 0.0)
+                metric.update_state(truth, answers, sample_weight=label_weights)
+            return
         label_weights = weights * tf.cast(labels >= 0, tf.float32)
-        answers = tf.nn.softmax(logits) if self._probabilities else logits
         for metric, one_hot in zip(self.metrics, self._one_hot, strict=True):
             truth = tf.one_hot(labels, logits.shape[1]) if one_hot else tf.maximum(labels, 0)
             metric.update_state(truth, answers, sample_weight=label_weights)
@@ -98,8 +118,9 @@ class UserMetrics:
         """Gives a metric two images that do not count, so that it makes its variables now."""
         # Like a student's answers: logits are negative as well.
         answers = tf.linspace(-1.0, 1.0, num_classes)[None] * tf.ones([2, 1])
-        answers = tf.nn.softmax(answers) if self._probabilities else answers
+        answers = self._activation(answers) if self._probabilities else answers
         labels = tf.constant([0, num_classes - 1])
+        one_hot = one_hot or self._as_vectors
         truth = tf.one_hot(labels, num_classes) if one_hot else labels
         try:
             tf.distribute.get_strategy().run(

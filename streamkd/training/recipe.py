@@ -21,6 +21,7 @@ from streamkd.checks import (
 from streamkd.errors import OptionError
 
 SCHEDULES = ("cosine", "constant")
+LOSSES = ("auto", "kl", "bce")
 JITS = ("auto", "on", "off")
 ON_NONFINITE = ("raise", "skip")
 # Defaults of an optimizer given by name; an optimizer of the user's own has its own.
@@ -52,6 +53,7 @@ class Recipe:
     temperature: float = 4.0
     label_weight: float = 0.1
     label_smoothing: float = 0.0
+    loss: str = "auto"
     jit: str = "auto"
     steps_per_call: int = 32
     on_nonfinite: str = "raise"
@@ -72,6 +74,7 @@ class Recipe:
         check_below_one("label_smoothing", self.label_smoothing)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("loss", self.loss, LOSSES)
         check_choice("jit", self.jit, JITS)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         if self.clip_norm is not None:

@@ -137,6 +137,14 @@ def describe_output(output: str | None) -> dict[str, Any]:
     return {} if output is None else {"model_output": output}
 
 
+def describe_loss(kind: str, stream: Stream) -> dict[str, Any]:
+    """Returns the entries about the loss of independent labels; none of that of one softmax."""
+    if kind == "kl":
+        return {}
+    several = {} if stream.multi_hot is None else {"multi_hot": digest_of([stream.multi_hot])}
+    return {"loss": kind, **several}
+
+
 def describe_for_the_reader(student: Any, arguments: dict[str, Any] | None) -> dict[str, Any]:
     """Returns the entries that are not compared: versions, first weights, arguments."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}

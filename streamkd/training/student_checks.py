@@ -1,7 +1,6 @@
 """Checks that a student can learn from a stream, before anything is trained or written.
 
-check_loss(label_weight, stream)
-check_fits(logits_model(student), student, stream)
+num_outputs, kind = check_student(recipe, student_model(student), stream, num_replicas=1)
 """
 
 from __future__ import annotations
@@ -18,33 +17,53 @@ from streamkd.models.head_check import answers_probabilities
 from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
 from streamkd.stream.stream import Stream
+from streamkd.training.loss_choice import choose_loss, fits_outputs
+from streamkd.training.recipe import Recipe
+from streamkd.training.student_model import StudentModel
 
 # Label weight at which the teacher's logits have no part in the loss.
 LABELS_ALONE = 1.0
+
+
+def check_student(
+    recipe: Recipe, parts: StudentModel, stream: Stream, num_replicas: int
+) -> tuple[int, str]:
+    """Makes all checks; returns the number of the student's outputs, and the loss: 'kl' or 'bce'.
+
+    Raises:
+      OptionError, StudentError: as the checks below, and `choose_loss`.
+    """
+    check_loss(recipe.label_weight, stream)
+    logits, student = parts.logits, parts.student
+    num_outputs = check_fits(logits, student, stream, num_replicas)
+    kind = choose_loss(
+        recipe.loss,
+        stream,
+        label_weight=recipe.label_weight,
+        student=logits,
+        num_outputs=num_outputs,
+    )
+    if kind == "bce":
+        check_logits(logits, student, stream)
+    parts.check_head(stream.options.shape)
+    return num_outputs, kind
 
 
 def check_loss(label_weight: float, stream: Stream) -> None:
     """Refuses a loss for which the stream has no targets.
 
     Raises:
-      OptionError: the loss needs logits or labels that the stream does not have, or the teacher
-        ends in sigmoid.
+      OptionError: the loss needs logits or labels that the stream does not have.
     """
     if stream.store is None and label_weight != LABELS_ALONE:
         raise OptionError(
             f"label_weight is {label_weight:g}, and the stream has no teacher logits.\n"
             "Join the images with a store, or learn from labels alone: label_weight=1."
         )
-    if label_weight == LABELS_ALONE:
-        if not (stream.labels >= 0).any():
-            raise OptionError(
-                "label_weight is 1, and none of the images has a label that counts.\n"
-                "Give images in one folder a class, or a smaller `--label-weight`."
-            )
-    elif stream.store.header.teacher.get("removed") == "sigmoid":  # type: ignore[union-attr]
+    if label_weight == LABELS_ALONE and not stream.labelled.any():
         raise OptionError(
-            f"The teacher of {stream.store.path} ends in sigmoid, and this loss compares "  # type: ignore[union-attr]
-            "softmax distributions.\nGive the store of a teacher that ends in softmax."
+            "label_weight is 1, and none of the images has a label that counts.\n"
+            "Give images in one folder a class, or a smaller `--label-weight`."
         )
 
 
@@ -61,8 +80,10 @@ def check_is_model(student: Any, family: Family) -> None:
         )
 
 
-def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: int = 1) -> None:
+def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: int) -> int:
     """Refuses a student whose input or output differs from the stream's, or that cannot learn.
+
+    Returns the number of its outputs: those of the stream, or for two classes one or two.
 
     Args:
       logits: of the student; it is called with one black image.
@@ -78,7 +99,7 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: 
     if takes is not None:
         _check_images(takes, student, stream, num_replicas)
     answers = np.asarray(logits.model(tf.zeros(shape), training=False), np.float32)
-    if answers.shape != (1, stream.num_classes):
+    if answers.ndim != 2 or not fits_outputs(answers.shape[1], stream):
         has_store = stream.store is not None
         other = "store" if has_store else "classes of the images"
         raise StudentError(
@@ -103,6 +124,27 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: 
         raise StudentError(
             f"The student {student.name!r} answers with probabilities, and its layers cannot be "
             "looked into.\nLeave its softmax out: return logits."
+        )
+    return answers.shape[1]
+
+
+def check_logits(logits: LogitsModel, student: Any, stream: Stream) -> None:
+    """Refuses a student of independent labels that hides a sigmoid, whose outputs are no logits.
+
+    Pixels far beyond all images drive logits far away, and not what a sigmoid answers.
+
+    Raises:
+      StudentError: all its answers lie between 0 and 1.
+    """
+    if logits.inspected:
+        return
+    noise = tf.random.stateless_uniform((4, *stream.options.shape), (1, 2), maxval=255.0)
+    pixels = tf.concat([noise, noise * 1e3, noise * -1e3], axis=0)
+    answers = np.asarray(logits.model(pixels, training=False), np.float32)
+    if np.all((answers >= 0) & (answers <= 1)):
+        raise StudentError(
+            f"The student {student.name!r} answers between 0 and 1 whatever it is shown, and its "
+            "layers cannot be looked into.\nLeave its sigmoid out: return logits."
         )
 
 

@@ -16,7 +16,8 @@ import tensorflow as tf
 from streamkd.errors import OptionError
 from streamkd.image_options import ImageOptions
 from streamkd.losses.distillation import label_loss
-from streamkd.manifest.class_names import renumber
+from streamkd.losses.independent_labels import binary_label_loss, label_accuracy, truths_of
+from streamkd.manifest.class_names import renumber, several_labels
 from streamkd.manifest.manifest import Manifest
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.tf_support.autograph import converted
@@ -37,6 +38,7 @@ class Validation:
       options, batch_size: of the stream.
       metrics: the user's, the same objects as in training; reset before and after a validation.
       workers: each takes a part of the images.
+      loss_kind: 'kl', or 'bce' for independent labels.
 
     Raises:
       OptionError: the images have no labels, or the store has no class names.
@@ -53,6 +55,7 @@ class Validation:
         batch_size: int,
         metrics: UserMetrics | None = None,
         workers: Workers | None = None,
+        loss_kind: str = "kl",
     ) -> None:
         if images.class_names is None:
             raise OptionError(
@@ -66,6 +69,8 @@ class Validation:
                 "store with `--class-names`."
             )
         labels = renumber(images.labels, images.class_names, class_names, "the student")
+        self._loss_kind = loss_kind
+        self._several = several_labels(images, class_names, "the student", len(class_names))
         self.images = images
         self.options = options
         self._workers = workers or Workers(tf.distribute.get_strategy())
@@ -84,7 +89,8 @@ class Validation:
     ) -> dict[str, float | None]:
         """Returns `val_loss`, `val_accuracy`, and the user's metrics with `val_`.
 
-        The loss is the cross-entropy at temperature 1, in nats. Images without a label do not
+        The loss is the cross-entropy at temperature 1, in nats; of independent labels the binary
+        cross-entropy, averaged over the labels. Images without a label do not
         count; without any labelled image all metrics are None.
 
         Args:
@@ -127,11 +133,26 @@ class Validation:
         images, _, indices, weights = piece
         logits = tf.cast(self._answer(images, training=False), tf.float32)
         labels = tf.gather(self.labels, indices)
+        targets = {"labels": labels[:, None], "label_shares": tf.ones_like(weights)[:, None]}
+        if self._several is not None:
+            targets["multi_hot"] = tf.gather(tf.constant(self._several), indices)[:, None]
         if self._metrics is not None:
-            self._metrics.update(logits, {"labels": labels[:, None]}, weights)
+            self._metrics.update(logits, targets, weights)
+        if self._loss_kind == "bce":
+            return _sums_of_labels(logits, targets, weights)
         weights *= tf.cast(labels >= 0, tf.float32)
         losses = label_loss(labels[:, None], tf.ones_like(weights)[:, None], logits)
         answers = tf.argmax(logits, axis=1, output_type=tf.int32)
         correct = tf.cast(answers == labels, tf.float32)
         parts = (losses, correct, tf.ones_like(weights))
         return tf.stack([tf.reduce_sum(weights * part) for part in parts])
+
+
+def _sums_of_labels(logits: tf.Tensor, targets: dict, weights: tf.Tensor) -> tf.Tensor:
+    """Returns a piece's sums of loss, right answers and images, for independent labels."""
+    truths, shares = truths_of(targets, logits.shape[1])
+    weights *= tf.cast(truths[:, 0, 0] >= 0, tf.float32)
+    losses = binary_label_loss(truths, shares, logits)
+    correct = label_accuracy(truths, targets, logits)
+    parts = (losses, correct, tf.ones_like(weights))
+    return tf.stack([tf.reduce_sum(weights * part) for part in parts])
