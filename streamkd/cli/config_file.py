@@ -138,10 +138,11 @@ class _Setting:
         self._check_type()
         try:
             if not isinstance(value, list):
-                return self._converted_text(str(value))
+                converted = self._converted_text(str(value))
+                return [converted] if isinstance(argument, arguments.Repeated) else converted
             if isinstance(argument.nargs, int) and len(value) != argument.nargs:
                 raise argparse.ArgumentTypeError(f"expected {argument.nargs} arguments")
-            if argument.nargs == "+" and not value:
+            if (argument.nargs == "+" or isinstance(argument, arguments.Repeated)) and not value:
                 raise argparse.ArgumentTypeError("expected at least one argument")
             return [self._converted_text(str(part)) for part in value]
         except argparse.ArgumentTypeError as error:
@@ -170,6 +171,9 @@ class _Setting:
             length = f" of {argument.nargs}" if isinstance(argument.nargs, int) else ""
             wanted = f"a list{length} in [ ], each {wanted}"
             accepted = isinstance(value, list) and all(map(fits, value))
+        elif isinstance(argument, arguments.Repeated):
+            wanted = f"{wanted}, or a list of several in [ ]"
+            accepted = all(map(fits, value if isinstance(value, list) else [value]))
         else:
             accepted = fits(value)
         if not accepted:

@@ -125,8 +125,9 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--drop-output",
         type=int,
+        action=arguments.Repeated,
         metavar="N",
-        help="output to leave out because it is no class, counted from 0",
+        help="output to leave out because it is no class, counted from 0; may be repeated",
     )
 
 

@@ -8,6 +8,7 @@ teacher = load_teacher(lambda images: service.logits(images), name="mystery")
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def load_teacher(
     *,
     preprocess: str = "none",
     output: str = "auto",
-    drop_output: int | None = None,
+    drop_output: int | Sequence[int] | None = None,
     name: str | None = None,
     trust: bool = False,
 ) -> Teacher:
@@ -37,7 +38,7 @@ def load_teacher(
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
         judge by the first answers.
-      drop_output: index of an output that is no class, such as background.
+      drop_output: index, or several indices, of outputs that are no class, such as background.
       name: the teacher's name in the store; by default that of the file or the function.
       trust: allow a file that runs code when it is loaded.
 
