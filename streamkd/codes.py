@@ -135,6 +135,10 @@ WARNINGS = {
         "The teacher is right hardly more often than by chance.",
         "Check `--preprocess`, the order of its classes, and that of imported rows.",
     ),
+    "equal_answers": Meaning(
+        "The stored logits of all the teacher's classes that the student learns are equal.",
+        "Teach with a codec that keeps every logit, such as float16, or leave these images out.",
+    ),
     "classes_without_answers": Meaning(
         "A class has images, and none of them has logits in the store.",
         "`streamkd scan --check` says whether its files can be decoded.",

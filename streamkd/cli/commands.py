@@ -221,6 +221,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
         manifest,
         store=args.store,
         class_names=files.read_class_names(args.class_names),
+        teacher_class_map=args.teacher_class_map,
         batch_size=args.batch_size,
         trust=args.trust,
         progress=not args.quiet,

@@ -15,7 +15,7 @@ from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
 from streamkd.file_kinds import kind_of_path
 
 
-def read_class_names(path: str | None) -> list[str] | None:
+def read_class_names(path: str | None, flag: str = "--class-names") -> list[str] | None:
     """Returns the names in a file, one a line, without empty lines; None for no file."""
     if path is None:
         return None
@@ -26,14 +26,18 @@ def read_class_names(path: str | None) -> list[str] | None:
         kind = kind_of_path(path)
         use = "" if kind is None else f" It is {kind.words}. {kind.use}"
         raise OptionError(
-            f"--class-names {path!r} cannot be read: {reason}.\n"
-            f"Give a text file, one class a line.{use}"
+            f"{flag} {path!r} cannot be read: {reason}.\nGive a text file, one class a line.{use}"
         ) from error
     names = [line.strip() for line in lines if line.strip()]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise OptionError(f"--class-names {path!r} holds {twice!r} twice.\nName every class once.")
+        raise OptionError(f"{flag} {path!r} holds {twice!r} twice.\nName every class once.")
     return names
+
+
+def read_classes(text: str | None) -> list[str] | str | None:
+    """Returns the classes that `join` takes: None, 'images', or the names in a file."""
+    return text if text in (None, "images") else read_class_names(text, "--classes")
 
 
 def read_labels(text: str) -> Any:

@@ -187,6 +187,8 @@ def _join(
         images,
         store,
         views=views,
+        classes=files.read_classes(args.classes),
+        teacher_class_map=args.teacher_class_map,
         progress=not args.quiet,
         **{name: getattr(args, name) for name in JOIN_FLAGS},
         **pixel_flags.pixels(args),

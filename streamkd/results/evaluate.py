@@ -18,7 +18,7 @@ import tensorflow as tf
 from streamkd.checks import check_count
 from streamkd.errors import OptionError, StudentError
 from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
-from streamkd.manifest.class_names import class_numbers, renumber
+from streamkd.manifest.class_names import renumber
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
@@ -29,12 +29,14 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.results import metrics
+from streamkd.results.teacher_classes import TeacherClasses
 from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.join import find_rows, image_options
+from streamkd.stream.teacher_columns import ClassMap, TeacherColumns
 
 NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5
@@ -87,6 +89,7 @@ def evaluate(
     exif: str | None = None,
     background: Background = None,
     class_names: list[str] | None = None,
+    teacher_class_map: ClassMap = None,
     batch_size: int = 64,
     max_pixels: int = MAX_PIXELS,
     trust: bool = False,
@@ -103,7 +106,10 @@ def evaluate(
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode, exif, background: by default
         as in the store, without a store as in the run's training, otherwise as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
-        directory, of the store, or of the images.
+        directory, of the store, or of the images. Of the store, only the columns of these classes
+        are compared with.
+      teacher_class_map: the model's class of each of the teacher's classes, as in `join`; by
+        default as in the run's training.
       batch_size: images a batch.
       max_pixels: an image with more pixels is refused as undecodable.
       trust: allow a model file that runs code on loading.
@@ -115,6 +121,7 @@ def evaluate(
     images = as_manifest(images)
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):
         config = config_of_model(model)
         class_names = class_names or config.get("class_names")
@@ -137,17 +144,19 @@ def evaluate(
         asked = {name: trained.get(name) if v is None else v for name, v in asked.items()}
     options = image_options(store, size, color_mode or model_color_mode(model), asked, max_pixels)
     _check_input(model, options)
+    teacher_classes = TeacherClasses(store, images, class_names, teacher_class_map, config)
     rows, known_digests = None, None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
         known_digests = store.content_of(rows // store.num_views)
     answer = logits_function(model)
     logits = answer_all(answer, images, options, batch_size, progress, known_digests)
-    classes = class_names or (store.class_names if store is not None else None)
+    classes = teacher_classes.of_model(logits.shape[1])
     labels = _labels(images, classes, logits.shape[1])
     teacher_logits = None
     if store is not None and rows is not None:
-        teacher_logits = _teacher_logits(store, rows, classes, logits.shape[1])
+        columns = teacher_classes.columns(classes, logits.shape[1])
+        teacher_logits = _teacher_logits(store, rows, columns)
     return EvaluationReport(
         num_images=len(logits),
         **_against_labels(logits, labels),
@@ -264,24 +273,12 @@ def _against_teacher(
 
 
 def _teacher_logits(
-    store: RowStore, rows: np.ndarray, classes: list[str] | None, num_outputs: int
+    store: RowStore, rows: np.ndarray, columns: TeacherColumns | None
 ) -> np.ndarray:
     """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
-    if num_outputs != store.num_classes:
-        raise StudentError(
-            "The model's output disagrees with the store.\n"
-            f"  model: {num_outputs} outputs\n"
-            f"  store: {store.num_classes} classes ({store.path})\n"
-            "Give the store the model was distilled from, or leave `--store` out."
-        )
     starts = range(0, len(rows), MAX_GATHERED_ROWS)
-    blocks = [store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts]
-    teacher_logits = np.concatenate(blocks)
-    if classes and store.class_names and classes != store.class_names:
-        # Classes are matched by name, not by number.
-        columns = class_numbers(classes, store.class_names, "the store")[:-1]
-        return teacher_logits[:, columns]
-    return teacher_logits
+    blocks = (store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts)
+    return np.concatenate([block if columns is None else columns.of(block) for block in blocks])
 
 
 def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np.ndarray:

@@ -49,6 +49,7 @@ class Stream:
       labels: int32 `[num_images]`, class numbers of the logits; -1 is no label.
       class_names: the classes in the order of the logits, or None.
       num_classes: number of logits.
+      teacher_columns: the teacher's columns that make these logits; None for all as they are.
       options: how files become pixels.
       batch_size: rows a batch, over all workers.
       seed, shuffle: as given to `join`.
@@ -70,6 +71,7 @@ class Stream:
         self.images, self.store = spec.images, spec.store
         self.rows, self.labels = spec.rows, spec.labels
         self.class_names, self.num_classes = spec.class_names, spec.num_classes
+        self.teacher_columns = spec.teacher_columns
         self.options, self.batch_size = spec.options, spec.batch_size
         self.seed, self.shuffle, self.balance = spec.seed, spec.shuffle, spec.balance
         self.views, self.independent = spec.views, spec.independent

@@ -17,6 +17,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.store.row_store import RowStore
 from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.stream.teacher_columns import TeacherColumns
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
 
@@ -41,6 +42,7 @@ class StreamSpec:
     cache: PixelCache | None = None
     balance: bool = False
     views_per_decode: int = 1
+    teacher_columns: TeacherColumns | None = None
 
     @functools.cached_property
     def views(self) -> Views:

@@ -15,6 +15,7 @@ from streamkd.errors import OptionError, StudentError
 from streamkd.models.logits_head import LogitsModel
 from streamkd.models.output_kind import are_probabilities
 from streamkd.stream.stream import Stream
+from streamkd.stream.teacher_columns import classes_to_choose
 
 # Label weight at which the teacher's logits have no part in the loss.
 LABELS_ALONE = 1.0
@@ -69,11 +70,12 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream) -> None:
     if answers.shape != (1, stream.num_classes):
         has_store = stream.store is not None
         other = "store" if has_store else "classes of the images"
+        other_classes = classes_to_choose(stream.images, stream.store, answers.shape[1:])
         raise StudentError(
             f"The student's output disagrees with the {other}.\n"
             f"  student: {student.name!r}, outputs of shape {list(answers.shape[1:])}\n"
             f"  {'store' if has_store else 'images'}:  {stream.num_classes} classes\n"
-            f"Give a student with {stream.num_classes} outputs."
+            f"Give a student with {stream.num_classes} outputs.{other_classes}"
         )
     if not student.trainable_variables:
         raise StudentError(
