@@ -40,6 +40,15 @@ def read_classes(text: str | None) -> list[str] | str | None:
     return text if text in (None, "images") else read_class_names(text, "--classes")
 
 
+def read_teacher_class_map(path: str | None) -> dict[str, str | None] | None:
+    """Returns the student's class of each of the teacher's classes; None for no file."""
+    if path is None:
+        return None
+    from streamkd.manifest import labels
+
+    return labels.read_class_map(path, of="teacher")
+
+
 def read_labels(text: str) -> Any:
     """Returns the labels that `scan` takes: 'inferred', None for 'none', or the list in a file."""
     if text in ("inferred", "none"):

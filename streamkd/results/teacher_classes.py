@@ -64,6 +64,12 @@ class TeacherClasses:
             )
             chosen = self._columns
             self._class_names = store.class_names if chosen is None else chosen.class_names
+        elif store is not None and class_names and len(class_names) != store.num_classes:
+            raise StudentError(
+                f"The model has {len(class_names)} classes, and the store {store.path} has "
+                f"{store.num_classes} columns without class names to choose from.\nGive a store "
+                "that was taught with `--class-names FILE`, or leave `--store` out."
+            )
 
     def of_model(self, num_outputs: int) -> list[str] | None:
         """Returns the model's classes in the order of its outputs; None if nothing names them."""
@@ -91,12 +97,11 @@ class TeacherClasses:
             columns = choose_columns(store, self._images, classes=classes)
         num_columns = store.num_classes if columns is None else len(columns.class_names)
         if num_columns != num_outputs:
-            by_name = "" if store.class_names else ", or of the same teacher with `--class-names`"
             raise StudentError(
                 "The model's output disagrees with the store.\n"
                 f"  model: {num_outputs} outputs\n"
                 f"  store: {num_columns} classes ({store.path})\n"
-                f"Give the store the model was distilled from{by_name}, or leave `--store` out."
+                "Give the store the model was distilled from, or leave `--store` out."
             )
         return columns
 

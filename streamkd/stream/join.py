@@ -32,7 +32,7 @@ from streamkd.stream import join_checks
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.stream import Stream
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.stream.teacher_columns import Classes, ClassMap, choose_columns
+from streamkd.stream.teacher_columns import TO_MAP, Classes, ClassMap, choose_columns
 from streamkd.views.operation import ViewOperation
 from streamkd.views.operation_check import check_operation
 from streamkd.views.render import canonical_options
@@ -155,11 +155,11 @@ def join(
                 "labels, which are left out. Teach a store with class names to use them.",
                 stacklevel=2,
             )
-        owner = "the store"
+        owner, remedy = "the store", TO_MAP
         if columns is not None:
-            class_names, owner = columns.class_names, "the student"
+            class_names, owner, remedy = columns.class_names, "the student", ""
         with hinting(images):
-            labels = renumber(images.labels, images.class_names, class_names, owner)
+            labels = renumber(images.labels, images.class_names, class_names, owner, remedy)
         join_checks.check_learnable(images, labels, rows)
         join_checks.check_accuracy(labels, rows, store, columns)
     join_checks.check_batch_size(batch_size, seed, len(images))

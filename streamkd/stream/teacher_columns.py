@@ -31,6 +31,11 @@ from streamkd.store.row_store import RowStore
 
 # The choice of the images' own classes.
 OF_IMAGES = "images"
+# What a message offers to images whose classes the teacher does not name.
+TO_MAP = (
+    "If several of the teacher's classes are one of yours, or have other names, say which: "
+    "`--teacher-class-map FILE.json`."
+)
 
 Classes = Sequence[str] | str | None
 ClassMap = Mapping[str, str | None] | str | os.PathLike | None
@@ -161,10 +166,7 @@ def classes_to_choose(images: Manifest, store: RowStore | None, outputs: tuple[i
     if store is None or names is None or len(names) < 2 or outputs != (len(names),):
         return ""
     if not set(names) <= set(store.class_names):
-        return (
-            f"\nIf its outputs are the classes of the images, {readable_names(names)}, say which "
-            "of the teacher's classes they are: `--teacher-class-map FILE.json`."
-        )
+        return f"\n{TO_MAP}"
     return (
         f"\nIf its outputs are the classes of the images, {readable_names(names)}, take the "
         "teacher's columns of these classes: `--classes images`."
@@ -229,8 +231,7 @@ def _check_names(names: list[str], teacher_classes: list[str]) -> None:
             ("student", names),
             ("store", teacher_classes),
             (unknown, "unknown to the store"),
-            "Name the student's classes as the teacher's, or say which of the teacher's classes "
-            "are which of the student's: `--teacher-class-map FILE.json`.",
+            f"Name the student's classes as the teacher's. {TO_MAP}",
         )
 
 
