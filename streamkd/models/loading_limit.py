@@ -10,6 +10,7 @@ that is not there makes it wait for ever. No list of such layers is complete, so
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import os
@@ -45,8 +46,10 @@ class LoadingLimit:
         self._thread = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._thread)
         self._begin_secs, self._begin_bytes = time.clock_gettime(self._clock), _memory_bytes()
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
+        # Locks of `_thread` alone: those of `threading` are Python, and an exception that comes
+        # while Python takes one leaves it taken for ever.
+        self._stop, self._ended = _thread.allocate_lock(), _thread.allocate_lock()
+        self._is_armed, self._has_ended = False, False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -54,23 +57,49 @@ class LoadingLimit:
 
         Time in which the thread waits, for a disk or for other processes, does not count.
         """
+        self._stop.acquire()
+        self._ended.acquire()
         watcher = threading.Thread(target=self._look_on, name="loading-limit", daemon=True)
         watcher.start()
         try:
-            yield
+            try:
+                self._is_armed = True
+                yield
+            finally:
+                self._end()
         finally:
-            with self._lock:
-                self._ended.set()
-                _raise_in(self._thread, None)
+            self._end()  # once more, should the exception have come before the first call
             watcher.join()
 
+    def _end(self) -> None:
+        """Waits until the watcher has ended, and takes back what it raised last.
+
+        The exception may come at any step here, and then all of them are taken again.
+        """
+        came: LoadingTakesTooMuch | None = None
+        while True:
+            try:
+                self._is_armed = False
+                while not self._has_ended:
+                    if self._stop.locked():
+                        self._stop.release()
+                    self._ended.acquire(timeout=_INTERVAL_SECS)
+                _raise_in(self._thread, None)
+                break
+            except LoadingTakesTooMuch as error:
+                came = error
+        if came is not None:
+            raise came
+
     def _look_on(self) -> None:
-        while not self._ended.wait(_INTERVAL_SECS if self.reason is None else _AGAIN_SECS):
+        while not self._stop.acquire(
+            timeout=_INTERVAL_SECS if self.reason is None else _AGAIN_SECS
+        ):
             self.reason = self.reason or self._what_is_too_much()
-            if self.reason is not None:
-                with self._lock:  # never after the end
-                    if not self._ended.is_set():
-                        _raise_in(self._thread, LoadingTakesTooMuch)
+            if self.reason is not None and self._is_armed:
+                _raise_in(self._thread, LoadingTakesTooMuch)
+        self._has_ended = True
+        self._ended.release()
 
     def _what_is_too_much(self) -> str | None:
         if time.clock_gettime(self._clock) - self._begin_secs > self._secs:

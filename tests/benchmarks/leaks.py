@@ -1,6 +1,7 @@
 """What streams, stores and fits leave behind in a process: descriptors, threads and memory.
 
     python tests/benchmarks/leaks.py                            500 streams, 200 stores, 50 fits
+    python tests/benchmarks/leaks.py --part keras-fits          the same fits by Keras alone
     python tests/benchmarks/leaks.py --part fits --fits 20
 
 Each is made, used and dropped, again and again, in one process; the garbage collector runs before
@@ -18,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,7 +36,7 @@ NUM_CLASSES, IMAGES_PER_CLASS, SIZE = 4, 40, 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", nargs="+", choices=["streams", "stores", "fits"])
+    parser.add_argument("--part", nargs="+", choices=["streams", "stores", "fits", "keras-fits"])
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--stores", type=int, default=200)
     parser.add_argument("--fits", type=int, default=50)
@@ -44,7 +46,7 @@ def main() -> None:
         uses = Uses(Path(scratch))
         for name in args.part or ("streams", "stores", "fits"):
             print(f"\n{name}")
-            measured(getattr(uses, name), getattr(args, name))
+            measured(getattr(uses, name.replace("-", "_")), getattr(args, name.split("-")[-1]))
 
 
 def measured(use: Callable[[int], None], count: int) -> None:
@@ -105,18 +107,37 @@ class Uses:
 
     def fits(self, number: int) -> None:
         """Trains a small student for two epochs from the cache in memory."""
-        import keras
-
-        keras.utils.clear_session()
-        student = keras.Sequential(
-            [keras.layers.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]
-        )
+        student = _student()
         stream = kd.join(
             self.images, self.scratch / "teacher.h5", batch_size=32, cache="memory", seed=number
         )
-        distiller = kd.Distiller(student, optimizer=keras.optimizers.SGD(0.01))
+        distiller = kd.Distiller(student, optimizer="sgd", learning_rate=0.01)
         distiller.fit(stream, epochs=2, progress=False)
         tf.keras.backend.clear_session()
+
+    def keras_fits(self, number: int) -> None:
+        """Trains the same student for two epochs by Keras' own `fit`, from tensors in memory."""
+        student = _student()
+        student.compile("sgd", "mse")
+        pixels = np.zeros((len(self.images), SIZE, SIZE, 3), np.float32)
+        targets = np.zeros((len(self.images), NUM_CLASSES), np.float32)
+        dataset = tf.data.Dataset.from_tensor_slices((pixels, targets)).batch(32)
+        student.fit(dataset, epochs=2, verbose=0)
+        tf.keras.backend.clear_session()
+
+
+def _student() -> Any:
+    """Returns a small student of Keras 3; Keras forgets the one before."""
+    import keras
+
+    keras.utils.clear_session()
+    return keras.Sequential(
+        [
+            keras.layers.Input((SIZE, SIZE, 3)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(NUM_CLASSES),
+        ]
+    )
 
 
 if __name__ == "__main__":
