@@ -137,7 +137,7 @@ WARNINGS = {
     ),
     "equal_answers": Meaning(
         "The stored logits of all the teacher's classes that the student learns are equal.",
-        "Teach with a codec that keeps every logit, such as float16, or leave these images out.",
+        "Teach with a codec that keeps every logit, such as float16, or leave such images out.",
     ),
     "classes_without_answers": Meaning(
         "A class has images, and none of them has logits in the store.",

@@ -238,6 +238,7 @@ def test_views_caches_and_images_without_logits_take_the_same_columns(images, tm
             {"teacher_class_map": {"ant": "ant", "bee": "ant", "cat": "cat"}},
             "  first of 1 without a class of the teacher: 'bee'\nMap at least one of the teacher's",
         ),
+        ({"teacher_class_map": {"owl": None}, "labels": None}, "leaves out all of the teacher's"),
         ({"teacher_class_map": {}}, "The teacher class map is dict or empty; it must name the"),
         ({"teacher_class_map": ["ant"]}, "must name the class of each class of the teacher.\n"),
         (
@@ -248,6 +249,8 @@ def test_views_caches_and_images_without_logits_take_the_same_columns(images, tm
     ],
 )
 def test_classes_that_do_not_fit_are_refused_with_both_sides(wide, images, options, words):
+    if "labels" in options:
+        images = scan(images.root, labels=options.pop("labels"))
     with pytest.raises((ClassNamesError, OptionError)) as refusal:
         joined(images, wide(), **options)
     assert words in str(refusal.value)
@@ -363,9 +366,34 @@ def test_logits_that_the_codec_did_not_keep_are_told(wide, images):
     assert equal > 0.3 and [w.message.code for w in caught] == ["equal_answers"]
     assert str(caught[0].message) == (
         f"For {equal:.1%} of 30 joined images, {store.path} has one and the same logit for all "
-        "classes of the teacher that the student learns. The codec is packed:0+2: were these "
-        "classes too improbable to be kept? The teacher says nothing of such images; leave them "
-        "out, or teach with `--codec float16`."
+        "classes of the teacher that the student learns, and so says nothing of them. The codec "
+        "packed:0+2 keeps the largest logits best; teach with `--codec float16`."
+    )
+
+
+def test_a_teacher_that_gives_the_class_alone_says_nothing_of_the_others(images, tmp_path):
+    one_hot = np.where(np.arange(10) == 1, 0, np.float32(-16.1))
+    store = kd.write_store(
+        images,
+        tmp_path / "s.h5",
+        lambda batch: np.repeat(one_hot[None], len(batch.keys), axis=0),
+        teacher="class",
+        class_names=TEACHERS,
+        progress=False,
+    )
+    unlabelled, options = scan(images.root, labels=None), {"image_size": (8, 8)}
+    with pytest.warns(kd.StreamkdWarning, match=r"Does the teacher answer with the class alone"):
+        joined(unlabelled, store, classes=["ant", "bee"], **options)
+    joined(unlabelled, store, classes=["ant", "cat"], **options)
+
+
+def test_two_names_of_one_column_are_no_columns_to_choose_from(images):
+    store = types.SimpleNamespace(path="s.h5", class_names=["no", "yes"], num_classes=1)
+    with pytest.raises(OptionError) as refusal:
+        choose_columns(store, images, classes=["yes", "no"])
+    assert str(refusal.value) == (
+        "The store s.h5 has 1 columns and 2 class names, so its columns cannot be chosen by name.\n"
+        "Let the student learn all of them."
     )
 
 

@@ -129,7 +129,8 @@ def join(
     independent = join_checks.independent_views(augment, views, operation)
     if store is not None:
         store = open_store(store)
-    columns = choose_columns(store, images, classes=classes, class_map=teacher_class_map)
+    with hinting(images):
+        columns = choose_columns(store, images, classes=classes, class_map=teacher_class_map)
     given = {
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,

@@ -157,7 +157,7 @@ def _check_chance(correct: np.ndarray, columns: TeacherColumns, store: RowStore)
 
 
 def _check_equal_answers(rows: np.ndarray, store: RowStore, columns: TeacherColumns) -> None:
-    """Warns of images for which all columns in use hold one number: the codec kept none of them."""
+    """Warns of images for which all columns in use hold one number."""
     with_logits = rows[rows >= 0]
     if not len(with_logits):
         return
@@ -165,12 +165,15 @@ def _check_equal_answers(rows: np.ndarray, store: RowStore, columns: TeacherColu
     taken = columns.taken(store.gather(picked))
     equal = float(np.mean(taken.max(axis=1) == taken.min(axis=1)))
     if equal > FEW_EQUAL_ANSWERS:
+        codec = store.header.codec
+        why = "Does the teacher answer with the class alone, or with rounded probabilities?"
+        if codec.startswith("packed"):
+            why = f"The codec {codec} keeps the largest logits best; teach with `--codec float16`."
         warn(
             "equal_answers",
             f"For {equal:.1%} of {len(picked):,} joined images, {store.path} has one and the same "
-            f"logit for all classes of the teacher that the student learns. The codec is "
-            f"{store.header.codec}: were these classes too improbable to be kept? The teacher "
-            "says nothing of such images; leave them out, or teach with `--codec float16`.",
+            f"logit for all classes of the teacher that the student learns, and so says nothing "
+            f"of them. {why}",
             stacklevel=4,
         )
 

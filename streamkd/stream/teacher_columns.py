@@ -10,6 +10,11 @@ their probabilities, so that the logit of the group is log Σ exp(logit), at tem
 the temperature divides it: the student learns from the softened answers of a teacher of its own
 classes. If each logit was divided first, a group of a hundred classes would win at high
 temperatures against a group of one, whatever the image.
+
+The logits are those that the store gives. A codec with KEPT keeps the largest of a row. A class
+that was not kept has its level, or with `packed:0+KEPT` one number in common with all the rest,
+which gives the rest, together, its probability at temperature 2. So where none of the classes in
+use was kept, `packed:0+KEPT` says nothing about them; `join` warns of such rows.
 """
 
 from __future__ import annotations
@@ -145,8 +150,9 @@ def choose_columns(
         if classes is not None or images.class_names is not None:
             names = _names(OF_IMAGES if classes is None else classes, images)
         else:
-            names = _at_least_two(_mapped(own_class))
+            names = _mapped(own_class)
         _check_map(own_class, names, teacher_classes)
+    _check_at_least_two(names)
     _check_once([name for name in teacher_classes if own_class.get(name) is not None], store)
     number_of: dict[str | None, int] = {name: number for number, name in enumerate(names)}
     class_of = np.array([number_of.get(own_class.get(name), -1) for name in teacher_classes])
@@ -181,6 +187,11 @@ def _teacher_classes(store: RowStore) -> list[str]:
             "columns cannot be chosen by name.\nTeach a store with the teacher's classes in the "
             "order of its outputs: `streamkd teach … --class-names FILE`."
         )
+    if len(names) != store.num_classes:
+        raise OptionError(
+            f"The store {store.path} has {store.num_classes:,} columns and {len(names):,} class "
+            "names, so its columns cannot be chosen by name.\nLet the student learn all of them."
+        )
     return names
 
 
@@ -196,7 +207,7 @@ def _names(classes: Classes, images: Manifest) -> list[str]:
                 f"The student's classes are to be those of the images, and the images {images!r} "
                 "have no labels.\nGive a text file, one class a line: `--classes FILE`."
             )
-        return _at_least_two(images.class_names)
+        return images.class_names
     given = list(classes) if isinstance(classes, Sequence | np.ndarray) else []
     names = [str(name) for name in given if isinstance(name, str) and name]
     if not names or len(names) < len(given):
@@ -204,16 +215,20 @@ def _names(classes: Classes, images: Manifest) -> list[str]:
             f"classes is {classes!r}; give 'images', or a list of the student's classes."
         )
     check_each_once(names)
-    return _at_least_two(names)
+    return names
 
 
-def _at_least_two(names: list[str]) -> list[str]:
+def _check_at_least_two(names: list[str]) -> None:
+    if not names:
+        raise OptionError(
+            "The teacher class map leaves out all of the teacher's classes.\nGive the student's "
+            "class of those that it is to learn."
+        )
     if len(names) < 2:
         raise OptionError(
             f"The student would have one class, {readable_names(names)}, and a softmax over one "
             "class is always 1.\nChoose at least two classes."
         )
-    return names
 
 
 def _mapped(own_class: dict[str, str | None]) -> list[str]:
@@ -305,7 +320,8 @@ def _disagreement(
 def _check_sums(columns: TeacherColumns, store: RowStore) -> None:
     """Refuses groups of answers that are no probabilities of classes that exclude each other."""
     teacher = store.header.teacher
-    if columns.are_groups and "sigmoid" in (teacher.get("removed"), teacher.get("output")):
+    is_sigmoid = teacher.get("removed") == "sigmoid"
+    if columns.are_groups and (is_sigmoid or str(teacher.get("output")).startswith("sigmoid")):
         raise OptionError(
             f"The teacher of {store.path} ends in sigmoid: its classes do not exclude each other, "
             "so their probabilities cannot be added.\nMap one class of the teacher to each class "
