@@ -159,6 +159,10 @@ WARNINGS = {
         "The student has a `train_step` or the like of its own, which is never called.",
         "Train such a student with its own `fit`; `streamkd.packed_loss` is the loss for it.",
     ),
+    "equal_answers": Meaning(
+        "The stored logits of all the teacher's classes that the student learns are equal.",
+        "Teach with a codec that keeps every logit, such as float16, or leave such images out.",
+    ),
     "classes_without_answers": Meaning(
         "A class has images, and none of them has logits in the store.",
         "`streamkd scan --check` says whether its files can be decoded.",

@@ -116,6 +116,21 @@ def test_an_empty_list_is_refused_where_a_value_is_needed(parsed):
         assert str(refused.value).startswith(f"Argument {name}: expected at least one argument.")
 
 
+def test_a_flag_that_may_be_repeated_is_a_number_or_a_list_and_typed_ones_win(parsed):
+    words = ("teach", "photos", "--teacher", "t", "--out", "s.h5")
+    for text, dropped in (("", None), ("drop_output = 3", [3]), ("drop-output = [0, 3]", [0, 3])):
+        assert parsed(text, *words)["drop_output"] == dropped
+        typed = parsed(text, *words, "--drop-output", "5", "--drop-output", "4")
+        assert typed["drop_output"] == [5, 4]
+    for text, message in (
+        ("drop_output = []", "Argument --drop-output: expected at least one argument.\n"),
+        ('drop_output = ["a"]', "--drop-output takes a whole number, or a list of several in [ ]."),
+    ):
+        with pytest.raises(OptionError) as refused:
+            parsed(text, *words)
+        assert message in str(refused.value)
+
+
 def test_keys_of_other_commands_are_passed_over(parsed):
     text = 'temperature = 3.0\nviews = 4\n[train]\nlearning-rat = 1\n[scan]\nimages = "a"\n'
     assert parsed(text, "scan")["images"] == "a"

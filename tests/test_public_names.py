@@ -35,14 +35,14 @@ ARGUMENTS = {
     "WorkerSlice": "* worker num_workers num_replicas",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
-    "batch_size max_pixels trust progress",
+    "teacher_class_map batch_size max_pixels trust progress",
     "export": "model out * format images image_size batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
     "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
     "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
     "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
-    "progress",
+    "classes teacher_class_map progress",
     "label_distillation_loss": "teacher_logits student_logits * temperature",
     "label_loss": "labels label_shares student_logits * smoothing",
     "load_teacher": "source * preprocess output drop_output name trust",

@@ -150,6 +150,42 @@ def test_an_output_that_does_not_exist_cannot_be_left_out(dropped):
         teacher(PIXELS)
 
 
+@pytest.mark.parametrize("given", [[0, 2], (2, 0), np.array([2, 0])], ids=str)
+def test_several_outputs_are_left_out_whatever_their_order(given):
+    answers = np.arange(20, dtype=np.float32).reshape(4, 5)
+    teacher = load_teacher(lambda images: answers, drop_output=given)
+    np.testing.assert_array_equal(teacher(PIXELS), answers[:, [1, 3, 4]])
+    assert teacher.identity()["dropped_output"] == [0, 2]
+
+
+def test_one_output_in_a_list_is_stored_as_its_number():
+    for given, stored in (([1], 1), (np.int64(1), 1), ((), None), (None, None)):
+        teacher = load_teacher(lambda images: LOGITS, drop_output=given)
+        assert teacher.identity()["dropped_output"] == stored
+        assert type(teacher.identity()["dropped_output"]) is type(stored)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([1, 1], r"--drop-output has 1 twice\.\nGive every output once\."),
+        ("0", r"--drop-output is '0'; give the number of an output, counted from 0\."),
+        ([0, True], r"--drop-output is True; give the number"),
+        (0.0, r"--drop-output is 0\.0; give the number"),
+    ],
+)
+def test_what_is_no_number_of_an_output_is_refused(given, words):
+    with pytest.raises(OptionError, match=words):
+        load_teacher(lambda images: LOGITS, drop_output=given)
+
+
+def test_two_classes_must_be_left():
+    teacher = load_teacher(lambda images: LOGITS, drop_output=[0, 2])
+    words = r"leaves out 2 of the 3 outputs .* at least two classes\.\nLeave out fewer outputs\."
+    with pytest.raises(TeacherError, match=words):
+        teacher(PIXELS)
+
+
 @pytest.mark.parametrize(
     "answers",
     [LOGITS[0], LOGITS[:3], LOGITS[:, :0], LOGITS[:, :, None], np.float32(3)],

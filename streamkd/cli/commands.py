@@ -213,6 +213,8 @@ def inspect(args: argparse.Namespace) -> Answer:
 
 def evaluate(args: argparse.Namespace) -> Answer:
     """Says how good a model is on images."""
+    class_names = files.read_class_names(args.class_names)
+    teacher_class_map = files.read_teacher_class_map(args.teacher_class_map)
     manifest = flags.scan_images(args)
     files.check_model(args.model, "model")
     import_tensorflow()
@@ -220,7 +222,8 @@ def evaluate(args: argparse.Namespace) -> Answer:
         args.model,
         manifest,
         store=args.store,
-        class_names=files.read_class_names(args.class_names),
+        class_names=class_names,
+        teacher_class_map=teacher_class_map,
         model_output=args.output,
         batch_size=args.batch_size,
         trust=args.trust,

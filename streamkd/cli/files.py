@@ -16,7 +16,7 @@ from streamkd.file_kinds import kind_of_path
 from streamkd.models.user_code import is_function
 
 
-def read_class_names(path: str | None) -> list[str] | None:
+def read_class_names(path: str | None, flag: str = "--class-names") -> list[str] | None:
     """Returns the names in a file, one a line, without empty lines; None for no file."""
     if path is None:
         return None
@@ -27,14 +27,27 @@ def read_class_names(path: str | None) -> list[str] | None:
         kind = kind_of_path(path)
         use = "" if kind is None else f" It is {kind.words}. {kind.use}"
         raise OptionError(
-            f"--class-names {path!r} cannot be read: {reason}.\n"
-            f"Give a text file, one class a line.{use}"
+            f"{flag} {path!r} cannot be read: {reason}.\nGive a text file, one class a line.{use}"
         ) from error
     names = [line.strip() for line in lines if line.strip()]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise OptionError(f"--class-names {path!r} holds {twice!r} twice.\nName every class once.")
+        raise OptionError(f"{flag} {path!r} holds {twice!r} twice.\nName every class once.")
     return names
+
+
+def read_classes(text: str | None) -> list[str] | str | None:
+    """Returns the classes that `join` takes: None, 'images', or the names in a file."""
+    return text if text in (None, "images") else read_class_names(text, "--classes")
+
+
+def read_teacher_class_map(path: str | None) -> dict[str, str | None] | None:
+    """Returns the student's class of each of the teacher's classes; None for no file."""
+    if path is None:
+        return None
+    from streamkd.manifest import labels
+
+    return labels.read_class_map(path, of="teacher")
 
 
 def read_labels(text: str) -> Any:

@@ -129,6 +129,15 @@ def add_class_names(parser: arguments.Parser, help: str) -> None:
     parser.add_argument("--class-names", metavar="FILE", help=help)
 
 
+def add_teacher_class_map(parser: arguments.Parser, help: str) -> None:
+    parser.add_argument(
+        "--teacher-class-map",
+        metavar="FILE.json",
+        help=f'{help}: {{"tabby": "cat", "beagle": "dog", ...}}; several of the teacher\'s classes '
+        "that are one class have their probabilities added; null, or no entry, leaves a class out",
+    )
+
+
 def add_number(
     to: arguments.Parser | arguments.Group, name: str, default: float, help: str, **settings: Any
 ) -> None:

@@ -133,8 +133,9 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--drop-output",
         type=int,
+        action=arguments.Repeated,
         metavar="N",
-        help="output to leave out because it is no class, counted from 0",
+        help="output to leave out because it is no class, counted from 0; may be repeated",
     )
 
 
@@ -300,7 +301,11 @@ def _evaluate(subparsers: Any) -> None:
     flags.add_store_io(parser)
     flags.add_class_names(
         parser,
-        f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES)",
+        f"{CLASS_NAMES}the model's outputs (default: those of the run, of --store or of IMAGES); "
+        "of the store, only the columns of these classes are compared with",
+    )
+    flags.add_teacher_class_map(
+        parser, "the model's class of each of the store's classes (default: as in training)"
     )
     flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     pixel_flags.add_max_pixels(parser)

@@ -47,12 +47,16 @@ def train(args: argparse.Namespace) -> Answer:
     _check(args)
     views = _independent_views(args)
     class_weight = files.read_class_weight(args.class_weight)
+    chosen = {
+        "classes": files.read_classes(args.classes),
+        "teacher_class_map": files.read_teacher_class_map(args.teacher_class_map),
+    }
     images, validation = _scan(args)
     _refuse_outputs_among_classes(args, images, validation)
     store = kd.open_store(args.store) if args.store else None
     import_tensorflow()
     scope = _scope(args.distribute)
-    stream = _join(args, images, store, views)
+    stream = _join(args, images, store, views=views, **chosen)
     student = _student(args, stream, scope)
     settings = {name: getattr(args, name) for name in DISTILLER_FLAGS}
     distiller = kd.Distiller(student, model_output=args.output, **settings)
@@ -180,15 +184,13 @@ def _scope(distribute: str | None) -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy().scope()
 
 
-def _join(
-    args: argparse.Namespace, images: kd.Manifest, store: Any, views: kd.Views | None
-) -> kd.Stream:
-    """Returns the stream; says where its pixel cache is."""
+def _join(args: argparse.Namespace, images: kd.Manifest, store: Any, **options: Any) -> kd.Stream:
+    """Returns the stream, with more options of `join`; says where its pixel cache is."""
     stream = kd.join(
         images,
         store,
-        views=views,
         progress=not args.quiet,
+        **options,
         **{name: getattr(args, name) for name in JOIN_FLAGS},
         **pixel_flags.pixels(args),
     )

@@ -29,6 +29,14 @@ def add_train(parser: arguments.Parser) -> None:
     )
     flags.add_store_io(parser)
     parser.add_argument(
+        "--classes",
+        metavar="images|FILE",
+        help="the student's classes, where they are only some of the teacher's: those of IMAGES "
+        "(images), or one a line in a text file, in the order of the student's outputs (default: "
+        "all of the teacher's, or with --teacher-class-map those of IMAGES)",
+    )
+    flags.add_teacher_class_map(parser, "the student's class of each of the teacher's classes")
+    parser.add_argument(
         "--student",
         required=True,
         metavar="M",

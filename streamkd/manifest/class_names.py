@@ -14,13 +14,14 @@ from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
 
 
-def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarray:
+def class_numbers(names: list[str], classes: list[str], owner: str, remedy: str = "") -> np.ndarray:
     """Returns an array `numbers` so that `numbers[labels]` are labels among `classes`.
 
     Args:
       names: the classes of the images, in the order of their labels.
       classes: the classes of the other side, which may have more than `names`.
       owner: the other side, for the message: 'the store', 'the teacher'.
+      remedy: another sentence that says what to do, or ''.
 
     Returns:
       int32 `[len(names) + 1]`; the last entry is -1, which the label -1 picks.
@@ -38,20 +39,26 @@ def class_numbers(names: list[str], classes: list[str], owner: str) -> np.ndarra
             f"  first of {len(unknown)} unknown to {owner}: {look_alikes.shown(unknown[0])}\n"
             f"{look_alikes.difference(unknown[0], classes)}"
             f"Name the folders as {owner} names its classes, or move the unknown folder away."
+            f"{remedy and ' '}{remedy}"
         )
     return np.array([*(number_of[name] for name in names), UNLABELLED], np.int32)
 
 
 def renumber(
-    labels: np.ndarray, names: list[str] | None, classes: list[str] | None, owner: str
+    labels: np.ndarray,
+    names: list[str] | None,
+    classes: list[str] | None,
+    owner: str,
+    remedy: str = "",
 ) -> np.ndarray:
     """Returns labels, int32 `[num_images]`, in the numbering of `classes`.
 
-    All labels are -1 if the images, or the other side, have no classes.
+    All labels are -1 if the images, or the other side, have no classes. Arguments and errors are
+    those of `class_numbers`.
     """
     if names is None or not classes:
         return np.full(len(labels), UNLABELLED, np.int32)
-    return class_numbers(names, classes, owner)[labels]
+    return class_numbers(names, classes, owner, remedy)[labels]
 
 
 def several_labels(

@@ -28,6 +28,11 @@ from streamkd.manifest.listing import UNLABELLED
 MAX_CELLS = 1 << 30
 # Text of a number as Python writes it: '7' is a number; '007' and '+7' are names.
 _NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
+# What messages call a class map, and what it maps, by what its names are of.
+_MAPS = {
+    "folder": ("class map", "folder"),
+    "teacher": ("teacher class map", "class of the teacher"),
+}
 
 
 class LabelColumn:
@@ -172,39 +177,48 @@ def read_labels(path: str | os.PathLike) -> list[Any]:
     return lines
 
 
-def read_class_map(path: str | os.PathLike) -> dict[str, str | None]:
-    """Returns the class of each folder, from a JSON object in a file.
+def read_class_map(path: str | os.PathLike, *, of: str = "folder") -> dict[str, str | None]:
+    """Returns the class of each folder, or of each of a teacher's classes, from a JSON file.
+
+    Args:
+      path: of the file.
+      of: 'folder' or 'teacher', for the messages.
 
     Raises:
       OptionError: the file cannot be read, or holds no class map.
     """
-    text = _read_text(path, "class map")
+    text = _read_text(path, _MAPS[of][0])
     try:
         class_map = json_text.load(text)
     except ValueError as error:
         raise OptionError(
-            f"The class map {str(path)!r} cannot be read: {error}.\n"
+            f"The {_MAPS[of][0]} {str(path)!r} cannot be read: {error}.\n"
             'Give a JSON object such as {"n02085620": "dog", "n02123045": "cat"}.'
         ) from error
-    return check_class_map(class_map)
+    return check_class_map(class_map, of=of)
 
 
-def check_class_map(class_map: Any) -> dict[str, str | None]:
+def check_class_map(class_map: Any, *, of: str = "folder") -> dict[str, str | None]:
     """Returns a class map as a dict: from each folder to the name of its class, or to None.
+
+    Args:
+      class_map: a mapping, or anything else that was given as one.
+      of: 'folder', or 'teacher' where the map is from the teacher's classes.
 
     Raises:
       OptionError: `class_map` is no such mapping, or empty.
     """
+    title, noun = _MAPS[of]
     if not isinstance(class_map, Mapping) or not class_map:
         raise OptionError(
-            f"The class map is {type(class_map).__name__} or empty; it must name the class of each "
-            'folder.\nWrite it as {"n02085620": "dog", "n02123045": "cat"}.'
+            f"The {title} is {type(class_map).__name__} or empty; it must name the class of each "
+            f'{noun}.\nWrite it as {{"n02085620": "dog", "n02123045": "cat"}}.'
         )
     for folder, name in class_map.items():
         if not isinstance(folder, str) or not (name is None or (isinstance(name, str) and name)):
             raise OptionError(
-                f"The class map gives {folder!r} the class {name!r}, which is no name.\n"
-                "Give a name, or null to leave the folder out."
+                f"The {title} gives {folder!r} the class {name!r}, which is no name.\n"
+                f"Give a name, or null to leave the {noun} out."
             )
     return dict(class_map)
 

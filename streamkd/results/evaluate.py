@@ -30,6 +30,7 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
 from streamkd.results.report_fields import kind_of_answers, report_fields, shown_labels
+from streamkd.results.teacher_classes import TeacherClasses
 from streamkd.runs.run_code import open_student
 from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
@@ -38,6 +39,7 @@ from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.join import find_rows, image_options
+from streamkd.stream.teacher_columns import ClassMap
 from streamkd.training.teacher_strength import warn_of_weaker
 
 NUM_LATENCY_RUNS = 50
@@ -97,6 +99,7 @@ def evaluate(
     exif: str | None = None,
     background: Background = None,
     class_names: list[str] | None = None,
+    teacher_class_map: ClassMap = None,
     model_output: str | int | None = None,
     batch_size: int = 64,
     max_pixels: int = MAX_PIXELS,
@@ -114,7 +117,10 @@ def evaluate(
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode, exif, background: by default
         as in the store, without a store as in the run's training, otherwise as in Keras' loader.
       class_names: the model's classes in the order of its outputs; by default those of the run
-        directory, of the store, or of the images.
+        directory, of the store, or of the images. Of the store, only the columns of these classes
+        are compared with.
+      teacher_class_map: the model's class of each of the teacher's classes, as in `join`; by
+        default as in the run's training.
       model_output: name or number of the output to evaluate, for a model with several.
       batch_size: images a batch.
       max_pixels: an image with more pixels is refused as undecodable.
@@ -129,6 +135,7 @@ def evaluate(
     check_count("batch_size", batch_size)
     trained: dict[str, Any] = {}
     trained_loss = None
+    config: dict[str, Any] = {}
     if isinstance(model, str | os.PathLike):
         config = config_of_model(model)
         class_names = class_names or config.get("class_names")
@@ -155,6 +162,7 @@ def evaluate(
     options = image_options(store, size, mode, asked, max_pixels)
     _check_input(interface, options)
     interface = model_interface(model, model_output, options.shape)
+    teacher_classes = TeacherClasses(store, images, class_names, teacher_class_map, config)
     rows, known_digests = None, None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
@@ -162,11 +170,11 @@ def evaluate(
     shown = shown_labels(images, store, trained_loss)
     answer = logits_function(interface, shown)
     logits = answer_all(answer, images, options, batch_size, progress, known_digests)
-    classes = class_names or (store.class_names if store is not None else None)
+    classes = teacher_classes.of_model(logits.shape[1])
     labels = _labels(images, classes, logits.shape[1])
     teacher_logits = None
     if store is not None and rows is not None:
-        teacher_logits = _teacher_logits(store, rows, classes, logits.shape[1])
+        teacher_logits = _teacher_logits(store, rows, teacher_classes, classes, logits.shape[1])
     names = classes or images.class_names
     report = EvaluationReport(
         num_images=len(logits),
@@ -274,29 +282,42 @@ def latency_ms(answer: Any, options: ImageOptions) -> float:
 
 
 def _teacher_logits(
-    store: RowStore, rows: np.ndarray, classes: list[str] | None, num_outputs: int
+    store: RowStore,
+    rows: np.ndarray,
+    teacher_classes: TeacherClasses,
+    classes: list[str] | None,
+    num_outputs: int,
 ) -> np.ndarray:
     """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
-    # Two classes have one logit, or two of a softmax.
-    forms = {num_outputs, store.num_classes} == {1, 2}
-    same_classes = forms and (store.num_classes == 1 or not store.header.is_sigmoid)
-    if num_outputs != store.num_classes and not same_classes:
+    starts = range(0, len(rows), MAX_GATHERED_ROWS)
+    blocks = (store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts)
+    if {num_outputs, store.num_classes} <= {1, 2} and 1 in (num_outputs, store.num_classes):
+        return _of_decision(np.concatenate([*blocks]), store, classes, num_outputs)
+    columns = teacher_classes.columns(classes, num_outputs)
+    return np.concatenate([block if columns is None else columns.of(block) for block in blocks])
+
+
+def _of_decision(
+    logits: np.ndarray, store: RowStore, classes: list[str] | None, num_outputs: int
+) -> np.ndarray:
+    """Returns stored logits of two classes, which have one logit, or two of a softmax.
+
+    Raises:
+      StudentError: the store has two independent labels, and the model one.
+    """
+    if num_outputs < store.num_classes and store.header.is_sigmoid:
         raise StudentError(
             "The model's output disagrees with the store.\n"
             f"  model: {num_outputs} outputs\n"
-            f"  store: {store.num_classes} classes ({store.path})\n"
+            f"  store: {store.num_classes} independent labels ({store.path})\n"
             "Give the store the model was distilled from, or leave `--store` out."
         )
-    starts = range(0, len(rows), MAX_GATHERED_ROWS)
-    blocks = [store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts]
-    teacher_logits = np.concatenate(blocks)
     if 2 in (num_outputs, len(store.class_names)):
-        teacher_logits = as_two(teacher_logits)
+        logits = as_two(logits)
     if classes and store.class_names and classes != store.class_names:
         # Classes are matched by name, not by number.
-        columns = class_numbers(classes, store.class_names, "the store")[:-1]
-        return teacher_logits[:, columns]
-    return teacher_logits
+        return logits[:, class_numbers(classes, store.class_names, "the store")[:-1]]
+    return logits
 
 
 def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np.ndarray:

@@ -198,6 +198,7 @@ class StoredColumns(Columns):
         self._store = store
         self._images = spec.images
         self._views_per_decode = spec.views_per_decode
+        self._teacher_columns = spec.teacher_columns
         self.columns = {
             "stored_digests": Column(tf.uint64, per=FILE),
             "teacher_logits": Column(tf.float32, (spec.num_classes,)),
@@ -209,10 +210,14 @@ class StoredColumns(Columns):
         digests = np.zeros(len(first_rows), np.uint64)
         image_numbers = first_rows[has_logits] // self._store.num_views
         digests[has_logits] = self._store.content_of(image_numbers)
-        logits = _of_stored_rows(
-            slots.rows, lambda rows: {"teacher_logits": self._store.gather(rows)}
-        )
+        logits = _of_stored_rows(slots.rows, self._logits)
         return {"stored_digests": digests, **logits}
+
+    def _logits(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        logits = self._store.gather(rows)
+        if self._teacher_columns is not None:
+            logits = self._teacher_columns.of(logits)
+        return {"teacher_logits": logits}
 
     def changed_files(self, batch: dict[str, Any], files: Files) -> list[int]:
         digests = np.where(files.known_digests, files.known_digests, digest_each(files.file_bytes))

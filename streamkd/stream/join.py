@@ -32,6 +32,7 @@ from streamkd.stream import join_checks
 from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.stream import Stream
 from streamkd.stream.stream_spec import StreamSpec
+from streamkd.stream.teacher_columns import TO_MAP, Classes, ClassMap, choose_columns
 from streamkd.views.operation import ViewOperation
 from streamkd.views.operation_check import check_operation
 from streamkd.views.render import canonical_options
@@ -68,6 +69,8 @@ def join(
     cache: str | None = None,
     cache_directory: str | os.PathLike | None = None,
     cache_bytes: int | None = None,
+    classes: Classes = None,
+    teacher_class_map: ClassMap = None,
     progress: bool = True,
 ) -> Stream:
     """Returns the stream of images joined with their stored logits.
@@ -106,6 +109,12 @@ def join(
       cache_directory: for 'disk'; by default `streamkd/pixels` in the user's cache directory.
       cache_bytes: largest size of the cache; images without room are decoded each time. By default
         half of the free memory, or nine tenths of the free disk space.
+      classes: the student's classes, where they are only some of the teacher's: a list in the order
+        of its outputs, or 'images' for those of the images. The teacher's logits of other classes
+        are left out.
+      teacher_class_map: the student's class of each of the teacher's classes, as a mapping or as
+        the path of a JSON file; None, or null, and classes that are not named are left out. Where
+        several are one class of the student, their probabilities are added.
       progress: show progress while files are read to find renamed ones.
 
     Raises:
@@ -121,6 +130,8 @@ def join(
     independent = join_checks.independent_views(augment, views, operation)
     if store is not None:
         store = open_store(store)
+    with hinting(images):
+        columns = choose_columns(store, images, classes=classes, class_map=teacher_class_map)
     given = {
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
@@ -146,14 +157,17 @@ def join(
                 "labels, which are left out. Teach a store with class names to use them.",
                 stacklevel=2,
             )
-    num_classes = store.num_classes if store is not None else len(class_names or [])
+        owner, remedy = "the store", TO_MAP
+        if columns is not None:
+            class_names, owner, remedy = columns.class_names, "the student", ""
+        with hinting(images):
+            labels = renumber(images.labels, images.class_names, class_names, owner, remedy)
+    num_classes = store.num_classes if store and not columns else len(class_names or [])
     with hinting(images):
         multi_hot = several_labels(images, class_names, "the store", num_classes)
-        if store is not None:
-            labels = renumber(images.labels, images.class_names, class_names, "the store")
     if store is not None:
         join_checks.check_learnable(images, labels, rows, multi_hot)
-        join_checks.check_accuracy(labels, rows, store)
+        join_checks.check_accuracy(labels, rows, store, columns)
     join_checks.check_batch_size(batch_size, seed, len(images))
     if store is not None and independent is None:
         join_checks.check_pairs(batch_size, rows, store)
@@ -179,6 +193,7 @@ def join(
         balance=balance,
         views_per_decode=views_per_decode,
         multi_hot=multi_hot,
+        teacher_columns=columns,
     )
     return Stream(spec)
 

@@ -21,12 +21,17 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
+from streamkd.stream.teacher_columns import TeacherColumns
 from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 
 AUGMENTS = ("replay", "independent")
 # Number of rows whose accuracy is compared: enough to show a wrong pairing, and soon read.
 ACCURACY_ROWS = 4096
+# Number of labelled rows from which an accuracy is compared with chance.
+FEWEST_ROWS = 20
+# Fraction of images with one logit for all chosen classes that is not worth a word.
+FEW_EQUAL_ANSWERS = 0.01
 
 
 def independent_views(
@@ -97,29 +102,87 @@ def check_learnable(
         )
 
 
-def check_accuracy(labels: np.ndarray, rows: np.ndarray, store: RowStore) -> None:
+def check_accuracy(
+    labels: np.ndarray, rows: np.ndarray, store: RowStore, columns: TeacherColumns | None = None
+) -> None:
     """Warns if the teacher's accuracy on joined rows is not that of the teacher pass.
 
     The tolerance is five standard deviations and two points: a part of the images, such as one
     side of a split, may be a little easier or harder than the whole.
+
+    With `columns`, the labels are those of the student. Among all its classes the teacher is then
+    right if it chose one that the student's class is made of, which may be more often than it
+    chose the right one itself. Among the chosen columns it must also be better than chance, and
+    must not answer alike for all.
     """
+    if columns is not None:
+        _check_equal_answers(rows, store, columns)
     taught = (store.summary or {}).get("teacher_accuracy")
     labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
-    if taught is None or not len(labelled):
+    if not len(labelled) or (taught is None and columns is None):
         return
-    # Evenly over all images, since they stand in the order of their classes.
-    positions = np.linspace(0, len(labelled) - 1, min(ACCURACY_ROWS, len(labelled)))
-    picked = labelled[positions.round().astype(np.int64)]
-    answers = store.gather(rows[picked])
-    joined = float(right(answers, labels[picked], store.class_names).mean())
+    picked = _spread_out(labelled)
+    logits = store.gather(rows[picked])
+    if columns is not None:
+        _check_chance(columns.of(logits).argmax(axis=1) == labels[picked], columns, store)
+    if taught is None:
+        return
+    if columns is None:
+        joined = float(right(logits, labels[picked], store.class_names).mean())
+    else:
+        answers = columns.class_of[logits.argmax(axis=1)]
+        joined = float(np.mean(answers == labels[picked]))
     tolerance = 0.02 + 5 * math.sqrt(max(taught * (1 - taught), 0.01) / len(picked))
-    if abs(joined - taught) > tolerance:
+    better = columns is not None and columns.are_groups and joined > taught
+    if abs(joined - taught) > tolerance and not better:
         warn(
             "teacher_accuracy_changed",
             f"The teacher is right on {joined:.1%} of {len(picked):,} joined images; in the "
             f"teacher pass it was right on {taught:.1%}. Were labels or class folders changed "
             f"since? Compare with `streamkd verify {store.path} --images …`.",
             stacklevel=3,
+        )
+
+
+def _spread_out(indices: np.ndarray) -> np.ndarray:
+    """Returns at most `ACCURACY_ROWS` of the indices, evenly over all: they stand by class."""
+    positions = np.linspace(0, len(indices) - 1, min(ACCURACY_ROWS, len(indices)))
+    return indices[positions.round().astype(np.int64)]
+
+
+def _check_chance(correct: np.ndarray, columns: TeacherColumns, store: RowStore) -> None:
+    """Warns if the teacher's columns of the student's classes choose hardly better than chance."""
+    chance = 1 / len(columns.class_names)
+    if len(correct) >= FEWEST_ROWS and correct.mean() < min(2 * chance, chance + (1 - chance) / 10):
+        warn(
+            "teacher_at_chance",
+            f"Among the student's {len(columns.class_names):,} classes, the teacher of "
+            f"{store.path} is right on {correct.mean():.1%} of {len(correct):,} images, and chance "
+            f"is {chance:.1%}. Check which of its classes are which of the student's "
+            "(`--classes`, `--teacher-class-map`).",
+            stacklevel=4,
+        )
+
+
+def _check_equal_answers(rows: np.ndarray, store: RowStore, columns: TeacherColumns) -> None:
+    """Warns of images for which all columns in use hold one number."""
+    with_logits = rows[rows >= 0]
+    if not len(with_logits):
+        return
+    picked = with_logits[_spread_out(np.arange(len(with_logits)))]
+    taken = columns.taken(store.gather(picked))
+    equal = float(np.mean(taken.max(axis=1) == taken.min(axis=1)))
+    if equal > FEW_EQUAL_ANSWERS:
+        codec = store.header.codec
+        why = "Does the teacher answer with the class alone, or with rounded probabilities?"
+        if codec.startswith("packed"):
+            why = f"The codec {codec} keeps the largest logits best; teach with `--codec float16`."
+        warn(
+            "equal_answers",
+            f"For {equal:.1%} of {len(picked):,} joined images, {store.path} has one and the same "
+            f"logit for all classes of the teacher that the student learns, and so says nothing "
+            f"of them. {why}",
+            stacklevel=4,
         )
 
 

@@ -53,6 +53,7 @@ class Stream:
         None.
       class_names: the classes in the order of the logits, or None; two for a single logit.
       num_classes: number of logits.
+      teacher_columns: the teacher's columns that make these logits; None for all as they are.
       options: how files become pixels.
       batch_size: rows a batch, over all workers.
       seed, shuffle: as given to `join`.
@@ -74,6 +75,7 @@ class Stream:
         self.images, self.store = spec.images, spec.store
         self.rows, self.labels, self.multi_hot = spec.rows, spec.labels, spec.multi_hot
         self.class_names, self.num_classes = spec.class_names, spec.num_classes
+        self.teacher_columns = spec.teacher_columns
         self.options, self.batch_size = spec.options, spec.batch_size
         self.seed, self.shuffle, self.balance = spec.seed, spec.shuffle, spec.balance
         self.views, self.independent = spec.views, spec.independent

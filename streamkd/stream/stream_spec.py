@@ -17,6 +17,7 @@ from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.store.row_store import RowStore
 from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.stream.teacher_columns import TeacherColumns
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
 
@@ -42,6 +43,7 @@ class StreamSpec:
     balance: bool = False
     views_per_decode: int = 1
     multi_hot: np.ndarray | None = None
+    teacher_columns: TeacherColumns | None = None
 
     @functools.cached_property
     def views(self) -> Views:

@@ -8,6 +8,7 @@ teacher = load_teacher(lambda images: service.logits(images), name="mystery")
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def load_teacher(
     *,
     preprocess: str = "none",
     output: str = "auto",
-    drop_output: int | None = None,
+    drop_output: int | Sequence[int] | None = None,
     model_output: str | int | None = None,
     name: str | None = None,
     trust: bool = False,
@@ -40,7 +41,7 @@ def load_teacher(
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', 'sigmoid' (a
         probability for each of several independent labels), 'sigmoid-logits' (the same before
         sigmoid), or 'auto' to judge by the layers or the first answers.
-      drop_output: index of an output that is no class, such as background.
+      drop_output: index, or several indices, of outputs that are no class, such as background.
       model_output: name or number of the output to take, for a model or function with several.
       name: the teacher's name in the store; by default that of the file or the function.
       trust: allow a file that runs code when it is loaded.

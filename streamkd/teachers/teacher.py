@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from streamkd.checks import check_choice, check_types
-from streamkd.errors import TeacherError
+from streamkd.errors import OptionError, TeacherError
 from streamkd.models import output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.image_input import ImageInput
@@ -58,7 +59,7 @@ class Teacher:
       num_channels: channels that the model needs; None for any number.
       weights_digest: digest of the weights; None for a callable, and without any weights.
       model_output: name of the output that was chosen among several, or None.
-      dropped_output: index of an output that is no class, or None.
+      dropped_output: index of an output that is no class, a sorted list of several, or None.
       model: the Keras model that answers, or None.
       is_asked_twice: whether a pass asks about a few images again, to compare the answers.
     """
@@ -75,7 +76,7 @@ class Teacher:
         image_size: tuple[int, int] | None = None,
         num_channels: int | None = None,
         weights_digest: str | None = None,
-        drop_output: int | None = None,
+        drop_output: int | Sequence[int] | None = None,
     ) -> None:
         check_types(Teacher.__init__, locals())
         check_choice("--teacher-output", output, output_kind.CHOICES)
@@ -88,7 +89,7 @@ class Teacher:
         self.image_size = image_size
         self.num_channels = num_channels
         self.weights_digest = weights_digest
-        self.dropped_output = drop_output
+        self.dropped_output = _dropped_output(drop_output)
         self.model_output: str | None = None
         self.takes: ImageInput | None = None
         self.model: Any = None
@@ -212,19 +213,22 @@ class Teacher:
             return logits
         return self._without(logits, self.dropped_output)
 
-    def _without(self, logits: np.ndarray, dropped: int) -> np.ndarray:
+    def _without(self, logits: np.ndarray, dropped: int | list[int]) -> np.ndarray:
         num_outputs = logits.shape[1]
-        if not 0 <= dropped < num_outputs:
+        numbers = [dropped] if isinstance(dropped, int) else dropped
+        outside = [number for number in numbers if not 0 <= number < num_outputs]
+        if outside:
             raise TeacherError(
-                f"--drop-output is {dropped}, and the teacher {self.name!r} has the outputs 0 to "
-                f"{num_outputs - 1}.\nGive one of them, or leave --drop-output out."
+                f"--drop-output is {outside[0]}, and the teacher {self.name!r} has the outputs 0 "
+                f"to {num_outputs - 1}.\nGive one of them, or leave --drop-output out."
             )
-        if num_outputs == 2 and not self.is_sigmoid:
+        if num_outputs - len(numbers) < (1 if self.is_sigmoid else 2):
             raise TeacherError(
-                f"--drop-output is {dropped}, and one of two outputs would be left, which says "
-                f"nothing by itself.\nThe teacher {self.name!r} needs two classes besides it."
+                f"--drop-output leaves out {len(numbers)} of the {num_outputs} outputs of the "
+                f"teacher {self.name!r}, and a teacher needs at least two classes.\n"
+                "Leave out fewer outputs."
             )
-        return np.delete(logits, dropped, axis=1)
+        return np.delete(logits, numbers, axis=1)
 
     def _check_head(self, head: Head, pixels: Any) -> None:
         """Compares the logits with the model's answers, once, and takes these if they differ."""
@@ -299,6 +303,28 @@ def _check_described(name: str, output: str, removed: str | None, shape: tuple |
             f"--teacher-output is {output}, and the teacher {name!r} ends in softmax.\n"
             "Leave --teacher-output out: the layers show what the outputs are."
         )
+
+
+def _dropped_output(given: Any) -> int | list[int] | None:
+    """Returns the outputs to leave out as the store keeps them: one is a number, not a list.
+
+    Raises:
+      OptionError: no whole numbers, or one of them twice.
+    """
+    if given is None:
+        return None
+    is_list = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
+    values = list(given) if is_list else [given]
+    for value in values:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+            raise OptionError(
+                f"--drop-output is {value!r}; give the number of an output, counted from 0."
+            )
+    numbers = sorted(map(int, values))
+    twice = [one for one, other in itertools.pairwise(numbers) if one == other]
+    if twice:
+        raise OptionError(f"--drop-output has {twice[0]} twice.\nGive every output once.")
+    return numbers[0] if len(numbers) == 1 else numbers or None
 
 
 def digest_of_weights(weights: Any) -> str | None:

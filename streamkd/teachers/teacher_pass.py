@@ -54,6 +54,11 @@ from streamkd.views.views import Views
 # machine, or float16 in the store, changes the last digits, up to 1e-3; another preprocessing or
 # another teacher changes tenths and more.
 ANSWER_TOLERANCE = 0.01
+# What a message offers to images whose classes the teacher does not name.
+_MAPPED_LATER = (
+    "If several of the teacher's classes are one of yours, teach with `--labels none`, and train "
+    "with `--teacher-class-map FILE.json`."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +131,9 @@ class TeacherPass:
         self.path = os.fspath(path)
         self.skip_bad = skip_bad
         classes = setup.class_names
-        self._labels = renumber(images.labels, images.class_names, classes, "the teacher")
+        self._labels = renumber(
+            images.labels, images.class_names, classes, "the teacher", _MAPPED_LATER
+        )
 
     @functools.cached_property
     def _drawn(self) -> DrawnViews:

@@ -65,6 +65,8 @@ def describe_stream(stream: Stream) -> dict[str, Any]:
             "images": header.images,
             "rows": stream.store.digest_of_rows(),
         }
+    if stream.teacher_columns is not None:
+        described["teacher_classes"] = stream.teacher_columns.described()
     return described
 
 

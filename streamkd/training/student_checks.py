@@ -17,6 +17,7 @@ from streamkd.models.head_check import answers_probabilities
 from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
 from streamkd.stream.stream import Stream
+from streamkd.stream.teacher_columns import classes_to_choose
 from streamkd.training.loss_choice import choose_loss, fits_outputs
 from streamkd.training.recipe import Recipe
 from streamkd.training.student_model import StudentModel
@@ -102,11 +103,12 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: 
     if answers.ndim != 2 or not fits_outputs(answers.shape[1], stream):
         has_store = stream.store is not None
         other = "store" if has_store else "classes of the images"
+        other_classes = classes_to_choose(stream.images, stream.store, answers.shape[1:])
         raise StudentError(
             f"The student's output disagrees with the {other}.\n"
             f"  student: {student.name!r}, outputs of shape {list(answers.shape[1:])}\n"
             f"  {'store' if has_store else 'images'}:  {stream.num_classes} classes\n"
-            f"Give a student with {stream.num_classes} outputs."
+            f"Give a student with {stream.num_classes} outputs.{other_classes}"
         )
     if not student.trainable_variables:
         raise StudentError(
