@@ -35,6 +35,7 @@ class Teacher:
       num_channels: channels that the model needs; None for any number.
       weights_digest: digest of the weights; None for a callable.
       dropped_output: index of an output that is no class, or None.
+      class_names: its classes in the order of its outputs, where its file tells them; else None.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Teacher:
         self.num_channels = num_channels
         self.weights_digest = weights_digest
         self.dropped_output = drop_output
+        self.class_names: list[str] | None = None
         self._preprocessing: Preprocessing | None = None
 
     @classmethod
