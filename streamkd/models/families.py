@@ -87,7 +87,8 @@ def load_model(
         raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
     kind = kind_of_path(path)
     _refuse_other_kinds(path, kind, refusal)
-    opened = h5_model.opened if kind is not None and kind.code == "h5" else model_file.opened
+    is_hdf5 = kind is not None and kind.code == "h5"
+    opened = h5_model.opened if is_hdf5 else model_file.opened
     with _refusals(path, refusal), opened(path) as file:
         family: Family = KERAS_3 if file.version >= 3 else TF_KERAS
         if trust:
@@ -98,7 +99,8 @@ def load_model(
                     f"{path} would be refused without --trust: {reason}.",
                     stacklevel=2,
                 )
-            with h5_model.named_as_model(path) as named:
+            name = h5_model.named_as_hdf5(path) if is_hdf5 else contextlib.nullcontext(path)
+            with name as named:
                 return _loaded(family, named, trust=True)
         with file.checked_copy(family.is_registered) as copy:
             return _loaded_within_limits(family, copy)

@@ -36,7 +36,7 @@ _CONFIG, _VERSION, _BACKEND = "model_config", "keras_version", "backend"
 _WEIGHTS = ("model_weights", "top_level_model_weights")
 # First words of the attributes in which Keras keeps the order of layers and of their weights.
 _NAMES = ("layer_names", "weight_names", _VERSION, _BACKEND)
-_ENDINGS = (".h5", ".hdf5", ".keras")
+_ENDINGS = (".h5", ".hdf5")
 
 
 class H5Model:
@@ -127,8 +127,8 @@ def opened(path: Path) -> Iterator[H5Model]:
 
 
 @contextlib.contextmanager
-def named_as_model(path: Path) -> Iterator[Path]:
-    """Yields a path of the same file by whose ending Keras knows what it is."""
+def named_as_hdf5(path: Path) -> Iterator[Path]:
+    """Yields a path of the same file by whose ending Keras knows that it is HDF5."""
     if path.suffix in _ENDINGS:
         yield path
         return
