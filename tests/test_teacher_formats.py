@@ -59,7 +59,10 @@ print(answers.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
 """
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::streamkd.codes.StreamkdWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::streamkd.codes.StreamkdWarning"),
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+]
 
 
 def softmax(logits):

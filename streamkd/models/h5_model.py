@@ -53,7 +53,7 @@ class H5Model:
         try:
             self.version = int(self._version.partition(".")[0])
         except ValueError as error:
-            raise NoModelFileError(
+            raise DamagedModelError(
                 f"it says {self._version!r:.80} where the version of Keras stands"
             ) from error
 
@@ -112,7 +112,8 @@ def opened(path: Path) -> Iterator[H5Model]:
     """Opens an HDF5 file that holds a model.
 
     Raises:
-      NoModelFileError: it holds no model, or does not say its version.
+      NoModelFileError: it is no ordinary file.
+      DamagedModelError: it holds no model, or does not say its version.
     """
     import h5py
 
@@ -141,14 +142,14 @@ def named_as_hdf5(path: Path) -> Iterator[Path]:
 def _text(attributes: Any, name: str) -> str:
     """Returns an attribute that is one text."""
     if name not in attributes:
-        raise NoModelFileError(f"it has no attribute {name!r}")
+        raise DamagedModelError(f"it has no attribute {name!r}")
     value = attributes[name]
     try:
         text = value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise NoModelFileError(f"its attribute {name!r} is no text") from error
+        raise DamagedModelError(f"its attribute {name!r} is no text") from error
     if not isinstance(text, str):
-        raise NoModelFileError(f"its attribute {name!r} is no text")
+        raise DamagedModelError(f"its attribute {name!r} is no text")
     return text
 
 
