@@ -14,7 +14,6 @@ import tensorflow as tf
 import tf_keras
 from format_helpers import (
     FORMATS,
-    NUM_CLASSES,
     WITHOUT_TENSORFLOW,
     classifier,
     make,
@@ -29,6 +28,7 @@ from process_helpers import finished, paused
 import streamkd as kd
 from streamkd.codes import StreamkdWarning
 from streamkd.errors import StudentError, TeacherError
+from streamkd.teachers.image_axes import ImageAxes
 from streamkd.teachers.load_teacher import load_teacher
 
 # Made in milliseconds; the others are traced or converted by TensorFlow, which takes seconds.
@@ -223,10 +223,10 @@ def test_an_hdf5_file_that_may_act_is_refused_without_trust(tmp_path, change, re
         load_teacher(path)
 
 
-def test_an_hdf5_model_is_told_by_its_bytes_with_any_ending_and_after_training(tmp_path):
+def test_an_hdf5_model_with_an_optimizer_and_another_ending_is_told_by_its_bytes(tmp_path):
     model = tf_keras.models.clone_model(classifier(tf_keras))
     model.compile("adam", "mse")
-    model.fit(pixels(2), np.zeros((2, NUM_CLASSES)), verbose=0)
+    model.optimizer.build(model.trainable_variables)
     model.save(tmp_path / "m.h5")
     os.rename(tmp_path / "m.h5", tmp_path / "best.model")
     images = pixels(3)
@@ -360,6 +360,37 @@ def test_an_hdf5_model_is_evaluated(made, tmp_path):
 
 
 # ONNX.
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ([None, 224, 224, 3], ("NHWC", None, (224, 224), 3)),
+        ([1, 3, 224, 192], ("NCHW", 1, (224, 192), 3)),
+        ([None, None, None, 1], ("NHWC", None, None, 1)),
+        ([4, 1, None, None], ("NCHW", 4, None, 1)),
+        ([1, 3, 4, 4], ("NCHW", 1, (4, 4), 3)),
+        ([1, 4, 4, 3], ("NHWC", 1, (4, 4), 3)),
+        ([None, 28, 28], ("NHW", None, (28, 28), 1)),
+        ([None, 784], ("flat", None, None, None)),
+    ],
+)
+def test_the_axis_of_channels_is_found(shape, axes):
+    found = ImageAxes.of_shape(shape, "t")
+    assert (found.layout, found.batch, found.image_size, found.num_channels) == axes
+
+
+@pytest.mark.parametrize("shape", [[1, 3, 3, 3], [1, 3, 5, 4], [None] * 4, [2, 10, 10, 7], [5]])
+def test_a_shape_that_does_not_tell_its_axes_is_refused(shape):
+    with pytest.raises(TeacherError, match="takes an input of shape"):
+        ImageAxes.of_shape(shape, "t")
+
+
+def test_rows_of_numbers_must_fit_the_images():
+    axes = ImageAxes.of_shape([None, 48], "t")
+    assert axes.arranged(np.zeros((2, 4, 4, 3))).shape == (2, 48)
+    with pytest.raises(TeacherError, match="rows of 48 numbers, and an image of 4 x 4 x 1 has 16"):
+        axes.arranged(np.zeros((2, 4, 4, 1)))
 
 
 def onnx_file(path, shape, nodes=None, outputs=("answers",), inputs=("pixels",), arrays=()):

@@ -66,10 +66,13 @@ class ImageAxes:
     @classmethod
     def _of_four(cls, sizes: list[int | None], name: str) -> ImageAxes:
         batch, second, third, last = sizes
-        if last in _CHANNELS:
+        is_last, is_first = last in _CHANNELS, second in _CHANNELS
+        if is_last and is_first:  # a tiny image; most are as high as wide
+            is_last, is_first = second == third, third == last
+        if is_last and not is_first:
             size = (second, third) if second and third else None
             return cls("NHWC", batch, size, last)
-        if second in _CHANNELS:
+        if is_first and not is_last:
             return cls("NCHW", batch, (third, last) if third and last else None, second)
         raise TeacherError(
             f"The teacher {name!r} takes an input of shape {_shown(sizes)}, which does not say "

@@ -48,7 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="photographs that are asked about")
     parser.add_argument("--held-out", type=float, default=0.2, help="share that is held out")
     parser.add_argument("--image-size", type=int, default=64, help="of the student, in pixels")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--views", type=int, default=4, help="crops of each that are asked, too")
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--temperature", type=float, default=2.0)
@@ -81,12 +82,20 @@ def photographs(count: int) -> kd.Manifest:
     return images.select(np.sort(order[:count]))
 
 
+def views_of(args: argparse.Namespace) -> kd.Views | None:
+    """Returns the crops that the teacher is asked about beside the plain photographs."""
+    if not args.views:
+        return None
+    return kd.Views(args.views, crop=(0.5, 1.0), flip=True, canonical_size=(256, 256))
+
+
 def teach(args: argparse.Namespace, images: kd.Manifest) -> tuple[Any, float]:
     """Returns the store, and the seconds of the pass."""
     path = args.teacher or common.data_root() / TEACHER
     teacher = kd.load_teacher(path, drop_output=BACKGROUND)
     started = time.perf_counter()
-    store = kd.teach(images, teacher, args.out / "teacher.h5", crop_to_aspect_ratio=True)
+    path = args.out / f"teacher{args.views}.h5"
+    store = kd.teach(images, teacher, path, crop_to_aspect_ratio=True, views=views_of(args))
     return store, time.perf_counter() - started
 
 
@@ -94,7 +103,13 @@ def learned(args: argparse.Namespace, images: kd.Manifest, store: Any, way: str,
     """Returns a student that was trained in one of the two ways."""
     size = (args.image_size, args.image_size)
     stream = kd.join(
-        images, store, image_size=size, batch_size=args.batch_size, seed=seed, progress=False
+        images,
+        store,
+        image_size=size,
+        batch_size=args.batch_size,
+        seed=seed,
+        cache="memory",
+        progress=False,
     )
     distiller = kd.Distiller(
         student(args.image_size, seed),
@@ -113,11 +128,14 @@ def main() -> None:
     warnings.simplefilter("ignore", kd.StreamkdWarning)
     images = photographs(args.images)
     store, seconds = teach(args, images)
-    logits = store.gather(store.images_of_keys(images.keys))
+    logits = store.gather(store.images_of_keys(images.keys) * store.num_views)
     accuracy = float(np.mean(logits.argmax(axis=1) == images.labels))
+    if not args.json:
+        print(f"teacher: {accuracy:.3f} right, {seconds:.1f} s", flush=True)
     result: dict[str, Any] = {
         "images": len(images),
         "teacher_accuracy": round(accuracy, 4),
+        "answers": len(images) * store.num_views,
         "teacher_seconds": round(seconds, 1),
         "students": [],
     }
@@ -140,7 +158,7 @@ def main() -> None:
 def _as_text(result: dict[str, Any], num_held_out: int) -> str:
     lines = [
         f"teacher: {100 * result['teacher_accuracy']:.1f}% right on {result['images']:,} "
-        f"photographs, {result['teacher_seconds']} s"
+        f"photographs, {result['answers']:,} answers in {result['teacher_seconds']} s"
     ]
     for way in (ANSWERS, LABELS):
         entries = [entry for entry in result["students"] if entry["way"] == way]
