@@ -92,7 +92,8 @@ def _teach(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
+    text = "a saved model: a .keras, .h5, .tflite or .onnx file, a SavedModel, or a run directory"
+    parser.add_argument("--teacher", required=True, metavar="T", help=text)
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
     flags.add_number(parser, "--batch-size", 64, text)
@@ -320,4 +321,4 @@ def _export(subparsers: Any) -> None:
 
 
 def _add_model(parser: arguments.Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
