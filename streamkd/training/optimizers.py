@@ -58,9 +58,10 @@ def build_optimizer(
     scaling = family.keras.mixed_precision.LossScaleOptimizer
     if scales_loss and not isinstance(optimizer, scaling):
         optimizer = scaling(optimizer)
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        # The step sums the gradients itself, before it looks whether they are finite.
-        family.expect_summed_gradients(inner_optimizer(optimizer))
+    # The step sums the gradients itself, before it looks whether they are finite. One replica has
+    # nothing to sum; and TensorFlow registers the gradient of each sum for ever, and so would keep
+    # the graph of the step.
+    family.expect_summed_gradients(inner_optimizer(optimizer))
     optimizer.build(variables)
     return optimizer
 
