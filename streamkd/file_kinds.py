@@ -35,6 +35,8 @@ _GIVE_TEACHER = "Give a model as `--teacher`; a model of this format cannot be t
 # Fields of an ONNX model: its number, and how its value is written (0: a number, 2: bytes).
 _ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _ONNX_GRAPH = 7
+# Fields of the largest model; they are its versions, functions and notes, and the one graph.
+_MAX_ONNX_FIELDS = 100_000
 # Objects in the root of an HDF5 file that Keras 3 writes with `save_weights`.
 _WEIGHTS_OF_KERAS_3 = {"layers", "_layer_checkpoint_dependencies", "vars"}
 
@@ -152,11 +154,12 @@ def _kind_of_hdf5(name: str) -> PathKind:
 
 def _is_onnx(name: str) -> bool:
     """Returns whether a file is a protocol buffer of the fields of an ONNX model, to its end."""
-    found = set()
+    found, num_fields = set(), 0
     try:
         with open(name, "rb") as file:
             for field, wire, _, _ in protobuf_fields(file, 0, os.fstat(file.fileno()).st_size):
-                if _ONNX_FIELDS.get(field) != wire:
+                num_fields += 1
+                if _ONNX_FIELDS.get(field) != wire or num_fields > _MAX_ONNX_FIELDS:
                     return False
                 found.add(field)
     except ValueError:

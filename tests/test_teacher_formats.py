@@ -1,6 +1,7 @@
 """A table: each format of a teacher, and what must hold for it."""
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -248,23 +249,32 @@ def test_weights_alone_are_refused_with_the_remedy(tmp_path, family):
     )
 
 
-def test_a_registered_layer_of_ones_own_is_taken_from_hdf5(tmp_path):
-    @tf_keras.utils.register_keras_serializable("formats")
-    class Twice(tf_keras.layers.Layer):
+@pytest.mark.parametrize("family", [tf_keras, keras], ids=["tf_keras", "keras"])
+def test_a_registered_layer_of_ones_own_is_taken_from_hdf5(tmp_path, family):
+    @family.saving.register_keras_serializable("formats")
+    class Twice(family.layers.Layer):
         def call(self, inputs):
             return 2 * inputs
 
-    model = tf_keras.Sequential([*classifier(tf_keras, None).layers, Twice()])
-    model.build((None, 8, 8, 3))
-    model.save(tmp_path / "own.h5")
-    images = pixels(2)
+    path = tmp_path / "own.h5"
+    model = family.Sequential([family.Input((2, 2, 3)), Twice(), family.layers.Flatten()])
+    model.save(path)
+    images = np.ones((1, 2, 2, 3), np.float32)
     try:
-        answers = load_teacher(tmp_path / "own.h5", output="logits")(images)
-        np.testing.assert_allclose(answers, model(images), rtol=1e-5)
+        assert load_teacher(path, output="logits")(images).tolist() == [[2] * 12]
+        with h5py.File(path, "r+") as file:
+            # A class that is not allowed, behind the name of one that is registered.
+            config = json.loads(file.attrs["model_config"])
+            layer = next(e for e in config["config"]["layers"] if "Twice" in e["class_name"])
+            layer.update(class_name="Lambda", module="own", registered_name="formats>Twice")
+            file.attrs["model_config"] = json.dumps(config)
+        with pytest.raises(TeacherError, match="may run code or touch files"):
+            load_teacher(path)
+        model.save(path)
     finally:
-        tf_keras.utils.get_custom_objects().pop("formats>Twice")
+        family.saving.get_custom_objects().pop("formats>Twice")
     with pytest.raises(TeacherError, match="'formats>Twice' is not on the list"):
-        load_teacher(tmp_path / "own.h5")
+        load_teacher(path)
 
 
 # Directories, and files that are no teacher.

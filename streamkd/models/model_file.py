@@ -256,9 +256,10 @@ def check_config(
         num_objects += 1
         if num_objects > MAX_OBJECTS:
             raise DamagedModelError(f"its {CONFIG} has over {MAX_OBJECTS:,} layers and their parts")
-        name = entry["class_name"]
-        if by_class_name and isinstance(name, str) and is_registered(name):
-            continue
+        if by_class_name:  # whatever other name the entry gives
+            name, entry = entry["class_name"], {**entry, "registered_name": None}
+            if isinstance(name, str) and entry.get("module") is None and is_registered(name):
+                continue
         reason = allowed_objects.why_refused(entry, is_registered)
         if reason is not None:
             raise UntrustedModelError(reason)
