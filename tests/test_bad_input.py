@@ -449,7 +449,7 @@ def lambda_model():
             r"^bad\.keras is not .* it does not say which Keras wrote it: .*\nSave the model with",
         ),
         ("cut", r"^bad\.keras (is not a `\.keras` file|could not be loaded)"),
-        ("weights", r"^bad\.keras is not a `\.keras` file .*\nSave the model with `model\.save"),
+        ("weights", r"^bad\.keras holds the weights of a Keras model, .*\nBuild the model"),
         (
             "lambda",
             r"^bad\.keras may run code or touch files .*: the layer Lambda .*\nDo not load",

@@ -64,7 +64,9 @@ def test_a_folder_text_or_weights_file_is_refused(tmp_path):
     (tmp_path / "folder.keras").mkdir()
     (tmp_path / "text.keras").write_text("not a model")
     helpers.small_model("tf_keras").save_weights(tmp_path / "model.weights.h5")
-    for name in ("folder.keras", "text.keras", "model.weights.h5"):
+    with pytest.raises(TeacherError, match="holds the weights of a Keras model, without the"):
+        load_model(tmp_path / "model.weights.h5")
+    for name in ("folder.keras", "text.keras"):
         with pytest.raises(TeacherError, match=r"is not a `\.keras` file \(a zip"):
             load_model(tmp_path / name)
 

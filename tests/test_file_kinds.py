@@ -39,6 +39,15 @@ def folder(tmp_path_factory):
         draw_noise(folder / f"i.{ending}", (8, 8))
     with h5py.File(folder / "x.hdf5", "w") as file:
         file["logits"] = np.zeros((2, 2), "f4")
+    with h5py.File(folder / "m.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+    with h5py.File(folder / "w.h5", "w") as file:
+        file.attrs["layer_names"] = ["dense"]
+    with h5py.File(folder / "w3.h5", "w") as file:
+        file.create_group("layers/dense/vars")
+    # The version, the producer, and a graph of three bytes.
+    (folder / "m.onnx").write_bytes(b"\x08\x08\x12\x02us\x3a\x03\x12\x01g")
+    (folder / "text.onnx").write_bytes(b"\x08\x08\x12\x02us\x3a\x7f\x12\x01g")
     helpers.teach(folder / "s.h5")
     np.save(folder / "l.npy", np.zeros((2, 2), "f4"))
     np.savez(folder / "l.npz", logits=np.zeros((2, 2), "f4"))
@@ -67,8 +76,12 @@ KINDS = [
     ("s.h5", "a logit store", "Give a store as `--store`."),
     ("m.keras", "a Keras model", "Give a model as `--teacher`, as `--student`"),
     ("model", "a Keras model", "Give a model as `--teacher`, as `--student`"),
-    ("m.pth", "a PyTorch model", "Save the model as a `.keras` file."),
-    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`"),
+    ("m.pth", "a PyTorch model", "Save the model as a `.keras` file, or write it as ONNX"),
+    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`; a model of this format"),
+    ("m.onnx", "an ONNX model", "Give a model as `--teacher`; a model of this format"),
+    ("m.h5", "a Keras model in HDF5", "Give a model as `--teacher`, as `--student`"),
+    ("w.h5", "the weights of a Keras model, without the model", "Build the model in Python"),
+    ("w3.h5", "the weights of a Keras model, without the model", "and save it whole with"),
     ("l.npy", "an array of NumPy", "become a store with `streamkd import`"),
     ("l.npz", "a file of arrays of NumPy", "become a store with `streamkd import`"),
     ("p.parquet", "a Parquet file", "Write its images into one folder a class"),
@@ -76,7 +89,7 @@ KINDS = [
 ]
 DIRECTORIES = [
     ("run", "a run directory", "Give a run as MODEL: `streamkd evaluate RUN IMAGES`."),
-    ("saved", "a SavedModel directory", "Give a model as `--teacher`"),
+    ("saved", "a SavedModel directory", "Give a model as `--teacher`; a model of this format"),
     ("images", "a directory", "Give a directory of images as IMAGES."),
 ]
 
@@ -103,7 +116,7 @@ def test_what_is_given_as_a_store(folder, name, words, use):
     assert re.search(use, second)
 
 
-@pytest.mark.parametrize("name", ["s.h5", "images", "run", "p.zip", "x.hdf5", "i.jpg"])
+@pytest.mark.parametrize("name", ["images", "p.zip", "x.hdf5", "i.jpg"])
 def test_what_is_given_as_a_teacher(folder, name):
     (words, use) = next(entry[1:] for entry in KINDS + DIRECTORIES if entry[0] == name)
     with pytest.raises(TeacherError, match=f"is not a `.keras` file .*; it is {words}") as caught:
@@ -127,6 +140,11 @@ def test_texts_that_are_no_manifest_are_refused_in_plain_words(tmp_path, text, r
     with pytest.raises(ImagesNotFoundError) as caught:
         scan(tmp_path / "m.json")
     assert str(caught.value).split("\n")[0].endswith(f"a manifest: {reason}.")
+
+
+def test_a_protocol_buffer_that_is_cut_or_is_another_is_no_onnx_model(folder):
+    assert kind_of_path(folder / "text.onnx") is None
+    assert kind_of_path(folder / "saved" / "saved_model.pb") is None
 
 
 def test_what_cannot_be_read_has_no_kind(tmp_path):

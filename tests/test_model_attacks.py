@@ -122,6 +122,8 @@ REFUSALS = (
     "is not a `.keras` file",
     "could not be loaded as a Keras model",
     "no finished run",
+    "and a Keras model is needed here",
+    "is a SavedModel directory: a program",
 )
 CALL = re.compile(r"^\d+ +(\w+)\((.*)$")
 QUOTED = re.compile(r'(?:(AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')

@@ -137,28 +137,6 @@ class Repeated(argparse.Action):
         setattr(namespace, self.dest, Typed([*typed, value]))
 
 
-class Typed(list):
-    """The values that were typed for a flag that may be repeated."""
-
-
-class Repeated(argparse.Action):
-    """A flag that may be given several times; its value is the list of all that were given.
-
-    Values from a file of flags are a default, which the first typed value replaces.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        value: Any,
-        option_string: str | None = None,
-    ) -> None:
-        given = getattr(namespace, self.dest, None)
-        typed = given if isinstance(given, Typed) else ()
-        setattr(namespace, self.dest, Typed([*typed, value]))
-
-
 # argparse prints the message of an ArgumentTypeError after the name of the flag.
 
 

@@ -96,9 +96,9 @@ def _teach(subparsers: Any) -> None:
         "--teacher",
         required=True,
         metavar="T",
-        help="a saved .keras model, or module:function[:name=value,...], called with these "
-        "arguments; it returns a Keras model, or a function from images (float32, 0 to 255) to "
-        "logits [images, classes]",
+        help="a .keras, .h5, .tflite or .onnx file, a SavedModel or a run; or "
+        "module:function[:name=value,...], called with these arguments, which returns a Keras "
+        "model, or a function from images (float32, 0 to 255) to logits [images, classes]",
     )
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
@@ -339,5 +339,5 @@ def _export(subparsers: Any) -> None:
 
 
 def _add_model(parser: arguments.Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras file or a run directory")
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
     flags.add_output(parser)

@@ -19,8 +19,8 @@ from typing import Any
 
 from streamkd.codes import warn
 from streamkd.errors import OptionError, StreamkdError, TeacherError
-from streamkd.file_kinds import kind_of_path
-from streamkd.models import model_file, user_code
+from streamkd.file_kinds import PathKind, kind_of_path
+from streamkd.models import h5_model, model_file, user_code
 from streamkd.models.family_base import Family, package_of
 from streamkd.models.keras3_family import Keras3
 from streamkd.models.loading_limit import LoadingLimit, LoadingTakesTooMuch
@@ -76,22 +76,26 @@ def _name_by_base(thing: Any, bases: tuple[str, ...]) -> str | None:
 def load_model(
     path: str | os.PathLike, *, refusal: type[StreamkdError] = TeacherError, trust: bool = False
 ) -> Any:
-    """Returns the model saved in a `.keras` file, loaded by the family that wrote it, uncompiled.
+    """Returns the model saved in a file, loaded by the family that wrote it, uncompiled.
 
     Args:
-      path: of the file.
+      path: of a `.keras` file, or of an HDF5 file that holds a whole model.
       refusal: class of the error that refuses the file.
       trust: load the file although it may act when it is loaded, as a Lambda layer does; a
         warning says what would have been refused. See `model_file.py`.
 
     Raises:
-      refusal: no such file, no `.keras` file, weights alone, or a damaged or untrusted file.
+      refusal: no such file, another format, weights alone, or a damaged or untrusted file.
       OptionError: Keras 3 wrote it, and is set to another backend than TensorFlow.
     """
     path = Path(path)
     if not path.exists():
         raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
-    with _refusals(path, refusal), model_file.opened(path) as file:
+    kind = kind_of_path(path)
+    _refuse_other_kinds(path, kind, refusal)
+    is_hdf5 = kind is not None and kind.code == "h5"
+    opened = h5_model.opened if is_hdf5 else model_file.opened
+    with _refusals(path, refusal), opened(path) as file:
         family: Family = KERAS_3 if file.version >= 3 else TF_KERAS
         if trust:
             reason = file.why_untrusted(family.is_registered)
@@ -101,9 +105,24 @@ def load_model(
                     f"{path} would be refused without --trust: {reason}.",
                     stacklevel=2,
                 )
-            return _loaded(family, path, trust=True)
+            name = h5_model.named_as_hdf5(path) if is_hdf5 else contextlib.nullcontext(path)
+            with name as named:
+                return _loaded(family, named, trust=True)
         with file.checked_copy(family.is_registered) as copy:
             return _loaded_within_limits(family, copy)
+
+
+def _refuse_other_kinds(path: Path, kind: PathKind | None, refusal: type[StreamkdError]) -> None:
+    """Refuses a file that is a model, but none that Keras can open, with what works."""
+    if kind is None or kind.code not in ("weights", "saved_model", "tflite", "onnx"):
+        return
+    if kind.code == "weights":
+        raise refusal(f"{path} holds {kind.words}.\n{kind.use}")
+    raise refusal(
+        f"{path} is {kind.words}, and a Keras model is needed here.\n"
+        "As `--teacher` of `streamkd teach` it is taken. Here give a `.keras` or `.h5` file with a "
+        "whole model, or a run directory."
+    )
 
 
 def _loaded_within_limits(family: Family, copy: model_file.CheckedCopy) -> Any:

@@ -120,7 +120,7 @@ class ModelFile:
                 part = PartOfFile(file, *_place_of(kept.getinfo(WEIGHTS), file))
                 num_weights = check_weights(part, UntrustedModelError, DamagedModelError)
                 config_bytes = kept.getinfo(CONFIG).file_size
-            _check_sizes(config, num_weights)
+            check_sizes(config, num_weights)
             yield CheckedCopy(copy, num_weights, config_bytes, copy.stat().st_size)
 
     def _write_checked(self, kept: zipfile.ZipFile, is_registered: Callable[[str], bool]) -> Any:
@@ -128,9 +128,9 @@ class ModelFile:
         parts = self._parts
         _check_parts(parts)
         config = _read_json(parts, CONFIG, MAX_CONFIG_BYTES)
-        _check_config(config, is_registered, is_keras_3=self.version >= 3)
+        check_config(config, is_registered, is_keras_3=self.version >= 3)
         kept.writestr(METADATA, json.dumps({"keras_version": self._version}))
-        kept.writestr(CONFIG, json.dumps(_without_compilation(config)))
+        kept.writestr(CONFIG, json.dumps(without_compilation(config)))
         with parts.open(WEIGHTS) as source, kept.open(WEIGHTS, "w", force_zip64=True) as out:
             _copy_bounded(source, out, MAX_GROWTH * max(self._num_bytes, 1 << 20))
         return config
@@ -236,16 +236,38 @@ def _version(parts: zipfile.ZipFile) -> str:
         raise DamagedModelError(f"it does not say which Keras wrote it: {error!s:.160}") from error
 
 
-def _check_config(config: Any, is_registered: Callable[[str], bool], *, is_keras_3: bool) -> None:
+def check_config(
+    config: Any,
+    is_registered: Callable[[str], bool],
+    *,
+    is_keras_3: bool,
+    by_class_name: bool = False,
+) -> None:
+    """Refuses a configuration that may act, or describes no model that can be built.
+
+    Args:
+      config: of the whole model; what it was compiled with is removed from it.
+      is_registered: whether the user's program has registered a class or function of a name.
+      is_keras_3: whether Keras 3 wrote it.
+      by_class_name: whether Keras looks for registered classes by `class_name`, as in HDF5 files.
+
+    Raises:
+      DamagedModelError: it cannot be built.
+      UntrustedModelError: something in it may act when it is built.
+    """
     if not isinstance(config, dict) or "class_name" not in config:
         raise DamagedModelError(f"its {CONFIG} describes no model")
     num_objects = 0
-    for entry in _dicts(_without_compilation(config)):
+    for entry in _dicts(without_compilation(config)):
         if "class_name" not in entry:
             continue
         num_objects += 1
         if num_objects > MAX_OBJECTS:
             raise DamagedModelError(f"its {CONFIG} has over {MAX_OBJECTS:,} layers and their parts")
+        if by_class_name:  # whatever other name the entry gives
+            name, entry = entry["class_name"], {**entry, "registered_name": None}
+            if isinstance(name, str) and entry.get("module") is None and is_registered(name):
+                continue
         reason = allowed_objects.why_refused(entry, is_registered)
         if reason is not None:
             raise UntrustedModelError(reason, allowed_objects.foreign_module(entry))
@@ -269,7 +291,7 @@ def _dicts(config: Any) -> Iterator[dict[str, Any]]:
             pending += [(part, depth + 1) for part in value]
 
 
-def _without_compilation(config: Any) -> Any:
+def without_compilation(config: Any) -> Any:
     """Returns the configuration without losses, metrics and optimizers, which are not loaded."""
     for entry in _dicts(config):
         entry.pop("compile_config", None)
@@ -284,7 +306,7 @@ def _copy_bounded(source: IO[bytes], out: IO[bytes], max_bytes: int) -> None:
         out.write(chunk)
 
 
-def _check_sizes(config: Any, num_weights: int) -> None:
+def check_sizes(config: Any, num_weights: int) -> None:
     """Refuses a layer that is larger than all weights in the file, before memory is taken."""
     for entry in _dicts(config):
         inner = entry.get("config")

@@ -67,7 +67,11 @@ class TeacherClasses:
             )
             chosen = self._columns
             self._class_names = store.class_names if chosen is None else chosen.class_names
-        elif store is not None and class_names and not fits_names(store.num_classes, class_names):
+        elif (
+            store is not None
+            and class_names
+            and not fits_names(store.num_classes, list(class_names))
+        ):
             raise StudentError(
                 f"The model has {len(class_names)} classes, and the store {store.path} has "
                 f"{store.num_classes} columns without class names to choose from.\nGive a store "

@@ -1,6 +1,8 @@
-"""Opens a teacher: a saved model, a model in memory, or any callable.
+"""Opens a teacher: a saved model of any format, a model in memory, or any callable.
 
 teacher = load_teacher("teacher.keras", preprocess="ResNet50")
+teacher = load_teacher("mobilenet_quant.tflite", drop_output=0)
+teacher = load_teacher("exported", trust=True)     # a SavedModel directory
 teacher = load_teacher(model)
 teacher = load_teacher(lambda images: service.logits(images), name="mystery")
 """
@@ -12,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from streamkd import small_files
 from streamkd.checks import check_types
 from streamkd.errors import TeacherError
+from streamkd.file_kinds import kind_of_path
 from streamkd.models import families, user_code
 from streamkd.public import public
 from streamkd.teachers.teacher import Teacher
@@ -33,9 +37,12 @@ def load_teacher(
     """Returns a `Teacher`.
 
     Args:
-      source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
-        float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, a `Teacher`,
-        which is returned as it is, or `module:function[:name=value,…]`, which returns one of these.
+      source: path of a `.keras` or `.h5` file of either Keras family, of a SavedModel directory, of
+        a `.tflite` or `.onnx` file, or of a run directory, whose student is the teacher; a Keras
+        model; a callable that takes float32 `[batch, height, width, channels]` and returns
+        `[batch, num_classes]`; a `Teacher`, which is returned as it is; or
+        `module:function[:name=value,…]`, which returns one of these. What a file is, its bytes say,
+        not its name.
       preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', 'sigmoid' (a
@@ -61,9 +68,7 @@ def load_teacher(
         "model_output": model_output,
     }
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        model = families.load_model(path, trust=trust)
-        return Teacher.from_model(model, name=name or path.name, **options)
+        return _from_path(Path(source), name, trust=trust, **options)
     if families.family_name(source) is not None:
         return Teacher.from_model(source, name=name or source.name, **options)
     if callable(source) and not isinstance(source, type):
@@ -74,5 +79,62 @@ def load_teacher(
         kind = f"the class {source.__name__}: give an object, {source.__name__}(…)"
     raise TeacherError(
         f"A teacher cannot be made of {kind}.\n"
-        "Give the path of a `.keras` file, a Keras model, or a callable: images -> logits."
+        "Give the path of a saved model, a Keras model, or a callable: images -> logits."
     )
+
+
+def _from_path(path: Path, name: str | None, *, trust: bool, **options: Any) -> Teacher:
+    """Returns the teacher that lies at a path."""
+    kind = kind_of_path(path)
+    code = "" if kind is None else kind.code
+    if code == "store":
+        raise TeacherError(
+            f"{path} is a logit store: the answers of a teacher, and no teacher.\n"
+            "Train a student from it with `streamkd train IMAGES --store ...`; the teacher is "
+            "needed no more."
+        )
+    if code == "run":
+        return _from_run(path, name, trust=trust, **options)
+    named = {"name": name, **options}
+    if code == "saved_model":
+        from streamkd.teachers.saved_model import saved_model_teacher
+
+        return saved_model_teacher(path, trust=trust, **named)
+    if code == "tflite":
+        from streamkd.teachers.tflite_teacher import tflite_teacher
+
+        return tflite_teacher(path, **named)
+    if code == "onnx":
+        from streamkd.teachers.onnx_teacher import onnx_teacher
+
+        return onnx_teacher(path, **named)
+    model = families.load_model(path, trust=trust)
+    return Teacher.from_model(model, name=name or path.name, **options)
+
+
+def _from_run(path: Path, name: str | None, *, trust: bool, **options: Any) -> Teacher:
+    """Returns the student of a run directory as a teacher, with the classes of the run."""
+    file = path / "student.keras"
+    if not file.exists():
+        raise TeacherError(
+            f"{path} is a run directory without student.keras: its training has finished no epoch."
+            "\nGo on with the run until then, or give another model."
+        )
+    model = families.load_model(file, trust=trust)
+    teacher = Teacher.from_model(model, name=name or path.name, **options)
+    teacher.class_names = _classes_of_run(path / "config.json")
+    return teacher
+
+
+def _classes_of_run(path: Path) -> list[str] | None:
+    """Returns the classes in the configuration of a run, in the order of its student's outputs."""
+    try:
+        names = small_files.entry(small_files.read_object(path), "class_names", list, None)
+        for name in names or []:
+            small_files.entry({"class_names": name}, "class_names", str)
+        return names
+    except small_files.DamagedFileError as error:
+        raise TeacherError(
+            f"{path} is damaged, so the classes of the teacher are not known: {error}.\n"
+            f"Restore the file, or give the model itself: {path.parent / 'student.keras'}."
+        ) from error

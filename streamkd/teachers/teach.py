@@ -83,7 +83,8 @@ def teach(
         behind the transparency are shown, as in Keras' loader.
       batch_size: rows that are answered and written at once; stored, since it changes last bits.
       codec: how logits are kept, such as 'float16' or 'packed:3+28'; see `store/codecs/codec.py`.
-      class_names: the teacher's classes in the order of its outputs; by default the images'.
+      class_names: the teacher's classes in the order of its outputs; by default those of its run
+        directory, or the images'.
       views: the renditions of every image that the teacher answers besides the plain one. An
         operation of the user's own is first tried on random pixels.
       shard: (i, n), to teach the i-th of n parts of the images, counted from 1, into a store of its
@@ -170,7 +171,7 @@ def teacher_setup(
     return TeacherSetup(
         teacher=teacher,
         options=options,
-        class_names=class_names or images.class_names,
+        class_names=class_names or teacher.class_names or images.class_names,
         batch_size=batch_size,
         codec=codec,
         views=views or Views(0),

@@ -62,6 +62,7 @@ class Teacher:
       dropped_output: index of an output that is no class, a sorted list of several, or None.
       model: the Keras model that answers, or None.
       is_asked_twice: whether a pass asks about a few images again, to compare the answers.
+      class_names: its classes in the order of its outputs, where its file tells them; else None.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Teacher:
         self.takes: ImageInput | None = None
         self.model: Any = None
         self.is_asked_twice = True
+        self.class_names: list[str] | None = None
         self._preprocessing: Preprocessing | None = None
         # A model that was not yet checked against images, and the output that the user chose.
         self._model: Any = None

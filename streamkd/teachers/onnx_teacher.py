@@ -1,0 +1,127 @@
+"""An ONNX model as teacher; TensorFlow is not needed for it.
+
+teacher = onnx_teacher("resnet50.onnx", preprocess="123.7,116.3,103.5,58.4,57.1,57.4")
+
+Most models that PyTorch has written take channels first; the images are transposed for them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamkd.errors import TeacherError
+from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.image_axes import (
+    ImageAxes,
+    as_rows,
+    asked_in_parts,
+    chosen_output,
+    refuse_several_inputs,
+)
+from streamkd.teachers.onnx_files import external_files
+from streamkd.teachers.teacher import Teacher
+
+# Kinds of input that images can be written in.
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+_OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+_ERRORS_ONLY = 3  # severity of the lines that onnxruntime writes on standard error
+
+
+def onnx_teacher(
+    path: str | os.PathLike,
+    *,
+    name: str | None = None,
+    model_output: str | int | None = None,
+    **options: Any,
+) -> Teacher:
+    """Returns the teacher in a `.onnx` file; arguments as of `load_teacher`.
+
+    Raises:
+      TeacherError: the package for it is missing, or the file is no model of images.
+    """
+    path = Path(path)
+    name = name or path.name
+    beside = external_files(path)
+    session = _session(path, from_path=bool(beside))
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    refuse_several_inputs([part.name for part in inputs], name)
+    number = chosen_output([part.name for part in outputs], model_output, name)
+    source, target = inputs[0], outputs[number]
+    for part, types in ((source, tuple(_TYPES)), (target, _OUTPUT_TYPES)):
+        if part.type not in types:
+            raise TeacherError(
+                f"The teacher {name!r} has {part.name!r} of the type {part.type}; streamkd takes "
+                f"{', '.join(types)}.\nExport the model with such an input and output."
+            )
+    axes = ImageAxes.of_shape(_sizes(source), name)
+    kind = _TYPES[source.type]
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        try:
+            return session.run([target.name], {source.name: images})[0]
+        except Exception as error:  # onnxruntime has classes of its own for each reason
+            raise TeacherError(
+                f"The teacher {name!r} fails when it is asked about images of "
+                f"{' x '.join(map(str, images.shape))}: {_first_line(error)}.\n"
+                "Give another `--image-size`, or look at the model."
+            ) from error
+
+    def answer(images: Any) -> np.ndarray:
+        pixels = axes.arranged(np.asarray(images, np.float32))
+        if kind == np.uint8:
+            pixels = np.clip(np.rint(pixels), 0, 255)
+        answers = asked_in_parts(ask, pixels.astype(kind), axes.batch)
+        return as_rows(np.asarray(answers)).astype(np.float32)
+
+    sizes = _sizes(target)
+    chosen = target.name if len(outputs) > 1 else ""
+    return Teacher(
+        answer,
+        name=name,
+        num_outputs=sizes[-1] if len(sizes) > 1 else None,
+        image_size=axes.image_size,
+        num_channels=axes.num_channels,
+        weights_digest=digest_of_files({"model": path, **beside}, chosen),
+        **options,
+    )
+
+
+def _session(path: Path, *, from_path: bool) -> Any:
+    """Returns the model, ready to be asked; `from_path` if it reads files beside it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise TeacherError(
+            f"{path} is an ONNX model, and the package onnxruntime is not installed.\n"
+            "Install it: `pip install 'streamkd[onnx]'`."
+        ) from error
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ERRORS_ONLY
+    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    model = str(path) if from_path else path.read_bytes()
+    try:
+        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has classes of its own for each reason
+        raise TeacherError(
+            f"{path} cannot be loaded as an ONNX model: {_first_line(error)}.\n"
+            "Export the model again, with operations of ONNX alone."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(".")
+
+
+def _sizes(part: Any) -> list[int | None]:
+    """Returns the sizes of the axes; None for an axis of any size, which has a name or nothing."""
+    return [size if isinstance(size, int) and size > 0 else None for size in part.shape or []]
