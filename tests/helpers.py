@@ -177,6 +177,9 @@ def teach_small(images: Any, teacher: Any, path: Path | str, **options: Any) -> 
 class TeacherFailedError(TeacherError):
     """The error of an `EncodingTeacher` that is told to fail; it reaches the test as it is."""
 
+    def __init__(self, message: str = "told to fail") -> None:
+        super().__init__(message)
+
 
 @contextlib.contextmanager
 def stopped_once_created() -> Iterator[None]:

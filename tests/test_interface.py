@@ -1,4 +1,4 @@
-"""What a model takes and answers: brought into form if that is no guess, else refused by name."""
+"""What a model takes and answers: brought into form without a guess, or refused by name."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_one_of_several_outputs_is_taken_by_name_or_number(family, kind, choices
 
 
 def test_a_dict_with_one_array_needs_no_choice(family):
-    image = family.Input(SHAPE)
+    image = family.Input(SHAPE, name="image")
     hidden = family.layers.Flatten()(image)
     logits = family.layers.Dense(4)(hidden)
     model = family.Model({"image": image}, {"logits": logits})
