@@ -94,9 +94,10 @@ def test_another_configuration_is_refused_by_name(run, name, value, old, new):
     ) as info:
         run.check_config(run.read_config(), {**CONFIG, name: value})
     assert f"  now: {new}\n" in str(info.value)
-    assert str(info.value).endswith(
-        f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
-    )
+    way_on = f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
+    if name == "epochs":
+        way_on = "to start again, add `--no-resume`."
+    assert str(info.value).endswith(way_on)
 
 
 def test_a_damaged_configuration_is_refused(run):

@@ -349,3 +349,11 @@ def test_a_class_that_is_nowhere_defined_is_named_with_import(tmp_path):
         pytest.raises(TeacherError, match=r"Could not locate class 'Known'.*\n.*--import MODULE"),
     ):
         load_model("m.keras", trust=True)
+
+
+@pytest.mark.parametrize(
+    "module", ["subprocess", "os.path", "keras.utils", "tensorflow", "__main__", "a b", 3, None]
+)
+def test_no_refusal_tells_to_import_what_cannot_be_the_users(module):
+    assert allowed_objects.foreign_module({"class_name": "X", "module": module}) is None
+    assert allowed_objects.foreign_module({"class_name": "X", "module": "my.layers"}) == "my.layers"

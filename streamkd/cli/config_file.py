@@ -197,19 +197,24 @@ def _settings(
         for name, parser in commands.items()
     }
     mine = known[command]
-    shared = {name: value for name, value in tables.items() if name not in commands}
+    everywhere = {key: a for names in known.values() for key, a in names.items()}
+    everywhere |= mine
+    # A flag may have the name of a command, as --import has: then its value is no table.
+    shared = {
+        name: value
+        for name, value in tables.items()
+        if name not in commands or (name in everywhere and not isinstance(value, dict))
+    }
     for name, value in shared.items():
         if isinstance(value, dict):
             raise OptionError(
                 f"{path} has the table [{name}], and there is no such command.\n"
                 f"{_suggestion(name, commands)}"
             )
-    everywhere = {key: a for names in known.values() for key, a in names.items()}
-    everywhere |= mine
     settings = _table_settings(
         path, shared, everywhere, "no command has such a flag", mine, everywhere
     )
-    own = tables.get(command, {})
+    own = {} if command in shared else tables.get(command, {})
     if not isinstance(own, dict):
         raise OptionError(
             f"{path} has {_kind(own)} as {command}: {_as_toml(own)}.\n"

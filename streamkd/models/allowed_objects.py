@@ -178,11 +178,9 @@ def why_refused(entry: Mapping[str, Any], is_registered: Callable[[str], bool]) 
 
 
 def foreign_module(entry: Mapping[str, Any]) -> str | None:
-    """Returns the module of an object that is not Keras' own; None if it has no usable name."""
+    """Returns the module of an object that may be the user's own; None for other objects."""
     module = entry.get("module")
-    if not isinstance(module, str) or _MODULE.fullmatch(module):
-        return None
-    return module if user_code.is_module_name(module) else None
+    return module if user_code.may_be_own(module) else None
 
 
 def _why_function_is_refused(

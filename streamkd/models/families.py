@@ -187,19 +187,16 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
 
 
 def _way_to_trust(module: str | None) -> str:
-    """Returns what to do about a file whose object of a module of its own was refused."""
-    stranger = "Do not load a file from a stranger"
-    if module is None or module in ("__main__", "__mp_main__"):
-        return f"{stranger}; add `--trust` if the file is your own."
+    """Returns what to do about a file in which an object of a module was refused."""
+    way = "Do not load a file from a stranger; add `--trust` if the file is your own"
+    if module is None:
+        return f"{way}."
     if user_code.is_named(module):
         return (
-            f"{stranger}. If it is your own, register it in {module} with "
-            "`@keras.saving.register_keras_serializable()`, or add `--trust`."
+            f"{way}.\nOr register it in {module} with "
+            "`@keras.saving.register_keras_serializable()`, as functions must be."
         )
-    return (
-        f"{stranger}. If the module {module} is your own, add `--import {module}`; if the whole "
-        "file is your own, add `--trust`."
-    )
+    return f"{way}, or `--import {module}` if that module is."
 
 
 def _way_to_load(reason: str) -> str:

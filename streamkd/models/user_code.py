@@ -70,6 +70,14 @@ def is_module_name(name: Any) -> bool:
     return all(part.isidentifier() for part in parts)
 
 
+def may_be_own(name: Any) -> bool:
+    """Returns whether something is the name of a module that is not Keras' and not Python's."""
+    if not is_module_name(name):
+        return False
+    package = name.partition(".")[0]
+    return package not in (*_NOT_OWN, *sys.stdlib_module_names, "__main__", "__mp_main__")
+
+
 def place_of_module(name: str) -> str | None:
     """Returns the file that importing a module, or the package that holds it, would run first.
 
