@@ -222,6 +222,18 @@ def cross_entropy(labels: Any, student: Any) -> np.ndarray:
     return -log_softmax(student)[np.arange(len(labels)), labels]
 
 
+def binary_cross_entropy(truths: Any, logits: Any) -> np.ndarray:
+    """Returns −y·log(p) − (1 − y)·log(1 − p), mean over labels, float64 `[batch]`."""
+    truths, logits = np.asarray(truths, np.float64), np.asarray(logits, np.float64)
+    has, has_not = -np.log1p(np.exp(-logits)), -np.log1p(np.exp(logits))
+    return -(truths * has + (1 - truths) * has_not).mean(axis=-1)
+
+
+def sigmoid(logits: Any) -> np.ndarray:
+    """Returns the probability of each label, float64."""
+    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+
+
 def weights_of(model: Any) -> list[np.ndarray]:
     """Returns copies of all weights."""
     return [np.array(w) for w in model.get_weights()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from run_helpers import distillation
+from run_helpers import binary_cross_entropy, distillation, sigmoid
 from store_helpers import header_of
 
 from streamkd.errors import OptionError, StudentError
@@ -31,17 +31,6 @@ TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 
 def random_logits(seed, shape=(16, 5), scale=3.0):
     return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
-
-
-def binary_cross_entropy(truths, logits):
-    """Mean over labels of −y·log(p) − (1 − y)·log(1 − p), float64 `[batch]`."""
-    truths, logits = np.asarray(truths, np.float64), np.asarray(logits, np.float64)
-    has, has_not = -np.log1p(np.exp(-logits)), -np.log1p(np.exp(logits))
-    return -(truths * has + (1 - truths) * has_not).mean(axis=-1)
-
-
-def sigmoid(logits):
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)

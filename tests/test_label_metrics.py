@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tf_keras
+from run_helpers import sigmoid
 
 from streamkd.errors import StudentError
 from streamkd.results import label_metrics
@@ -17,10 +18,6 @@ LOGITS = RNG.normal(scale=2, size=(40, 3)).astype(np.float32)
 TEACHER = (LOGITS + RNG.normal(size=(40, 3))).astype(np.float32)
 TRUTHS = (TEACHER + RNG.normal(scale=2, size=(40, 3)) > 0).astype(np.int8)
 UNLABELLED = np.full(40, -1)
-
-
-def sigmoid(logits):
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
 
 
 def fields(logits=LOGITS, teacher_logits=TEACHER, labels=UNLABELLED, hot=TRUTHS, **more):

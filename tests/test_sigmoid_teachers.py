@@ -8,8 +8,15 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from helpers import draw_image
-from run_helpers import EVALUATION_KEYS, command, dense_student, fit, refusal
-from test_independent_labels import binary_cross_entropy, sigmoid
+from run_helpers import (
+    EVALUATION_KEYS,
+    binary_cross_entropy,
+    command,
+    dense_student,
+    fit,
+    refusal,
+    sigmoid,
+)
 
 import streamkd as kd
 from streamkd.codes import StreamkdWarning
