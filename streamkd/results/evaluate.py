@@ -9,29 +9,32 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count, check_types
-from streamkd.errors import OptionError, StudentError
+from streamkd.errors import StudentError
 from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import class_numbers, renumber, several_labels
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
-from streamkd.models import families
-from streamkd.models.head_check import checked_answer
-from streamkd.models.interface import Interface, check_interface
-from streamkd.models.logits_head import LogitsModel
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
-from streamkd.results.report_fields import kind_of_answers, report_fields, shown_labels
+from streamkd.results.evaluated_model import (
+    check_input,
+    logits_function,
+    logits_of,
+    model_interface,
+    no_size,
+    open_model,
+    own_color_mode,
+)
+from streamkd.results.report_fields import report_fields, shown_labels
 from streamkd.results.teacher_classes import TeacherClasses
-from streamkd.runs.run_code import open_student
 from streamkd.runs.run_directory import config_of_model
 from streamkd.store.collection import open_store
 from streamkd.store.decisions import as_two, fits_names
@@ -160,7 +163,7 @@ def evaluate(
         asked = {name: trained.get(name) if v is None else v for name, v in asked.items()}
     mode = color_mode or own_color_mode(interface, size)
     options = image_options(store, size, mode, asked, max_pixels)
-    _check_input(interface, options)
+    check_input(interface, options)
     interface = model_interface(model, model_output, options.shape)
     teacher_classes = TeacherClasses(store, images, class_names, teacher_class_map, config)
     rows, known_digests = None, None
@@ -184,7 +187,7 @@ def evaluate(
             labels,
             several_labels(images, names, "the model", logits.shape[1]),
             names=names,
-            model=_logits_of(interface).removed or (shown and "sigmoid"),
+            model=logits_of(interface).removed or (shown and "sigmoid"),
             teacher=None if store is None else store.header.activation,
         ),
         num_parameters=int(interface.model.count_params()),
@@ -193,46 +196,6 @@ def evaluate(
     num_labelled = int(np.count_nonzero(labels != UNLABELLED))
     warn_of_weaker(report.teacher_accuracy, report.accuracy, num_labelled)
     return report
-
-
-def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
-    """Returns the model of a `.keras` file or of a run directory."""
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "student.keras").exists():
-            raise StudentError(
-                f"{path} is a directory without student.keras, so it is no finished run.\n"
-                "Give a `.keras` file or the --out of `streamkd train`."
-            )
-        return open_student(path, trust=trust)
-    return families.load_model(path, refusal=StudentError, trust=trust)
-
-
-def model_interface(
-    model: Any, output: str | int | None, shape: tuple[int, int, int] | None = None
-) -> Interface:
-    """Returns what a model takes and answers; settled if the `shape` of the images is given."""
-    return check_interface(model, kind="model", refusal=StudentError, output=output, shape=shape)
-
-
-def logits_function(interface: Interface, shown: str | None = None) -> Any:
-    """Returns a compiled function from images to logits, float32 `[batch, num_classes]`.
-
-    Args:
-      interface: of a model; it is settled.
-      shown: what is known of a model whose layers cannot be looked into, as of `shown_labels`.
-    """
-
-    def kind_of(answers: np.ndarray) -> str:
-        return kind_of_answers(answers, shown)
-
-    logits, name = _logits_of(interface), interface.model.name
-    return checked_answer(logits, interface.answers, name, StudentError, kind_of=kind_of)
-
-
-def _logits_of(interface: Interface) -> LogitsModel:
-    assert interface.logits is not None  # it is settled
-    return interface.logits
 
 
 def answer_all(
@@ -334,35 +297,3 @@ def _labels(images: Manifest, classes: list[str] | None, num_outputs: int) -> np
         )
     with hinting(images):
         return renumber(images.labels, images.class_names, classes, "the model")
-
-
-def _check_input(interface: Interface, options: ImageOptions) -> None:
-    """Refuses images of another size or other channels than the model takes."""
-    own_size, own_mode = interface.image_size, own_color_mode(interface, options.image_size)
-    if own_mode not in (None, options.color_mode):
-        raise OptionError(
-            f"The model takes images in {own_mode}, and --color-mode is {options.color_mode}.\n"
-            f"Leave --color-mode out, or give `--color-mode {own_mode}`."
-        )
-    if own_size not in (None, tuple(options.image_size)):
-        own, given = ("x".join(map(str, size)) for size in (own_size, options.image_size))
-        raise OptionError(
-            f"The model takes images of {own} pixels, and --image-size is {given}.\n"
-            f"Leave --image-size out, or give `--image-size {own}`."
-        )
-
-
-def own_color_mode(interface: Interface, size: Any) -> str | None:
-    """Returns the color mode with as many channels as a model takes; None for any number."""
-    return None if interface.takes is None else interface.takes.color_mode(size)
-
-
-def no_size(interface: Interface) -> OptionError:
-    """Returns the refusal of a model that does not say the size of its images."""
-    if interface.takes is not None and len(interface.takes.sizes) == 1:
-        return OptionError(
-            "The model takes the numbers of an image in one row, and does not say the height and "
-            "width.\nAdd `--image-size HEIGHTxWIDTH`, or begin the model with images and a Flatten "
-            "layer."
-        )
-    return OptionError("The model takes images of any size; add --image-size HEIGHTxWIDTH.")

@@ -24,8 +24,8 @@ from streamkd.models.interface import Interface
 from streamkd.models.saving import save_model
 from streamkd.public import public
 from streamkd.reports import Report
-from streamkd.results.evaluate import (
-    answer_all,
+from streamkd.results.evaluate import answer_all
+from streamkd.results.evaluated_model import (
     model_interface,
     no_size,
     open_model,

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from streamkd.checks import check_choice, check_types
-from streamkd.errors import OptionError, TeacherError
+from streamkd.errors import TeacherError
 from streamkd.models import output_kind
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.image_input import ImageInput
@@ -25,6 +24,7 @@ from streamkd.models.preprocessing import Preprocessing
 from streamkd.public import public
 from streamkd.store.layout import SIGMOID_KINDS
 from streamkd.teachers.callable_answers import answers_of
+from streamkd.teachers.dropped_outputs import dropped_output, without_outputs
 
 # Digest that stores of former versions have of a teacher without weights, or not yet built.
 NO_WEIGHTS = hashlib.blake2b(digest_size=16).hexdigest()
@@ -90,7 +90,7 @@ class Teacher:
         self.image_size = image_size
         self.num_channels = num_channels
         self.weights_digest = weights_digest
-        self.dropped_output = _dropped_output(drop_output)
+        self.dropped_output = dropped_output(drop_output)
         self.model_output: str | None = None
         self.takes: ImageInput | None = None
         self.model: Any = None
@@ -213,24 +213,9 @@ class Teacher:
         logits = output_kind.to_logits(answers, self.output_kind)
         if self.dropped_output is None:
             return logits
-        return self._without(logits, self.dropped_output)
-
-    def _without(self, logits: np.ndarray, dropped: int | list[int]) -> np.ndarray:
-        num_outputs = logits.shape[1]
-        numbers = [dropped] if isinstance(dropped, int) else dropped
-        outside = [number for number in numbers if not 0 <= number < num_outputs]
-        if outside:
-            raise TeacherError(
-                f"--drop-output is {outside[0]}, and the teacher {self.name!r} has the outputs 0 "
-                f"to {num_outputs - 1}.\nGive one of them, or leave --drop-output out."
-            )
-        if num_outputs - len(numbers) < (1 if self.is_sigmoid else 2):
-            raise TeacherError(
-                f"--drop-output leaves out {len(numbers)} of the {num_outputs} outputs of the "
-                f"teacher {self.name!r}, and a teacher needs at least two classes.\n"
-                "Leave out fewer outputs."
-            )
-        return np.delete(logits, numbers, axis=1)
+        return without_outputs(
+            logits, self.dropped_output, name=self.name, fewest=1 if self.is_sigmoid else 2
+        )
 
     def _check_head(self, head: Head, pixels: Any) -> None:
         """Compares the logits with the model's answers, once, and takes these if they differ."""
@@ -305,28 +290,6 @@ def _check_described(name: str, output: str, removed: str | None, shape: tuple |
             f"--teacher-output is {output}, and the teacher {name!r} ends in softmax.\n"
             "Leave --teacher-output out: the layers show what the outputs are."
         )
-
-
-def _dropped_output(given: Any) -> int | list[int] | None:
-    """Returns the outputs to leave out as the store keeps them: one is a number, not a list.
-
-    Raises:
-      OptionError: no whole numbers, or one of them twice.
-    """
-    if given is None:
-        return None
-    is_list = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
-    values = list(given) if is_list else [given]
-    for value in values:
-        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise OptionError(
-                f"--drop-output is {value!r}; give the number of an output, counted from 0."
-            )
-    numbers = sorted(map(int, values))
-    twice = [one for one, other in itertools.pairwise(numbers) if one == other]
-    if twice:
-        raise OptionError(f"--drop-output has {twice[0]} twice.\nGive every output once.")
-    return numbers[0] if len(numbers) == 1 else numbers or None
 
 
 def digest_of_weights(weights: Any) -> str | None:

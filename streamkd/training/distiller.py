@@ -46,7 +46,7 @@ from streamkd.training.student_checks import check_is_model, check_student
 from streamkd.training.student_model import StudentModel, student_model
 from streamkd.training.student_warnings import warn_of_student
 from streamkd.training.teacher_strength import TeacherStrength
-from streamkd.training.validation import Validation
+from streamkd.training.validation import validation_of
 from streamkd.training.xla_choice import XlaPolicy
 
 
@@ -131,8 +131,7 @@ class Distiller:
         self.workers = Workers(student.distribute_strategy or tf.distribute.get_strategy())
         self.strategy = self.workers.strategy
         self.student, self.student_preprocess = student, student_preprocess
-        self._given = student
-        self._model_output = model_output
+        self._given, self._model_output = student, model_output
         self._parts: StudentModel | None = None
         self._settle()
         self.metrics = metrics
@@ -279,7 +278,9 @@ class Distiller:
             loop = Loop(
                 stream=stream,
                 epochs=epochs,
-                validation=self._validation(validation, stream, metrics, loss_kind),
+                validation=validation_of(
+                    validation, self._logits.model, stream, metrics, self.workers, loss_kind
+                ),
                 recipe=self.recipe,
                 config=config,
                 state=state,
@@ -347,19 +348,3 @@ class Distiller:
                 accumulate=self.recipe.accumulate,
                 update_metrics=metrics.update if len(metrics) else None,
             )
-
-    def _validation(
-        self, images: Manifest | None, stream: Stream, metrics: UserMetrics, loss_kind: str
-    ) -> Validation | None:
-        if images is None:
-            return None
-        return Validation(
-            self._logits.model,
-            images,
-            class_names=stream.class_names,
-            options=stream.options,
-            batch_size=stream.batch_size,
-            metrics=metrics if len(metrics) else None,
-            workers=self.workers,
-            loss_kind=loss_kind,
-        )

@@ -20,6 +20,7 @@ from streamkd.losses.independent_labels import binary_label_loss, label_accuracy
 from streamkd.manifest.class_names import renumber, several_labels
 from streamkd.manifest.manifest import Manifest
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
+from streamkd.stream.stream import Stream
 from streamkd.tf_support.autograph import converted
 from streamkd.training.distribution import Workers
 from streamkd.training.keras_metrics import UserMetrics
@@ -156,3 +157,26 @@ def _sums_of_labels(logits: tf.Tensor, targets: dict, weights: tf.Tensor) -> tf.
     correct = label_accuracy(truths, targets, logits)
     parts = (losses, correct, tf.ones_like(weights))
     return tf.stack([tf.reduce_sum(weights * part) for part in parts])
+
+
+def validation_of(
+    images: Manifest | None,
+    model: Any,
+    stream: Stream,
+    metrics: UserMetrics,
+    workers: Workers,
+    loss_kind: str,
+) -> Validation | None:
+    """Returns the validation of a student that learns from a stream; None without images."""
+    if images is None:
+        return None
+    return Validation(
+        model,
+        images,
+        class_names=stream.class_names,
+        options=stream.options,
+        batch_size=stream.batch_size,
+        metrics=metrics if len(metrics) else None,
+        workers=workers,
+        loss_kind=loss_kind,
+    )

@@ -35,7 +35,8 @@ import tf_keras
 
 import streamkd as kd
 from streamkd.image_options import MAX_PIXELS
-from streamkd.results.evaluate import answer_all, logits_function
+from streamkd.results.evaluate import answer_all
+from streamkd.results.evaluated_model import logits_function, model_interface
 from streamkd.stream.join import image_options
 
 NUM_CLASSES = 1000
@@ -131,7 +132,8 @@ def compared(args: argparse.Namespace, model: Any, images: kd.Manifest, store: A
     report = kd.evaluate(model, images, store=store, progress=False)
     size = (args.image_size, args.image_size)
     options = image_options(store, size, None, {}, MAX_PIXELS)
-    logits = answer_all(logits_function(model), images, options, args.batch_size, progress=False)
+    answer = logits_function(model_interface(model, None, (*size, 3)))
+    logits = answer_all(answer, images, options, args.batch_size, progress=False)
     first = plain_logits(store, images).argmax(axis=1)
     ranks = 1 + np.sum(logits > logits[np.arange(len(first)), first][:, None], axis=1)
     return {
