@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def tflite_bytes(kind: str) -> bytes:
         converter.representative_dataset = lambda: ([image[None]] for image in pixels(32, seed=5))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, kind)
-    return converter.convert()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an interface that TensorFlow will remove
+        return converter.convert()
 
 
 def onnx_bytes(*, channels_first: bool, end: str = "Softmax") -> bytes:

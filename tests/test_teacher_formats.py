@@ -63,6 +63,7 @@ print(answers.shape, "tensorflow" in sys.modules, "keras" in sys.modules)
 pytestmark = [
     pytest.mark.filterwarnings("ignore::streamkd.codes.StreamkdWarning"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+    pytest.mark.filterwarnings("ignore:Statistics for quantized inputs were expected"),
 ]
 
 
