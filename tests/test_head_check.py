@@ -198,13 +198,6 @@ def test_a_sequential_without_an_input_trains_by_its_logits(images, store, famil
     assert report.num_images == len(images)
 
 
-def test_a_sequential_without_an_input_that_ends_in_sigmoid_is_refused(images, store, family):
-    layers = family.layers
-    student = family.Sequential([layers.Flatten(), layers.Dense(3, activation="sigmoid")])
-    with pytest.raises(StudentError, match="ends in sigmoid"):
-        fit(join(images, store, batch_size=8), student)
-
-
 def quantised_student():
     layers = keras.layers
     kernel = layers.Dense(4, name="scores")

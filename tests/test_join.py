@@ -369,6 +369,7 @@ def test_the_accuracy_of_joined_rows_is_that_of_images_from_the_whole_manifest()
         summary={"teacher_accuracy": 4095 / 8191},
         gather=lambda rows: np.tile([0.0, 1.0], (len(rows), 1)),
         path="s.h5",
+        class_names=["ant", "bee"],
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")

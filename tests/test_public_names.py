@@ -15,8 +15,8 @@ import streamkd
 PIXELS = "image_size color_mode interpolation crop_to_aspect_ratio pad_to_aspect_ratio"
 ARGUMENTS = {
     "Distiller": "student * optimizer learning_rate schedule warm_up weight_decay clip_norm "
-    "accumulate ema temperature label_weight label_smoothing student_preprocess jit steps_per_call "
-    "metrics on_nonfinite loss",
+    "accumulate ema temperature label_weight label_smoothing student_preprocess model_output jit "
+    "steps_per_call metrics on_nonfinite loss",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
     "save_every stop arguments",
     "Keys": "data offsets",
@@ -35,8 +35,8 @@ ARGUMENTS = {
     "WorkerSlice": "* worker num_workers num_replicas",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
-    "teacher_class_map batch_size max_pixels trust progress",
-    "export": "model out * format images image_size batch_size trust progress",
+    "teacher_class_map model_output batch_size max_pixels trust progress",
+    "export": "model out * format images image_size model_output batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
     "join": "images store * image_size batch_size seed shuffle color_mode interpolation "

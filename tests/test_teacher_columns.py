@@ -218,7 +218,7 @@ def test_views_caches_and_images_without_logits_take_the_same_columns(images, tm
         ({"classes": ["ant"]}, "one class, 'ant', and a softmax over one class is always 1.\n"),
         ({"classes": "folders"}, "classes is 'folders'; give 'images', or a list of the student's"),
         ({"classes": {"ant", "bee"}}, "give 'images', or a list of the student's classes."),
-        ({"classes": ["ant", 3]}, "classes is ['ant', 3]; give 'images', or a list"),
+        ({"classes": ["ant", 3]}, "classes is ['ant', 3]; it must be a list"),
         ({"classes": []}, "classes is []; give 'images', or a list"),
         (
             {"teacher_class_map": {"ant": "ant", "bees": "bee", "cat": "cat"}},
@@ -240,7 +240,10 @@ def test_views_caches_and_images_without_logits_take_the_same_columns(images, tm
         ),
         ({"teacher_class_map": {"owl": None}, "labels": None}, "leaves out all of the teacher's"),
         ({"teacher_class_map": {}}, "The teacher class map is dict or empty; it must name the"),
-        ({"teacher_class_map": ["ant"]}, "must name the class of each class of the teacher.\n"),
+        (
+            {"teacher_class_map": ["ant"]},
+            "teacher_class_map is ['ant']; it must be a dict",
+        ),
         (
             {"teacher_class_map": {"ant": 1}},
             "The teacher class map gives 'ant' the class 1, which is no name.\nGive a name, or "

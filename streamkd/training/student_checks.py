@@ -81,7 +81,7 @@ def check_is_model(student: Any, family: Family) -> None:
         )
 
 
-def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: int) -> int:
+def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: int = 1) -> int:
     """Refuses a student whose input or output differs from the stream's, or that cannot learn.
 
     Returns the number of its outputs: those of the stream, or for two classes one or two.

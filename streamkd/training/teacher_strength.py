@@ -13,6 +13,7 @@ import numpy as np
 
 from streamkd.codes import warn
 from streamkd.manifest.listing import UNLABELLED
+from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join_checks import ACCURACY_ROWS
 from streamkd.stream.stream import Stream
@@ -46,16 +47,16 @@ class TeacherStrength:
         store = stream.store
         if store is None or label_weight == LABELS_ALONE:
             return None
-        if store.num_classes != stream.num_classes:
-            return None  # columns and labels are numbered differently
+        if stream.teacher_columns is not None or stream.multi_hot is not None:
+            return None  # columns and labels are numbered differently, or a label is no class
         known = np.flatnonzero((stream.labels != UNLABELLED) & (stream.rows >= 0))
         if not len(known):
             return None
         positions = np.linspace(0, len(known) - 1, min(ACCURACY_ROWS, len(known)))
         sample = known[positions.round().astype(np.int64)]
-        answers = store.gather(stream.rows[sample]).argmax(axis=1)
-        right = float(np.mean(answers == stream.labels[sample]))
-        strength = cls(right, len(sample), 1 / store.num_classes)
+        logits = store.gather(stream.rows[sample])
+        accuracy = right(logits, stream.labels[sample], store.class_names).mean()
+        strength = cls(float(accuracy), len(sample), 1 / max(2, store.num_classes))
         strength._warn_of_chance(store)
         return strength
 
