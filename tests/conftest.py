@@ -19,6 +19,12 @@ from helpers import COUNTS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory):
+    """Keeps what runs write for their user out of the user's own folder."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory):
     """A folder with `images`, `directory` as it is before any test, and `teacher.h5`, its store."""

@@ -164,7 +164,7 @@ def test_an_argument_of_fit_of_another_type_is_refused_by_name(argument, value, 
         ({"cache_directory": 3}, "cache_directory is 3; it must be a path or None."),
         ({"views": 8}, "views is 8; it must be a Views or None."),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],
 )
 def test_the_words_for_a_value_of_another_type(arguments, message):
     with pytest.raises(OptionError) as info:
@@ -208,7 +208,7 @@ def test_a_list_with_one_item_of_another_type_is_refused():
         (None, "builtins.NoneType is not a Keras model"),
         (tf_keras.layers.Dense(3), "The student is a layer, Dense, and no model"),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],
 )
 def test_a_student_that_is_no_model_is_refused(thing, words):
     with pytest.raises(StreamkdError, match=words):

@@ -63,7 +63,7 @@ def test_anything_like_an_array_is_taken(answer):
         ((LOGITS, LOGITS[:, :1]), "with a tuple around arrays: '0', '1'."),
         ({"z": LOGITS, "a": LOGITS}, "with a dict around arrays: 'a', 'z'."),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],
 )  # fmt: skip
 def test_what_is_no_array_of_numbers_is_refused_by_name(answer, words):
     with pytest.raises(TeacherError) as caught:

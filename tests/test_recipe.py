@@ -29,7 +29,7 @@ NOT_BELOW_ONE = r"; it must be at least 0 and below 1\."
         ({"jit": "maybe"}, r"jit is 'maybe'; choose one of auto, on, off\."),
         ({"on_nonfinite": "ignore"}, r"on_nonfinite is 'ignore'; choose one of raise, skip\."),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],
 )
 def test_a_setting_that_cannot_be_is_refused(options, words):
     with pytest.raises(OptionError, match=words):
@@ -71,7 +71,7 @@ def test_an_optimizer_by_name_has_the_defaults_that_its_run_records():
         ("label_weight", tf_keras.optimizers.schedules.CosineDecay(1.0, 10), "a function"),
         ("temperature", (4.0, 1.0), "a tuple"),
     ],
-    ids=str,
+    ids=lambda value: str(value).split(" at 0x")[0],
 )
 def test_a_schedule_is_refused_with_the_way_to_train_in_parts(name, value, kind):
     with pytest.raises(OptionError) as info:
