@@ -334,7 +334,7 @@ def test_a_student_of_several_outputs_is_refused(stream, family):
     inputs = family.Input((8, 8, 3))
     features = family.layers.Flatten()(inputs)
     student = family.Model(inputs, [family.layers.Dense(3)(features) for _ in range(2)])
-    with pytest.raises(StudentError, match="output disagrees with the store"):
+    with pytest.raises(StudentError, match="has 2 outputs, and only one of them can be the logits"):
         fit(stream, student)
 
 
