@@ -78,7 +78,9 @@ def read_class_weight(text: str | None) -> Any:
 
 
 def check_model(path: str, kind: str) -> None:
-    """Refuses a 'teacher' or 'model' that does not exist."""
+    """Refuses a 'teacher' or 'model' that does not exist; an address is not looked at."""
+    if kind == "teacher" and "://" in path:
+        return
     if not Path(path).exists():
         refusal = TeacherError if kind == "teacher" else StudentError
         raise refusal(f"There is no {kind} at {path}.\nGive the path of a saved `.keras` file.")

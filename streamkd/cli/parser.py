@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import arguments, commands, flags, pixel_flags, train, train_flags
+from streamkd.cli import arguments, commands, flags, http_flags, pixel_flags, train, train_flags
 from streamkd.cli.answer import Answer
 
 CLASS_NAMES = "file with the class names, one a line, in the order of "
@@ -92,7 +92,9 @@ def _teach(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument("--teacher", required=True, metavar="T", help="a saved .keras model")
+    parser.add_argument(
+        "--teacher", required=True, metavar="T", help="a saved .keras model, or http://…"
+    )
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
     flags.add_number(parser, "--batch-size", 64, text)
@@ -128,6 +130,12 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
         metavar="N",
         help="output to leave out because it is no class, counted from 0",
     )
+    parser.add_argument(
+        "--teacher-name",
+        metavar="NAME",
+        help="name of the teacher, for the store (default: of its file, or its address)",
+    )
+    http_flags.add_http(parser)
 
 
 def _add_out_store(parser: arguments.Parser) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from streamkd.errors import TeacherError
 from streamkd.models import families
 from streamkd.public import public
+from streamkd.teachers.http_teacher import http_teacher, is_address, refuse_service
 from streamkd.teachers.teacher import Teacher
 
 
@@ -26,13 +27,14 @@ def load_teacher(
     drop_output: int | None = None,
     name: str | None = None,
     trust: bool = False,
+    **service: Any,
 ) -> Teacher:
     """Returns a `Teacher`.
 
     Args:
       source: path of a `.keras` file of either Keras family, a Keras model, a callable that takes
-        float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, or a
-        `Teacher`, which is returned as it is.
+        float32 `[batch, height, width, channels]` and returns `[batch, num_classes]`, an
+        address (`http://HOST:8501/v1/models/NAME`), or a `Teacher`, which is returned as it is.
       preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', or 'auto' to
@@ -40,13 +42,22 @@ def load_teacher(
       drop_output: index of an output that is no class, such as background.
       name: the teacher's name in the store; by default that of the file or the function.
       trust: allow a file that runs code when it is loaded.
+      **service: for an address, `model_output`, `max_queries`, `queries_per_second`, `concurrency`,
+        `timeout`, `headers` and `retries`; see `streamkd.teachers.http_teacher`.
 
     Raises:
       TeacherError: `source` cannot be loaded, or is none of these.
     """
     if isinstance(source, Teacher):
         return source
-    options = {"preprocess": preprocess, "output": output, "drop_output": drop_output}
+    options: dict[str, Any] = {
+        "preprocess": preprocess,
+        "output": output,
+        "drop_output": drop_output,
+    }
+    if is_address(source):
+        return http_teacher(source, name=name, **options, **service)
+    refuse_service(service)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         model = families.load_model(path, trust=trust)

@@ -35,6 +35,7 @@ class Teacher:
       num_channels: channels that the model needs; None for any number.
       weights_digest: digest of the weights; None for a callable.
       dropped_output: index of an output that is no class, or None.
+      is_asked_twice: whether a pass asks about a few images again, to compare the answers.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Teacher:
         self.num_channels = num_channels
         self.weights_digest = weights_digest
         self.dropped_output = drop_output
+        self.is_asked_twice = True
         self._preprocessing: Preprocessing | None = None
 
     @classmethod

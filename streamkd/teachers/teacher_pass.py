@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from streamkd.errors import (
     OtherImagesError,
+    QueryBudgetError,
     StoreError,
     TeacherError,
     readable_key,
@@ -150,15 +151,31 @@ class TeacherPass:
             raise other_images(self.images, store)
         self.setup.teacher.settle_output(store.header.teacher["output"])
         self.check_answers(store)
-        return fill_store(self.path, answers, activity="teaching", progress=progress)
+        try:
+            return fill_store(self.path, answers, activity="teaching", progress=progress)
+        except QueryBudgetError as error:
+            raise self._stopped_by_budget(error) from error
+
+    def _stopped_by_budget(self, error: QueryBudgetError) -> QueryBudgetError:
+        """Returns the refusal that says how far the pass has come."""
+        store = LogitStore(self.path)
+        answered = store.rows_done // store.num_views
+        return QueryBudgetError(
+            f"The query budget of this call is used up: {answered:,} of {store.num_images:,} "
+            f"images are answered in {store.path}.\n"
+            f"Give the same command again, and it goes on. ({error.message.splitlines()[0]})"
+        )
 
     def check_answers(self, store: LogitStore) -> None:
         """Refuses a teacher whose answers differ from those in a store of the same setup.
 
         The weights alone do not tell two teachers apart (a layer without weights may have been
         added), and a callable has none. So the images of one block are answered again and
-        compared. Images that are gone or have changed since are left out.
+        compared. Images that are gone or have changed since are left out. A teacher whose answers
+        are paid for is not asked again.
         """
+        if not self.setup.teacher.is_asked_twice:
+            return
         block = store.first_done_block()
         if block is None:
             return
