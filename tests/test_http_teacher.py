@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from predict_server import predict_server
+from helpers import EncodingTeacher
+from predict_helpers import predict_server
 
 import streamkd as kd
 from streamkd.cli.main import main
@@ -14,7 +15,6 @@ from streamkd.teachers.http_teacher import HEADER_VARIABLE, rows_of
 
 pytest.importorskip("urllib3")
 SMALL = {"image_size": (8, 8), "batch_size": 8, "progress": False}
-WEIGHTS = np.random.default_rng(0).normal(size=(8 * 8 * 3, 3)) / 100
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def no_pauses(monkeypatch):
 
 
 def logits(images):
-    return (np.asarray(images, np.float64).reshape(len(images), -1) @ WEIGHTS - 5).tolist()
+    return EncodingTeacher()(np.asarray(images, np.float32)).tolist()
 
 
 def teacher(server, **options):
@@ -61,7 +61,8 @@ def test_a_query_budget_ends_the_pass_and_no_image_is_asked_twice(
     assert sum(map(len, server.asked)) == 30
     assert all(part.dtype.kind == "i" for part in server.asked)
     assert server.headers_seen["X-Key"] == "hush-hush"
-    assert told["teacher"]["weights"] == "version 1"
+    assert told["num_images"] == 30
+    assert kd.open_store(tmp_path / "s.h5").header.teacher["weights"] == "version 1"
     assert b"hush-hush" not in (tmp_path / "s.h5").read_bytes()
 
 
@@ -126,7 +127,7 @@ def test_a_server_that_stays_away_is_named():
     with predict_server(logits) as server:
         server.failures = ["drop"] * 9
         asked = teacher(server, retries=2)
-        with pytest.raises(TeacherError, match="the connection is lost .*\nIt was tried 3 times"):
+        with pytest.raises(TeacherError, match=r"the connection is lost .*\nIt was tried 3 times"):
             asked(np.ones((1, 8, 8, 3), np.float32))
         assert server.num_requests == 3
 
@@ -136,7 +137,7 @@ def test_one_of_several_outputs_is_chosen():
     np.testing.assert_array_equal(rows_of(rows, 2, "b"), [[3, 4], [3, 4]])
     np.testing.assert_array_equal(rows_of(rows, 2, "0"), [[1, 2], [1, 2]])
     np.testing.assert_array_equal(rows_of({"outputs": {"a": [[1, 2]]}}, 1), [[1, 2]])
-    with pytest.raises(TeacherError, match="2 outputs: 0 a, 1 b.\nChoose one .*`--output NAME`"):
+    with pytest.raises(TeacherError, match=r"2 outputs: 0 a, 1 b.\nChoose one .*`--output NAME`"):
         rows_of(rows, 2)
     with pytest.raises(TeacherError, match="2 outputs, and --output is c"):
         rows_of(rows, 2, "c")

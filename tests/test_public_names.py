@@ -44,7 +44,7 @@ ARGUMENTS = {
     "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
     "progress",
     "label_loss": "labels label_shares student_logits * smoothing",
-    "load_teacher": "source * preprocess output drop_output name trust",
+    "load_teacher": "source * preprocess output drop_output name trust **service",
     "merge": "paths out * images index progress",
     "open_store": "path io",
     "pack_targets": "images targets weights",
