@@ -80,6 +80,10 @@ ERRORS = {
         "A teacher cannot be loaded, or its answers do not fit the images or classes.",
         "The message shows both sides.",
     ),
+    "query_budget": Meaning(
+        "The pass has asked about as many images as `--max-queries` allows.",
+        "Give the same command again: it goes on with the next images.",
+    ),
     "student": Meaning(
         "A student cannot be built or loaded, or does not fit the stream.",
         "The message shows both sides.",

@@ -23,6 +23,7 @@ Each class also inherits the builtin exception that a caller would catch:
     ├── StoreBusyError (BlockingIOError)     another process is writing this store
     ├── RunBusyError (BlockingIOError)       another process is training into this directory
     ├── TeacherError (ValueError)            a teacher that cannot be loaded or does not fit
+    │   └── QueryBudgetError                 as many images were asked about as were allowed
     ├── StudentError (ValueError)            a student that cannot be built or does not fit
     ├── ResumeError (ValueError)             a run that was started with other data or options
     ├── WorkerLostError (ConnectionError)    another process that trains the same student ended
@@ -149,6 +150,12 @@ class TeacherError(StreamkdError, ValueError):
     """A teacher that cannot be loaded, or that does not fit."""
 
     code = "teacher"
+
+
+class QueryBudgetError(TeacherError):
+    """As many images were asked about as one call may ask about; what was answered is kept."""
+
+    code = "query_budget"
 
 
 class StudentError(StreamkdError, ValueError):

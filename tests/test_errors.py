@@ -33,6 +33,7 @@ BUILTINS = {
     "StoreBusyError": BlockingIOError,
     "RunBusyError": BlockingIOError,
     "TeacherError": ValueError,
+    "QueryBudgetError": ValueError,
     "StudentError": ValueError,
     "ResumeError": ValueError,
     "WorkerLostError": ConnectionError,

@@ -45,7 +45,7 @@ ARGUMENTS = {
     "classes teacher_class_map progress",
     "label_distillation_loss": "teacher_logits student_logits * temperature",
     "label_loss": "labels label_shares student_logits * smoothing",
-    "load_teacher": "source * preprocess output drop_output model_output name trust",
+    "load_teacher": "source * preprocess output drop_output model_output name trust **service",
     "merge": "paths out * images index progress",
     "open_store": "path io",
     "pack_targets": "images targets weights",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamkd as kd
-from streamkd.cli import files, flags, pixel_flags
+from streamkd.cli import files, flags, http_flags, pixel_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.codes import warn
@@ -273,6 +273,8 @@ def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
         drop_output=args.drop_output,
         model_output=args.output,
         trust=args.trust,
+        name=args.teacher_name,
+        **http_flags.service(args),
     )
 
 

@@ -92,8 +92,8 @@ def read_class_weight(text: str | None) -> Any:
 
 
 def check_model(path: str, kind: str) -> None:
-    """Refuses a 'teacher' or 'model' that does not exist; a teacher may be a function."""
-    if kind == "teacher" and is_function(path):
+    """Refuses a 'teacher' or 'model' that does not exist; a teacher may have no file."""
+    if kind == "teacher" and ("://" in path or is_function(path)):
         return
     if not Path(path).exists():
         refusal = TeacherError if kind == "teacher" else StudentError

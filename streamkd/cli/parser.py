@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import arguments, commands, flags, pixel_flags, train, train_flags
+from streamkd.cli import arguments, commands, flags, http_flags, pixel_flags, train, train_flags
 from streamkd.cli.answer import Answer
 
 CLASS_NAMES = "file with the class names, one a line, in the order of "
@@ -96,7 +96,7 @@ def _teach(subparsers: Any) -> None:
         "--teacher",
         required=True,
         metavar="T",
-        help="a .keras, .h5, .tflite or .onnx file, a SavedModel or a run; or "
+        help="a .keras, .h5, .tflite or .onnx file, a SavedModel, a run, or http://…; or "
         "module:function[:name=value,...], called with these arguments, which returns a Keras "
         "model, or a function from images (float32, 0 to 255) to logits [images, classes]",
     )
@@ -137,6 +137,12 @@ def _add_teacher_answers(parser: arguments.Parser) -> None:
         metavar="N",
         help="output to leave out because it is no class, counted from 0; may be repeated",
     )
+    parser.add_argument(
+        "--teacher-name",
+        metavar="NAME",
+        help="name of the teacher, for the store (default: of its file, or its address)",
+    )
+    http_flags.add_http(parser)
 
 
 def _add_out_store(parser: arguments.Parser) -> None:

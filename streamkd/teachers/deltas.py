@@ -21,7 +21,8 @@ from streamkd.store.collection import flatten, link_stores, open_store
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import index_beside, is_index_file
-from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup, other_images
+from streamkd.teachers.other_images import other_images
+from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 
 
 def teach_changes(

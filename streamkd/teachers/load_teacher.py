@@ -20,6 +20,7 @@ from streamkd.errors import TeacherError
 from streamkd.file_kinds import kind_of_path
 from streamkd.models import families, user_code
 from streamkd.public import public
+from streamkd.teachers.http_teacher import http_teacher, is_address, refuse_service
 from streamkd.teachers.teacher import Teacher
 
 
@@ -33,6 +34,7 @@ def load_teacher(
     model_output: str | int | None = None,
     name: str | None = None,
     trust: bool = False,
+    **service: Any,
 ) -> Teacher:
     """Returns a `Teacher`.
 
@@ -40,9 +42,9 @@ def load_teacher(
       source: path of a `.keras` or `.h5` file of either Keras family, of a SavedModel directory, of
         a `.tflite` or `.onnx` file, or of a run directory, whose student is the teacher; a Keras
         model; a callable that takes float32 `[batch, height, width, channels]` and returns
-        `[batch, num_classes]`; a `Teacher`, which is returned as it is; or
-        `module:function[:name=value,…]`, which returns one of these. What a file is, its bytes say,
-        not its name.
+        `[batch, num_classes]`; an address (`http://HOST:8501/v1/models/NAME`); a
+        `Teacher`, which is returned as it is; or `module:function[:name=value,…]`, which returns
+        one of these. What a file is, its bytes say, not its name.
       preprocess: name of the preprocessing of pixels, 0 to 255; see
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', 'sigmoid' (a
@@ -52,6 +54,8 @@ def load_teacher(
       model_output: name or number of the output to take, for a model or function with several.
       name: the teacher's name in the store; by default that of the file or the function.
       trust: allow a file that runs code when it is loaded.
+      **service: for an address, `max_queries`, `queries_per_second`, `concurrency`, `timeout`,
+        `headers` and `retries`; see `streamkd.teachers.http_teacher`.
 
     Raises:
       TeacherError: `source` cannot be loaded, or is none of these.
@@ -67,6 +71,9 @@ def load_teacher(
         "drop_output": drop_output,
         "model_output": model_output,
     }
+    if is_address(source):
+        return http_teacher(source, name=name, **options, **service)
+    refuse_service(service)
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), name, trust=trust, **options)
     if families.family_name(source) is not None:

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.errors import (
-    OtherImagesError,
+    QueryBudgetError,
     StoreError,
     TeacherError,
     readable_key,
@@ -45,6 +45,7 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.teachers.first_answers import answers_vary, nearly_equal, warn_of_first_answers
+from streamkd.teachers.other_images import other_images
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
 from streamkd.teachers.teacher import NO_WEIGHTS, Teacher
@@ -162,15 +163,31 @@ class TeacherPass:
             raise other_images(self.images, store)
         self.setup.teacher.settle_output(store.header.teacher["output"])
         self.check_answers(store)
-        return fill_store(self.path, answers, activity="teaching", progress=progress)
+        try:
+            return fill_store(self.path, answers, activity="teaching", progress=progress)
+        except QueryBudgetError as error:
+            raise self._stopped_by_budget(error) from error
+
+    def _stopped_by_budget(self, error: QueryBudgetError) -> QueryBudgetError:
+        """Returns the refusal that says how far the pass has come."""
+        store = LogitStore(self.path)
+        answered = store.rows_done // store.num_views
+        return QueryBudgetError(
+            f"The query budget of this call is used up: {answered:,} of {store.num_images:,} "
+            f"images are answered in {store.path}.\n"
+            f"Give the same command again, and it goes on. ({error.message.splitlines()[0]})"
+        )
 
     def check_answers(self, store: LogitStore) -> None:
         """Refuses a teacher whose answers differ from those in a store of the same setup.
 
         The weights alone do not tell two teachers apart (a layer without weights may have been
         added), and a callable has none. So the images of one block are answered again and
-        compared. Images that are gone or have changed since are left out.
+        compared. Images that are gone or have changed since are left out. A teacher whose answers
+        are paid for is not asked again.
         """
+        if not self.setup.teacher.is_asked_twice:
+            return
         block = store.first_done_block()
         if block is None:
             return
@@ -307,42 +324,6 @@ class TeacherPass:
                 "Give the teacher's classes in the order of its outputs, one a line: "
                 "`--class-names FILE`; an output that is no class is left out by `--drop-output N`."
             )
-
-
-def other_images(images: Manifest, store: LogitStore) -> OtherImagesError:
-    """Returns the refusal of a store that was written for other images."""
-    header = store.header
-    return OtherImagesError(
-        "The logit store was written for other images.\n"
-        f"  images: {os.fsdecode(images.root)} ({len(images):,} images, "
-        f"fingerprint {images.fingerprint[:8]})\n"
-        f"  store:  {store.path} ({header.num_images:,} images, "
-        f"fingerprint {header.fingerprint[:8]})\n"
-        f"{_first_difference(images, store)}"
-        f"{_way_on(images, store)}"
-    )
-
-
-def _way_on(images: Manifest, store: LogitStore) -> str:
-    """Returns what to do; a pass that was cut can be finished where images only came to its own."""
-    num_known = np.count_nonzero(store.images_of_keys(images.keys) >= 0)
-    if not store.finished and store.num_images == num_known < len(images):
-        return (
-            "The pass of this store was cut. Move the new images away and give the same command, "
-            "which finishes it. Then put them back: the same command answers only them."
-        )
-    return "Give another path with `--out`, or move the old store away."
-
-
-def _first_difference(images: Manifest, store: LogitStore) -> str:
-    """Returns a line that names the first image that only one side has."""
-    missing = np.flatnonzero(store.images_of_keys(images.keys) < 0)
-    if len(missing):
-        key = readable_key(images.keys[missing[0]])
-        return f"  first of {len(missing):,} images without logits: '{key}'\n"
-    if len(images) < store.num_images:
-        return f"  {store.num_images - len(images):,} images of the store are gone\n"
-    return "  the same keys with other labels or class names\n"
 
 
 def _first_numbers(logits: np.ndarray) -> str:
