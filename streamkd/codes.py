@@ -143,6 +143,14 @@ WARNINGS = {
         "The teacher is right on fewer of the labelled images than the student.",
         "Give a larger `--label-weight`, or a better teacher.",
     ),
+    "class_only": Meaning(
+        "The teacher gives the class alone, so that soft targets are labels of its choice.",
+        "Nothing, if it gives no more; more images help, unlabelled ones too.",
+    ),
+    "rounded_probabilities": Meaning(
+        "The teacher's probabilities were rounded, and many of them are 0.",
+        "Use a temperature of 1 or 2, or ask a teacher that does not round.",
+    ),
     "teacher_inconsistent": Meaning(
         "The teacher answers the same image differently each time, as with Dropout.",
         "Give a teacher without random layers at work: `training=False`.",

@@ -177,12 +177,13 @@ def add_teacher_output(parser: arguments.Parser) -> None:
         "--teacher-output",
         choices=(
             *("auto", "logits", "probabilities", "log-probabilities"),
-            *("sigmoid", "sigmoid-logits"),
+            *("sigmoid", "sigmoid-logits", "class"),
         ),
         default="auto",
         help="kind of the teacher's answers (default auto: detected from its layers, or from the "
         "first answers); sigmoid: a probability for each of several independent labels, or of the "
-        "second of two classes; sigmoid-logits: the same before sigmoid",
+        "second of two classes; sigmoid-logits: the same before sigmoid; class: only the first "
+        "choice is taken, of scores or of the number of a class",
     )
 
 

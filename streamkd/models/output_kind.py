@@ -5,7 +5,8 @@
 
 For models whose layers are hidden: callables, subclassed models. `--teacher-output` goes first.
 Independent labels are never guessed: 'sigmoid' stands for a probability of each label, and
-'sigmoid-logits' for its logit, before sigmoid. A single output is one of these.
+'sigmoid-logits' for its logit, before sigmoid. A single output is one of these. 'class' stands for
+a teacher of which only its first choice is taken.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from streamkd.errors import TeacherError
 
-KINDS = ("logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits")
+KINDS = ("logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits", "class")
 # Values of `--teacher-output`; 'auto' judges by the answers.
 CHOICES = ("auto", *KINDS)
 # Largest distance of a row's sum from 1. Rows of float32 probabilities sum to 1 within a few
@@ -26,6 +27,12 @@ MIN_PROBABILITY = 1e-7
 # Distance from 0 and 1 at which the probability of a label is cut off, unless its row holds a
 # smaller one: half a step of float32 below 1, a logit of 17.3.
 LABEL_MARGIN = 2.0**-25
+# What a teacher that gives the class alone is taken to give to all classes alike: the usual label
+# smoothing (Szegedy et al., arXiv:1512.00567).
+CLASS_SMOOTHING = 0.1
+# Smallest step of probabilities that were rounded, such as those of 8 bits; and the distinct
+# numbers and rows that are needed to see it.
+SMALLEST_STEP, FEWEST_NUMBERS, FEWEST_ROWS = 1e-4, 12, 8
 
 
 def output_kind(answers: np.ndarray) -> str:
@@ -94,6 +101,8 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
     answers = np.asarray(answers, np.float32)
     if kind == "sigmoid":
         return _logits_of_labels(answers)
+    if kind == "class":
+        return _logits_of_classes(answers.argmax(axis=1), answers.shape[1])
     if kind == "probabilities":
         if not np.all(answers >= -SUM_TOLERANCE):  # False for NaN too
             row = int(np.flatnonzero(~(answers >= -SUM_TOLERANCE).all(axis=1))[0])
@@ -122,3 +131,56 @@ def _logits_of_labels(answers: np.ndarray) -> np.ndarray:
     smallest = np.min(exact, axis=1, keepdims=True, where=exact > 0, initial=LABEL_MARGIN)
     exact = np.clip(exact, smallest, 1 - LABEL_MARGIN)
     return (np.log(exact) - np.log1p(-exact)).astype(np.float32)
+
+
+def scores_of_classes(answers: np.ndarray, num_classes: int | None, name: str) -> np.ndarray:
+    """Returns numbers of classes as scores, float32 `[batch, num_classes]`, 1 for the class.
+
+    Args:
+      answers: `[batch]` or `[batch, 1]`, whole numbers from 0.
+      num_classes: None if nothing tells it.
+      name: of the teacher in messages.
+
+    Raises:
+      TeacherError: one of them is the number of no class.
+    """
+    numbers = answers.reshape(-1)
+    if num_classes is None:
+        raise TeacherError(
+            f"The teacher {name!r} answers with the numbers of classes, and nothing says how many "
+            "there are.\nGive its classes in the order of their numbers: `--class-names FILE`."
+        )
+    wrong = ~((numbers >= 0) & (numbers < num_classes) & (numbers == np.floor(numbers)))
+    if wrong.any():
+        raise TeacherError(
+            f"The teacher {name!r} answered {numbers[wrong][0]:g}, and its {num_classes} classes "
+            f"have the numbers 0 to {num_classes - 1}.\nGive all of its classes: `--class-names "
+            "FILE`; or leave out `--teacher-output class`."
+        )
+    return np.eye(num_classes, dtype=np.float32)[numbers.astype(np.int64)]
+
+
+def _logits_of_classes(chosen: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the logarithms of smoothed labels, float32 `[batch, num_classes]`."""
+    rest = CLASS_SMOOTHING / num_classes
+    logits = np.full((len(chosen), num_classes), np.log(rest), np.float32)
+    logits[np.arange(len(chosen)), chosen] = np.log(1 - CLASS_SMOOTHING + rest)
+    return logits
+
+
+def rounding_step(probabilities: np.ndarray) -> float | None:
+    """Returns the step to which probabilities were rounded; 1 for 0 and 1 alone; else None.
+
+    Args:
+      probabilities: `[rows, num_classes]`; those below 1e-6 count as 0.
+    """
+    values = np.asarray(probabilities, np.float64)
+    values = np.where(values < 1e-6, 0, values)
+    positive = np.unique(values[values > 0])
+    if len(values) < FEWEST_ROWS or not len(positive) or positive[0] < SMALLEST_STEP:
+        return None
+    step = float(positive[0])
+    multiples = positive / step
+    if np.abs(multiples - multiples.round()).max() > 0.02 or not (values == 0).any():
+        return None
+    return step if step > 0.99 or len(positive) >= FEWEST_NUMBERS else None

@@ -84,7 +84,7 @@ NOT_DONE, DONE, REFUSED = 0, 1, 2
 # identity of the teacher.
 SIGMOID_KINDS = ("sigmoid", "sigmoid-logits")
 # Kinds that are one softmax. Plain 'logits' may be of either.
-SOFTMAX_KINDS = ("probabilities", "log-probabilities")
+SOFTMAX_KINDS = ("probabilities", "log-probabilities", "class")
 # Decoder of a store whose logits other programs made.
 ELSEWHERE = "elsewhere"
 

@@ -14,6 +14,7 @@ from streamkd.codes import warn
 from streamkd.models.pixel_range import Reach, random_layers_of
 from streamkd.models.pixel_warnings import is_raw, numbers, warn_of_pixels
 from streamkd.store import codecs
+from streamkd.teachers.last_checks import warn_of_lost_answers
 from streamkd.teachers.teacher import Teacher
 
 # Images that are answered a second time. Dropout of half of three features leaves one in eight
@@ -37,6 +38,8 @@ def warn_of_first_answers(teacher: Teacher, pixels: Any, logits: np.ndarray) -> 
     """
     if not np.isfinite(logits).all():
         return  # such answers are refused
+    if teacher.output_kind == "probabilities":
+        warn_of_lost_answers(teacher.name, teacher.output_kind, np.exp(logits))
     if teacher.is_asked_twice:
         _warn_of_differences(teacher, pixels, logits)
     reach = None

@@ -21,6 +21,7 @@ from streamkd.public import public
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.key_forms import fit_keys
 from streamkd.teachers.keys_files import read_keys
+from streamkd.teachers.last_checks import warn_of_lost_answers
 from streamkd.teachers.logits_files import LogitsTable, read_logits
 from streamkd.teachers.write_store import ImageBatch, write_store
 
@@ -90,12 +91,15 @@ def import_logits(
             "Give one key for each row, in the same order."
         )
     chosen, rows = select_listed(images, row_keys)
+    judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
+    sample = np.asarray(array[judged])
     if output == "auto":
-        judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
-        output = output_kind.output_kind(np.asarray(array[judged]))
+        output = output_kind.output_kind(sample)
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
     )
+
+    warn_of_lost_answers(name, output, sample if output == "probabilities" else None)
 
     def answer(batch: ImageBatch) -> np.ndarray:
         return output_kind.to_logits(array[rows[batch.indices]], output)

@@ -11,6 +11,7 @@ from streamkd.codes import warn
 from streamkd.errors import readable_names
 from streamkd.manifest.contradictions import contradictions, described
 from streamkd.manifest.listing import UNLABELLED
+from streamkd.models import output_kind
 from streamkd.store.layout import DONE
 from streamkd.store.reader import LogitStore
 
@@ -25,6 +26,34 @@ def warn_of_chance(name: str, store: LogitStore) -> None:
             f"The teacher {name!r} is right on {accuracy:.1%} of the labelled "
             f"images, and chance is {chance:.1%}. Check `--preprocess` and the order of its "
             "classes (`--class-names`); of imported logits, also the order of the rows.",
+            stacklevel=3,
+        )
+
+
+def warn_of_lost_answers(name: str, output: str, probabilities: np.ndarray | None = None) -> None:
+    """Warns of a teacher that gives its class alone, or rounded probabilities.
+
+    Args:
+      name: of the teacher.
+      output: kind of its answers, one of `output_kind.KINDS`.
+      probabilities: of some images, `[rows, num_classes]`.
+    """
+    step = None if probabilities is None else output_kind.rounding_step(probabilities)
+    if output == "class" or step == 1:
+        warn(
+            "class_only",
+            f"The teacher {name!r} gives the class alone. What it thinks of the other classes is "
+            "lost, which is most of what a student learns from: soft targets are labels that the "
+            "teacher chose, whatever the temperature. More images help, unlabelled ones too.",
+            stacklevel=3,
+        )
+    elif step is not None and probabilities is not None:
+        zeros = float(np.mean(probabilities < 1e-6))
+        warn(
+            "rounded_probabilities",
+            f"The probabilities of the teacher {name!r} come in steps of {step:.3g}, and "
+            f"{zeros:.0%} of them are 0. How improbable the other classes are is lost, so a high "
+            "temperature shows nothing more: use `--temperature 1` or 2.",
             stacklevel=3,
         )
 

@@ -31,6 +31,7 @@ from streamkd.teachers.deltas import teach_changes
 from streamkd.teachers.last_checks import (
     warn_of_chance,
     warn_of_contradictions,
+    warn_of_lost_answers,
     warn_of_unanswered_classes,
 )
 from streamkd.teachers.load_teacher import load_teacher
@@ -135,6 +136,7 @@ def teach(
     with hinting(images):
         store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
     _warn_of_refused(images, store)
+    warn_of_lost_answers(setup.teacher.name, setup.teacher.output_kind)
     warn_of_chance(setup.teacher.name, store)
     warn_of_unanswered_classes(store)
     warn_of_contradictions(store)
@@ -168,10 +170,13 @@ def teacher_setup(
     teacher.settle_model(options.shape)
     if views is not None and views.operation is not None:
         check_operation(views.operation, options.shape)
+    classes = class_names or teacher.class_names or images.class_names
+    if teacher.output_kind == "class" and teacher.num_outputs is None and classes:
+        teacher.num_outputs = len(classes)
     return TeacherSetup(
         teacher=teacher,
         options=options,
-        class_names=class_names or teacher.class_names or images.class_names,
+        class_names=classes,
         batch_size=batch_size,
         codec=codec,
         views=views or Views(0),

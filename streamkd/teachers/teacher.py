@@ -200,6 +200,9 @@ class Teacher:
         if self._head is not None:
             self._check_head(self._head, pixels)
         answers = np.asarray(self.answer(pixels), np.float32)
+        is_number = answers.shape in ((len(images),), (len(images), 1))
+        if self.output_kind == "class" and is_number:
+            answers = output_kind.scores_of_classes(answers, self.num_outputs, self.name)
         if answers.ndim != 2 or len(answers) != len(images) or not answers.shape[1]:
             raise TeacherError(
                 f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
@@ -285,7 +288,7 @@ def _check_described(name: str, output: str, removed: str | None, shape: tuple |
             f"The teacher {name!r} ends in a softmax of one output, which is 1 for every image.\n"
             "Give a teacher of two outputs, or one whose single output ends in sigmoid."
         )
-    if output.startswith("sigmoid"):
+    if output == "class" or output.startswith("sigmoid"):
         raise TeacherError(
             f"--teacher-output is {output}, and the teacher {name!r} ends in softmax.\n"
             "Leave --teacher-output out: the layers show what the outputs are."
