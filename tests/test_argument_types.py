@@ -52,6 +52,9 @@ ANYTHING = {
     ("import_logits", "options"),
     ("ViewOperation", "function"),
     ("join", "operation"),
+    # A list of numbers, too, which is among the odd values.
+    ("load_teacher", "drop_output"),
+    ("Teacher", "drop_output"),
 }
 
 

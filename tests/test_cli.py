@@ -368,9 +368,10 @@ def test_a_terminated_teacher_pass_is_143_and_the_same_command_resumes(
     # Open for both, so that neither end waits for the other to be opened.
     asked, answers = (os.open(name, os.O_RDWR) for name in ("asked", "answers"))
     try:
-        # The first image is asked about twice, and its way to the weights is looked at.
-        os.write(answers, b"!!!!!")
-        for _ in range(6):
+        # The first image is asked about twice, its way to the weights is looked at, and its logits
+        # are compared with the answer of the whole model.
+        os.write(answers, b"!!!!!!!")
+        for _ in range(8):
             ready = select.select([asked, teaching.stdout], [], [], TIMEOUT_SECS)[0]
             assert ready == [asked], "it ended, or hangs"
             os.read(asked, 1)

@@ -82,7 +82,7 @@ HEAD = {"format": "streamkd manifest", "version": 1, "root": "/d", "num_images":
 @pytest.mark.parametrize(
     ("names", "label", "words"),
     [
-        (["a"], "1" * 30, "its lines are not those of a manifest"),
+        (["a"], "1" * 30, "it has a label 111111111111111111111111111111, and 1 classes"),
         (["a"], "0.0", "a label 0.0, which is no whole number"),
         (["a"], "true", "a label True, which is no whole number"),
         (["a"], '"0"', "a label '0', which is no whole number"),

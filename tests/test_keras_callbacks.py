@@ -404,8 +404,8 @@ def fragile(family):
     """A student whose answers about image 17 of `helpers.draw_image` are no numbers."""
 
     class Fragile(family.Model):
-        def __init__(self):
-            super().__init__(name="fragile")
+        def __init__(self, **settings):
+            super().__init__(**{"name": "fragile", **settings})
             self.flatten = family.layers.Flatten()
             self.dense = family.layers.Dense(3)
 

@@ -341,7 +341,7 @@ def test_images_without_class_folders_are_refused_with_the_way_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"labels": 3}, r"labels is 3; choose 'inferred' \(the folders\), None, or give a list"),
+        ({"labels": 3}, "labels is 3; it must be a text or a list"),
         ({"validation_split": 0.2, "seed": 1}, "subset is ''; choose one of training, validation"),
         ({"validation_split": 0.0, "subset": "training", "seed": 1}, "validation_split is 0.0"),
         ({"validation_split": 1, "subset": "training", "seed": 1}, "validation_split is 1;"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streamkd.cli.arguments import Repeated
 from streamkd.cli.main import main
 from streamkd.cli.parser import build_parser
 
@@ -48,7 +49,8 @@ def test_every_command_refuses_a_second_value(command, capsys):
 
 
 def _takes_one_value(argument):
-    return argument.option_strings and argument.nargs is None and argument.dest != "config"
+    repeatable = isinstance(argument, Repeated) or argument.dest == "config"
+    return argument.option_strings and argument.nargs is None and not repeatable
 
 
 def test_a_switch_may_be_repeated_and_words_after_two_dashes_are_no_flags():

@@ -169,9 +169,9 @@ def test_one_output_in_a_list_is_stored_as_its_number():
     ("given", "words"),
     [
         ([1, 1], r"--drop-output has 1 twice\.\nGive every output once\."),
-        ("0", r"--drop-output is '0'; give the number of an output, counted from 0\."),
-        ([0, True], r"--drop-output is True; give the number"),
-        (0.0, r"--drop-output is 0\.0; give the number"),
+        ("0", r"drop_output is '0'; it must be a whole number or a list"),
+        ([0, True], r"drop_output is \[0, True\]; it must be a whole number or a list"),
+        (0.0, r"drop_output is 0\.0; it must be a whole number or a list"),
     ],
 )
 def test_what_is_no_number_of_an_output_is_refused(given, words):

@@ -88,7 +88,10 @@ def test_flags_that_are_left_out_have_the_defaults_of_python():
     # None in Python, where an optimizer of the user's own takes neither.
     defaults |= {"learning_rate": LEARNING_RATE, "warm_up": WARM_UP}
     assert {name: args[name] for name in DISTILLER_FLAGS} == defaults
-    assert set(distiller_parameters) - set(DISTILLER_FLAGS) == {"student", "metrics"}
+    assert set(distiller_parameters) - set(DISTILLER_FLAGS) == {
+        *("student", "metrics"),
+        "model_output",  # --output, as of every command that opens a model
+    }
     join_parameters = inspect.signature(join).parameters
     same = [name for name in JOIN_FLAGS if name not in ("batch_size", "seed")]
     assert {name: args[name] for name in same} == {

@@ -20,6 +20,8 @@ from streamkd.stream.stream import Stream
 from streamkd.teachers.last_checks import is_at_chance
 from streamkd.training.student_checks import LABELS_ALONE
 
+# Images without which chance cannot be told from a weak teacher.
+FEWEST_IMAGES = 50
 # Difference of two accuracies that is told, besides three standard deviations.
 LEAST_DIFFERENCE = 0.01
 
@@ -66,7 +68,7 @@ class TeacherStrength:
 
     def _warn_of_chance(self, store: RowStore) -> None:
         """Warns of a teacher that is right hardly more often than a guess."""
-        if not is_at_chance(self.accuracy, self.chance):
+        if self.num_images < FEWEST_IMAGES or not is_at_chance(self.accuracy, self.chance):
             return
         warn(
             "teacher_at_chance",

@@ -40,6 +40,7 @@ import numpy as np
 from PIL import Image
 
 import streamkd as kd
+from streamkd.errors import TeacherError
 from streamkd.keys import hash_keys
 
 FOLDER = Path(__file__).resolve().parent
@@ -108,7 +109,7 @@ FAMILIES = ("tf_keras", "keras")
 RUN_EPOCHS, STOPPED_AT = 2, 5
 
 
-class TeacherFailedError(RuntimeError):
+class TeacherFailedError(TeacherError):
     """What the teacher raises when it is told to fail."""
 
 
@@ -149,7 +150,7 @@ class GoldenTeacher:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         self.num_calls += 1
         if self.num_calls == self.fail_at:
-            raise TeacherFailedError
+            raise TeacherFailedError("told to fail")
         return answer_of(pixels)
 
 
