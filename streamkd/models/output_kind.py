@@ -172,15 +172,16 @@ def rounding_step(probabilities: np.ndarray) -> float | None:
     """Returns the step to which probabilities were rounded; 1 for 0 and 1 alone; else None.
 
     Args:
-      probabilities: `[rows, num_classes]`; those below 1e-6 count as 0.
+      probabilities: `[rows, num_classes]`; `MIN_PROBABILITY` stands for 0.
     """
     values = np.asarray(probabilities, np.float64)
-    values = np.where(values < 1e-6, 0, values)
+    # A confident teacher has small ones, too, and only a rounded one has none.
+    values = np.where(np.abs(values - MIN_PROBABILITY) < 1e-3 * MIN_PROBABILITY, 0, values)
     positive = np.unique(values[values > 0])
     if len(values) < FEWEST_ROWS or not len(positive) or positive[0] < SMALLEST_STEP:
         return None
-    step = float(positive[0])
+    step = 1.0 if positive[0] > 1 - 1e-6 else float(positive[0])
     multiples = positive / step
     if np.abs(multiples - multiples.round()).max() > 0.02 or not (values == 0).any():
         return None
-    return step if step > 0.99 or len(positive) >= FEWEST_NUMBERS else None
+    return step if step == 1 or len(positive) >= FEWEST_NUMBERS else None

@@ -21,7 +21,7 @@ from streamkd.teachers.last_checks import is_at_chance
 from streamkd.training.student_checks import LABELS_ALONE
 
 # Images without which chance cannot be told from a weak teacher.
-FEWEST_IMAGES = 50
+FEWEST_IMAGES = 25
 # Difference of two accuracies that is told, besides three standard deviations.
 LEAST_DIFFERENCE = 0.01
 
