@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of the student")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    args.out = args.out.resolve()  # the commands are called from another directory
     args.out.mkdir(parents=True, exist_ok=True)
     images = kd.scan(args.images)
     teacher = trained_teacher(images, args)
