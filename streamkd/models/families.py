@@ -98,7 +98,7 @@ def load_model(
     with _refusals(path, refusal), opened(path) as file:
         family: Family = KERAS_3 if file.version >= 3 else TF_KERAS
         if trust:
-            reason = file.why_untrusted(family.is_registered)
+            reason = _why_untrusted(file, family)
             if reason is not None:
                 warn(
                     "model_trusted",
@@ -123,6 +123,15 @@ def _refuse_other_kinds(path: Path, kind: PathKind | None, refusal: type[Streamk
         "As `--teacher` of `streamkd teach` it is taken. Here give a `.keras` or `.h5` file with a "
         "whole model, or a run directory."
     )
+
+
+def _why_untrusted(file: model_file.ModelFile | h5_model.H5Model, family: Family) -> str | None:
+    """Returns why a file would be refused without `--trust`; None if it would not be."""
+    try:
+        with file.checked_copy(family.is_registered):
+            return None
+    except (UntrustedModelError, DamagedModelError) as error:
+        return str(error)
 
 
 def _loaded_within_limits(family: Family, copy: model_file.CheckedCopy) -> Any:

@@ -98,14 +98,6 @@ class H5Model:
                 if name in source:
                     _copy_group(source[name], copy.create_group(name))
 
-    def why_untrusted(self, is_registered: Callable[[str], bool]) -> str | None:
-        """Returns why the file would be refused without `--trust`; None if it would not be."""
-        try:
-            with self.checked_copy(is_registered):
-                return None
-        except (UntrustedModelError, DamagedModelError) as error:
-            return str(error)
-
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[H5Model]:

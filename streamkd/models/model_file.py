@@ -135,14 +135,6 @@ class ModelFile:
             _copy_bounded(source, out, MAX_GROWTH * max(self._num_bytes, 1 << 20))
         return config
 
-    def why_untrusted(self, is_registered: Callable[[str], bool]) -> str | None:
-        """Returns why the file would be refused without `--trust`; None if it would not be."""
-        try:
-            with self.checked_copy(is_registered):
-                return None
-        except (UntrustedModelError, DamagedModelError) as error:
-            return str(error)
-
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[ModelFile]:

@@ -22,6 +22,7 @@ from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.stream.teacher_columns import TeacherColumns
+from streamkd.teachers.last_checks import is_at_chance
 from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 
@@ -121,7 +122,7 @@ def check_accuracy(
     labelled = np.flatnonzero((labels != UNLABELLED) & (rows >= 0))
     if not len(labelled) or (taught is None and columns is None):
         return
-    picked = _spread_out(labelled)
+    picked = spread_out(labelled)
     logits = store.gather(rows[picked])
     if columns is not None:
         _check_chance(columns.of(logits).argmax(axis=1) == labels[picked], columns, store)
@@ -144,7 +145,7 @@ def check_accuracy(
         )
 
 
-def _spread_out(indices: np.ndarray) -> np.ndarray:
+def spread_out(indices: np.ndarray) -> np.ndarray:
     """Returns at most `ACCURACY_ROWS` of the indices, evenly over all: they stand by class."""
     positions = np.linspace(0, len(indices) - 1, min(ACCURACY_ROWS, len(indices)))
     return indices[positions.round().astype(np.int64)]
@@ -153,7 +154,7 @@ def _spread_out(indices: np.ndarray) -> np.ndarray:
 def _check_chance(correct: np.ndarray, columns: TeacherColumns, store: RowStore) -> None:
     """Warns if the teacher's columns of the student's classes choose hardly better than chance."""
     chance = 1 / len(columns.class_names)
-    if len(correct) >= FEWEST_ROWS and correct.mean() < min(2 * chance, chance + (1 - chance) / 10):
+    if len(correct) >= FEWEST_ROWS and is_at_chance(float(correct.mean()), chance):
         warn(
             "teacher_at_chance",
             f"Among the student's {len(columns.class_names):,} classes, the teacher of "
@@ -169,7 +170,7 @@ def _check_equal_answers(rows: np.ndarray, store: RowStore, columns: TeacherColu
     with_logits = rows[rows >= 0]
     if not len(with_logits):
         return
-    picked = with_logits[_spread_out(np.arange(len(with_logits)))]
+    picked = with_logits[spread_out(np.arange(len(with_logits)))]
     taken = columns.taken(store.gather(picked))
     equal = float(np.mean(taken.max(axis=1) == taken.min(axis=1)))
     if equal > FEW_EQUAL_ANSWERS:

@@ -15,7 +15,7 @@ from streamkd.codes import warn
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
-from streamkd.stream.join_checks import ACCURACY_ROWS
+from streamkd.stream.join_checks import spread_out
 from streamkd.stream.stream import Stream
 from streamkd.teachers.last_checks import is_at_chance
 from streamkd.training.student_checks import LABELS_ALONE
@@ -54,8 +54,7 @@ class TeacherStrength:
         known = np.flatnonzero((stream.labels != UNLABELLED) & (stream.rows >= 0))
         if not len(known):
             return None
-        positions = np.linspace(0, len(known) - 1, min(ACCURACY_ROWS, len(known)))
-        sample = known[positions.round().astype(np.int64)]
+        sample = spread_out(known)
         logits = store.gather(stream.rows[sample])
         accuracy = right(logits, stream.labels[sample], store.class_names).mean()
         strength = cls(float(accuracy), len(sample), 1 / max(2, store.num_classes))
