@@ -17,7 +17,7 @@ ROOMS = (
     *("file_access", "file_kinds", "image_options", "json_text", "small_files"),
     *("keys", "disk", "progress"),
     *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
-    *("stream", "losses", "runs", "training", "results", "cli"),
+    *("stream", "losses", "runs", "training", "results", "whole_job", "cli"),
 )
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import arguments, commands, flags, http_flags, pixel_flags, train, train_flags
+from streamkd.cli import (
+    arguments,
+    commands,
+    distill,
+    distill_flags,
+    flags,
+    pixel_flags,
+    teacher_flags,
+    train,
+    train_flags,
+)
 from streamkd.cli.answer import Answer
 
 CLASS_NAMES = "file with the class names, one a line, in the order of "
@@ -32,7 +42,7 @@ def build_parser() -> arguments.Parser:
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        *(_demo, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
+        *(_demo, _distill, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
         *(_train, _evaluate, _export),
     ):
         add(subparsers)
@@ -67,6 +77,16 @@ def _demo(subparsers: Any) -> None:
     )
 
 
+def _distill(subparsers: Any) -> None:
+    distill_flags.add_distill(
+        _command(
+            subparsers,
+            distill.distill,
+            "Does the whole job: asks the teacher, trains the student, and measures both.",
+        )
+    )
+
+
 def _scan(subparsers: Any) -> None:
     parser = _command(subparsers, commands.scan, "Lists images, classes and counts.")
     flags.add_directory(parser)
@@ -92,14 +112,7 @@ def _teach(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument(
-        "--teacher",
-        required=True,
-        metavar="T",
-        help="a .keras, .h5, .tflite or .onnx file, a SavedModel, a run, or http://…; or "
-        "module:function[:name=value,...], called with these arguments, which returns a Keras "
-        "model, or a function from images (float32, 0 to 255) to logits [images, classes]",
-    )
+    teacher_flags.add_teacher(parser)
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
     flags.add_number(parser, "--batch-size", 64, text)
@@ -115,34 +128,7 @@ def _teach(subparsers: Any) -> None:
         metavar="I/N",
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
-    _add_teacher_answers(parser)
-
-
-def _add_teacher_answers(parser: arguments.Parser) -> None:
-    """Adds the flags that say how the teacher is asked and what its outputs mean."""
-    parser.add_argument(
-        "--preprocess",
-        default="none",
-        metavar="P",
-        help="what the teacher expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
-        "name of a Keras application",
-    )
-    flags.add_output(parser)
-    flags.add_teacher_output(parser)
-    flags.add_class_names(parser, f"{CLASS_NAMES}the teacher's outputs (default: as the folders)")
-    parser.add_argument(
-        "--drop-output",
-        type=int,
-        action=arguments.Repeated,
-        metavar="N",
-        help="output to leave out because it is no class, counted from 0; may be repeated",
-    )
-    parser.add_argument(
-        "--teacher-name",
-        metavar="NAME",
-        help="name of the teacher, for the store (default: of its file, or its address)",
-    )
-    http_flags.add_http(parser)
+    teacher_flags.add_teacher_answers(parser)
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
@@ -192,7 +178,7 @@ def _plan(subparsers: Any) -> None:
     )
     flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
     pixel_flags.add_max_pixels(parser)
-    _add_teacher_answers(parser)
+    teacher_flags.add_teacher_answers(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
