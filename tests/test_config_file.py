@@ -27,6 +27,7 @@ TYPED = {
     "export": "export run --out m.keras --image-size 8x8 --format keras",
     "inspect": "inspect s.h5 --json",
     "demo": "demo --out d --seed 3",
+    "distill": "distill photos --teacher t --student m --out r --no-flip --budget 1h --crop 0.5 1",
 }
 TOML = {
     "scan": 'images = "photos"\ncheck = true\nseed = 7\nmax-pixels = 100\nquiet = false\n',
@@ -53,6 +54,10 @@ TOML = {
     "export": 'model = "run"\nout = "m.keras"\nimage-size = "8x8"\nformat = "keras"\n',
     "inspect": 'store = "s.h5"\njson = true\n',
     "demo": 'out = "d"\nseed = 3\n',
+    "distill": (
+        'images = "photos"\nteacher = "t"\nstudent = "m"\nout = "r"\nflip = false\n'
+        'budget = "1h"\ncrop = [0.5, 1]\n'
+    ),
 }
 
 

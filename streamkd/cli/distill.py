@@ -70,7 +70,6 @@ def distill(args: argparse.Namespace) -> Answer:
         student_preprocess=args.student_preprocess,
         seed=args.seed,
         trust=args.trust,
-        resume=args.resume,
         progress=not args.quiet,
         settings={name: _setting(value) for name, value in given.items() if value is not None},
         words=Words(

@@ -66,13 +66,6 @@ def add_distill(parser: arguments.Parser) -> None:
         help="time for the teacher's answers and the distilled student together, or a number of "
         "epochs (default: epochs by the number of images)",
     )
-    parser.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="go on with the job in --out (the default), or choose and train anew; the teacher's "
-        "answers are kept",
-    )
     _add_settings(parser.add_group("settings, chosen unless they are given"))
     parser.epilog = (
         "JSON keys: teacher_accuracy, accuracy, num_errors, baseline_accuracy and "

@@ -15,6 +15,7 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
+from streamkd.teachers.plan import plan
 from streamkd.training.distiller import Distiller
 from streamkd.training.student_checks import check_student
 from streamkd.training.student_model import student_model
@@ -42,27 +43,23 @@ def begin(request: Request) -> tuple[Facts, dict[str, Setting]]:
     sample = sampled(images, NUM_SAMPLED, request.seed)
     request.say(f"asking the teacher about {len(sample):,} of the images")
     with tempfile.TemporaryDirectory() as folder, without_warnings():
-        started = request.clock()
         views = Views(1, flip=True, seed=request.seed)
         path = Path(folder) / "sample.h5"
         store = request.teach(sample, path, views, codec="float16", progress=False)
-        seconds = (request.clock() - started) / store.rows_total
         check_classes(store.class_names, images)
         tried = join(sample, store, batch_size=_TRIED, image_size=request.image_size)
-        facts = _facts(request, store, sample, tried, seconds)
+        facts = _facts(request, store, sample, tried)
         recipe = choose_recipe(facts, request.given)
         views_of(values_of(recipe), request.seed)  # refuses settings that contradict each other
         if request.budget is not None and request.budget.seconds is not None:
-            request.say("measuring a few steps of training")
+            request.say("measuring how fast the teacher answers, and the student learns")
             facts = _timed(request, facts, values_of(recipe), sample, tried)
             recipe = choose_recipe(facts, request.given)
         _try_student(request, tried, values_of(recipe))
     return facts, recipe
 
 
-def _facts(
-    request: Request, store: RowStore, sample: Manifest, tried: Stream, seconds: float
-) -> Facts:
+def _facts(request: Request, store: RowStore, sample: Manifest, tried: Stream) -> Facts:
     """Returns what is known before the pass over all images."""
     answers = summary_of(store, sample)
     student = request.student.build(tried, label_weight=0.0)
@@ -79,14 +76,22 @@ def _facts(
         mirror_agreement=answers.mirror_agreement,
         is_trained=is_trained(student),
         budget=request.budget,
-        teacher_seconds=seconds,
     )
 
 
 def _timed(
     request: Request, facts: Facts, settings: dict[str, Any], sample: Manifest, tried: Stream
 ) -> Facts:
-    """Returns the facts with the measured time of an image in training."""
+    """Returns the facts with the measured times of an answer and of an image in training."""
+    planned = plan(
+        sample,
+        teacher=request.teacher,
+        codecs=["float16"],
+        class_names=request.class_names,
+        progress=False,
+        clock=request.clock,
+        **request.teacher_pixels,
+    )
     numbers = [str(number) for number in range(tried.num_classes)]
     seconds = seconds_per_image(
         request.student.build(tried, label_weight=0.0),
@@ -97,7 +102,9 @@ def _timed(
         class_names=tried.class_names or numbers,
         student_preprocess=request.student_preprocess,
     )
-    return dataclasses.replace(facts, student_seconds=seconds)
+    return dataclasses.replace(
+        facts, teacher_seconds=planned.seconds_per_row, student_seconds=seconds
+    )
 
 
 def _try_student(request: Request, tried: Stream, settings: dict[str, Any]) -> None:

@@ -12,19 +12,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from streamkd.checks import check_types
-from streamkd.errors import OptionError
+from streamkd.checks import check_choice, check_count, check_types
+from streamkd.errors import OptionError, OutputError
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.public import public
 from streamkd.reports import Report
+from streamkd.store import codecs
+from streamkd.stream.join import CACHES
 from streamkd.teachers.load_teacher import load_teacher
 from streamkd.whole_job.budget import Budget, parse_budget
 from streamkd.whole_job.by_hand import Described
 from streamkd.whole_job.job import Job
 from streamkd.whole_job.parts import parts_of
 from streamkd.whole_job.recipe_choice import validation_split as chosen_split
-from streamkd.whole_job.request import VIEW_SETTINGS, Request, no_signals
+from streamkd.whole_job.request import CLASSES, VIEW_SETTINGS, Request, no_signals
 from streamkd.whole_job.student_source import StudentSource
 
 # Settings that are chosen, or given by the flag of the same name.
@@ -96,9 +98,22 @@ def distill(
     student_preprocess: str = "none",
     seed: int = 0,
     trust: bool = False,
-    resume: bool = True,
     progress: bool = True,
-    **settings: Any,
+    views: int | None = None,
+    crop: tuple[float, float] | None = None,
+    flip: bool | None = None,
+    color: float | None = None,
+    erase: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    canonical_size: tuple[int, int] | None = None,
+    codec: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    temperature: float | None = None,
+    label_weight: float | None = None,
+    cache: str | None = None,
 ) -> DistillReport:
     """Does the whole job: holds images out, asks the teacher, trains the student, and measures it.
 
@@ -121,22 +136,23 @@ def distill(
       student_preprocess: as in `Distiller`.
       seed: of the split, of views, of the order and of the first weights.
       trust: allow model files that run code on loading.
-      resume: False chooses the settings anew, and trains from the beginning.
       progress: show on standard error what is done.
-      settings: instead of what would be chosen: `views` (a number), `crop`, `flip`, `color`,
-        `erase`, `mixup`, `cutmix` and `canonical_size` as in `Views`; `codec` as in `teach`;
-        `batch_size` and `cache` as in `join`; `epochs`, `learning_rate`, `temperature` and
-        `label_weight` as in `Distiller`.
+      views: number of views besides the plain image; this and all that follow are chosen if None.
+      crop, flip, canonical_size: as in `Views`.
+      color, erase, mixup, cutmix: as in `Views`; none unless they are given.
+      codec: as in `teach`.
+      epochs: as in `Distiller.fit`.
+      batch_size, cache: as in `join`.
+      learning_rate, temperature, label_weight: as in `Distiller`.
 
     Raises:
-      OptionError: an unknown setting, or images that cannot be split.
+      OptionError: a setting out of range, or images that cannot be split.
       ResumeError: `out` holds another job.
       StreamkdError: images, teacher and student do not fit; what was done is kept.
     """
-    check_types(distill, {n: v for n, v in locals().items() if n != "settings"})
-    unknown = sorted(set(settings) - set(SETTINGS))
-    if unknown:
-        raise OptionError(f"distill has no setting {unknown[0]!r}.\nIt has {', '.join(SETTINGS)}.")
+    arguments = locals()
+    check_types(distill, arguments)
+    settings = {name: arguments[name] for name in SETTINGS if arguments[name] is not None}
     path = _path(teacher)
     listed, others = _path(images), _path(validation)
     words = Words(
@@ -158,7 +174,6 @@ def distill(
         student_preprocess=student_preprocess,
         seed=seed,
         trust=trust,
-        resume=resume,
         progress=progress,
         settings=settings,
         words=words,
@@ -181,7 +196,6 @@ def prepare(
     student_preprocess: str,
     seed: int,
     trust: bool,
-    resume: bool,
     progress: bool,
     settings: dict[str, Any],
     words: Words,
@@ -197,6 +211,8 @@ def prepare(
       stopping: as in `Request`.
     """
     parsed = _budget(budget, settings)
+    if os.path.lexists(out) and not os.path.isdir(out):
+        raise OutputError(f"--out {os.fspath(out)} is a file.\nGive the path of a run directory.")
     if validation is not None and validation_split is not None:
         raise OptionError(
             "--validation gives images to measure on, and --validation-split holds some out.\n"
@@ -204,6 +220,7 @@ def prepare(
         )
     split = chosen_split(len(images))[0] if validation_split is None else validation_split
     parts = parts_of(images, validation=validation, split=split, seed=seed, baseline=baseline)
+    _check_settings(settings, len(parts.train))
     source = StudentSource(student, directory=Path(out), seed=seed, trust=trust)
     held = ["--validation-split", repr(split), "--seed", str(seed)]
     held += ["--stratify"] if parts.is_stratified else []
@@ -218,7 +235,7 @@ def prepare(
             run=str(out),
             scan=scanned,
             scan_validation=scanned_validation,
-            teacher=words.teacher,
+            teacher=_with_classes(words.teacher, request),
             student=["--student", source.text, "--student-preprocess", student_preprocess],
             pixels=request.teacher_pixels,
             image_size=size,
@@ -245,7 +262,6 @@ def prepare(
         seed=seed,
         trust=trust,
         progress=progress,
-        resume=resume,
         asked={
             "budget": budget,
             "validation_split": None if validation is not None else split,
@@ -260,6 +276,31 @@ def prepare(
         stopping=stopping,
     )
     return request
+
+
+def _with_classes(teacher: list[str] | None, request: Request) -> list[str] | None:
+    """Returns the words of the teacher, and of the file of its classes if only the job knows them.
+
+    Without it, a pass over images of some classes would take those for all.
+    """
+    if teacher is None or not request.needs_class_file or "--class-names" in teacher:
+        return teacher
+    return [*teacher, "--class-names", str(request.out / CLASSES)]
+
+
+def _check_settings(settings: dict[str, Any], num_images: int) -> None:
+    """Refuses settings that would be refused only after the teacher's pass."""
+    for name in ("epochs", "batch_size"):
+        if name in settings:
+            check_count(f"--{name.replace('_', '-')}", settings[name])
+    if "codec" in settings:
+        codecs.get(settings["codec"])
+    check_choice("cache", settings.get("cache"), (None, *CACHES))
+    if settings.get("batch_size", 0) > num_images:
+        raise OptionError(
+            f"--batch-size is {settings['batch_size']:,}, and there are {num_images:,} images to "
+            "learn from.\nGive a smaller --batch-size."
+        )
 
 
 def _path(value: Any) -> str | None:

@@ -9,6 +9,7 @@ The directory of a job is the run directory of its student, and holds besides:
     job.json                                 what was asked, found and chosen; then the answer
     train.jsonl, validation.jsonl            the images of the two parts
     teacher.h5, teacher-validation.h5        the teacher's answers
+    classes.txt                              the teacher's classes, where only the job knows them
     labels-alone/                            the run of the student from labels alone
 """
 
@@ -33,7 +34,13 @@ from streamkd.whole_job.beginning import begin
 from streamkd.whole_job.by_hand import commands_by_hand
 from streamkd.whole_job.job_file import JobFile
 from streamkd.whole_job.recipe_choice import Setting, values_of
-from streamkd.whole_job.request import Request, independent_views, views_of, without_warnings
+from streamkd.whole_job.request import (
+    CLASSES,
+    Request,
+    independent_views,
+    views_of,
+    without_warnings,
+)
 
 LABELS_ALONE = "labels-alone"
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
@@ -58,7 +65,7 @@ class Job:
         request = self.request
         for images in (request.parts.train, request.parts.validation):
             refuse_among_classes(images, request.out, kind="run directory", flag="--out")
-        is_begun = self.file.open(request.asked, request.given) if request.resume else False
+        is_begun = self.file.open(request.asked, request.given)
         if is_begun:
             self._compare_images()
         if is_begun and (answer := self._finished()) is not None:
@@ -116,6 +123,9 @@ class Job:
         request.student.keep()
         request.parts.train.write(request.out / TRAIN)
         request.parts.validation.write(request.out / VALIDATION)
+        if request.needs_class_file:
+            names = "".join(f"{name}\n" for name in request.class_names or [])
+            disk.write_atomically(request.out / CLASSES, names)
         self.file.begin(request.asked, request.given, facts, recipe)
 
     def _settle(self, recipe: dict[str, Setting], heading: str) -> None:
@@ -170,7 +180,6 @@ class Job:
                 epochs=self.settings["epochs"],
                 validation=request.parts.validation if stream.labelled.any() else None,
                 run=run,
-                resume=request.resume,
                 progress=request.progress,
                 stop=None if signals is None else signals.arrived,
                 arguments=self._recorded(),

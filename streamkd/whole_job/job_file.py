@@ -22,7 +22,7 @@ from streamkd.whole_job.recipe_choice import Setting
 NAME = "job.json"
 # Settings that JSON keeps as lists.
 _TUPLES = ("crop", "canonical_size")
-START_AGAIN = "Give the same again, or start again with `--no-resume`, or give another `--out`."
+START_AGAIN = "Give the same again, or begin another job: give another `--out`."
 
 
 class JobFile:
@@ -62,7 +62,7 @@ class JobFile:
         except (small_files.DamagedFileError, KeyError, TypeError, AttributeError) as error:
             raise ResumeError(
                 f"{self.path} is damaged, so the settings of the job are not known: {error}.\n"
-                "Start again with `--no-resume`, or give another `--out`."
+                "Give another `--out`."
             ) from error
         self.content = content
         values = {name: setting["value"] for name, setting in chosen.items()}

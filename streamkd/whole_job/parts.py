@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from streamkd.errors import ClassNamesError, OptionError
+from streamkd.errors import OptionError
 from streamkd.manifest.class_names import class_numbers
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
@@ -44,7 +44,8 @@ def parts_of(
       baseline: whether the student is also trained from labels alone.
 
     Raises:
-      OptionError: `baseline` without labels, one class, or too few images to hold some out.
+      OptionError: `baseline` without labels, one class, a validation without classes, or too few
+        images to hold some out.
       ClassNamesError: `validation` has a class that `images` have not.
     """
     is_labelled = bool((images.labels != UNLABELLED).any()) or images.multi_hot is not None
@@ -62,6 +63,12 @@ def parts_of(
             "`--labels none`."
         )
     if validation is not None:
+        if is_labelled and validation.class_names is None:
+            raise OptionError(
+                f"The images to learn from have {images.num_classes:,} classes, and those of "
+                "--validation have none.\nGive images in one folder a class, or leave --validation "
+                "out to hold some of the others out."
+            )
         if images.class_names is not None and validation.class_names is not None:
             class_numbers(validation.class_names, images.class_names, "the images to learn from")
         return Parts(images, validation, is_stratified=False)
@@ -99,8 +106,3 @@ def check_classes(teacher_classes: list[str], images: Manifest) -> None:
     """
     if images.class_names is not None and teacher_classes:
         class_numbers(images.class_names, teacher_classes, "the teacher")
-    elif images.class_names is not None:
-        raise ClassNamesError(
-            "The images have classes, and the teacher's outputs have no names.\n"
-            "Name them, one a line, in the order of the outputs: `--class-names FILE`."
-        )

@@ -26,6 +26,8 @@ from streamkd.whole_job.by_hand import Described
 from streamkd.whole_job.parts import Parts
 from streamkd.whole_job.student_source import StudentSource
 
+# File of the teacher's classes in the directory of a job, one a line.
+CLASSES = "classes.txt"
 # Settings that are arguments of `Views`, besides the number of views.
 VIEW_SETTINGS = ("crop", "flip", "color", "erase", "mixup", "cutmix", "canonical_size")
 
@@ -55,7 +57,6 @@ class Request:
       seed: of everything.
       trust: allow files that run code on loading.
       progress: show on standard error what is done.
-      resume: go on with a job that was begun; False chooses the settings anew and trains again.
       asked: what is compared when a job goes on, by name.
       described: makes the description for `commands_by_hand`, given settings and image size.
       imports: modules of the user's own.
@@ -77,7 +78,6 @@ class Request:
     seed: int
     trust: bool
     progress: bool
-    resume: bool
     asked: dict[str, Any]
     described: Callable[[dict[str, Any], tuple[int, int]], Described]
     imports: list[str]
@@ -88,6 +88,12 @@ class Request:
     def class_names(self) -> list[str] | None:
         """The teacher's classes, as given, as it knows them, or those of the images."""
         return self.teacher_classes or self.teacher.class_names or self.parts.train.class_names
+
+    @property
+    def needs_class_file(self) -> bool:
+        """Whether the two parts have other classes, so that their own are not the teacher's."""
+        own = [part.class_names for part in (self.parts.train, self.parts.validation)]
+        return self.class_names is not None and any(names != self.class_names for names in own)
 
     @property
     def teacher_pixels(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class StudentSource:
         elif describe_layers(self._load()) != describe_layers(self._student):
             raise ResumeError(
                 f"The job {self._copy.parent} was started with another student.\n"
-                "Give the same, or start again with `--no-resume`, or give another `--out`."
+                "Give the same again, or begin another job: give another `--out`."
             )
 
     def build(self, stream: Stream, *, label_weight: float) -> Any:
