@@ -5,7 +5,7 @@
     values_of(recipe)["temperature"]        # 3.0, as it was given
 
 A pure function: the same facts give the same settings. The numbers are constants, each with its
-reason; they rest on the runs in `design/whole_job.md`.
+reason; they rest on the runs in `design/loop.md`.
 """
 
 from __future__ import annotations
