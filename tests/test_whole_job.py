@@ -178,7 +178,9 @@ def test_models_in_memory_and_unlabelled_images_do(tmp_path):
         ["streamkd", "evaluate"],
     ], "what is in memory has no command; its store is read"
     with pytest.raises(ResumeError, match="started with another student"):
-        StudentSource(dense_student(activation=None), directory=tmp_path / "run", seed=0).keep()
+        StudentSource(dense_student(activation=None), directory=tmp_path / "run", seed=0).keep(
+            tmp_path / "run"
+        )
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(here, capsys):

@@ -16,11 +16,14 @@ from streamkd.cli import files, flags, http_flags, pixel_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
+from streamkd.codes import warn
 from streamkd.errors import OptionError
+from streamkd.manifest.notes import notes_of
 from streamkd.tf_support.quiet_import import import_tensorflow
 
 # Flags that become words of the printed commands, unless they have their default.
 _OF_SCAN = {"labels": "inferred", "class_map": None, "follow_links": False, "root": None}
+_OF_SCAN_OTHER = {"follow_links": False, "class_map": None}
 _OF_TEACHER = {
     "teacher": None,
     "preprocess": "none",
@@ -48,6 +51,8 @@ def distill(args: argparse.Namespace) -> Answer:
         )
     class_names = files.read_class_names(args.class_names)
     images = flags.scan_side(args, None)
+    for note in notes_of(images):
+        warn("odd_images", str(note), stacklevel=2)
     validation = flags.scan_other(args, args.validation) if args.validation else None
     files.check_model(args.teacher, "teacher")
     import_tensorflow()
@@ -74,7 +79,7 @@ def distill(args: argparse.Namespace) -> Answer:
         settings={name: _setting(value) for name, value in given.items() if value is not None},
         words=Words(
             scan=[args.images, *_words(args, _OF_SCAN)],
-            scan_validation=[args.validation, *_words(args, {"follow_links": False})],
+            scan_validation=[args.validation, *_words(args, _OF_SCAN_OTHER)],
             teacher=_words(args, _OF_TEACHER),
             common=_words(args, _OF_ALL),
             imports=list(args.imports or []),

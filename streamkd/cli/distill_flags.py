@@ -20,7 +20,7 @@ def add_distill(parser: arguments.Parser) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(
         parser,
-        image_size="the size that the teacher takes",
+        image_size="the size that the student takes, or the teacher",
         color_mode="that of the teacher, else rgb",
     )
     flags.add_trust(parser)

@@ -48,6 +48,7 @@ def begin(request: Request) -> tuple[Facts, dict[str, Setting]]:
         store = request.teach(sample, path, views, codec="float16", progress=False)
         check_classes(store.class_names, images)
         tried = join(sample, store, batch_size=_TRIED, image_size=request.image_size)
+        request.student.keep(Path(folder), tried.options.shape)
         facts = _facts(request, store, sample, tried)
         recipe = choose_recipe(facts, request.given)
         views_of(values_of(recipe), request.seed)  # refuses settings that contradict each other

@@ -130,7 +130,8 @@ def distill(
       baseline: train the same student from labels alone as well, for as many epochs.
       budget: '10m' or '1h', for the teacher's answers and the distilled student together, or
         '30 epochs'.
-      image_size: (height, width) that the student sees; by default what the teacher sees.
+      image_size: (height, width) that the student sees; by default what it takes, or else
+        what the teacher sees.
       class_names: the teacher's classes in the order of its outputs; by default those of its run
         directory, or the images'.
       student_preprocess: as in `Distiller`.
@@ -222,6 +223,7 @@ def prepare(
     parts = parts_of(images, validation=validation, split=split, seed=seed, baseline=baseline)
     _check_settings(settings, len(parts.train))
     source = StudentSource(student, directory=Path(out), seed=seed, trust=trust)
+    image_size = image_size or source.own_size()
     held = ["--validation-split", repr(split), "--seed", str(seed)]
     held += ["--stratify"] if parts.is_stratified else []
     scanned, scanned_validation = words.scan, words.scan_validation
@@ -334,7 +336,7 @@ def describe(report: DistillReport) -> str:
         wrong = "" if errors is None else f", {errors:,} errors"
         lines.append(f"  {name:<22} {accuracy:.1%} right{wrong}")
     if report.accuracy is None:
-        lines[-1:] = ["", "The images have no labels, so that no accuracy is known."]
+        lines[-1:] = ["", "No accuracy is known: these images have no classes."]
     lines += ["", f"The student is {Path(report.run) / 'student.keras'}."]
     lines += ["", "The same steps by hand:", *(f"  {line}" for line in report.commands)]
     return "\n".join(lines)

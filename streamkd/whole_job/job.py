@@ -72,7 +72,7 @@ class Job:
             request.say(f"the job {request.out} is already finished; nothing is done")
             return answer
         if is_begun:
-            request.student.keep()
+            request.student.keep(request.out)
             self._settle(self.file.recipe(), f"going on with the job {request.out}:")
         else:
             self._begin()
@@ -120,7 +120,7 @@ class Job:
         facts, recipe = begin(request)
         self._settle(recipe, "settings, each of which has a flag:")
         disk.make_directory(request.out)
-        request.student.keep()
+        request.student.keep(request.out)
         request.parts.train.write(request.out / TRAIN)
         request.parts.validation.write(request.out / VALIDATION)
         if request.needs_class_file:

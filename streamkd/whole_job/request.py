@@ -163,6 +163,7 @@ def without_warnings(code: str = "") -> Iterator[None]:
         warnings.simplefilter("always", StreamkdWarning)
         yield
     for warning in caught:
-        if code and getattr(warning.message, "code", "") != code:
+        message = warning.message
+        if not isinstance(message, StreamkdWarning) or (code and message.code != code):
             where = warning.filename, warning.lineno
             warnings.warn_explicit(warning.message, warning.category, *where)

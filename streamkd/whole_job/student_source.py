@@ -19,8 +19,9 @@ from streamkd.errors import ResumeError, StudentError
 from streamkd.models import families
 from streamkd.models.layer_digests import describe_layers
 from streamkd.models.load_student import load_student
-from streamkd.models.saving import save_model
+from streamkd.models.saving import check_can_be_saved, save_model
 from streamkd.runs.run_code import open_student
+from streamkd.runs.run_directory import STUDENT
 from streamkd.stream.stream import Stream
 from streamkd.training.loss_choice import needs_sigmoid
 
@@ -54,36 +55,61 @@ class StudentSource:
 
     @property
     def text(self) -> str:
-        """What stands behind `--student` in a command."""
+        """What stands behind `--student` in a command; of a student in memory, its copy."""
         return str(self._copy) if self.is_model else os.fspath(self._student)
 
-    def keep(self) -> None:
-        """Keeps a student in memory in the job's directory, if none is kept there.
+    def keep(self, directory: Path, shape: tuple[int, int, int] | None = None) -> None:
+        """Keeps a copy of a student in memory in a directory, if none is kept there.
+
+        Args:
+          directory: the job's, or one that lasts until the job has its own.
+          shape: height, width and channels of the images, where the student may not be built yet.
 
         Raises:
+          StudentError: the student cannot be saved.
           ResumeError: another student is kept there.
         """
         if not self.is_model:
             return
+        self._copy = directory / UNTRAINED
+        if shape is not None:
+            image = np.zeros((1, *shape), np.float32)
+            if not self._student.built:
+                self._student(image)
+            check_can_be_saved(self._student, image)
         if not self._copy.exists():
-            temporary = self._copy.with_name(f".{UNTRAINED[:-6]}.tmp.keras")
+            temporary = directory / f".{UNTRAINED}.tmp.keras"
             disk.remove(temporary)
             disk.open_new(temporary).close()
             save_model(self._student, temporary)
             temporary.replace(self._copy)
         elif describe_layers(self._load()) != describe_layers(self._student):
             raise ResumeError(
-                f"The job {self._copy.parent} was started with another student.\n"
+                f"The job {directory} was started with another student.\n"
                 "Give the same again, or begin another job: give another `--out`."
             )
+
+    def own_size(self) -> tuple[int, int] | None:
+        """Returns height and width of the images that a model takes; None if it takes any."""
+        model = self._student
+        if not self.is_model:
+            path = Path(self._student)
+            path = path / STUDENT if path.is_dir() else path
+            if path.suffix != ".keras" or not path.exists():
+                return None
+            model = families.load_model(path, refusal=StudentError, trust=self._trust)
+        shape = getattr(model, "input_shape", None)  # of several inputs, a list
+        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:3]:
+            return None
+        return shape[1], shape[2]
 
     def build(self, stream: Stream, *, label_weight: float) -> Any:
         """Returns the student with its first weights, which depend on the seed alone."""
         if self.is_model:
-            return self._load() if self._copy.exists() else self._student
+            return self._load()
         tf_keras.utils.set_random_seed(self._seed)
         source = os.fspath(self._student)
-        if os.path.exists(os.path.join(source, "student.keras")):
+        if os.path.exists(os.path.join(source, STUDENT)):
             return open_student(source, trust=self._trust)
         return load_student(
             source,
