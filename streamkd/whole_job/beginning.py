@@ -77,6 +77,7 @@ def _facts(request: Request, store: RowStore, sample: Manifest, tried: Stream) -
         mirror_agreement=answers.mirror_agreement,
         is_trained=is_trained(student),
         budget=request.budget,
+        num_validation=len(request.parts.validation),
     )
 
 

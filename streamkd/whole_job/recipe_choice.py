@@ -41,6 +41,9 @@ UPDATES, VIEWS_FACTOR = 2_000, 3
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 60
 # Bounds under a time budget: fewer epochs are no training, more were never better.
 FEWEST_EPOCHS_IN_TIME, MOST_EPOCHS_IN_TIME = 2, 600
+# Seconds that a training takes besides its images: to be compiled, and to save each epoch. An image
+# of the validation costs a third of one in training, which is also differentiated.
+START_SECONDS, EPOCH_SECONDS, VALIDATION_COST = 10.0, 0.1, 1 / 3
 BATCH_SIZE, LARGE_BATCH_SIZE, MANY_IMAGES = 32, 64, 10_000
 # The highest rate of a cosine. 0.001 cost new students two points, 0.004 none; weights that were
 # trained before are lost at 0.004.
@@ -59,7 +62,7 @@ class Facts:
     """What is known before the job begins.
 
     Attributes:
-      num_images: images to learn from.
+      num_images: images to learn from; `num_validation`: to measure on.
       num_outputs: the teacher's.
       is_labelled: whether the images have labels.
       image_size: (height, width) that the teacher sees.
@@ -86,6 +89,7 @@ class Facts:
     mirror_agreement: float | None
     is_trained: bool
     budget: Budget | None = None
+    num_validation: int = 0
     teacher_seconds: float | None = None
     student_seconds: float | None = None
 
@@ -221,8 +225,9 @@ def _epochs(facts: Facts, views: int, batch_size: int) -> tuple[int, str]:
 def _epochs_in(seconds: float, facts: Facts, views: int) -> tuple[int, str]:
     """Returns the epochs for which a time is enough, after the teacher's pass."""
     teaching = facts.num_images * (1 + views) * (facts.teacher_seconds or 0.0)
-    one = facts.num_images * (facts.student_seconds or 0.0)
-    fitting = int((seconds - teaching) / one)
+    shown = facts.num_images + VALIDATION_COST * facts.num_validation
+    one = shown * (facts.student_seconds or 0.0) + EPOCH_SECONDS
+    fitting = int((seconds - teaching - START_SECONDS) / one)
     epochs = min(MOST_EPOCHS_IN_TIME, max(FEWEST_EPOCHS_IN_TIME, fitting))
     measured = f"The teacher takes about {as_time(teaching)}, an epoch {as_time(one)}"
     if fitting < epochs:
