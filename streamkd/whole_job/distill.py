@@ -161,12 +161,14 @@ def distill(
         scan_validation=None if others is None else [others],
         teacher=None if path is None else ["--teacher", path],
     )
+    listed_images = as_manifest(images)
+    other_images = None if validation is None else as_manifest(validation, "validation")
     asked = prepare(
-        as_manifest(images),
+        listed_images,
         load_teacher(teacher) if path is None else load_teacher(path, trust=trust),
         student,
         out,
-        validation=None if validation is None else as_manifest(validation, "validation"),
+        validation=other_images,
         validation_split=validation_split,
         baseline=baseline,
         budget=budget,
