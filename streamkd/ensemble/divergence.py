@@ -65,7 +65,9 @@ class ClassCells:
         self._order = order
         self._starts = np.searchsorted(self.of_class[order], np.arange(self.count))
 
-    def solve(self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray) -> np.ndarray:
+    def solve(
+        self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray
+    ) -> np.ndarray:
         """Returns log q for each row.
 
         Args:
@@ -221,7 +223,9 @@ class _Search:
         return curvature
 
 
-def _add_outer(curvature: np.ndarray, cells: np.ndarray, mass: np.ndarray, q: np.ndarray) -> None:
+def _add_outer(
+    curvature: np.ndarray, cells: np.ndarray, mass: np.ndarray, q: np.ndarray
+) -> None:
     """Adds mass · r rᵀ, where r is q within some cells, and the diagonal follows elsewhere."""
     within = q[cells]
     within /= within.sum(axis=0)

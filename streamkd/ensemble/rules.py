@@ -48,7 +48,9 @@ class MemberClasses:
     log_oversampling: float = 0.0
 
 
-def make_rule(name: str, members: list[MemberClasses], num_classes: int, activation: str) -> Rule:
+def make_rule(
+    name: str, members: list[MemberClasses], num_classes: int, activation: str
+) -> Rule:
     """Returns the rule, ready for any number of batches.
 
     Args:
