@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,10 @@ def combine_stores(stores: Any, weights: Any = None, rule: str = "auto") -> Ense
       weights: the weight of each teacher, which sum to 1, or its weights by class name; by default
         all count alike.
       rule: 'logits' takes the mean of the teachers' log-probabilities, 'probabilities' that of
-        their probabilities, for teachers that know the same classes. With 'divergence' each speaks
-        for its own classes: the answer has the least sum of Kullback-Leibler divergences. 'auto' is
-        'logits' for teachers of the same classes, otherwise 'divergence'.
+        their probabilities, each over the teachers that know a class. With 'divergence' a teacher
+        speaks of its own classes alone, by their proportions: the answer has the least sum of
+        Kullback-Leibler divergences. 'auto' is 'logits' for teachers of the same classes, otherwise
+        'divergence'.
 
     Raises:
       StoreError: teachers that saw other pixels, or answer in another way.
@@ -77,7 +78,9 @@ def as_store(stores: Any, weights: Any = None, rule: str = "auto") -> RowStore:
     A list of one store is that store. Arguments and errors otherwise as in `combine_stores`.
     """
     check_choice("rule", rule, RULES)
-    if isinstance(stores, Member) or (isinstance(stores, list | tuple) and len(stores) == 1):
+    if isinstance(stores, Member) or (
+        isinstance(stores, list | tuple | Mapping) and len(stores) == 1
+    ):
         (only,) = as_members([stores] if isinstance(stores, Member) else stores, weights)
         if only.dustbin is not None or only.weight not in (None, 1):
             raise OptionError(
@@ -85,7 +88,7 @@ def as_store(stores: Any, weights: Any = None, rule: str = "auto") -> RowStore:
                 "Give several stores, or the store alone."
             )
         stores, weights = only.opened, None
-    if isinstance(stores, list | tuple | dict):
+    if isinstance(stores, list | tuple | Mapping):
         return combine_stores(stores, weights, rule)
     if weights is not None or rule != "auto":
         raise OptionError(
