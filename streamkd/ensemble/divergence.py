@@ -27,7 +27,7 @@ import numpy as np
 # Rows are done where the gradient of every cell is this small beside its evidence, or is rounding.
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-14
-_MAX_ITERATIONS = 300
+_MAX_ITERATIONS = 100
 # Of a cell's evidence, and of a probability: logarithms carry what is smaller, after the search.
 _SMALLEST_EVIDENCE = 1e-200
 _SMALLEST = 1e-300
@@ -193,12 +193,25 @@ class _Search:
         """Returns q after a Newton step in log q; a plain step in rows where that is no better."""
         step = _solve(self._curvature(q, masses, gradient), gradient)
         np.clip(step, -_LONGEST_STEP, _LONGEST_STEP, out=step)
-        candidate = _normalised(q * np.exp(-step))
         before = self._sums(q, masses) + _ROUNDING * (self._whole + self._free)
-        better = self._sums(candidate, self._masses_of(candidate)) <= before
+        candidate, better = self._moved(q, step, before)
         if better.all():
             return candidate
-        return np.where(better, candidate, self._plain_step(q, up, down))
+        # No cell moves further than by a factor of e: so far the model of the sum is nearly right.
+        shorter, less = self._moved(q, step / (1 + np.abs(step).max(axis=0)), before)
+        fallback = np.where(less, shorter, self._plain_step(q, up, down))
+        return np.where(better, candidate, fallback)
+
+    def _moved(
+        self, q: np.ndarray, step: np.ndarray, before: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns q after a step against `step`, and the rows in which its sum is no larger."""
+        factors = np.exp(-step)
+        if len(self._outsides):
+            # Beside dustbins the sum is convex in q, and a step up in log q would go too far.
+            factors = np.where(step < 0, 1 - step, factors)
+        candidate = _normalised(q * factors)
+        return candidate, self._sums(candidate, self._masses_of(candidate)) <= before
 
     def _sums(self, q: np.ndarray, masses: list[np.ndarray]) -> np.ndarray:
         """Returns the sum of divergences of each row, up to a constant."""
