@@ -152,6 +152,19 @@ def test_sigmoid_teachers_are_combined_label_by_label(tmp_path):
     assert store.header.is_sigmoid and store.describe()["activation"] == "sigmoid"
 
 
+def test_sigmoid_teachers_of_different_labels_need_none_in_common(tmp_path):
+    lists = (["ant", "bee"], ["cat", "emu"])
+    paths = [
+        write_small(
+            tmp_path / f"{n}.h5", names, seed=n, teacher={"name": "t", "output": "sigmoid-logits"}
+        )
+        for n, names in enumerate(lists)
+    ]
+    store = kd.combine_stores(paths)
+    expected = np.concatenate([answers_of(path) for path in paths], axis=1)
+    np.testing.assert_allclose(store.gather(np.arange(10)), expected, atol=1e-4)
+
+
 def test_images_are_those_of_all_stores_and_labels_of_the_first_that_knows_one(tmp_path):
     keys, content = store_helpers.keys_of(9), store_helpers.content_of(range(9))
     unlabelled = np.full(9, -1)
