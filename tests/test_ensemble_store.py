@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import shutil
+import signal
 import threading
 from unittest import mock
 
@@ -19,6 +20,7 @@ from ensemble_helpers import (
     write_small,
     write_store_of,
 )
+from process_helpers import running
 
 import streamkd as kd
 from streamkd.ensemble.checks import islands_of
@@ -29,6 +31,22 @@ from streamkd.store.layout import DONE, REFUSED
 from streamkd.store.writer import StoreWriter
 from streamkd.views.views import Views
 
+# Kills itself at a given write to the disk, counted from the start of the process.
+KILLED = """
+import itertools, os, signal, sys
+import streamkd as kd
+from streamkd import disk
+
+numbers, write_at = itertools.count(1), disk.write_at
+
+def killed(*values):
+    write_at(*values)
+    if next(numbers) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+disk.write_at = killed
+kd.combine_stores(sys.argv[3:], [0.7, 0.3]).write(sys.argv[2], progress=False)
+"""
 VIEWS = Views(2, crop=(0.35, 1), flip=True, seed=5)
 
 
@@ -134,6 +152,19 @@ def test_sigmoid_teachers_are_combined_label_by_label(tmp_path):
     assert store.header.is_sigmoid and store.describe()["activation"] == "sigmoid"
 
 
+def test_sigmoid_teachers_of_different_labels_need_none_in_common(tmp_path):
+    lists = (["ant", "bee"], ["cat", "emu"])
+    paths = [
+        write_small(
+            tmp_path / f"{n}.h5", names, seed=n, teacher={"name": "t", "output": "sigmoid-logits"}
+        )
+        for n, names in enumerate(lists)
+    ]
+    store = kd.combine_stores(paths)
+    expected = np.concatenate([answers_of(path) for path in paths], axis=1)
+    np.testing.assert_allclose(store.gather(np.arange(10)), expected, atol=1e-4)
+
+
 def test_images_are_those_of_all_stores_and_labels_of_the_first_that_knows_one(tmp_path):
     keys, content = store_helpers.keys_of(9), store_helpers.content_of(range(9))
     unlabelled = np.full(9, -1)
@@ -188,6 +219,30 @@ def test_views_are_those_of_the_first_store_once_all_are_compared(tmp_path):
         member.opened.view_parameters = counted
     store.view_parameters(rows)  # compared before: only the first is read
     assert [len(counted.mock_calls) for counted in one] == [1, 0, 0]
+
+
+def test_mixed_views_keep_their_partners(tmp_path):
+    mixed = Views(2, flip=True, mixup=0.8, cutmix=1.0)
+    paths = [write_small(tmp_path / f"{n}.h5", seed=n, views=mixed) for n in range(2)]
+    store, single = kd.combine_stores(paths), kd.open_store(paths[0])
+    rows = np.arange(30)
+    ours, theirs = store.view_parameters(rows), single.view_parameters(rows)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    partners = [store.partners_of(view) for view in (1, 2)]
+    assert [p.tolist() for p in partners] == [single.partners_of(v).tolist() for v in (1, 2)]
+    assert (partners[0] >= 0).all()
+    written = store.write(tmp_path / "all.h5", progress=False)
+    assert [p.tolist() for p in partners] == [written.partners_of(v).tolist() for v in (1, 2)]
+
+
+def test_stores_of_other_images_have_other_mixtures(tmp_path):
+    mixed = Views(1, mixup=0.8)
+    paths = [write_small(tmp_path / f"{n}.h5", seed=n, views=mixed, num_images=n) for n in (10, 16)]
+    keys = kd.open_store(paths[0]).keys
+    assert (kd.open_store(paths[1]).images_of_keys(keys) >= 0).sum() > 3
+    words = str(refusal(kd.combine_stores, paths))
+    assert "view 1: view_partner is not the same" in words
+    assert "Images are mixed in pairs, which depend on all images of a store." in words
 
 
 def test_a_refused_image_has_no_answer(tmp_path, pair):
@@ -313,6 +368,18 @@ class TestWriting:
         assert kd.open_store(tmp_path / "cut.h5").rows_done == 4 * after
         kd.combine_stores(pair, [0.7, 0.3]).write(tmp_path / "cut.h5", progress=False)
         assert (tmp_path / "cut.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+    @pytest.mark.slow
+    def test_a_process_that_is_killed_at_each_write_leaves_the_same_bytes(self, tmp_path, pair):
+        kd.combine_stores(pair, [0.7, 0.3]).write(tmp_path / "whole.h5", progress=False)
+        out = tmp_path / "cut.h5"
+        for call in range(1, 30):
+            with running("-c", KILLED, call, out, *pair) as child:
+                errors = child.communicate()[1]
+            if child.returncode == 0:
+                break
+            assert child.returncode == -signal.SIGKILL, errors
+        assert call > 5 and out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
     def test_other_weights_do_not_continue_it(self, tmp_path, pair):
         kd.combine_stores(pair, [0.7, 0.3]).write(tmp_path / "all.h5", progress=False)
