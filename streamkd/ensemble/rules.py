@@ -102,19 +102,15 @@ class _Outputs:
         else:
             sums[:, self.classes] += values
 
-    def shifted(self, answers: np.ndarray) -> np.ndarray:
-        """Returns logits, float64 `[batch, outputs]`, finite, the largest of each row 0."""
+    def probabilities(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns log probabilities and probabilities, float64 `[batch, outputs]`."""
         if self._without_dustbin is not None:
             answers = answers[:, self._without_dustbin]
         logs = answers.astype(np.float64)
         if self.dustbin is not None:
             logs[:, self.dustbin] += self._log_oversampling
         logs -= logs.max(axis=1, keepdims=True)
-        return np.maximum(logs, LOWEST, out=logs)
-
-    def probabilities(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns log probabilities and probabilities, float64 `[batch, outputs]`."""
-        logs = self.shifted(answers)
+        np.maximum(logs, LOWEST, out=logs)
         probabilities = np.exp(logs)
         sums = probabilities.sum(axis=1, keepdims=True)
         probabilities /= sums
@@ -131,10 +127,6 @@ class Rule:
         self._weights = np.zeros((1, num_classes))
         for member in members:
             member.add(self._weights, member.weights)
-        self._alike = all(
-            len(member.classes) == num_classes and len(set(member.weights.tolist())) == 1
-            for member in members
-        )
 
     def combine(self, answers: list[np.ndarray]) -> np.ndarray:
         """Returns the logits of the combination.
@@ -148,7 +140,7 @@ class Rule:
         """
         rows = len(answers[0])
         combined = np.empty((rows, self._num_classes), np.float32)
-        at_once = max(256, _CELLS_AT_ONCE // self._num_classes)
+        at_once = max(64, _CELLS_AT_ONCE // self._num_classes)
         with np.errstate(all="ignore"):
             for first in range(0, rows, at_once):
                 part = slice(first, first + at_once)
@@ -214,8 +206,7 @@ class _MeanOfLogits(Rule):
     def _of_log_probabilities(self, answers: list[np.ndarray]) -> np.ndarray:
         sums = np.zeros((len(answers[0]), self._num_classes))
         for member, answer in zip(self._members, answers, strict=True):
-            # One weight for all classes: logits do as well, a constant apart.
-            logs = member.shifted(answer) if self._alike else member.probabilities(answer)[0]
+            logs, _ = member.probabilities(answer)
             member.add(sums, member.weights * member.of_classes(logs))
         return sums / self._weights
 
