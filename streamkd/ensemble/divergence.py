@@ -1,7 +1,9 @@
 """One distribution for teachers that know different classes: the smallest sum of divergences.
 
-    cells = ClassCells(known, with_dustbin)      # known: bool [members, classes]
-    z = cells.solve(evidence, mass, dustbin)     # log probabilities, [rows, classes]
+    cells = ClassCells(known, with_dustbin)             # known: bool [members, classes]
+    log_cells = cells.log_sums(log_evidence)            # [cells, rows]
+    log_q = cells.solve(log_cells, mass, dustbin)       # [cells, rows]
+    log_q_of_classes = log_evidence + (log_q - log_cells).T[:, cells.of_class]
 
 Each teacher m gives probabilities p_m over the classes S_m that it knows and, if it has an output
 "none of these", the dustbin, the mass that is left. The wanted q makes the weighted sum of
@@ -67,24 +69,34 @@ class ClassCells:
         self._order = order
         self._starts = np.searchsorted(self.of_class[order], np.arange(self.count))
 
-    def solve(self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray) -> np.ndarray:
-        """Returns log q for each row.
+    def log_sums(self, log_evidence: np.ndarray) -> np.ndarray:
+        """Returns the log of the evidence of each cell, float64 `[cells, rows]`.
 
         Args:
           log_evidence: float64 `[rows, classes]`: log of b(c) = Σ weight · p_m(c) over the teachers
             that know class c. Finite.
+        """
+        ordered = log_evidence if self._in_order else log_evidence[:, self._order]
+        largest = np.maximum.reduceat(ordered, self._starts, axis=1)
+        shifted = ordered - largest[:, self.of_class[self._order]]
+        sums = np.add.reduceat(np.exp(shifted), self._starts, axis=1)
+        return (largest + np.log(sums)).T
+
+    def solve(self, log_cells: np.ndarray, mass: np.ndarray, dustbin: np.ndarray) -> np.ndarray:
+        """Returns log q of each cell; within a cell, q follows the evidence of its classes.
+
+        Args:
+          log_cells: float64 `[cells, rows]`, as `log_sums` returns it.
           mass: float64 `[members, rows]`: Σ weight · p_m(c) over the classes of each teacher.
           dustbin: float64 `[members, rows]`: weight · p_m(dustbin), 0 without one.
 
         Returns:
-          float64 `[rows, classes]`. Where teachers without a dustbin meet teachers with one, the
-          sum may have several smallest places; the one that is found depends on the row alone.
+          float64 `[cells, rows]`. Where teachers without a dustbin meet teachers with one, the sum
+          may have several smallest places; the one that is found depends on the row alone.
         """
-        log_cells = self._log_sums(log_evidence)
         if not len(self._parts) and not len(self._outsides):
-            return log_evidence - _log_sum(log_cells)
-        evidence = np.exp(log_cells)
-        np.maximum(evidence, _SMALLEST_EVIDENCE, out=evidence)
+            return log_cells - _log_sum(log_cells)
+        evidence = np.maximum(np.exp(log_cells), _SMALLEST_EVIDENCE)
         whole = self._whole[None].astype(np.float64)
         search = _Search(
             evidence,
@@ -94,18 +106,8 @@ class ClassCells:
             outside_masses=_product(self._outside_members, dustbin),
             whole_mass=_product(whole, mass + dustbin)[0],
         )
-        log_q = search.run()
         # Evidence that was too small for the search scales its cell: D(c) hardly feels it.
-        log_q += np.minimum(log_cells - np.log(_SMALLEST_EVIDENCE), 0.0)
-        return log_evidence + (log_q - log_cells).T[:, self.of_class]
-
-    def _log_sums(self, log_evidence: np.ndarray) -> np.ndarray:
-        """Returns the log of the evidence of each cell, `[cells, rows]`."""
-        ordered = log_evidence if self._in_order else log_evidence[:, self._order]
-        largest = np.maximum.reduceat(ordered, self._starts, axis=1)
-        shifted = ordered - largest[:, self.of_class[self._order]]
-        sums = np.add.reduceat(np.exp(shifted), self._starts, axis=1)
-        return np.ascontiguousarray((largest + np.log(sums)).T)
+        return search.run() + np.minimum(log_cells - np.log(_SMALLEST_EVIDENCE), 0.0)
 
 
 class _Search:
@@ -296,9 +298,9 @@ def _normalised(q: np.ndarray) -> np.ndarray:
 
 
 def _log_sum(log_values: np.ndarray) -> np.ndarray:
-    """Returns log Σ exp over the first axis, `[rows, 1]`."""
+    """Returns log Σ exp over the first axis, `[rows]`."""
     largest = log_values.max(axis=0)
-    return (largest + np.log(_added(np.exp(log_values - largest))))[:, None]
+    return largest + np.log(_added(np.exp(log_values - largest)))
 
 
 def _distinct(patterns: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
