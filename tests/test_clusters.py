@@ -8,7 +8,7 @@ from store_helpers import content_of, create, header_of, keys_of
 
 import streamkd as kd
 from streamkd.cli.main import main
-from streamkd.ensemble.clusters import soft_target_covariance
+from streamkd.ensemble.clusters import soft_target_covariance, without_variances
 from streamkd.ensemble.k_means import k_means
 from streamkd.keys import Keys
 from streamkd.manifest.manifest import Manifest
@@ -89,6 +89,24 @@ def test_one_group_holds_all_classes_and_the_seed_decides(store):
     (everything,) = kd.cluster_classes(store, 1).classes
     assert everything == NAMES
     assert kd.cluster_classes(store, 2, seed=5) == kd.cluster_classes(store, 2, seed=5)
+
+
+def test_classes_of_other_frequency_and_difficulty_are_grouped_all_the_same():
+    """Four groups of three, in answers whose variances differ more than their covariances."""
+    found = {"variances": 0, "covariances": 0}
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        group_of = generator.permutation(np.repeat(np.arange(4), 3))
+        labels = generator.choice(12, 2000, p=generator.dirichlet(np.full(12, 5.0)))
+        logits = generator.normal(size=(2000, 12)) + 3 * (group_of == group_of[labels][:, None])
+        logits[np.arange(2000), labels] += generator.uniform(1, 4, 12)[labels]
+        targets = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        raw = np.cov(targets, rowvar=False)
+        for name, points in (("variances", raw), ("covariances", without_variances(raw))):
+            groups = k_means(points, 4, seed=0)
+            found[name] += all(len(set(groups[group_of == group])) == 1 for group in range(4))
+    assert found["covariances"] >= 17
+    assert found["variances"] <= 12
 
 
 @pytest.mark.parametrize("num_groups", [1, 3, 5])

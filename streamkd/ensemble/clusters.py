@@ -105,9 +105,7 @@ def cluster_classes(
     store = open_store(store)
     _check_store(store, num_specialists)
     covariance, chosen_counts = soft_target_covariance(store, temperature)
-    np.fill_diagonal(covariance, -np.inf)
-    np.fill_diagonal(covariance, covariance.max(axis=0))
-    group_of = k_means(covariance, num_specialists, seed=seed)
+    group_of = k_means(without_variances(covariance), num_specialists, seed=seed)
     num_images = int(chosen_counts.sum())
     groups = [np.flatnonzero(group_of == group) for group in range(num_specialists)]
     groups.sort(key=lambda group: (-int(chosen_counts[group].sum()), int(group[0])))
@@ -177,6 +175,17 @@ def soft_target_covariance(store: RowStore, temperature: float) -> tuple[np.ndar
         )
     means = sums / num_images
     return products / num_images - np.outer(means, means), counts
+
+
+def without_variances(covariance: np.ndarray) -> np.ndarray:
+    """Returns the matrix with each class's largest covariance with another on the diagonal.
+
+    Variances are far larger than what two classes have in common, and hide it from K-means.
+    """
+    changed = covariance.copy()
+    np.fill_diagonal(changed, -np.inf)
+    np.fill_diagonal(changed, changed.max(axis=0))
+    return changed
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
