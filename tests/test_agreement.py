@@ -16,6 +16,7 @@ from streamkd.ensemble.agreement import (
     jensen_shannon,
     label_jensen_shannon,
 )
+from streamkd.store.decisions import right
 
 # Two teachers of six combined classes: the first knows 0 to 3, in another order and with an output
 # that is no class; the second knows 1, 2, 3 and 5.
@@ -127,14 +128,27 @@ def test_less_than_two_shared_classes_say_nothing(answers):
 
 def test_a_teacher_is_right_or_wrong_on_the_labels_that_it_knows(answers):
     first, _, labels = answers
-    tally = AccuracyTally(FIRST, NUM_CLASSES)
+    tally = AccuracyTally(FIRST, NUM_CLASSES, NUM_CLASSES)
     for start in range(0, 500, 77):
         tally.add(first[start : start + 77], labels[start : start + 77])
     known = np.isin(labels, [0, 1, 2, 3])
     chosen = FIRST[np.where(FIRST >= 0, first, -np.inf).argmax(1)]
     assert tally.num_labelled == known.sum()
     assert tally.accuracy == np.mean((chosen == labels)[known])
-    assert AccuracyTally(FIRST, NUM_CLASSES).accuracy is None
+    assert AccuracyTally(FIRST, NUM_CLASSES, NUM_CLASSES).accuracy is None
+
+
+@pytest.mark.parametrize("num_names", [1, 2])
+def test_a_single_logit_decides_as_it_does_in_its_own_store(num_names):
+    logits = np.array([[-1.0], [2.0], [0.5], [-3.0], [1.0]], np.float32)
+    labels = np.array([0, 0, num_names - 1, 0, -1])
+    tally = AccuracyTally(np.array([0]), 1, num_names)
+    tally.add(logits, labels)
+    own = right(logits, labels, ["no", "yes"][:num_names])[labels >= 0]
+    assert (tally.num_right, tally.num_labelled) == (own.sum(), 4)
+    pair = PairTally(np.array([0]), np.array([0]), 1, is_sigmoid=True)
+    pair.add(logits, -logits, labels, np.arange(5))
+    assert (pair.num_images, pair.agreement) == (5, 0)
 
 
 def test_codes_are_counted_in_any_order_of_batches():

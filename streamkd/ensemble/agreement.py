@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from streamkd.store.codecs import fidelity
-from streamkd.store.decisions import as_two, decided
+from streamkd.store.decisions import as_two, chosen, decided
 
 # Images that are kept as examples of each contradiction.
 MAX_EXAMPLES = 3
@@ -117,7 +117,8 @@ class PairTally:
         self.shared = np.flatnonzero((first_outputs >= 0) & (second_outputs >= 0))
         self._first_outputs = first_outputs[self.shared]
         self._second_outputs = second_outputs[self.shared]
-        self._is_shared = np.zeros(num_classes, bool)
+        # A single logit decides between two labels.
+        self._is_shared = np.full(max(num_classes, 2), num_classes == 1)
         self._is_shared[self.shared] = True
         self.num_images = 0
         self._num_same = 0
@@ -204,16 +205,23 @@ class PairTally:
 class AccuracyTally:
     """How often answers are right, on the labelled images whose class they can say.
 
-    Attributes:
+    Args:
       columns: int64 `[outputs]`, the combined class of each output; -1 for an output that is none.
+      num_classes: number of combined classes; one for a single logit.
+      num_names: number of names of the classes: two where a single logit decides between two.
+
+    Attributes:
+      classes: int64, the classes that the outputs answer for, in their order.
       num_labelled: images with such a label.
       num_right: those of them whose class has the largest logit.
     """
 
-    def __init__(self, columns: np.ndarray, num_classes: int) -> None:
-        self.outputs = np.flatnonzero(columns >= 0)
-        self.classes = columns[self.outputs]
-        self._knows = output_of_class(columns, num_classes) >= 0
+    def __init__(self, columns: np.ndarray, num_classes: int, num_names: int) -> None:
+        self._outputs = np.flatnonzero(columns >= 0)
+        self.classes = columns[self._outputs]
+        self._is_single, self._num_names = num_classes == 1, num_names
+        self._knows = np.full(max(num_classes, 2), self._is_single)
+        self._knows[self.classes] = True
         self.num_labelled = 0
         self.num_right = 0
 
@@ -222,22 +230,22 @@ class AccuracyTally:
         """Fraction that is right; None without labelled images."""
         return self.num_right / self.num_labelled if self.num_labelled else None
 
-    def known(self, labels: np.ndarray) -> np.ndarray:
-        """Returns bool `[batch]`: whether the image has a label that these answers can say."""
-        return (labels >= 0) & self._knows[np.maximum(labels, 0)]
-
     def add(self, answers: np.ndarray, labels: np.ndarray) -> None:
         """Counts the answers, `[batch, outputs]`, to images with `labels`, int64 `[batch]`."""
-        self.add_chosen(self.chosen(answers), labels, self.known(labels))
+        self.add_chosen(self.chosen(answers), labels)
 
-    def add_chosen(self, chosen: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> None:
-        """Counts combined classes that were chosen, int64 `[batch]`, where `counted` is true."""
+    def add_chosen(self, choices: np.ndarray, labels: np.ndarray) -> None:
+        """Counts combined classes that were chosen for images with `labels`, int64 `[batch]`."""
+        counted = (labels >= 0) & self._knows[np.maximum(labels, 0)]
         self.num_labelled += int(counted.sum())
-        self.num_right += int((chosen == labels)[counted].sum())
+        self.num_right += int((choices == labels)[counted].sum())
 
     def chosen(self, answers: np.ndarray) -> np.ndarray:
         """Returns the combined class that each row chooses, int64 `[batch]`."""
-        return self.classes[answers[:, self.outputs].argmax(axis=1)]
+        if self._is_single:
+            # With one name, what is denied is no class at all.
+            return chosen(answers) - (1 if self._num_names == 1 else 0)
+        return self.classes[answers[:, self._outputs].argmax(axis=1)]
 
 
 def output_of_class(columns: np.ndarray, num_classes: int) -> np.ndarray:

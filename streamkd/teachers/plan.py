@@ -10,7 +10,6 @@ sample of the images, which also tell how long the whole pass will take.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.progress import image_progress
 from streamkd.public import public
-from streamkd.reports import Report
+from streamkd.reports import Report, readable_bytes
 from streamkd.store.codecs import Codec, FloatCodec, fidelity
 from streamkd.store.codecs import get as get_codec
 from streamkd.store.collection import open_store
@@ -213,7 +212,7 @@ def describe(report: PlanReport) -> str:
     ]
     for entry in report.codecs:
         line = f"{entry.codec:<14} {entry.bytes_per_image:>11,.0f} "
-        line += f"{_readable_bytes(entry.num_bytes):>9}     "
+        line += f"{readable_bytes(entry.num_bytes):>9}     "
         if entry.kl is None:
             line += "logits too large for it"
         else:
@@ -337,8 +336,3 @@ def _recommended(compared: list[CodecPlan], max_kl: float) -> str:
         if entry.kl is not None and max(entry.kl.values()) <= max_kl:
             return entry.codec
     return "float32"
-
-
-def _readable_bytes(num_bytes: int) -> str:
-    power = min(4, int(math.log(max(num_bytes, 1), 1000)))
-    return f"{num_bytes / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB'][power]}"
