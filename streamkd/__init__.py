@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.codes import StreamkdWarning as StreamkdWarning
+    from streamkd.ensemble.ensemble_store import EnsembleStore as EnsembleStore
+    from streamkd.ensemble.ensemble_store import combine_stores as combine_stores
+    from streamkd.ensemble.member import Member as Member
     from streamkd.errors import StreamkdError as StreamkdError
     from streamkd.file_access import file_settings as file_settings
     from streamkd.image_options import ImageOptions as ImageOptions
@@ -61,6 +64,8 @@ __version__ = "0.1.0"
 # Public names by the module that defines them.
 _NAMES = {
     "streamkd.codes": "StreamkdWarning",
+    "streamkd.ensemble.ensemble_store": "EnsembleStore combine_stores",
+    "streamkd.ensemble.member": "Member",
     "streamkd.errors": "StreamkdError",
     "streamkd.file_access": "file_settings",
     "streamkd.image_options": "ImageOptions",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamkd as kd
-from streamkd.cli import files, flags, http_flags, pixel_flags
+from streamkd.cli import files, flags, http_flags, pixel_flags, store_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.codes import warn
@@ -176,19 +176,6 @@ def import_(args: argparse.Namespace) -> Answer:
     return Answer(fields)
 
 
-def merge(args: argparse.Namespace) -> Answer:
-    """Makes one store of several."""
-    files.check_out(args.out, kind="store")
-    if args.index and args.images is not None:
-        raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
-    images = _scan_unlabelled(args)
-    report = kd.merge(
-        args.stores, args.out, images=images, index=args.index, progress=not args.quiet
-    )
-    dropped = {"num_superseded": report.num_superseded, "num_dropped": report.num_dropped}
-    return Answer({**report.store.describe(), **dropped})
-
-
 def verify(args: argparse.Namespace) -> Answer:
     """Says whether a store is sound."""
     images = None
@@ -221,7 +208,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     report = kd.evaluate(
         args.model,
         manifest,
-        store=args.store,
+        store=store_flags.open_stores(args),
         class_names=class_names,
         teacher_class_map=teacher_class_map,
         model_output=args.output,

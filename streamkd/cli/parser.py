@@ -10,7 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import arguments, commands, flags, http_flags, pixel_flags, train, train_flags
+from streamkd.cli import (
+    arguments,
+    commands,
+    flags,
+    http_flags,
+    merge,
+    pixel_flags,
+    store_flags,
+    train,
+    train_flags,
+)
 from streamkd.cli.answer import Answer
 
 CLASS_NAMES = "file with the class names, one a line, in the order of "
@@ -246,23 +256,12 @@ def _import(subparsers: Any) -> None:
 
 def _merge(subparsers: Any) -> None:
     parser = _command(
-        subparsers, commands.merge, "Makes one store of shards, or of a store and its deltas."
+        subparsers,
+        merge.merge,
+        "Makes one store of shards, of a store and its deltas, or of several teachers' stores.",
     )
-    parser.add_argument(
-        "stores", nargs="+", metavar="S.h5", help="stores; for an image in several, the last counts"
-    )
+    merge.add_merge(parser)
     _add_out_store(parser)
-    text = "keep only the images of this directory; renamed files are recognized by content"
-    flags.add_images(parser, text, labels="none")
-    parser.add_argument(
-        "--index",
-        action="store_true",
-        help="write a small file that lists the stores, and copy no rows",
-    )
-    parser.epilog = (
-        "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
-        "and num_dropped, images that are not in IMAGES."
-    )
 
 
 def _verify(subparsers: Any) -> None:
@@ -301,9 +300,7 @@ def _evaluate(subparsers: Any) -> None:
         others="as in --store or as in training",
     )
     flags.add_trust(parser)
-    parser.add_argument(
-        "--store", metavar="S.h5", help="the teacher's logits for these images, to compare with"
-    )
+    store_flags.add_stores(parser, "the teacher's logits for these images, to compare with")
     flags.add_store_io(parser)
     flags.add_class_names(
         parser,

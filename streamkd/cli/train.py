@@ -17,7 +17,7 @@ from typing import Any
 
 import streamkd as kd
 from streamkd import json_text
-from streamkd.cli import files, flags, pixel_flags
+from streamkd.cli import files, flags, pixel_flags, store_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
@@ -53,7 +53,7 @@ def train(args: argparse.Namespace) -> Answer:
     }
     images, validation = _scan(args)
     _refuse_outputs_among_classes(args, images, validation)
-    store = kd.open_store(args.store) if args.store else None
+    store = store_flags.open_stores(args)
     import_tensorflow()
     scope = _scope(args.distribute)
     stream = _join(args, images, store, views=views, **chosen)
@@ -244,7 +244,8 @@ def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
 
 def _recorded(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the flags that config.json keeps for its reader, given or not."""
-    return {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
+    given = {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
+    return {**given, "store": store_flags.recorded(args.store)}
 
 
 def _how_to_resume(history: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from streamkd.cli import arguments, flags, pixel_flags
+from streamkd.cli import arguments, flags, pixel_flags, store_flags
 
 
 def add_train(parser: arguments.Parser) -> None:
@@ -22,10 +22,8 @@ def add_train(parser: arguments.Parser) -> None:
         others="as in --store",
     )
     flags.add_trust(parser)
-    parser.add_argument(
-        "--store",
-        metavar="S.h5",
-        help="the teacher's logits; without them give --label-weight 1 and --image-size",
+    store_flags.add_stores(
+        parser, "the teacher's logits; without them give --label-weight 1 and --image-size"
     )
     flags.add_store_io(parser)
     parser.add_argument(

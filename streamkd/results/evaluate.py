@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count, check_types
+from streamkd.ensemble.ensemble_store import as_store
 from streamkd.errors import StudentError
 from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import class_numbers, renumber, several_labels
@@ -36,7 +37,6 @@ from streamkd.results.evaluated_model import (
 from streamkd.results.report_fields import report_fields, shown_labels
 from streamkd.results.teacher_classes import TeacherClasses
 from streamkd.runs.run_directory import config_of_model
-from streamkd.store.collection import open_store
 from streamkd.store.decisions import as_two, fits_names
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
@@ -92,7 +92,7 @@ def evaluate(
     model: Any,
     images: Manifest | str | os.PathLike,
     *,
-    store: RowStore | str | os.PathLike | None = None,
+    store: Any = None,
     image_size: tuple[int, int] | None = None,
     color_mode: str | None = None,
     interpolation: str | None = None,
@@ -114,7 +114,8 @@ def evaluate(
     Args:
       model: a Keras model, a `.keras` file or a run directory.
       images: labelled or not; fields that need labels are None without them.
-      store: the teacher's logits for these images, for agreement and KL.
+      store: the teacher's logits for these images, for agreement and KL: a store or its path, or
+        several, as in `join`.
       image_size: (height, width); by default the size that the model takes.
       color_mode: by default the mode that fits the model's channels.
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode, exif, background: by default
@@ -146,7 +147,7 @@ def evaluate(
         trained_loss = config.get("loss")
         model = open_model(model, trust=trust)
     if store is not None:
-        store = open_store(store)
+        store = as_store(store)
     interface = model_interface(model, model_output)
     size = image_size or interface.image_size or trained.get("image_size")
     asked = {

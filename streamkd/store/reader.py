@@ -119,6 +119,11 @@ class LogitStore(RowStore):
         return self._labels
 
     @property
+    def content(self) -> np.ndarray:
+        """uint64 `[num_images]`, what `content_of` returns of all images, but unchecked."""
+        return self._file.read("content")
+
+    @property
     def class_names(self) -> list[str]:
         if self._class_names is None:
             self._file.check_static("class_bytes", "class_offsets")
@@ -196,6 +201,7 @@ class LogitStore(RowStore):
             decoder=self.header.decoder,
             versions=self.header.versions,
             **({"activation": "sigmoid"} if self.header.is_sigmoid else {}),
+            **{n: v for n, v in self.header.teacher.items() if n == "combination"},
         )
 
     def _checked(self, rows: np.ndarray, *, allow_refused: bool = False) -> np.ndarray:

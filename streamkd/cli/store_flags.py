@@ -1,0 +1,137 @@
+"""The flags of commands that take the stores of several teachers, and the store they describe.
+
+    store_flags.add_stores(parser, "the teacher's logits")
+    store = store_flags.open_stores(args)       # None without --store
+
+`--store S.h5=WEIGHT` may be repeated. A path that holds an equals sign and exists is a path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from typing import Any
+
+from streamkd.cli import arguments
+from streamkd.errors import OptionError
+
+# As in `combine_stores`, which is imported when it is first used.
+RULES = ("auto", "logits", "probabilities", "divergence")
+COMBINE = (
+    "how the answers of several stores are combined: the mean of log-probabilities (logits) or of "
+    "probabilities, for teachers of the same classes, or each for its own classes (divergence); "
+    "default auto: logits, or divergence where classes differ"
+)
+DUSTBIN = (
+    "class that stands for 'none of these' in the stores that have it, and is no class of the "
+    "student"
+)
+
+
+def add_stores(parser: Any, help: str) -> None:
+    """Adds `--store`, `--combine` and `--dustbin` to a parser or a group."""
+    parser.add_argument(
+        "--store",
+        action=arguments.Repeated,
+        metavar="S.h5[=WEIGHT]",
+        help=f"{help}; repeat it to combine several teachers, each with its weight (default: all "
+        "alike) or with a .json file of weights by class",
+    )
+    parser.add_argument("--combine", choices=RULES, help=COMBINE)
+    add_dustbin(parser)
+
+
+def add_dustbin(parser: Any) -> None:
+    """Adds the flag that names the dustbin class of specialists."""
+    parser.add_argument("--dustbin", metavar="CLASS", help=DUSTBIN)
+
+
+def open_stores(args: argparse.Namespace) -> Any:
+    """Returns the store that the flags describe: one, several combined, or None."""
+    if not args.store:
+        for flag in ("combine", "dustbin"):
+            if getattr(args, flag) is not None:
+                raise OptionError(f"--{flag} combines stores, and there is none.\nAdd `--store`.")
+        return None
+    return combined(args.store, args.combine, args.dustbin)
+
+
+def combined(texts: list[str], rule: str | None, dustbin: str | None) -> Any:
+    """Returns the stores that were typed as `S.h5` or `S.h5=WEIGHT`, as one.
+
+    Args:
+      texts: one or more.
+      rule: of the combination; None for the default.
+      dustbin: name of a class, or None.
+    """
+    from streamkd.ensemble.ensemble_store import as_store, combine_stores
+    from streamkd.ensemble.member import Member
+
+    members = [Member(*path_and_weight(text)) for text in texts]
+    if dustbin is not None:
+        having = [dustbin in member.opened.class_names for member in members]
+        if not any(having):
+            raise OptionError(
+                f"--dustbin is {dustbin!r}, and no store has such a class.\n"
+                "Name a class as `streamkd inspect` shows it."
+            )
+        members = [
+            Member(member.store, member.weight, dustbin if has else None)
+            for member, has in zip(members, having, strict=True)
+        ]
+    if len(members) == 1:
+        if rule is not None or dustbin is not None:
+            flag = "--combine" if rule is not None else "--dustbin"
+            raise OptionError(
+                f"{flag} combines several stores, and there is one, {members[0].opened.path}.\n"
+                "Add another store."
+            )
+        return as_store(members)
+    return combine_stores(members, rule=rule or "auto")
+
+
+def path_and_weight(text: str) -> tuple[str, Any]:
+    """Returns the path and the weight of `S.h5=WEIGHT`; a weight of None for `S.h5`."""
+    path, equals, weight = text.rpartition("=")
+    if not equals or os.path.lexists(text):
+        return text, None
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not math.isnan(number):
+        return path, number
+    if weight.endswith(".json"):
+        return path, _weights_of_classes(weight)
+    if not os.path.lexists(path):
+        return text, None  # whoever opens it says that there is no such store
+    raise OptionError(
+        f"The weight of {path} is {weight!r}, and is no number.\n"
+        f"Give a number, such as `--store {path}=0.5`, or a .json file of weights by class."
+    )
+
+
+def _weights_of_classes(path: str) -> dict[str, Any]:
+    """Returns the weights by class name that a JSON file holds."""
+    from streamkd import json_text, small_files
+
+    try:
+        weights = json_text.load(small_files.text_of(small_files.read_input(path)))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(
+            f"The weights by class, {path}, cannot be read: {reason}.\n"
+            'Give a JSON file such as {"cat": 0.7, "dog": 0.4}.'
+        ) from error
+    if not isinstance(weights, dict):
+        raise OptionError(
+            f"The weights by class, {path}, are a {type(weights).__name__}, not an object.\n"
+            'Give a JSON file such as {"cat": 0.7, "dog": 0.4}.'
+        )
+    return weights
+
+
+def recorded(texts: list[str] | None) -> Any:
+    """Returns the stores as a run records them: one as its text, several as a list."""
+    return texts[0] if texts and len(texts) == 1 else texts

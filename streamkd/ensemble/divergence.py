@@ -1,0 +1,275 @@
+"""One distribution for teachers that know different classes: the smallest sum of divergences.
+
+    cells = ClassCells(known, with_dustbin)      # known: bool [members, classes]
+    z = cells.solve(evidence, mass, dustbin)     # log probabilities, [rows, classes]
+
+Each teacher m gives probabilities p_m over the classes S_m that it knows and, if it has an output
+"none of these", the dustbin, the mass that is left. The wanted q makes the weighted sum of
+KL(p_m ‖ q as m would say it) smallest. A teacher with a dustbin says q's classes of S_m and the sum
+of all others (Hinton, Vinyals and Dean, arXiv:1503.02531, equation 5). One without speaks only of
+its own classes: q given S_m.
+
+Where the sum is smallest, q(c) = b(c) / D(c). b(c) is the weighted sum of what the teachers say of
+class c, and D(c) is the same for all classes that the same teachers know. Such classes make a
+cell: a thousand classes and ten specialists with clusters of their own make eleven. So the search
+is over the cells, and within a cell q follows b exactly.
+
+The search works on all rows at once. A step of a majorising function, which never makes the sum
+larger, alternates with a Newton step in log q, which is kept where it makes the sum smaller.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Rows are done where the gradient of every cell is this small beside its evidence, or is rounding.
+_TOLERANCE = 1e-9
+_ROUNDING = 1e-14
+_MAX_ITERATIONS = 300
+# Of a cell's evidence and of a probability: smaller ones are handled in logarithms, after the search.
+_SMALLEST_EVIDENCE = 1e-200
+_SMALLEST = 1e-300
+# In natural logarithms: further than this a quadratic model of the sum says nothing.
+_LONGEST_STEP = 30.0
+_SMALLEST_PIVOT = 1e-13
+# Plain steps at the start are cheaper than Newton steps that would be far off.
+_FIRST_STEPS = 3
+
+
+class ClassCells:
+    """The classes, in cells that the same teachers know, and the search for q.
+
+    Attributes:
+      of_class: int64 `[classes]`, the cell of each class.
+      count: how many cells there are.
+    """
+
+    def __init__(self, known: np.ndarray, with_dustbin: np.ndarray):
+        """Finds the cells.
+
+        Args:
+          known: bool `[members, classes]`: which classes each teacher has an output for.
+          with_dustbin: bool `[members]`: which teachers have an output for all other classes. It
+            plays no part where the teacher knows all classes.
+        """
+        patterns, of_class = np.unique(known, axis=1, return_inverse=True)
+        self.of_class = of_class.reshape(-1).astype(np.int64)
+        self.count = patterns.shape[1]
+        everything = known.all(axis=1)
+        self._whole = everything | with_dustbin
+        # Teachers that know the same classes are one term of the sum.
+        self._parts, self._part_members = _distinct(patterns, ~self._whole)
+        self._outsides, self._outside_members = _distinct(~patterns, with_dustbin & ~everything)
+        order = np.argsort(self.of_class, kind="stable")
+        self._in_order = bool((order == np.arange(len(order))).all())
+        self._order = order
+        self._starts = np.searchsorted(self.of_class[order], np.arange(self.count))
+
+    def solve(
+        self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray
+    ) -> np.ndarray:
+        """Returns log q for each row.
+
+        Args:
+          log_evidence: float64 `[rows, classes]`: log of b(c) = Σ weight · p_m(c) over the teachers
+            that know class c. Finite.
+          mass: float64 `[members, rows]`: Σ weight · p_m(c) over the classes of each teacher.
+          dustbin: float64 `[members, rows]`: weight · p_m(dustbin), 0 without one.
+
+        Returns:
+          float64 `[rows, classes]`. Where teachers without a dustbin meet teachers with one, the
+          sum may have several smallest places; the one that is found depends on the row alone.
+        """
+        log_cells = self._log_sums(log_evidence)
+        if not len(self._parts) and not len(self._outsides):
+            return log_evidence - _log_sum(log_cells)
+        evidence = np.exp(log_cells)
+        np.maximum(evidence, _SMALLEST_EVIDENCE, out=evidence)
+        whole = self._whole
+        search = _Search(
+            evidence,
+            parts=self._parts,
+            part_masses=self._part_members @ mass,
+            outsides=self._outsides,
+            outside_masses=self._outside_members @ dustbin,
+            whole_mass=mass[whole].sum(axis=0) + dustbin[whole].sum(axis=0),
+        )
+        log_q = search.run()
+        # Evidence that was too small for the search scales its cell: D(c) hardly feels it.
+        log_q += np.minimum(log_cells - np.log(_SMALLEST_EVIDENCE), 0.0)
+        return log_evidence + (log_q - log_cells).T[:, self.of_class]
+
+    def _log_sums(self, log_evidence: np.ndarray) -> np.ndarray:
+        """Returns the log of the evidence of each cell, `[cells, rows]`."""
+        ordered = log_evidence if self._in_order else log_evidence[:, self._order]
+        largest = np.maximum.reduceat(ordered, self._starts, axis=1)
+        shifted = ordered - largest[:, self.of_class[self._order]]
+        sums = np.add.reduceat(np.exp(shifted), self._starts, axis=1)
+        return np.ascontiguousarray((largest + np.log(sums)).T)
+
+
+class _Search:
+    """The search over cells. Arrays are `[…, rows]`, so that each operation runs along the rows."""
+
+    def __init__(
+        self,
+        evidence: np.ndarray,
+        *,
+        parts: np.ndarray,
+        part_masses: np.ndarray,
+        outsides: np.ndarray,
+        outside_masses: np.ndarray,
+        whole_mass: np.ndarray,
+    ):
+        self._evidence = evidence
+        self._parts = parts
+        self._part_masses = part_masses
+        self._outsides = outsides
+        self._outside_masses = outside_masses
+        self._whole = whole_mass
+        self._total = whole_mass + part_masses.sum(axis=0)
+
+    def run(self) -> np.ndarray:
+        """Returns log q of each cell, `[cells, rows]`."""
+        log_q = np.empty_like(self._evidence)
+        rows = np.arange(self._evidence.shape[1])
+        q = self._evidence / self._evidence.sum(axis=0)
+        for _ in range(_FIRST_STEPS):
+            q = self._plain_step(q)
+        for _ in range(_MAX_ITERATIONS):
+            gradient, denominators = self._gradient(q)
+            done = self._is_done(q, gradient)
+            if done.any():
+                log_q[:, rows[done]] = np.log(q[:, done])
+                if done.all():
+                    return log_q
+                open_rows = ~done
+                rows, q = rows[open_rows], q[:, open_rows]
+                gradient, denominators = gradient[:, open_rows], denominators[:, open_rows]
+                self._keep(open_rows)
+            q = self._plain_step(self._newton_step(q, gradient, denominators))
+        log_q[:, rows] = np.log(q)
+        return log_q
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Leaves the rows that are done out of the search."""
+        self._evidence = self._evidence[:, rows]
+        self._part_masses = self._part_masses[:, rows]
+        self._outside_masses = self._outside_masses[:, rows]
+        self._whole, self._total = self._whole[rows], self._total[rows]
+
+    def _is_done(self, q: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Returns which rows are solved; those that are not numbers are as good as they get."""
+        allowed = _TOLERANCE * self._evidence + _ROUNDING * self._total * q
+        open_rows: np.ndarray = (np.abs(gradient) > allowed).any(axis=0)
+        return ~open_rows
+
+    def _plain_step(self, q: np.ndarray) -> np.ndarray:
+        """Returns a q with a smaller sum, from a bound of the sum that touches it at q."""
+        expected = self._evidence + q * (self._outsides.T @ self._outside_rates(q))
+        q = expected / (self._whole + self._parts.T @ self._part_rates(q))
+        return _normalised(q)
+
+    def _part_rates(self, q: np.ndarray) -> np.ndarray:
+        return self._part_masses / (self._parts @ q)
+
+    def _outside_rates(self, q: np.ndarray) -> np.ndarray:
+        return self._outside_masses / (self._outsides @ q)
+
+    def _gradient(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the gradient of the sum in log q, and q · D."""
+        denominators = self._whole + self._parts.T @ self._part_rates(q)
+        denominators -= self._outsides.T @ self._outside_rates(q)
+        denominators *= q
+        return denominators - self._evidence, denominators
+
+    def _sums(self, q: np.ndarray) -> np.ndarray:
+        """Returns the sum of divergences of each row, up to a constant."""
+        sums = -np.einsum("kr,kr->r", self._evidence, np.log(q))
+        sums += np.einsum("kr,kr->r", self._part_masses, np.log(self._parts @ q))
+        sums -= np.einsum("kr,kr->r", self._outside_masses, np.log(self._outsides @ q))
+        return sums
+
+    def _newton_step(
+        self, q: np.ndarray, gradient: np.ndarray, denominators: np.ndarray
+    ) -> np.ndarray:
+        """Returns q after a Newton step in log q, in the rows where it makes the sum smaller."""
+        step = _solve(self._curvature(q, denominators), gradient)
+        # Downhill by the model, or the step is of no use.
+        np.clip(step, -_LONGEST_STEP, _LONGEST_STEP, out=step)
+        candidate = _normalised(q * np.exp(-step))
+        better = self._sums(candidate) <= self._sums(q) + _ROUNDING * self._total
+        return np.where(better, candidate, q)
+
+    def _curvature(self, q: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+        """Returns the second derivatives of the sum in log q, `[cells, cells, rows]`.
+
+        Away from the solution the larger of two expressions, equal at the solution, stands on the
+        diagonal: each alone is right for one kind of teacher only.
+        """
+        curvature = np.zeros((len(q), *q.shape))
+        diagonal = np.einsum("kkr->kr", curvature)
+        for part, mass in zip(self._parts, self._part_masses, strict=True):
+            (cells,) = np.nonzero(part)
+            _add_outer(curvature, cells, -mass, q)
+        for outside, mass in zip(self._outsides, self._outside_masses, strict=True):
+            (cells,) = np.nonzero(outside)
+            _add_outer(curvature, cells, mass, q)
+        # The sum does not change where all of log q grows alike. This term fixes that direction.
+        free = self._total - self._whole
+        if len(self._parts):
+            curvature += (free * q)[:, None] * q
+        diagonal += np.maximum(denominators, self._evidence)
+        return curvature
+
+
+def _add_outer(
+    curvature: np.ndarray, cells: np.ndarray, mass: np.ndarray, q: np.ndarray
+) -> None:
+    """Adds mass · r rᵀ, where r is q within some cells, and the diagonal follows elsewhere."""
+    within = q[cells]
+    within /= within.sum(axis=0)
+    scaled = within * mass
+    for cell, row in zip(cells, scaled, strict=True):
+        curvature[cell, cells] += row * within
+
+
+def _solve(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Returns the solutions of symmetric systems, by elimination along all rows at once.
+
+    LAPACK, called row by row, takes several times as long for matrices of so few cells.
+    """
+    size = len(right)
+    smallest = _SMALLEST_PIVOT * np.einsum("kkr->kr", matrices)
+    smallest = np.maximum(smallest, _SMALLEST)
+    solution = right.copy()
+    for cell in range(size):
+        pivot = np.maximum(matrices[cell, cell], smallest[cell])
+        matrices[cell, cell] = pivot
+        factors = matrices[cell + 1 :, cell] / pivot
+        matrices[cell + 1 :, cell + 1 :] -= factors[:, None] * matrices[cell, cell + 1 :]
+        solution[cell + 1 :] -= factors * solution[cell]
+    for cell in reversed(range(size)):
+        later = np.einsum("kr,kr->r", matrices[cell, cell + 1 :], solution[cell + 1 :])
+        solution[cell] = (solution[cell] - later) / matrices[cell, cell]
+    return solution
+
+
+def _normalised(q: np.ndarray) -> np.ndarray:
+    q = q / q.sum(axis=0)
+    return np.maximum(q, _SMALLEST)
+
+
+def _log_sum(log_values: np.ndarray) -> np.ndarray:
+    """Returns log Σ exp over the first axis, `[rows, 1]`."""
+    largest = log_values.max(axis=0)
+    return (largest + np.log(np.exp(log_values - largest).sum(axis=0)))[:, None]
+
+
+def _distinct(patterns: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct patterns of some members, `[sets, cells]`, and `[sets, members]`."""
+    chosen = np.flatnonzero(members)
+    sets, of_member = np.unique(patterns[chosen], axis=0, return_inverse=True)
+    belongs = np.zeros((len(sets), len(members)))
+    belongs[of_member.reshape(-1), chosen] = 1.0
+    return sets.astype(np.float64).reshape(len(sets), patterns.shape[1]), belongs
