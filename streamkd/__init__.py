@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.codes import StreamkdWarning as StreamkdWarning
+    from streamkd.ensemble.compare_stores import compare_stores as compare_stores
     from streamkd.ensemble.ensemble_store import EnsembleStore as EnsembleStore
     from streamkd.ensemble.ensemble_store import combine_stores as combine_stores
     from streamkd.ensemble.member import Member as Member
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 # Public names by the module that defines them.
 _NAMES = {
     "streamkd.codes": "StreamkdWarning",
+    "streamkd.ensemble.compare_stores": "compare_stores",
     "streamkd.ensemble.ensemble_store": "EnsembleStore combine_stores",
     "streamkd.ensemble.member": "Member",
     "streamkd.errors": "StreamkdError",

@@ -29,7 +29,7 @@ from streamkd.ensemble.common_images import labels_of, match_members
 from streamkd.ensemble.member import Member, as_members
 from streamkd.ensemble.rules import MemberClasses, make_rule
 from streamkd.ensemble.same_views import SameViews
-from streamkd.ensemble.union_of_classes import unite
+from streamkd.ensemble.union_of_classes import UnionOfClasses, unite
 from streamkd.ensemble.write_combination import write_combination
 from streamkd.errors import OptionError
 from streamkd.keys import Keys
@@ -146,6 +146,11 @@ class EnsembleStore(RowStore):
         return EnsembleStore, (self.members, self.rule)
 
     @property
+    def classes(self) -> UnionOfClasses:
+        """The classes, and the class of each output of each teacher."""
+        return self._classes
+
+    @property
     def _activation(self) -> str:
         return "sigmoid" if self.members[0].opened.header.is_sigmoid else "softmax"
 
@@ -206,13 +211,17 @@ class EnsembleStore(RowStore):
         return self.members[0].opened.content_of(self._numbers[0][images])
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
+        return self.combine(self.gather_members(rows))
+
+    def gather_members(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Returns each teacher's own logits, float32 `[B, outputs]`; otherwise as `gather`."""
         rows = self._in_range("row", rows, self.rows_total)
-        return self._rule.combine(
-            [
-                member.opened.gather(self._rows_of(number, rows))
-                for number, member in enumerate(self.members)
-            ]
-        )
+        pairs = zip(self.members, self._all_rows(rows), strict=True)
+        return [member.opened.gather(own) for member, own in pairs]
+
+    def combine(self, answers: list[np.ndarray]) -> np.ndarray:
+        """Returns the logits that the rule makes of what `gather_members` returns."""
+        return self._rule.combine(answers)
 
     def stored_rows(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns rows as a store of the codec float32 would have them; see `RowStore`."""
