@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,9 @@ def as_store(stores: Any, weights: Any = None, rule: str = "auto") -> RowStore:
     A list of one store is that store. Arguments and errors otherwise as in `combine_stores`.
     """
     check_choice("rule", rule, RULES)
-    if isinstance(stores, Member) or (isinstance(stores, list | tuple) and len(stores) == 1):
+    if isinstance(stores, Member) or (
+        isinstance(stores, list | tuple | Mapping) and len(stores) == 1
+    ):
         (only,) = as_members([stores] if isinstance(stores, Member) else stores, weights)
         if only.dustbin is not None or only.weight not in (None, 1):
             raise OptionError(
@@ -85,7 +87,7 @@ def as_store(stores: Any, weights: Any = None, rule: str = "auto") -> RowStore:
                 "Give several stores, or the store alone."
             )
         stores, weights = only.opened, None
-    if isinstance(stores, list | tuple | dict):
+    if isinstance(stores, list | tuple | Mapping):
         return combine_stores(stores, weights, rule)
     if weights is not None or rule != "auto":
         raise OptionError(
