@@ -1,4 +1,4 @@
-"""What several teachers say together, beside an optimiser that knows nothing of cells or batches."""
+"""What several teachers say together, beside an optimiser that takes row by row, class by class."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def smallest(members, answers, num_classes):
     z = np.zeros(num_classes)
     for _ in range(200):
         value, gradient = sum_of_divergences(z, members, answers)
-        if np.abs(gradient).max() < 1e-11:
+        if np.abs(gradient).max() < 1e-9:
             break
         width = 1e-6
         curvature = np.array(
@@ -131,8 +131,8 @@ SPECIALISTS = [member([*group, DUSTBIN]) for group in ((0, 1), (2, 3, 4), (5, 6,
     ],
 )
 def test_the_solution_is_that_of_an_optimiser(members):
-    agrees(members, 4)
-    agrees(members, 2, scale=6.0, seed=1)
+    agrees(members, 3)
+    agrees(members, 1, scale=6.0, seed=1)
 
 
 def test_a_dustbin_of_a_teacher_of_all_classes_means_nothing():
@@ -150,7 +150,9 @@ def test_oversampling_adds_its_logarithm_to_the_dustbin():
     plain = [GENERALIST, member([0, 1, DUSTBIN])]
     answers = drawn(plain, 6)
     by_hand = [answers[0], answers[1] + np.float32([0, 0, np.log(8)])]
-    corrected = make_rule("divergence", [GENERALIST, member([0, 1, DUSTBIN], ratio=8)], 10, "softmax")
+    corrected = make_rule(
+        "divergence", [GENERALIST, member([0, 1, DUSTBIN], ratio=8)], 10, "softmax"
+    )
     np.testing.assert_allclose(
         corrected.combine(answers),
         make_rule("divergence", plain, 10, "softmax").combine(by_hand),
@@ -178,7 +180,9 @@ def test_parts_of_one_distribution_are_put_together():
 
 
 def test_means_are_those_of_numpy():
-    members = [member(range(4), num_classes=4, weight=w) for w in ([0.1, 0.2, 0.5, 1], [0.9, 0.8, 0.5, 0])]
+    members = [
+        member(range(4), num_classes=4, weight=w) for w in ([0.1, 0.2, 0.5, 1], [0.9, 0.8, 0.5, 0])
+    ]
     answers = drawn(members, 9)
     weights = np.array([one.weights for one in members])
     p = np.array([[softmax(row) for row in answer] for answer in answers])
@@ -195,7 +199,10 @@ def test_means_are_those_of_numpy():
 
 
 def test_means_are_over_the_teachers_that_know_a_class():
-    members = [member([0, 1], num_classes=3, weight=0.25), member([2, 1], num_classes=3, weight=0.75)]
+    members = [
+        member([0, 1], num_classes=3, weight=0.25),
+        member([2, 1], num_classes=3, weight=0.75),
+    ]
     answers = drawn(members, 4)
     first, second = (np.array([softmax(row) for row in answer]) for answer in answers)
     shared = 0.25 * first[:, 1] + 0.75 * second[:, 1]
@@ -216,7 +223,9 @@ def test_labels_that_stand_alone_are_averaged_one_by_one(name):
     expected = np.stack([shares[0][:, 0], both, shares[1][:, 0]], axis=1)
     np.testing.assert_allclose(1 / (1 + np.exp(-np.float64(combined))), expected, atol=1e-6)
     logits = make_rule("logits", members, 3, "sigmoid").combine(answers)
-    np.testing.assert_allclose(logits[:, 1], (answers[0][:, 1] + 2 * answers[1][:, 1]) / 3, atol=1e-5)
+    np.testing.assert_allclose(
+        logits[:, 1], (answers[0][:, 1] + 2 * answers[1][:, 1]) / 3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["logits", "probabilities", "divergence"])
@@ -278,6 +287,10 @@ def test_rows_do_not_depend_on_their_batch():
     whole = rule.combine(answers)
     alone = [rule.combine([answer[row : row + 1] for answer in answers]) for row in range(40)]
     np.testing.assert_array_equal(whole, np.concatenate(alone))
+    halves = [
+        rule.combine([answer[part] for answer in answers]) for part in (slice(33), slice(33, 40))
+    ]
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
 
 
 def test_a_row_without_numbers_stays_one():

@@ -20,13 +20,15 @@ larger, alternates with a Newton step in log q, which is kept where it makes the
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 # Rows are done where the gradient of every cell is this small beside its evidence, or is rounding.
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-14
 _MAX_ITERATIONS = 300
-# Of a cell's evidence and of a probability: smaller ones are handled in logarithms, after the search.
+# Of a cell's evidence, and of a probability: logarithms carry what is smaller, after the search.
 _SMALLEST_EVIDENCE = 1e-200
 _SMALLEST = 1e-300
 # In natural logarithms: further than this a quadratic model of the sum says nothing.
@@ -65,9 +67,7 @@ class ClassCells:
         self._order = order
         self._starts = np.searchsorted(self.of_class[order], np.arange(self.count))
 
-    def solve(
-        self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray
-    ) -> np.ndarray:
+    def solve(self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray) -> np.ndarray:
         """Returns log q for each row.
 
         Args:
@@ -85,14 +85,14 @@ class ClassCells:
             return log_evidence - _log_sum(log_cells)
         evidence = np.exp(log_cells)
         np.maximum(evidence, _SMALLEST_EVIDENCE, out=evidence)
-        whole = self._whole
+        whole = self._whole[None].astype(np.float64)
         search = _Search(
             evidence,
             parts=self._parts,
-            part_masses=self._part_members @ mass,
+            part_masses=_product(self._part_members, mass),
             outsides=self._outsides,
-            outside_masses=self._outside_members @ dustbin,
-            whole_mass=mass[whole].sum(axis=0) + dustbin[whole].sum(axis=0),
+            outside_masses=_product(self._outside_members, dustbin),
+            whole_mass=_product(whole, mass + dustbin)[0],
         )
         log_q = search.run()
         # Evidence that was too small for the search scales its cell: D(c) hardly feels it.
@@ -109,7 +109,10 @@ class ClassCells:
 
 
 class _Search:
-    """The search over cells. Arrays are `[…, rows]`, so that each operation runs along the rows."""
+    """The search over cells. Arrays are `[…, rows]`, so that each operation runs along the rows.
+
+    All operations are elementwise along the rows: a row has the same bits in any batch.
+    """
 
     def __init__(
         self,
@@ -122,116 +125,135 @@ class _Search:
         whole_mass: np.ndarray,
     ):
         self._evidence = evidence
-        self._parts = parts
-        self._part_masses = part_masses
-        self._outsides = outsides
-        self._outside_masses = outside_masses
+        self._parts, self._part_masses = parts, part_masses
+        self._outsides, self._outside_masses = outsides, outside_masses
         self._whole = whole_mass
-        self._total = whole_mass + part_masses.sum(axis=0)
+        self._free = _added(part_masses) if len(parts) else np.zeros_like(whole_mass)
+        self._part_pairs, self._outside_pairs = _pairs(parts), _pairs(outsides)
 
     def run(self) -> np.ndarray:
         """Returns log q of each cell, `[cells, rows]`."""
         log_q = np.empty_like(self._evidence)
         rows = np.arange(self._evidence.shape[1])
-        q = self._evidence / self._evidence.sum(axis=0)
+        q = _normalised(self._evidence)
         for _ in range(_FIRST_STEPS):
-            q = self._plain_step(q)
+            q = self._plain_step(q, *self._rates(q, self._masses_of(q)))
         for _ in range(_MAX_ITERATIONS):
-            gradient, denominators = self._gradient(q)
-            done = self._is_done(q, gradient)
-            if done.any():
-                log_q[:, rows[done]] = np.log(q[:, done])
-                if done.all():
+            masses = self._masses_of(q)
+            up, down = self._rates(q, masses)
+            gradient = q * (self._whole + up - down) - self._evidence
+            open_rows = self._are_open(q, gradient)
+            if not open_rows.all():
+                log_q[:, rows[~open_rows]] = np.log(q[:, ~open_rows])
+                if not open_rows.any():
                     return log_q
-                open_rows = ~done
-                rows, q = rows[open_rows], q[:, open_rows]
-                gradient, denominators = gradient[:, open_rows], denominators[:, open_rows]
                 self._keep(open_rows)
-            q = self._plain_step(self._newton_step(q, gradient, denominators))
+                kept = (q, up, down, gradient, *masses)
+                q, up, down, gradient, *masses = (array[:, open_rows] for array in kept)
+                rows = rows[open_rows]
+            q = self._next(q, masses, up, down, gradient)
         log_q[:, rows] = np.log(q)
         return log_q
 
     def _keep(self, rows: np.ndarray) -> None:
-        """Leaves the rows that are done out of the search."""
+        """Leaves the other rows out of the search."""
         self._evidence = self._evidence[:, rows]
         self._part_masses = self._part_masses[:, rows]
         self._outside_masses = self._outside_masses[:, rows]
-        self._whole, self._total = self._whole[rows], self._total[rows]
+        self._whole, self._free = self._whole[rows], self._free[rows]
 
-    def _is_done(self, q: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """Returns which rows are solved; those that are not numbers are as good as they get."""
-        allowed = _TOLERANCE * self._evidence + _ROUNDING * self._total * q
+    def _are_open(self, q: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Returns which rows are not solved. Rows that are not numbers are as good as they get."""
+        allowed = _TOLERANCE * self._evidence + _ROUNDING * (self._whole + self._free) * q
         open_rows: np.ndarray = (np.abs(gradient) > allowed).any(axis=0)
-        return ~open_rows
+        return open_rows
 
-    def _plain_step(self, q: np.ndarray) -> np.ndarray:
+    def _masses_of(self, q: np.ndarray) -> list[np.ndarray]:
+        """Returns q's mass in each part and outside each specialist, `[sets, rows]` each."""
+        return [_product(self._parts, q), _product(self._outsides, q)]
+
+    def _rates(self, q: np.ndarray, masses: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what parts add to D(c) of each cell, and what dustbins take from it."""
+        up = _product(self._parts.T, self._part_masses / masses[0], like=q)
+        down = _product(self._outsides.T, self._outside_masses / masses[1], like=q)
+        return up, down
+
+    def _plain_step(self, q: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
         """Returns a q with a smaller sum, from a bound of the sum that touches it at q."""
-        expected = self._evidence + q * (self._outsides.T @ self._outside_rates(q))
-        q = expected / (self._whole + self._parts.T @ self._part_rates(q))
-        return _normalised(q)
+        return _normalised((self._evidence + q * down) / (self._whole + up))
 
-    def _part_rates(self, q: np.ndarray) -> np.ndarray:
-        return self._part_masses / (self._parts @ q)
-
-    def _outside_rates(self, q: np.ndarray) -> np.ndarray:
-        return self._outside_masses / (self._outsides @ q)
-
-    def _gradient(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the gradient of the sum in log q, and q · D."""
-        denominators = self._whole + self._parts.T @ self._part_rates(q)
-        denominators -= self._outsides.T @ self._outside_rates(q)
-        denominators *= q
-        return denominators - self._evidence, denominators
-
-    def _sums(self, q: np.ndarray) -> np.ndarray:
-        """Returns the sum of divergences of each row, up to a constant."""
-        sums = -np.einsum("kr,kr->r", self._evidence, np.log(q))
-        sums += np.einsum("kr,kr->r", self._part_masses, np.log(self._parts @ q))
-        sums -= np.einsum("kr,kr->r", self._outside_masses, np.log(self._outsides @ q))
-        return sums
-
-    def _newton_step(
-        self, q: np.ndarray, gradient: np.ndarray, denominators: np.ndarray
+    def _next(
+        self,
+        q: np.ndarray,
+        masses: list[np.ndarray],
+        up: np.ndarray,
+        down: np.ndarray,
+        gradient: np.ndarray,
     ) -> np.ndarray:
-        """Returns q after a Newton step in log q, in the rows where it makes the sum smaller."""
-        step = _solve(self._curvature(q, denominators), gradient)
-        # Downhill by the model, or the step is of no use.
+        """Returns q after a Newton step in log q; a plain step in rows where that is no better."""
+        step = _solve(self._curvature(q, masses, gradient), gradient)
         np.clip(step, -_LONGEST_STEP, _LONGEST_STEP, out=step)
         candidate = _normalised(q * np.exp(-step))
-        better = self._sums(candidate) <= self._sums(q) + _ROUNDING * self._total
-        return np.where(better, candidate, q)
+        before = self._sums(q, masses) + _ROUNDING * (self._whole + self._free)
+        better = self._sums(candidate, self._masses_of(candidate)) <= before
+        if better.all():
+            return candidate
+        return np.where(better, candidate, self._plain_step(q, up, down))
 
-    def _curvature(self, q: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    def _sums(self, q: np.ndarray, masses: list[np.ndarray]) -> np.ndarray:
+        """Returns the sum of divergences of each row, up to a constant."""
+        sums = -_added(self._evidence * np.log(q))
+        if len(self._parts):
+            sums += _added(self._part_masses * np.log(masses[0]))
+        if len(self._outsides):
+            sums -= _added(self._outside_masses * np.log(masses[1]))
+        return sums
+
+    def _curvature(
+        self, q: np.ndarray, masses: list[np.ndarray], gradient: np.ndarray
+    ) -> np.ndarray:
         """Returns the second derivatives of the sum in log q, `[cells, cells, rows]`.
 
         Away from the solution the larger of two expressions, equal at the solution, stands on the
         diagonal: each alone is right for one kind of teacher only.
         """
-        curvature = np.zeros((len(q), *q.shape))
-        diagonal = np.einsum("kkr->kr", curvature)
-        for part, mass in zip(self._parts, self._part_masses, strict=True):
-            (cells,) = np.nonzero(part)
-            _add_outer(curvature, cells, -mass, q)
-        for outside, mass in zip(self._outsides, self._outside_masses, strict=True):
-            (cells,) = np.nonzero(outside)
-            _add_outer(curvature, cells, mass, q)
-        # The sum does not change where all of log q grows alike. This term fixes that direction.
-        free = self._total - self._whole
+        cells = len(q)
+        curvature = _product(self._outside_pairs, self._outside_masses / masses[1] ** 2, like=q)
         if len(self._parts):
-            curvature += (free * q)[:, None] * q
-        diagonal += np.maximum(denominators, self._evidence)
+            curvature -= _product(self._part_pairs, self._part_masses / masses[0] ** 2)
+            # The sum does not change where all of log q grows alike. This fixes that direction.
+            curvature += self._free
+        curvature = curvature.reshape(cells, cells, -1)
+        curvature *= q
+        curvature *= q[:, None]
+        diagonal = np.einsum("kkr->kr", curvature)
+        diagonal += self._evidence + np.maximum(gradient, 0.0)
         return curvature
 
 
-def _add_outer(
-    curvature: np.ndarray, cells: np.ndarray, mass: np.ndarray, q: np.ndarray
-) -> None:
-    """Adds mass · r rᵀ, where r is q within some cells, and the diagonal follows elsewhere."""
-    within = q[cells]
-    within /= within.sum(axis=0)
-    scaled = within * mass
-    for cell, row in zip(cells, scaled, strict=True):
-        curvature[cell, cells] += row * within
+def _product(matrix: np.ndarray, values: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """Returns matrix @ values, added up in one order whatever the number of rows.
+
+    Args:
+      matrix: `[sets, n]`.
+      values: `[n, rows]`; may be empty where `like`, any array `[…, rows]`, tells the rows.
+    """
+    rows = values.shape[1] if like is None else like.shape[1]
+    result = np.zeros((len(matrix), rows))
+    for column, value in zip(matrix.T, values, strict=True):
+        result += column[:, None] * value
+    return result
+
+
+def _added(values: np.ndarray) -> np.ndarray:
+    """Returns the sum over the first axis, added up in one order whatever the number of rows."""
+    return functools.reduce(np.add, values)
+
+
+def _pairs(sets: np.ndarray) -> np.ndarray:
+    """Returns 1 where a set has both cells of a pair, `[cells · cells, sets]`."""
+    both = sets[:, :, None] * sets[:, None, :]
+    return both.reshape(len(sets), sets.shape[1] ** 2).T
 
 
 def _solve(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -250,20 +272,20 @@ def _solve(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
         matrices[cell + 1 :, cell + 1 :] -= factors[:, None] * matrices[cell, cell + 1 :]
         solution[cell + 1 :] -= factors * solution[cell]
     for cell in reversed(range(size)):
-        later = np.einsum("kr,kr->r", matrices[cell, cell + 1 :], solution[cell + 1 :])
-        solution[cell] = (solution[cell] - later) / matrices[cell, cell]
+        for later in range(cell + 1, size):
+            solution[cell] -= matrices[cell, later] * solution[later]
+        solution[cell] /= matrices[cell, cell]
     return solution
 
 
 def _normalised(q: np.ndarray) -> np.ndarray:
-    q = q / q.sum(axis=0)
-    return np.maximum(q, _SMALLEST)
+    return np.maximum(q / _added(q), _SMALLEST)
 
 
 def _log_sum(log_values: np.ndarray) -> np.ndarray:
     """Returns log Σ exp over the first axis, `[rows, 1]`."""
     largest = log_values.max(axis=0)
-    return (largest + np.log(np.exp(log_values - largest).sum(axis=0)))[:, None]
+    return (largest + np.log(_added(np.exp(log_values - largest))))[:, None]
 
 
 def _distinct(patterns: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,9 @@
 The rules combine at temperature 1. A student's temperature softens the combined answer afterwards.
 
 `logits` averages log probabilities: it makes Σ w KL(q ‖ p) smallest. `probabilities` averages
-probabilities: it makes Σ w KL(p ‖ q) smallest where all teachers know all classes. `divergence` does
-that too where they know different classes (`divergence.py`). Weights that differ by class weigh the
-class's term of each sum.
+probabilities: it makes Σ w KL(p ‖ q) smallest where all teachers know all classes. `divergence`
+does that too where they know different classes (`divergence.py`). Weights that differ by class
+weigh the class's term of each sum.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from streamkd.checks import check_choice
 from streamkd.ensemble.divergence import ClassCells
 
 RULES = ("logits", "probabilities", "divergence")
-# A class that a teacher rules out has this log probability, below that of the likeliest class. It is
-# finite, so that no loss meets 0 · ∞, and float16 holds it.
+# A class that a teacher rules out has this log probability, below that of the likeliest class. It
+# is finite, so that no loss meets 0 · ∞, and float16 holds it.
 LOWEST = -30000.0
 # Sums of probabilities below this are added in logarithms.
 _SMALL_SUM = 1e-280
@@ -37,10 +37,10 @@ class MemberClasses:
     Attributes:
       columns: int64 `[outputs]`, the combined class of each output; -1 is the dustbin, "none of
         these". At most one output belongs to each.
-      weights: float64 `[num_classes]`, the weight of the teacher for each class; equal numbers where
-        it has one weight. The dustbin has their average over the teacher's own classes.
-      log_oversampling: added to the dustbin's logit: the log of how much more often the teacher was
-        shown its own classes.
+      weights: float64 `[num_classes]`, the weight of the teacher for each class; equal numbers
+        where it has one weight. The dustbin has their average over the teacher's own classes.
+      log_oversampling: added to the dustbin's logit: the log of how much more often the teacher
+        was shown its own classes.
     """
 
     columns: np.ndarray
@@ -48,9 +48,7 @@ class MemberClasses:
     log_oversampling: float = 0.0
 
 
-def make_rule(
-    name: str, members: list[MemberClasses], num_classes: int, activation: str
-) -> Rule:
+def make_rule(name: str, members: list[MemberClasses], num_classes: int, activation: str) -> Rule:
     """Returns the rule, ready for any number of batches.
 
     Args:
@@ -61,10 +59,9 @@ def make_rule(
         competes with, so `divergence` is then the same as `probabilities`.
     """
     check_choice("rule", name, RULES)
+    kinds: tuple[type[Rule], ...] = (_MeanOfLogits, _MeanOfProbabilities, _SmallestDivergence)
     if activation == "sigmoid":
         kinds = (_MeanOfLabelLogits, _MeanOfLabelProbabilities, _MeanOfLabelProbabilities)
-    else:
-        kinds = (_MeanOfLogits, _MeanOfProbabilities, _SmallestDivergence)
     outputs = [_Outputs(member) for member in members]
     return kinds[RULES.index(name)](outputs, num_classes)
 
@@ -238,7 +235,7 @@ class _SmallestDivergence(Rule):
                 dustbins[index] = member.dustbin_weight * probabilities[:, member.dustbin]
             logs.append(member.of_classes(log))
             values.append(member.of_classes(probabilities))
-            masses[index] = values[-1] @ member.weights
+            masses[index] = (values[-1] * member.weights).sum(axis=1)
         return _bounded(self._cells.solve(self._log_sums(logs, values), masses, dustbins))
 
 
