@@ -9,9 +9,10 @@ import pytest
 from store_helpers import content_of, header_of, keys_of
 
 import streamkd as kd
+from streamkd.cli.main import main
 from streamkd.ensemble import compare_stores as module
 from streamkd.ensemble.comparison import as_text
-from streamkd.errors import OptionError, OtherImagesError
+from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.store.creation import create_store
 from streamkd.store.writer import StoreWriter
 
@@ -21,19 +22,22 @@ FIRST, SECOND = ["cat", "ant", "bee", "dog"], ["bee", "cat", "emu"]
 LABELS = np.random.default_rng(5).integers(-1, len(CLASSES), NUM_IMAGES)
 
 
-def write_answers(path, logits, classes, *, images=None, labels=None, **teacher):
+def write_answers(
+    path, logits, classes, *, images=None, labels=None, keys=None, codec="float32", **teacher
+):
     """Writes a finished store of plain views and returns its path."""
-    images = np.arange(NUM_IMAGES) if images is None else images
+    images = np.arange(len(logits)) if images is None else images
+    keys = keys_of(len(logits)) if keys is None else keys
     header = header_of(
         len(images),
         num_classes=logits.shape[1],
-        codec="float32",
+        codec=codec,
         teacher={"name": path.stem, **teacher},
         fingerprint=path.stem,
     )
     if labels is None:
-        labels = np.full(len(images), -1)
-    create_store(path, header, keys_of(NUM_IMAGES).take(images), labels[images], classes)
+        labels = np.full(len(logits), -1)
+    create_store(path, header, keys.take(images), labels[images], classes)
     with StoreWriter(path) as writer:
         for block in writer.pending_blocks().tolist():
             own = images[writer.images_of_block(block)]
@@ -212,3 +216,80 @@ def test_pairs_and_contradictions_are_counted_where_they_are_cut_off(stores, mon
     assert (len(pair.contradictions), pair.num_contradictions) == (1, 2)
     text = as_text(report)
     assert "the first 1 of 2 teachers" in text and "and 1 more pairs of classes" in text
+
+
+def run(capsys, *words):
+    """Runs a command; returns its exit code and its JSON object."""
+    code = main([*map(str, words), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_inspect_compares_several_stores(stores, capsys):
+    code, answer = run(capsys, "inspect", f"{stores[0]}=0.75", f"{stores[1]}=0.25")
+    combined = kd.combine_stores(stores, weights=[0.75, 0.25])
+    assert code == 0
+    assert answer["comparison"] == kd.compare_stores(combined, progress=False)
+    described = dict(combined.describe())
+    assert {name: answer[name] for name in described} == described
+    _, answer = run(capsys, "inspect", *stores, "--sample", "9")
+    assert answer["comparison"]["num_compared"] == 9
+    assert main(["inspect", *stores]) == 0
+    assert as_text(kd.compare_stores(stores, progress=False)) in capsys.readouterr().out
+
+
+def test_inspect_of_one_store_is_what_it_was(stores, capsys):
+    code, answer = run(capsys, "inspect", stores[0])
+    assert (code, answer) == (0, kd.open_store(stores[0]).describe())
+    code, answer = run(capsys, "inspect", stores[0], "--sample", "5")
+    assert code == 2
+    assert answer["error"]["message"] == (
+        "--sample compares several stores, and there is one.\n"
+        "Add another store, or leave --sample out."
+    )
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan"])
+def test_help_lists_the_keys_of_a_comparison(command, stores, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out.replace("Jensen-\n", "Jensen-")
+    report = kd.compare_stores(stores, progress=False)
+    (pair, *_), (member, *_) = report.pairs, report.teachers
+    for name in (*report, *pair, *member, *pair.contradictions[0]):
+        assert name in text
+
+
+def test_a_plan_compares_the_teachers_on_its_sample(directory, tmp_path, capsys):
+    images = kd.scan(directory)
+    rng = np.random.default_rng(7)
+    words, paths = ["plan", directory, "--sample", "12"], []
+    for name, classes in [("a.h5", ["ant", "bee"]), ("b.h5", ["bee", "cat"])]:
+        logits = rng.normal(0, 2, (len(images), 2)).astype(np.float32)
+        paths.append(write_answers(tmp_path / name, logits, classes, keys=images.keys))
+        words += ["--store", paths[-1]]
+    code, answer = run(capsys, *words)
+    report = answer["comparison"]
+    assert (code, answer["num_classes"], answer["num_sampled"]) == (0, 3, 12)
+    assert (report["num_compared"], report["num_labelled"], report["rule"]) == (
+        12,
+        12,
+        "divergence",
+    )
+    drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:12])
+    assert report == kd.compare_stores(paths, images.select(drawn), progress=False)
+    assert main([*map(str, words)]) == 0
+    assert "recommended: " in (out := capsys.readouterr().out) and "all together" in out
+    assert "comparison" not in run(capsys, *words[:-2])[1]
+
+
+def test_a_plan_needs_exact_logits_of_every_teacher(directory, tmp_path):
+    images, paths = kd.scan(directory), []
+    for name, codec in [("exact.h5", "float32"), ("packed.h5", "packed:8")]:
+        logits = np.random.default_rng(len(name)).normal(0, 1, (len(images), 3))
+        path = tmp_path / name
+        names = images.class_names
+        paths.append(
+            write_answers(path, logits.astype(np.float32), names, keys=images.keys, codec=codec)
+        )
+    with pytest.raises(StoreError, match=r"packed\.h5 holds logits as packed:8"):
+        kd.plan(directory, store=paths)
