@@ -223,17 +223,15 @@ def test_groups_of_classes_that_no_teacher_compares(tmp_path, first):
     assert_refused(ClassNamesError, "class_names", words, [first, other])
     third = write_small(tmp_path / "c.h5", ["van", "bus", "none"], seed=2)
     assert kd.combine_stores([first, kd.Member(third, dustbin="none")]).num_classes == 5
-    assert_refused(ClassNamesError, "class_names", ["2 groups"], [first, third], [1, 0])
+    assert_refused(ClassNamesError, "class_names", ["2 groups"], [first, third])
 
 
-@pytest.mark.parametrize("rule", ["logits", "probabilities"])
-def test_the_mean_of_teachers_of_different_classes(tmp_path, first, rule):
+@pytest.mark.parametrize("rule", ["logits", "divergence"])
+def test_a_class_of_which_only_a_teacher_without_weight_knows(tmp_path, first, rule):
     other = write_small(tmp_path / "b.h5", ["bee", "cat", "van"], seed=1)
-    words = [f"The rule {rule} takes the mean of teachers that know the same classes", "a.h5:"]
-    words += ["first unknown to it: 'van'", "Give `--combine divergence`"]
-    assert_refused(OptionError, "bad_option", words, [first, other], rule=rule)
-    members = [first, kd.Member(other, dustbin="van")]
-    assert_refused(OptionError, "bad_option", ["b.h5 has a dustbin"], members[::-1], rule=rule)
+    words = ["No teacher that is heard knows the class 'van':", "b.h5 has the weight 0"]
+    assert_refused(OptionError, "bad_option", words, [first, other], [1, 0], rule)
+    assert kd.combine_stores([first, other], [0.9, 0.1], rule).num_classes == 4
 
 
 def test_an_unfinished_store(tmp_path, first):

@@ -19,9 +19,9 @@ from streamkd.errors import OptionError
 # As in `combine_stores`, which is imported when it is first used.
 RULES = ("auto", "logits", "probabilities", "divergence")
 COMBINE = (
-    "how the answers of several stores are combined: the mean of log-probabilities (logits) or of "
-    "probabilities, for teachers of the same classes, or each for its own classes (divergence); "
-    "default auto: logits, or divergence where classes differ"
+    "how the answers of several stores are combined: the mean of log-probabilities (logits), that "
+    "of probabilities, or each for its own classes alone (divergence); auto, the default, is "
+    "logits, or divergence where classes differ"
 )
 DUSTBIN = (
     "class that stands for 'none of these' in the stores that have it, and is no class of the "

@@ -122,19 +122,26 @@ def check_rule(
       weights: float64 `[num_classes]` for each member; one whose weights are 0 is not heard.
 
     Raises:
-      OptionError: logits or probabilities of teachers that know different classes.
-      ClassNamesError: classes that no teacher compares with each other, as groups.
+      OptionError: a class of which only teachers of weight 0 know.
+      ClassNamesError: with 'divergence', classes that no teacher compares with each other, as
+        groups.
     """
+    heard = np.zeros(classes.num_classes, bool)
+    all_columns = []
+    for columns, own in zip(classes.columns, weights, strict=True):
+        known = columns[columns != DUSTBIN]
+        heard[known] |= own[known] > 0
+        if own[known].any():
+            all_columns.append(columns)
+    if not heard.all():
+        raise _unheard(int(np.flatnonzero(~heard)[0]), members, classes)
     if rule != "divergence":
-        _check_alike(rule, members, classes)
         return
-    pairs = zip(classes.columns, weights, strict=True)
-    heard = [columns for columns, own in pairs if own[columns[columns >= 0]].any()]
-    islands = islands_of(heard, classes.num_classes)
+    islands = islands_of(all_columns, classes.num_classes)
     alone = [island for island, has_dustbin in islands if not has_dustbin]
     # A dustbin says how likely the teacher's own classes are against all others; one group without
     # may take what is left.
-    if len(islands) > 1 and len(alone) > 1:
+    if len(alone) > 1:
         groups = "".join(
             f"  classes: {readable_names([classes.names[n] for n in island])}\n"
             for island in alone[:4]
@@ -147,23 +154,15 @@ def check_rule(
         )
 
 
-def _check_alike(rule: str, members: Sequence[Member], classes: UnionOfClasses) -> None:
-    """Refuses a mean over teachers of which one does not know every class."""
-    for member, columns in zip(members, classes.columns, strict=True):
-        if member.dustbin is not None:
-            raise OptionError(
-                f"The rule {rule} takes the mean of teachers that know the same classes, and "
-                f"{member.opened.path} has a dustbin.\nGive `--combine divergence`."
-            )
-        unknown = np.setdiff1d(np.arange(classes.num_classes), columns)
-        if len(unknown):
-            raise OptionError(
-                f"The rule {rule} takes the mean of teachers that know the same classes.\n"
-                f"  all stores: {readable_names(classes.names)}\n"
-                f"  {member.opened.path}: {readable_names(member.opened.class_names)}\n"
-                f"  first unknown to it: {classes.names[unknown[0]]!r}\n"
-                "Give `--combine divergence`, with which each speaks for its own classes."
-            )
+def _unheard(number: int, members: Sequence[Member], classes: UnionOfClasses) -> OptionError:
+    """Returns the refusal of a class that only teachers of weight 0 know."""
+    pairs = zip(members, classes.columns, strict=True)
+    paths = [member.opened.path for member, columns in pairs if number in columns]
+    name = repr(classes.names[number]) if classes.names else f"number {number}"
+    return OptionError(
+        f"No teacher that is heard knows the class {name}: {', '.join(paths)} has the weight 0.\n"
+        "Give it a weight above 0, or leave the store out."
+    )
 
 
 def islands_of(all_columns: Sequence[np.ndarray], num_classes: int) -> list[tuple[list[int], bool]]:

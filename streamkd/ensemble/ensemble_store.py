@@ -57,9 +57,10 @@ def combine_stores(stores: Any, weights: Any = None, rule: str = "auto") -> Ense
       weights: the weight of each teacher, which sum to 1, or its weights by class name; by default
         all count alike.
       rule: 'logits' takes the mean of the teachers' log-probabilities, 'probabilities' that of
-        their probabilities, for teachers that know the same classes. With 'divergence' each speaks
-        for its own classes: the answer has the least sum of Kullback-Leibler divergences. 'auto' is
-        'logits' for teachers of the same classes, otherwise 'divergence'.
+        their probabilities, each over the teachers that know a class. With 'divergence' a teacher
+        speaks of its own classes alone, by their proportions: the answer has the least sum of
+        Kullback-Leibler divergences. 'auto' is 'logits' for teachers of the same classes, otherwise
+        'divergence'.
 
     Raises:
       StoreError: teachers that saw other pixels, or answer in another way.
