@@ -86,6 +86,11 @@ class _Outputs:
         # All outputs in the order of the classes need no copy.
         self._plain = np.array_equal(columns, np.arange(len(member.weights)))
 
+    def knows_all_alike(self, num_classes: int) -> bool:
+        """Returns whether the outputs are all classes, and no dustbin."""
+        has_dustbin = self.dustbin is not None or self._without_dustbin is not None
+        return len(self.classes) == num_classes and not has_dustbin
+
     def of_classes(self, values: np.ndarray) -> np.ndarray:
         """Returns the columns of the teacher's own classes."""
         return values if self._plain else values[:, self.outputs]
@@ -169,9 +174,36 @@ class Rule:
 
 
 class _MeanOfLogits(Rule):
-    """The weighted mean of log probabilities."""
+    """The weighted mean of log probabilities.
+
+    Where each teacher has one weight and knows all classes, it is that of the logits, up to a
+    constant of each row: a fourth of the time.
+    """
+
+    def __init__(self, members: list[_Outputs], num_classes: int):
+        super().__init__(members, num_classes)
+        self._is_of_logits = all(
+            member.knows_all_alike(num_classes) and (member.weights == member.weights[0]).all()
+            for member in members
+        )
 
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
+        if not self._is_of_logits:
+            return self._of_log_probabilities(answers)
+        sums = np.zeros((len(answers[0]), self._num_classes), np.float32)
+        product = np.empty_like(sums)
+        for member, answer in zip(self._members, answers, strict=True):
+            share = np.float32(member.weights[0] / self._weights[0, 0])
+            member.add(sums, np.multiply(member.of_classes(answer), share, out=product))
+        if sums.size and not sums.max() - sums.min() < -LOWEST:
+            # A class that is ruled out, or no number. Each row is handled by itself, so that it
+            # has the same bits in any batch.
+            ranges = sums.max(axis=1) - sums.min(axis=1)
+            (far,) = np.nonzero(~(ranges < -LOWEST))
+            sums[far] = self._of_log_probabilities([answer[far] for answer in answers])
+        return sums
+
+    def _of_log_probabilities(self, answers: list[np.ndarray]) -> np.ndarray:
         sums = np.zeros((len(answers[0]), self._num_classes))
         for member, answer in zip(self._members, answers, strict=True):
             logs, _ = member.probabilities(answer)
