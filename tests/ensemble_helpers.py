@@ -19,12 +19,13 @@ import pytest
 import store_helpers
 
 from streamkd.errors import StreamkdError
-from streamkd.keys import Keys, hash_keys
+from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.pixels.content_digest import digest_files
 from streamkd.store.collection import open_store
 from streamkd.store.creation import create_store
 from streamkd.store.writer import StoreWriter
+from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.views.views import Views
 
 OURS = ["ant", "bee", "cat"]
@@ -74,7 +75,7 @@ def write_store_of(
         **changes,
     }
     create_store(path, store_helpers.header_of(len(keys), **values), keys, labels, names)
-    drawn = {n: p.reshape(-1, *p.shape[2:]) for n, p in views.draw(hash_keys(keys)).items()}
+    drawn = DrawnViews(views, keys).of_rows(np.arange(len(keys)), np.zeros(0, bool))
     if logits is None:
         shape = (len(keys) * views.num_views, num_classes)
         logits = np.random.default_rng(seed).normal(0, 3, shape)

@@ -15,7 +15,7 @@ from stream_helpers import joined
 
 import streamkd as kd
 from streamkd.cli import store_flags
-from streamkd.errors import MissingLogitsError, ResumeError
+from streamkd.errors import MissingLogitsError, OptionError, ResumeError
 from streamkd.manifest.manifest import scan
 from streamkd.views.views import Views
 
@@ -250,6 +250,22 @@ class TestStoreFlags:
         assert "0.5 + 0.7 = 1.2" in refusal(capsys, *words)
 
     def test_the_dustbin_is_of_the_stores_that_have_it(self, at_root):
-        store = store_flags.combined(["a.h5", "b.h5"], None, "cat")
+        store = store_flags.combined(["a.h5", "b.h5"], None, "cat", ["b.h5=4"])
         assert store.class_names == ["ant", "bee"]
         assert [member.dustbin for member in store.members] == ["cat", "cat"]
+        assert [member.oversampling for member in store.members] == [1, 4]
+
+    @pytest.mark.parametrize(
+        ("dustbin", "ratios", "message"),
+        [
+            (None, ["b.h5=4"], "corrects the dustbin of a store, and none is named"),
+            ("cat", ["c.h5=4"], r"names c.h5, which is none of the stores.\n  stores: a.h5, b.h5"),
+            ("cat", ["b.h5=x"], "--oversampling is 'b.h5=x'; write it as S.h5=RATIO, such as"),
+            ("cat", ["4"], "--oversampling is '4'; write it as"),
+            ("cat", ["b.h5=-1"], "oversampling is -1.0; it must be a positive number"),
+            ("cat", ["b.h5=4", "b.h5=3"], "--oversampling is given twice for b.h5"),
+        ],
+    )
+    def test_a_ratio_that_does_not_fit_is_refused(self, at_root, dustbin, ratios, message):
+        with pytest.raises(OptionError, match=message):
+            store_flags.combined(["a.h5", "b.h5"], None, dustbin, ratios)

@@ -190,6 +190,30 @@ def test_views_are_those_of_the_first_store_once_all_are_compared(tmp_path):
     assert [len(counted.mock_calls) for counted in one] == [1, 0, 0]
 
 
+def test_mixed_views_keep_their_partners(tmp_path):
+    mixed = Views(2, flip=True, mixup=0.8, cutmix=1.0)
+    paths = [write_small(tmp_path / f"{n}.h5", seed=n, views=mixed) for n in range(2)]
+    store, single = kd.combine_stores(paths), kd.open_store(paths[0])
+    rows = np.arange(30)
+    ours, theirs = store.view_parameters(rows), single.view_parameters(rows)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    partners = [store.partners_of(view) for view in (1, 2)]
+    assert [p.tolist() for p in partners] == [single.partners_of(v).tolist() for v in (1, 2)]
+    assert (partners[0] >= 0).all()
+    written = store.write(tmp_path / "all.h5", progress=False)
+    assert [p.tolist() for p in partners] == [written.partners_of(v).tolist() for v in (1, 2)]
+
+
+def test_stores_of_other_images_have_other_mixtures(tmp_path):
+    mixed = Views(1, mixup=0.8)
+    paths = [write_small(tmp_path / f"{n}.h5", seed=n, views=mixed, num_images=n) for n in (10, 16)]
+    keys = kd.open_store(paths[0]).keys
+    assert (kd.open_store(paths[1]).images_of_keys(keys) >= 0).sum() > 3
+    words = str(refusal(kd.combine_stores, paths))
+    assert "view 1: view_partner is not the same" in words
+    assert "Images are mixed in pairs, which depend on all images of a store." in words
+
+
 def test_a_refused_image_has_no_answer(tmp_path, pair):
     other = write_small(tmp_path / "c.h5", seed=3, refused=[4])
     store = kd.combine_stores([*pair, other])

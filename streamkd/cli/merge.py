@@ -63,7 +63,7 @@ def merge(args: argparse.Namespace) -> Answer:
         raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
     if args.combine is not None:
         return _merge_combined(args)
-    for name in ("codec", "dustbin"):
+    for name in ("codec", "dustbin", "oversampling"):
         if getattr(args, name) is not None:
             raise OptionError(
                 f"--{name} is for the combined answers of several teachers.\n"
@@ -84,7 +84,7 @@ def _merge_combined(args: argparse.Namespace) -> Answer:
     if os.path.lexists(store_flags.path_and_weight(rule)[0]):  # the flag stood before the stores
         rule, stores = "auto", [rule, *stores]
     check_choice("--combine", rule, store_flags.RULES)
-    combination = store_flags.combined(stores, rule, args.dustbin)
+    combination = store_flags.combined(stores, rule, args.dustbin, args.oversampling)
     store = combination.write(
         args.out, images=_images(args), codec=args.codec or CODEC, progress=not args.quiet
     )

@@ -55,8 +55,15 @@ def add_stores(parser: Any, help: str) -> None:
 
 
 def add_dustbin(parser: Any) -> None:
-    """Adds the flag that names the dustbin class of specialists."""
+    """Adds the flags that tell of the dustbin class of specialists."""
     parser.add_argument("--dustbin", metavar="CLASS", help=DUSTBIN)
+    parser.add_argument(
+        "--oversampling",
+        action=arguments.Repeated,
+        metavar="S.h5=RATIO",
+        help="how many times as often the teacher of a store with the --dustbin saw images of its "
+        "own classes as they come among all images; repeat it for others",
+    )
 
 
 def add_inspected(parser: Any) -> None:
@@ -79,25 +86,29 @@ def add_inspected(parser: Any) -> None:
 def open_stores(args: argparse.Namespace) -> Any:
     """Returns the store that the flags describe: one, several combined, or None."""
     if not args.store:
-        for flag in ("combine", "dustbin"):
+        for flag in ("combine", "dustbin", "oversampling"):
             if getattr(args, flag) is not None:
                 raise OptionError(f"--{flag} combines stores, and there is none.\nAdd `--store`.")
         return None
-    return combined(args.store, args.combine, args.dustbin)
+    return combined(args.store, args.combine, args.dustbin, args.oversampling)
 
 
-def combined(texts: list[str], rule: str | None, dustbin: str | None) -> Any:
+def combined(
+    texts: list[str], rule: str | None, dustbin: str | None, ratios: list[str] | None = None
+) -> Any:
     """Returns the stores that were typed as `S.h5` or `S.h5=WEIGHT`, as one.
 
     Args:
       texts: one or more.
       rule: of the combination; None for the default.
       dustbin: name of a class, or None.
+      ratios: of oversampling, as `S.h5=RATIO`.
     """
     from streamkd.ensemble.ensemble_store import as_store, combine_stores
     from streamkd.ensemble.member import Member
 
     members = [Member(*path_and_weight(text)) for text in texts]
+    oversampling = _oversampling(ratios or [], [member.opened.path for member in members])
     if dustbin is not None:
         having = [dustbin in member.opened.class_names for member in members]
         if not any(having):
@@ -106,9 +117,19 @@ def combined(texts: list[str], rule: str | None, dustbin: str | None) -> Any:
                 "Name a class as `streamkd inspect` shows it."
             )
         members = [
-            Member(member.store, member.weight, dustbin if has else None)
+            Member(
+                member.store,
+                member.weight,
+                dustbin if has else None,
+                oversampling.get(member.opened.path, 1.0),
+            )
             for member, has in zip(members, having, strict=True)
         ]
+    elif oversampling:
+        raise OptionError(
+            "--oversampling corrects the dustbin of a store, and none is named.\n"
+            "Add `--dustbin CLASS`."
+        )
     if len(members) == 1:
         if rule is not None or dustbin is not None:
             flag = "--combine" if rule is not None else "--dustbin"
@@ -139,6 +160,31 @@ def path_and_weight(text: str) -> tuple[str, Any]:
         f"The weight of {path} is {weight!r}, and is no number.\n"
         f"Give a number, such as `--store {path}=0.5`, or a .json file of weights by class."
     )
+
+
+def _oversampling(texts: list[str], paths: list[str]) -> dict[str, float]:
+    """Returns the ratio of each path that was typed as `S.h5=RATIO`."""
+    ratios: dict[str, float] = {}
+    for text in texts:
+        path, equals, ratio = text.rpartition("=")
+        try:
+            number = float(ratio) if equals else math.nan
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            raise OptionError(
+                f"--oversampling is {text!r}; write it as S.h5=RATIO, such as "
+                f"`--oversampling {paths[0]}=4`."
+            )
+        if path not in paths:
+            raise OptionError(
+                f"--oversampling names {path}, which is none of the stores.\n"
+                f"  stores: {', '.join(paths)}\nWrite its path as `--store` has it."
+            )
+        if path in ratios:
+            raise OptionError(f"--oversampling is given twice for {path}.\nGive it once.")
+        ratios[path] = number
+    return ratios
 
 
 def _weights_of_classes(path: str) -> dict[str, Any]:

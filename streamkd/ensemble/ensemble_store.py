@@ -44,6 +44,10 @@ from streamkd.store.row_store import RowStore, StoreDescription
 from streamkd.views.views import Views
 
 RULES = ("auto", "logits", "probabilities", "divergence")
+# Logits of a teacher that are gathered at once, and the fewest rows: five teachers' answers then
+# stay in the processor's cache until they are combined.
+_CELLS_AT_ONCE = 1 << 15
+_FEWEST_ROWS = 32
 # Labelled images on which the accuracy of a combination is measured, at most.
 _ACCURACY_IMAGES = 10_000
 
@@ -214,17 +218,10 @@ class EnsembleStore(RowStore):
         return self.members[0].opened.content_of(self._numbers[0][images])
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        return self.combine(self.gather_members(rows))
-
-    def gather_members(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Returns each teacher's own logits, float32 `[B, outputs]`; otherwise as `gather`."""
         rows = self._in_range("row", rows, self.rows_total)
-        pairs = zip(self.members, self._all_rows(rows), strict=True)
-        return [member.opened.gather(own) for member, own in pairs]
-
-    def combine(self, answers: list[np.ndarray]) -> np.ndarray:
-        """Returns the logits that the rule makes of what `gather_members` returns."""
-        return self._rule.combine(answers)
+        at_once = max(_FEWEST_ROWS, _CELLS_AT_ONCE // self.num_classes)
+        parts = [self._combined(rows[n : n + at_once]) for n in range(0, len(rows), at_once)]
+        return np.concatenate(parts) if len(parts) > 1 else (parts or [self._combined(rows)])[0]
 
     def stored_rows(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Returns rows as a store of the codec float32 would have them; see `RowStore`."""
@@ -312,6 +309,20 @@ class EnsembleStore(RowStore):
           DiskFullError, OutputError: `out` cannot be written.
         """
         return write_combination(self, out, images=images, codec=codec, progress=progress)
+
+    def gather_members(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Returns each teacher's own logits, float32 `[B, outputs]`; otherwise as `gather`."""
+        rows = self._in_range("row", rows, self.rows_total)
+        pairs = zip(self.members, self._all_rows(rows), strict=True)
+        return [member.opened.gather(own) for member, own in pairs]
+
+    def combine(self, answers: list[np.ndarray]) -> np.ndarray:
+        """Returns the logits that the rule makes of what `gather_members` returns."""
+        return self._rule.combine(answers)
+
+    def _combined(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the combined logits of a few rows, which all lie in the processor's cache."""
+        return self.combine(self.gather_members(rows))
 
     def _of_first(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the images of the combination for numbers of the first store, or -1."""
