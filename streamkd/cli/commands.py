@@ -196,7 +196,7 @@ def verify(args: argparse.Namespace) -> Answer:
 def inspect(args: argparse.Namespace) -> Answer:
     """Says what a store holds, or how far the teachers of several agree."""
     stores = [args.store, *args.other_stores]
-    store = store_flags.combined(stores, args.combine, args.dustbin)
+    store = store_flags.combined(stores, args.combine, args.dustbin, args.oversampling)
     if len(stores) == 1:
         if args.sample is not None:
             raise OptionError(
