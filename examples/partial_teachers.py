@@ -86,7 +86,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--transfer-images", type=int, default=400, help="of each class")
     parser.add_argument("--test-images", type=int, default=1000, help="of each class")
     parser.add_argument("--teacher-epochs", type=int, default=12)
-    parser.add_argument("--student-epochs", type=int, default=24)
+    parser.add_argument("--student-epochs", type=int, default=16)
     parser.add_argument("--views", type=int, default=8, help="of each transfer image")
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--batch-size", type=int, default=64)
