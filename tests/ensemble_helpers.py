@@ -29,6 +29,8 @@ from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.views.views import Views
 
 OURS = ["ant", "bee", "cat"]
+# How much likelier, as a logit, a teacher finds the class of an image's label.
+LEAD = 9
 
 
 def write_store_of(
@@ -52,7 +54,7 @@ def write_store_of(
       keys: of its images, sorted.
       content: uint64 `[num_images]`, digests of the files' bytes.
       names: its classes, in the order of its outputs; may be empty.
-      seed: of its answers.
+      seed: of its answers, of which a label's class leads by `LEAD`.
       views: besides the plain image.
       labels: int `[num_images]`; by default none.
       logits: `[num_images * num_views, num_classes]` instead of random ones.
@@ -79,6 +81,9 @@ def write_store_of(
     if logits is None:
         shape = (len(keys) * views.num_views, num_classes)
         logits = np.random.default_rng(seed).normal(0, 3, shape)
+        labelled = np.repeat(labels, views.num_views)
+        known = np.flatnonzero(labelled >= 0)
+        logits[known, labelled[known]] += LEAD
     with StoreWriter(path) as writer:
         for block in writer.pending_blocks()[:num_blocks].tolist():
             rows, images = writer.rows_of_block(block), writer.images_of_block(block)

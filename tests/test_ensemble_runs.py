@@ -28,10 +28,11 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("ensemble")
     images = scan(draw_directory(root / "images", COUNTS))
     for seed, name in enumerate("abc"):
-        write_teacher(root / f"{name}.h5", images, seed=seed)
+        write_teacher(root / f"{name}.h5", images, seed=seed, labels=images.labels)
     write_teacher(root / "part.h5", images.select(np.arange(5, 25)), seed=7)
-    for seed, name in enumerate(("v", "w")):
-        write_teacher(root / f"{name}.h5", images, seed=seed, views=VIEWS)
+    for seed, name in enumerate("vw"):
+        options = {"labels": images.labels, "views": VIEWS}
+        write_teacher(root / f"{name}.h5", images, seed=seed, **options)
     dense_student().save(root / "student.keras")
     return root
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import shutil
+import signal
 import threading
 from unittest import mock
 
@@ -19,6 +20,7 @@ from ensemble_helpers import (
     write_small,
     write_store_of,
 )
+from process_helpers import running
 
 import streamkd as kd
 from streamkd.ensemble.checks import islands_of
@@ -29,6 +31,22 @@ from streamkd.store.layout import DONE, REFUSED
 from streamkd.store.writer import StoreWriter
 from streamkd.views.views import Views
 
+# Kills itself at a given write to the disk, counted from the start of the process.
+KILLED = """
+import itertools, os, signal, sys
+import streamkd as kd
+from streamkd import disk
+
+numbers, write_at = itertools.count(1), disk.write_at
+
+def killed(*values):
+    write_at(*values)
+    if next(numbers) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+disk.write_at = killed
+kd.combine_stores(sys.argv[3:], [0.7, 0.3]).write(sys.argv[2], progress=False)
+"""
 VIEWS = Views(2, crop=(0.35, 1), flip=True, seed=5)
 
 
@@ -132,6 +150,19 @@ def test_sigmoid_teachers_are_combined_label_by_label(tmp_path):
     answers = 1 / (1 + np.exp(-store.gather(np.arange(10)).astype(np.float64)))
     np.testing.assert_allclose(answers, (p[0] + p[1]) / 2, atol=1e-6)
     assert store.header.is_sigmoid and store.describe()["activation"] == "sigmoid"
+
+
+def test_sigmoid_teachers_of_different_labels_need_none_in_common(tmp_path):
+    lists = (["ant", "bee"], ["cat", "emu"])
+    paths = [
+        write_small(
+            tmp_path / f"{n}.h5", names, seed=n, teacher={"name": "t", "output": "sigmoid-logits"}
+        )
+        for n, names in enumerate(lists)
+    ]
+    store = kd.combine_stores(paths)
+    expected = np.concatenate([answers_of(path) for path in paths], axis=1)
+    np.testing.assert_allclose(store.gather(np.arange(10)), expected, atol=1e-4)
 
 
 def test_images_are_those_of_all_stores_and_labels_of_the_first_that_knows_one(tmp_path):
@@ -337,6 +368,18 @@ class TestWriting:
         assert kd.open_store(tmp_path / "cut.h5").rows_done == 4 * after
         kd.combine_stores(pair, [0.7, 0.3]).write(tmp_path / "cut.h5", progress=False)
         assert (tmp_path / "cut.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+    @pytest.mark.slow
+    def test_a_process_that_is_killed_at_each_write_leaves_the_same_bytes(self, tmp_path, pair):
+        kd.combine_stores(pair, [0.7, 0.3]).write(tmp_path / "whole.h5", progress=False)
+        out = tmp_path / "cut.h5"
+        for call in range(1, 30):
+            with running("-c", KILLED, call, out, *pair) as child:
+                errors = child.communicate()[1]
+            if child.returncode == 0:
+                break
+            assert child.returncode == -signal.SIGKILL, errors
+        assert call > 5 and out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
     def test_other_weights_do_not_continue_it(self, tmp_path, pair):
         kd.combine_stores(pair, [0.7, 0.3]).write(tmp_path / "all.h5", progress=False)

@@ -135,8 +135,8 @@ def check_rule(
             all_columns.append(columns)
     if not heard.all():
         raise _unheard(int(np.flatnonzero(~heard)[0]), members, classes)
-    if rule != "divergence":
-        return
+    if rule != "divergence" or members[0].opened.header.is_sigmoid:
+        return  # independent labels need no teacher that compares them
     islands = islands_of(all_columns, classes.num_classes)
     alone = [island for island, has_dustbin in islands if not has_dustbin]
     # A dustbin says how likely the teacher's own classes are against all others; one group without
