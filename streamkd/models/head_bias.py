@@ -42,18 +42,26 @@ def with_bias(model: Any, bias: Any) -> Any:
     """
     bias = np.asarray(bias, np.float64)
     family = family_of(model)
-    path = checked_head(model)
-    num_logits = int(path[-1].bias.shape[0] if path[-1].use_bias else path[-1].kernel.shape[-1])
+    num_logits = num_logits_of(model)
     if bias.shape != (num_logits,):
         raise StudentError(
             f"The model {model.name!r} has {num_logits} logits, and the bias is for "
             f"{'x'.join(map(str, bias.shape))}.\nGive one number for each class of the model."
         )
-    copy = _copy(family, model, [part.name for part in path[1:]])
+    copy = _copy(family, model, [part.name for part in checked_head(model)[1:]])
     head = checked_head(copy)[-1]
     head.bias.assign(np.asarray(head.bias) + bias)
     _compare(model, copy, bias)
     return copy
+
+
+def num_logits_of(model: Any) -> int:
+    """Returns the number of logits to which a bias can be added.
+
+    Raises:
+      StudentError: the layers do not show where a bias is added.
+    """
+    return int(checked_head(model)[-1].kernel.shape[-1])
 
 
 def checked_head(model: Any) -> list[Any]:
