@@ -129,6 +129,7 @@ def fit_class_bias(
         or none and no store; images that lack a missing class, too, or are too few.
       ClassNamesError: a class that the model, or the teacher, does not have.
       MissingLogitsError: an image has no logits in the store.
+      ChangedImageError: a file has other bytes than those for which the teacher answered.
       StudentError: the model is not one of a softmax, or has no last layer that takes a bias.
     """
     check_types(fit_class_bias, locals())
@@ -147,10 +148,12 @@ def fit_class_bias(
         names, given=classes, transfer=transfer, store=store, progress=progress
     )
     check_images(images, transfer, names, missing)
+    digests = None
     if frequencies is not None:
         wanted = given_frequencies(frequencies, names, missing)
     elif store is not None:
-        wanted = softmax(teacher_logits(names, images, store, progress))[:, missing].mean(axis=0)
+        answers, digests = teacher_logits(names, images, store, progress)
+        wanted = softmax(answers)[:, missing].mean(axis=0)
     else:
         raise OptionError(
             "Nothing says how often the missing classes occur among the images.\n"
@@ -160,7 +163,7 @@ def fit_class_bias(
         )
     check_number(len(images), names, missing, wanted, is_given=frequencies is not None)
     answer, options = _answering(model, store, config, image_options)
-    logits = answer_all(answer, images, options, batch_size, progress)
+    logits = answer_all(answer, images, options, batch_size, progress, digests)
     if not np.isfinite(logits).all():
         raise StudentError(
             f"The model {model.name!r} answers with numbers that are not finite.\n"

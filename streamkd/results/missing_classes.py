@@ -59,7 +59,7 @@ def missing_classes(
         missing = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
         source = f"the labels of {transfer!r}"
     elif transfer is not None and store is not None:
-        choices = chosen(teacher_logits(names, transfer, store, progress))
+        choices = chosen(teacher_logits(names, transfer, store, progress)[0])
         counts = np.bincount(choices, minlength=len(names))
         missing = np.flatnonzero(counts < LARGEST_SHARE * counts.sum() / len(names))
         source = f"the teacher's answers in {store.path}"

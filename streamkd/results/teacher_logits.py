@@ -1,6 +1,6 @@
 """The teacher's stored logits of images, in the order of a model's classes.
 
-logits = teacher_logits(names, images, open_store("teacher.h5"))     # float32 [num_images, classes]
+logits, digests = teacher_logits(names, images, store)
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ MAX_GATHERED_ROWS = 4096
 
 def teacher_logits(
     names: list[str], images: Manifest, store: RowStore, progress: bool
-) -> np.ndarray:
-    """Returns the logits of each image's first view, float32 `[num_images, len(names)]`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logits of each image's first view, and the digest that its file must have.
+
+    These are float32 `[num_images, len(names)]` and uint64 `[num_images]`.
 
     Args:
       names: the model's classes; the teacher may know others, too.
@@ -43,7 +45,8 @@ def teacher_logits(
     rows = find_rows(images, store, "raise", progress)[1]
     starts = range(0, len(rows), MAX_GATHERED_ROWS)
     blocks = (store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts)
-    return np.concatenate([block[:, columns] for block in blocks])
+    logits = np.concatenate([block[:, columns] for block in blocks])
+    return logits, store.content_of(rows // store.num_views)
 
 
 def _columns(names: list[str], store: RowStore) -> np.ndarray:
