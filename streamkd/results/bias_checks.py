@@ -24,6 +24,8 @@ SUM_TOLERANCE = 1e-6
 # Fewest images that a missing class must be expected to have. Where its frequency is given, more
 # are needed: their true number differs from the expected one by chance.
 MIN_EXPECTED, MIN_EXPECTED_IF_GIVEN = 5, 200
+# A teacher may give a class no probability at all; a message counts with this one.
+SMALLEST_SHOWN = 1e-9
 
 
 def given_frequencies(
@@ -43,7 +45,10 @@ def given_frequencies(
             + "Give a number for each missing class: "
             f"{readable_names([names[number] for number in missing])}."
         )
-    values = np.array([given[name] for name in given], np.float64)
+    try:
+        values = np.array([given[name] for name in given], np.float64)
+    except (TypeError, ValueError):
+        values = np.full(len(given), np.nan)
     total, is_all = values.sum(), len(given) == len(names)
     fits = abs(total - 1) <= SUM_TOLERANCE if is_all else total < 1
     if not (np.all(values > 0) and np.isfinite(total) and fits):
@@ -51,7 +56,8 @@ def given_frequencies(
             f"frequencies are {dict(given)!r:.200}, with the sum {total:.6g}.\nGive parts of all "
             "images, above 0: those of all classes have the sum 1, those of some classes less."
         )
-    return np.array([given[names[number]] for number in missing], np.float64)
+    by_name = dict(zip(given, values, strict=True))
+    return np.array([by_name[names[number]] for number in missing])
 
 
 def check_number(
@@ -64,7 +70,7 @@ def check_number(
         f"the missing class {rarest!r}.\n"
     )
     if num_images * wanted.min() < MIN_EXPECTED:
-        needed = int(np.ceil(MIN_EXPECTED / wanted.min()))
+        needed = int(np.ceil(MIN_EXPECTED / max(wanted.min(), SMALLEST_SHOWN)))
         raise OptionError(
             few.format("") + f"Give at least {needed:,} images of all classes, without labels; or "
             "leave this class out: `classes=`."

@@ -22,6 +22,7 @@ import numpy as np
 from streamkd.checks import check_count, check_types
 from streamkd.errors import OptionError, StudentError, readable_names
 from streamkd.image_options import ImageOptions
+from streamkd.manifest.listing import check_each_once
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models.head_bias import num_logits_of, with_bias
 from streamkd.models.logits_head import logits_model
@@ -202,7 +203,7 @@ def fold_class_bias(
         values = np.array(np.nan)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise OptionError(
-            f"bias is {numbers!r:.80}; it must be the report of `fit_class_bias`, or one finite "
+            f"bias is {bias!r:.80}; it must be the report of `fit_class_bias`, or one finite "
             "number for each class of the model."
         )
     return with_bias(model, values)
@@ -238,8 +239,9 @@ def _class_names(
         "the images": images.class_names,
     }
     known = {name: list(names) for name, names in sources.items() if names}
-    if "class_names" in known:
-        known = {"class_names": known["class_names"]}
+    if given is not None:
+        check_each_once(given)
+        known = {"class_names": given}
     fitting = [names for names in known.values() if len(names) == num_logits]
     if not fitting:
         shown = "".join(f"  {name}: {readable_names(names)}\n" for name, names in known.items())
