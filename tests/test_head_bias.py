@@ -53,7 +53,8 @@ def sliced(family):
 
 def fixed_batch(family):
     inputs = family.Input(batch_size=5, shape=SHAPE)
-    normed = family.layers.BatchNormalization()(family.layers.Flatten()(inputs))
+    scaled = family.layers.Rescaling(1 / 255)(inputs)
+    normed = family.layers.BatchNormalization()(family.layers.Flatten()(scaled))
     return family.Model(inputs, family.layers.Dense(3, "softmax", use_bias=False)(normed))
 
 
