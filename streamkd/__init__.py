@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.losses.keras_fit import packed_loss as packed_loss
     from streamkd.manifest.manifest import Manifest as Manifest
     from streamkd.manifest.manifest import scan as scan
+    from streamkd.results.class_bias import fit_class_bias as fit_class_bias
+    from streamkd.results.class_bias import fold_class_bias as fold_class_bias
     from streamkd.results.evaluate import evaluate as evaluate
     from streamkd.results.export import export as export
     from streamkd.store.collection import StoreCollection as StoreCollection
@@ -83,6 +85,7 @@ _NAMES = {
     "streamkd.losses.independent_labels": "label_distillation_loss",
     "streamkd.losses.keras_fit": "pack_targets packed_accuracy packed_loss",
     "streamkd.manifest.manifest": "Manifest scan",
+    "streamkd.results.class_bias": "fit_class_bias fold_class_bias",
     "streamkd.results.evaluate": "evaluate",
     "streamkd.results.export": "export",
     "streamkd.store.collection": "StoreCollection open_store",

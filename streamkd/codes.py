@@ -215,6 +215,10 @@ WARNINGS = {
         "A model's layers show a softmax or sigmoid, and its answers come from something else.",
         "Nothing has to be done: its own answers are taken, and are exact but for tiny ones.",
     ),
+    "few_images_for_bias": Meaning(
+        "A bias was fitted by given class frequencies to so few images that chance decides.",
+        "Give more images, or the teacher's logits of these images instead of frequencies.",
+    ),
     "cache_too_small": Meaning(
         "Not all images fit into the pixel cache; the others are decoded each time.",
         "Give the cache more room, or put it on a disk.",
