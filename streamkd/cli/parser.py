@@ -206,7 +206,9 @@ def _import(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
     )
-    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz, .csv or HDF5 file")
+    parser.add_argument(
+        "logits", metavar="LOGITS", help="a .npy, .npz, .csv, HDF5 or .parquet file"
+    )
     parser.add_argument(
         "--keys",
         metavar="KEYS.jsonl",
@@ -216,8 +218,8 @@ def _import(subparsers: Any) -> None:
     parser.add_argument(
         "--logits-dataset",
         metavar="NAME",
-        help="array of the logits, for a .npz or HDF5 file of several (default: logits, or the "
-        "only one of its shape)",
+        help="array of the logits, for a .npz or HDF5 file of several, or list column of a Parquet "
+        "file (default: logits, or the only one of its shape)",
     )
     parser.add_argument(
         "--keys-dataset",

@@ -47,8 +47,9 @@ def import_logits(
 
     Args:
       logits: float `[rows, num_classes]`: an array; a `.npy` file (mapped, not loaded); a `.npz` or
-        HDF5 file with the array `logits`, or with a single array of that shape; or a `.csv` file
-        with one line for each image, and optionally a first line of names.
+        HDF5 file with the array `logits`, or with a single array of that shape; a `.csv` file with
+        one line for each image, and optionally a first line of names; or a `.parquet` file with a
+        list column, or with one column of numbers for each class, named after it.
       keys: one key for each row: a list; a file of JSON lines, each a text or an object with `key`
         or `file_name` (`key_base64` for bytes that are not UTF-8), such as `scan --out` writes; a
         text file of one key a line; or a `.npy` file of texts. None for a file of logits that has
@@ -58,8 +59,9 @@ def import_logits(
       output: one of `output_kind.KINDS`, or 'auto' to judge by the numbers; 'sigmoid' stands for
         probabilities of independent labels, 'sigmoid-logits' for their logits.
       teacher: the teacher's name; by default the name of the file.
-      logits_dataset: name of the array of logits in a `.npz` or HDF5 file of several.
-      keys_dataset: name of the array, or of the column of a CSV file, that has the keys.
+      logits_dataset: name of the array of logits in a `.npz` or HDF5 file of several, or of the
+        list column of a Parquet file.
+      keys_dataset: name of the array, or of the column of a table, that has the keys.
       class_names: the classes in the order of the columns; by default as the file names its
         columns, if all classes of the images are among them, else the images'.
       **options: as in `write_store`.
@@ -67,6 +69,7 @@ def import_logits(
     Raises:
       OptionError: keys and rows do not fit together, or a key is no image.
       TeacherError: numbers that cannot be logits.
+      MissingExtraError: the file is Parquet, and pyarrow is not installed.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
     check_types(import_logits, locals())
