@@ -206,9 +206,7 @@ def _import(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
     )
-    parser.add_argument(
-        "logits", metavar="LOGITS", help="a .npy, .npz, .csv, HDF5 or .parquet file"
-    )
+    parser.add_argument("logits", metavar="LOGITS", help=".npy, .npz, .csv, HDF5 or .parquet file")
     parser.add_argument(
         "--keys",
         metavar="KEYS.jsonl",
@@ -218,8 +216,8 @@ def _import(subparsers: Any) -> None:
     parser.add_argument(
         "--logits-dataset",
         metavar="NAME",
-        help="array of the logits, for a .npz or HDF5 file of several, or list column of a Parquet "
-        "file (default: logits, or the only one of its shape)",
+        help="array, or list column, of the logits in a file of several (default: logits, or the "
+        "only one of its shape)",
     )
     parser.add_argument(
         "--keys-dataset",

@@ -16,7 +16,7 @@ import numpy as np
 from streamkd.checks import check_choice, check_types
 from streamkd.errors import ClassNamesError, OptionError, readable_key, readable_names
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.models import output_kind
+from streamkd.models import output_kind, rounding
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.key_forms import fit_keys
@@ -101,20 +101,32 @@ def import_logits(
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
     )
-
-    warn_of_lost_answers(name, output, sample if output == "probabilities" else None)
+    identity: dict[str, Any] = {"name": name, "output": output}
+    step = _step(sample, output, out)
+    if step is not None and step < 1:
+        identity["rounded"] = rounding.description(step, of_labels=output == "sigmoid")
+    warn_of_lost_answers(name, output, step, float(np.mean(sample <= 0)))
 
     def answer(batch: ImageBatch) -> np.ndarray:
-        return output_kind.to_logits(array[rows[batch.indices]], output)
+        return output_kind.to_logits(array[rows[batch.indices]], output, step)
 
     return write_store(
         chosen,
         out,
         answer,
-        teacher={"name": name, "output": output},
+        teacher=identity,
         class_names=class_names,
         **options,
     )
+
+
+def _step(sample: np.ndarray, output: str, out: str | os.PathLike[str]) -> float | None:
+    """Returns the step to which probabilities are rounded, as a store that was begun has it."""
+    if output not in ("probabilities", "sigmoid"):
+        return None
+    step = rounding.rounding_step(sample)
+    is_begun = step is not None and step < 1 and os.path.exists(out)
+    return rounding.step_of(LogitStore(out).header.teacher) if is_begun else step
 
 
 def _class_names(

@@ -128,6 +128,8 @@ def teach(
         _warn_of_turned(images)
     images, path = images.select(images.keys.sort_order()), os.fspath(out)
     if shard is not None:
+        whole = TeacherPass(setup, images, path, skip_bad=skip_bad)
+        setup.teacher.first_pixels = whole.first_pixels if shard[0] > 1 else None
         images = shard_of(images, shard, setup.images_per_block)
     elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
         with_deltas = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
