@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamkd
-from streamkd.cli import arguments, commands, flags, http_flags, pixel_flags, train, train_flags
+from streamkd.cli import arguments, commands, flags, pixel_flags, teacher_flags, train, train_flags
 from streamkd.cli.answer import Answer
 
 CLASS_NAMES = "file with the class names, one a line, in the order of "
@@ -115,34 +115,7 @@ def _teach(subparsers: Any) -> None:
         metavar="I/N",
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
-    _add_teacher_answers(parser)
-
-
-def _add_teacher_answers(parser: arguments.Parser) -> None:
-    """Adds the flags that say how the teacher is asked and what its outputs mean."""
-    parser.add_argument(
-        "--preprocess",
-        default="none",
-        metavar="P",
-        help="what the teacher expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
-        "name of a Keras application",
-    )
-    flags.add_output(parser)
-    flags.add_teacher_output(parser)
-    flags.add_class_names(parser, f"{CLASS_NAMES}the teacher's outputs (default: as the folders)")
-    parser.add_argument(
-        "--drop-output",
-        type=int,
-        action=arguments.Repeated,
-        metavar="N",
-        help="output to leave out because it is no class, counted from 0; may be repeated",
-    )
-    parser.add_argument(
-        "--teacher-name",
-        metavar="NAME",
-        help="name of the teacher, for the store (default: of its file, or its address)",
-    )
-    http_flags.add_http(parser)
+    teacher_flags.add_teacher(parser)
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
@@ -192,7 +165,7 @@ def _plan(subparsers: Any) -> None:
     )
     flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
     pixel_flags.add_max_pixels(parser)
-    _add_teacher_answers(parser)
+    teacher_flags.add_teacher(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
@@ -292,7 +265,12 @@ def _train(subparsers: Any) -> None:
 
 def _evaluate(subparsers: Any) -> None:
     parser = _command(subparsers, commands.evaluate, "Says how good a model is on images.")
-    _add_model(parser)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .keras, .h5, .tflite or .onnx file, a run, a SavedModel, http://…, module:function",
+    )
+    flags.add_output(parser)
     flags.add_directory(parser)
     pixel_flags.add_pixels(
         parser,
@@ -301,6 +279,7 @@ def _evaluate(subparsers: Any) -> None:
         others="as in --store or as in training",
     )
     flags.add_trust(parser)
+    teacher_flags.add_answers(parser)
     parser.add_argument(
         "--store", metavar="S.h5", help="the teacher's logits for these images, to compare with"
     )
@@ -326,7 +305,8 @@ def _export(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.export, "Writes a student as an ordinary model, and compares the two."
     )
-    _add_model(parser)
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
+    flags.add_output(parser)
     flags.add_trust(parser)
     parser.add_argument(
         "--format", choices=("keras",), default="keras", help="format of the file (default keras)"
@@ -342,8 +322,3 @@ def _export(subparsers: Any) -> None:
         metavar="HEIGHTxWIDTH",
         help="size of the compared images, for a model that takes any size",
     )
-
-
-def _add_model(parser: arguments.Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
-    flags.add_output(parser)
