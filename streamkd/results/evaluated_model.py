@@ -19,8 +19,8 @@ from streamkd.models import families
 from streamkd.models.head_check import checked_answer
 from streamkd.models.interface import Interface, check_interface
 from streamkd.models.logits_head import LogitsModel
+from streamkd.models.run_code import open_student
 from streamkd.results.report_fields import kind_of_answers
-from streamkd.runs.run_code import open_student
 
 
 def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
