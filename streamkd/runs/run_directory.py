@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd import disk, small_files
+from streamkd.differences import another
 from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdError, StudentError
 from streamkd.file_access import take_lock, warn_if_not_locked
@@ -192,8 +193,7 @@ class RunDirectory:
         name = first_difference(begun, now)
         if name is not None:
             raise ResumeError(
-                f"The run {self.path} was started with another {name}.\n"
-                + both_sides(begun, now, name, ("run", "now"))
+                f"The run {self.path} was started with {_difference(begun, now, name)}"
                 + _way_on(self.path, name)
             )
 
@@ -252,6 +252,15 @@ class RunDirectory:
         with replacing(self.student, temporary):
             disk.open_new(temporary).close()  # Keras follows a link of that name
             save_model(student, temporary)
+
+
+def _difference(begun: dict[str, Any], now: dict[str, Any], name: str) -> str:
+    """Returns the words and lines that show a setting of a run, and what is asked for now."""
+    was, asked = begun.get(name), now.get(name)
+    if name == "epochs" and isinstance(was, int) and isinstance(asked, int):
+        noun, verb = "epoch" if was == 1 else "epochs", "is" if asked == 1 else "are"
+        return f"{was} {noun}, and {asked} {verb} asked for now.\n"
+    return f"{another(name)}.\n{both_sides(begun, now, name, ('run', 'now'))}"
 
 
 def _way_on(run: Path, name: str) -> str:
