@@ -189,8 +189,8 @@ def test_a_wrong_address_and_another_model_behind_it_are_refused(made, tmp_path)
         load_teacher(server.address.replace("net", "nat"))(pixels(1))
     draw_directory(tmp_path / "images", dict.fromkeys("abcde", 1))
     options = {"batch_size": 2, "progress": False}
+    teacher = load_teacher(server.address, max_queries=2)
     with pytest.raises(QueryBudgetError):
-        teacher = load_teacher(server.address, max_queries=2)
         kd.teach(tmp_path / "images", teacher, tmp_path / "s.h5", **options)
     server.version = "2"
     try:
