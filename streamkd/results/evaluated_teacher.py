@@ -17,6 +17,7 @@ from typing import Any
 from streamkd.errors import OptionError
 from streamkd.file_kinds import kind_of_path
 from streamkd.image_options import ImageOptions
+from streamkd.models.image_input import COLOR_MODES
 from streamkd.models.user_code import is_function
 from streamkd.results.evaluated_model import check_size, refuse_mode
 from streamkd.store.layout import SOFTMAX_KINDS
@@ -25,8 +26,6 @@ from streamkd.teachers.teacher import Teacher
 
 # Files that no Keras family opens.
 _OTHER_FORMATS = ("tflite", "onnx", "saved_model")
-# Color modes by the channels that they give.
-_MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
 
 
 def is_asked_as_teacher(source: Any) -> bool:
@@ -54,7 +53,7 @@ class TeacherModel:
 
     def color_mode(self, size: Any) -> str | None:
         """Returns the color mode with as many channels as it takes; None for any number."""
-        return _MODES.get(self._teacher.num_channels or 0)
+        return COLOR_MODES.get(self._teacher.num_channels or 0)
 
     def no_size(self) -> OptionError:
         """Returns the refusal of a model that does not say the size of its images."""

@@ -95,7 +95,8 @@ def import_logits(
         )
     chosen, rows = select_listed(images, row_keys)
     judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
-    sample = np.asarray(array[judged])
+    is_looked_at = output in ("auto", "probabilities", "sigmoid")
+    sample = np.asarray(array[judged if is_looked_at else judged[:0]])
     if output == "auto":
         output = output_kind.output_kind(sample)
     name = teacher or (
@@ -105,7 +106,8 @@ def import_logits(
     step = _step(sample, output, out)
     if step is not None and step < 1:
         identity["rounded"] = rounding.description(step, of_labels=output == "sigmoid")
-    warn_of_lost_answers(name, output, step, float(np.mean(sample <= 0)))
+    zeros = 0.0 if step is None else float(np.mean(sample <= 0))
+    warn_of_lost_answers(name, output, step, zeros)
 
     def answer(batch: ImageBatch) -> np.ndarray:
         return output_kind.to_logits(array[rows[batch.indices]], output, step)

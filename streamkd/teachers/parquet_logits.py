@@ -17,6 +17,7 @@ import numpy as np
 
 from streamkd import disk
 from streamkd.errors import MissingExtraError
+from streamkd.models.reasons import first_line
 from streamkd.teachers.array_files import DAMAGED, is_key_name, is_logits_name, readable
 from streamkd.teachers.tried_in_child import try_in_child
 
@@ -71,7 +72,7 @@ def read_parquet(
     try:
         logits, keys, chosen = read()
     except (pyarrow.ArrowException, *DAMAGED) as error:
-        raise ValueError(f"it is no Parquet file, or damaged ({_first_line(error)})") from error
+        raise ValueError(f"it is no Parquet file, or damaged ({first_line(error)})") from error
     return logits, keys if chosen.keys is not None else None, chosen.numbers or None
 
 
@@ -239,8 +240,3 @@ def _column(batch: Any, name: str) -> Any:
     column = batch.column(batch.schema.names.index(name))
     column = getattr(column, "storage", column)
     return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120].rstrip(".")
