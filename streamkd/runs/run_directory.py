@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from streamkd import disk, small_files
-from streamkd.differences import another
 from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdError, StudentError
 from streamkd.file_access import take_lock, warn_if_not_locked
@@ -31,7 +30,7 @@ from streamkd.keys import key_fields, key_of_fields
 from streamkd.models.run_code import STUDENT
 from streamkd.models.saving import save_model
 from streamkd.runs.checkpoint import finished_checkpoints
-from streamkd.runs.config_difference import both_sides, first_difference
+from streamkd.runs.config_difference import first_difference, in_words
 
 # Columns of metrics.csv; the user's metrics follow.
 COLUMNS = (
@@ -193,7 +192,7 @@ class RunDirectory:
         name = first_difference(begun, now)
         if name is not None:
             raise ResumeError(
-                f"The run {self.path} was started with {_difference(begun, now, name)}"
+                f"The run {self.path} was started with {in_words(begun, now, name)}"
                 + _way_on(self.path, name)
             )
 
@@ -252,15 +251,6 @@ class RunDirectory:
         with replacing(self.student, temporary):
             disk.open_new(temporary).close()  # Keras follows a link of that name
             save_model(student, temporary)
-
-
-def _difference(begun: dict[str, Any], now: dict[str, Any], name: str) -> str:
-    """Returns the words and lines that show a setting of a run, and what is asked for now."""
-    was, asked = begun.get(name), now.get(name)
-    if name == "epochs" and isinstance(was, int) and isinstance(asked, int):
-        noun, verb = "epoch" if was == 1 else "epochs", "is" if asked == 1 else "are"
-        return f"{was} {noun}, and {asked} {verb} asked for now.\n"
-    return f"{another(name)}.\n{both_sides(begun, now, name, ('run', 'now'))}"
 
 
 def _way_on(run: Path, name: str) -> str:
