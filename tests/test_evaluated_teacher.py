@@ -121,6 +121,18 @@ def test_flags_say_what_a_model_expects_and_answers(photos, tmp_path, capsys):
     assert "The model has 6 outputs" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
+def test_warnings_are_listed(photos, tmp_path, capsys):
+    layers = [tf_keras.Input((8, 8, 3)), tf_keras.layers.Lambda(lambda images: images / 255)]
+    layers += [tf_keras.layers.Flatten(), tf_keras.layers.Dense(5)]
+    tf_keras.Sequential(layers).save(tmp_path / "lambda.keras")
+    words = ["evaluate", str(tmp_path / "lambda.keras"), str(photos), "--quiet"]
+    assert main([*words, "--trust", "--json"]) == 0
+    told = capsys.readouterr()
+    (warning,) = json.loads(told.out)["warnings"]
+    assert warning["code"] == "model_trusted" and "would be refused" in warning["message"]
+    assert warning["message"] in told.err
+
+
 def test_images_that_do_not_fit_are_refused_as_for_a_keras_model(photos, tmp_path):
     path = make("onnx-any-batch", tmp_path).path
     with pytest.raises(OptionError, match=r"takes images of 8x8 pixels, and --image-size is 9x9"):

@@ -295,6 +295,7 @@ def _evaluate(subparsers: Any) -> None:
     flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     pixel_flags.add_max_pixels(parser)
     parser.epilog = (
+        "num_parameters is null for a format that does not tell it, and latency_ms for an address. "
         "A model that ends in sigmoid has the JSON key activation besides, and of independent "
         "labels num_labels, label_accuracy, macro_f1, mean_average_precision, per_label and, with "
         "--store, teacher_mean_average_precision."
