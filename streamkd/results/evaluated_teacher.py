@@ -32,9 +32,7 @@ def is_asked_as_teacher(source: Any) -> bool:
     """Returns whether a model is given as an address, a function, or a file that is not Keras'."""
     if not isinstance(source, str | os.PathLike):
         return False
-    if is_address(source):
-        return True
-    if isinstance(source, str) and is_function(source) and not os.path.exists(source):
+    if is_address(source) or (isinstance(source, str) and is_function(source)):
         return True
     kind = kind_of_path(source)
     return kind is not None and kind.code in _OTHER_FORMATS
