@@ -12,7 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError, TeacherError
-from streamkd.models.reasons import keras_reason
+
+# Longest reason of a model's failure that a message shows, in characters.
+_MAX_REASON = 300
 
 
 def compiled_answer(
@@ -54,9 +56,12 @@ def failure(
     """Returns the refusal of a model that cannot be asked about images of this shape."""
     if isinstance(error, StreamkdError):
         return error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Keras begins with where in its own code an error arose, and Python's line of it comes later.
+    told = [line for line in lines if "Error: " in line] or lines[:1] or [type(error).__name__]
     shape = " x ".join(map(str, images.shape[1:]))
     return refusal(
         f"The model {model.name!r} fails when it is asked about images of {shape}: "
-        f"{keras_reason(error)}.\n"
+        f"{told[0][:_MAX_REASON]}\n"
         "Ask it in Python, `model(images)`, for the whole error; or give another model."
     )

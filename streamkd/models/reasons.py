@@ -1,7 +1,6 @@
-"""The telling line of an error that Keras, another library or the user's own code raised.
+"""The telling line of an error that Keras or the user's own code raised.
 
 keras_reason(error)         # "Could not locate class 'Scaled'. …"
-first_line(error)           # "Got invalid dimensions for input: image"
 last_lines(error)           # "KeyError: 'width' (line 12 of my_models.py, in small)"
 """
 
@@ -18,21 +17,14 @@ _LIBRARIES = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"],
 
 
 def keras_reason(error: BaseException) -> str:
-    """Returns the telling line of an error of Keras or TensorFlow, as the middle of a sentence.
+    """Returns the telling line of Keras' error, as the middle of a sentence.
 
-    Keras 3 puts the cause behind a copy of all settings, tf_keras behind its own traceback, and
-    TensorFlow behind the user's code, where it compiled that.
+    Keras 3 puts the cause behind a copy of all settings, and tf_keras behind its own traceback.
     """
     text = str(error).rpartition("Exception encountered:")[2]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = next((line for line in lines if "Error: " in line), None) or _first_sentence(lines)
     return (told or type(error).__name__)[:MAX_REASON].rstrip(".")
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error of another library, as the middle of a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:MAX_REASON].rstrip(".")
 
 
 def _first_sentence(lines: list[str]) -> str:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import TeacherError
-from streamkd.models.reasons import first_line
 from streamkd.teachers.file_digest import digest_of_files
 from streamkd.teachers.image_axes import ImageAxes
 from streamkd.teachers.teacher import Teacher
@@ -47,13 +45,4 @@ def file_teacher(
         num_channels=axes.num_channels,
         weights_digest=digest_of_files(files, chosen),
         **options,
-    )
-
-
-def failure(name: str, images: np.ndarray, error: Exception) -> TeacherError:
-    """Returns the refusal of a model that fails on images in its own axes."""
-    return TeacherError(
-        f"The teacher {name!r} fails when it is asked about images of "
-        f"{' x '.join(map(str, images.shape))}: {first_line(error)}.\n"
-        "Give another `--image-size`, or look at the model."
     )

@@ -17,8 +17,8 @@ import numpy as np
 
 from streamkd import disk
 from streamkd.errors import MissingExtraError
-from streamkd.models.reasons import first_line
 from streamkd.teachers.array_files import DAMAGED, is_key_name, is_logits_name, readable
+from streamkd.teachers.foreign_errors import first_line
 from streamkd.teachers.tried_in_child import try_in_child
 
 # Rows that are unpacked at once, and bytes of the file that are read at once.

@@ -16,8 +16,8 @@ import numpy as np
 
 from streamkd.codes import warn
 from streamkd.errors import TeacherError
-from streamkd.models.reasons import first_line
-from streamkd.teachers.file_teacher import failure, file_teacher
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
     as_rows,

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import TeacherError
-from streamkd.models.reasons import first_line
 from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
     as_rows,
