@@ -103,7 +103,10 @@ def _kind_of_file(name: str, head: bytes) -> PathKind | None:
     if head.startswith(_HDF5):
         return _kind_of_hdf5(name)
     if head.startswith(b"PAR1"):
-        use = "Write its images into one folder a class, and give the directory of these folders."
+        use = (
+            "Write its images into one folder a class, and give the directory of these folders. "
+            "Logits in it become a store with `streamkd import`."
+        )
         return PathKind("a Parquet file", use)
     if head.startswith(b"\x93NUMPY"):
         use = "Logits in it become a store with `streamkd import`."

@@ -368,7 +368,7 @@ OTHER = {
     "interpolation": ({"interpolation": "area"}, 'another image spec.*{"interpolation": "area"}'),
     "class order": (
         {"class_names": ["cat", "bee", "ant"]},
-        r'another --class-names\.\n  now:   \["cat", "bee", "ant"\]\n  store: \["ant", "bee", "c',
+        r'other --class-names\.\n  now:   \["cat", "bee", "ant"\]\n  store: \["ant", "bee", "c',
     ),
 }
 

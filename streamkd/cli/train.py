@@ -206,7 +206,7 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
-    from streamkd.runs.run_code import open_student
+    from streamkd.models.run_code import open_student
     from streamkd.training.loss_choice import needs_sigmoid
 
     is_sigmoid = needs_sigmoid(args.loss, stream, args.label_weight)

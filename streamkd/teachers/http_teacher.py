@@ -35,7 +35,7 @@ TIMEOUT = 60.0
 _MODEL = re.compile(r"/v1/models/[^/:]+(/versions/\d+|/labels/[^/:]+)?")
 # Arguments of `http_teacher` that other teachers do not have.
 SERVICE = (
-    *("model_output", "max_queries", "queries_per_second", "concurrency", "timeout"),
+    *("max_queries", "queries_per_second", "concurrency", "timeout"),
     *("headers", "retries"),
 )
 _INTEGERS = {

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import TeacherError
-from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
     as_rows,
@@ -69,11 +70,7 @@ def onnx_teacher(
         try:
             return session.run([target.name], {source.name: images})[0]
         except Exception as error:  # onnxruntime has classes of its own for each reason
-            raise TeacherError(
-                f"The teacher {name!r} fails when it is asked about images of "
-                f"{' x '.join(map(str, images.shape))}: {_first_line(error)}.\n"
-                "Give another `--image-size`, or look at the model."
-            ) from error
+            raise failure(name, images, error) from error
 
     def answer(images: Any) -> np.ndarray:
         pixels = axes.arranged(np.asarray(images, np.float32))
@@ -82,15 +79,13 @@ def onnx_teacher(
         answers = asked_in_parts(ask, pixels.astype(kind), axes.batch)
         return as_rows(np.asarray(answers)).astype(np.float32)
 
-    sizes = _sizes(target)
-    chosen = target.name if len(outputs) > 1 else ""
-    return Teacher(
+    return file_teacher(
         answer,
+        axes,
         name=name,
-        num_outputs=sizes[-1] if len(sizes) > 1 else None,
-        image_size=axes.image_size,
-        num_channels=axes.num_channels,
-        weights_digest=digest_of_files({"model": path, **beside}, chosen),
+        sizes=_sizes(target),
+        files={"model": path, **beside},
+        chosen=target.name if len(outputs) > 1 else "",
         **options,
     )
 
@@ -112,14 +107,9 @@ def _session(path: Path, *, from_path: bool) -> Any:
         return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has classes of its own for each reason
         raise TeacherError(
-            f"{path} cannot be loaded as an ONNX model: {_first_line(error)}.\n"
+            f"{path} cannot be loaded as an ONNX model: {first_line(error)}.\n"
             "Export the model again, with operations of ONNX alone."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300].rstrip(".")
 
 
 def _sizes(part: Any) -> list[int | None]:

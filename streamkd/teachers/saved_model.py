@@ -16,7 +16,8 @@ import numpy as np
 
 from streamkd.codes import warn
 from streamkd.errors import TeacherError
-from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
     as_rows,
@@ -83,19 +84,15 @@ def saved_model_teacher(
         try:
             return signature(**{argument: tf.constant(pixels, spec.dtype)})[key].numpy()
         except tf.errors.OpError as error:
-            raise TeacherError(
-                f"The teacher {name!r} fails when it is asked about images of "
-                f"{' x '.join(map(str, pixels.shape))}: {_first_line(error)}.\n"
-                "Give another `--image-size`, or look at the model."
-            ) from error
+            raise failure(name, pixels, error) from error
 
-    return Teacher(
+    return file_teacher(
         answer,
+        axes,
         name=name,
-        num_outputs=sizes[-1] if len(sizes) > 1 else None,
-        image_size=axes.image_size,
-        num_channels=axes.num_channels,
-        weights_digest=digest_of_files(_files(path), f"{key}" if model_output is not None else ""),
+        sizes=sizes,
+        files=_files(path),
+        chosen=f"{key}" if model_output is not None else "",
         **options,
     )
 
@@ -108,7 +105,7 @@ def _signature(path: Path, name: str, wanted: str | int | None) -> tuple[Any, st
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # a damaged file, or operations that this TensorFlow has not
         raise TeacherError(
-            f"{path} cannot be loaded as a SavedModel: {_first_line(error)}.\n"
+            f"{path} cannot be loaded as a SavedModel: {first_line(error)}.\n"
             "Export the model again with `model.export(...)`."
         ) from error
     signatures = dict(loaded.signatures)
@@ -154,8 +151,3 @@ def _files(path: Path) -> dict[str, Path]:
     for part in _PARTS:
         files += [file for file in (path / part).rglob("*") if file.is_file()]
     return {file.relative_to(path).as_posix(): file for file in files}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300].rstrip(".")

@@ -242,6 +242,10 @@ class TeacherPass:
                 look = None
             yield Answer(logits, content_digests, views, refused)
 
+    def first_pixels(self) -> tf.Tensor:
+        """Returns the pixels of the first block, float32 `[rows, height, width, channels]`."""
+        return next(self._read([self._blocks[0]], self._drawn))[0]
+
     def _resumed(self, begun: Iterator[Answer], groups: Sequence[np.ndarray]) -> Iterator[Answer]:
         """Returns the answers that `_create` has begun, if every block is still to be written.
 

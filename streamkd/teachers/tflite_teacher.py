@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import TeacherError
-from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
     as_rows,
@@ -56,15 +57,15 @@ def tflite_teacher(
     model = _Model(path, name or path.name, model_output, is_raw=preprocess == "none")
     if output == "auto":
         output = _KINDS.get(model.last_operation, "auto")
-    return Teacher(
+    return file_teacher(
         model,
+        model.axes,
         name=name or path.name,
+        sizes=model.sizes,
+        files={"model": path},
+        chosen=model.chosen,
         output=output,
         preprocess=preprocess,
-        num_outputs=model.num_outputs,
-        image_size=model.axes.image_size,
-        num_channels=model.axes.num_channels,
-        weights_digest=digest_of_files({"model": path}, model.chosen),
         **options,
     )
 
@@ -98,8 +99,7 @@ class _Model:
                     "int16.\nConvert the model with such an input and output."
                 )
         self.axes = ImageAxes.of_shape([None, *_sizes(self._input)[1:]], name)
-        sizes = _sizes(self._output)
-        self.num_outputs = sizes[-1] if len(sizes) > 1 else None
+        self.sizes = _sizes(self._output)
         self.last_operation = _last_operation(self._interpreter, self._output["index"])
         self._own_batch = int(self._input["shape"][0])
         self._shape = tuple(self._input["shape"])  # that the interpreter has memory for
@@ -174,9 +174,8 @@ def _interpreter(path: Path) -> Any:
         )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TeacherError(
-            f"{path} cannot be loaded as a TensorFlow Lite model: {lines[0][:300].rstrip('.')}.\n"
+            f"{path} cannot be loaded as a TensorFlow Lite model: {first_line(error)}.\n"
             "Convert the model again with operations of TensorFlow Lite alone."
         ) from error
     return interpreter
