@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import tf_keras
 
+from streamkd.cli import train_flags
 from streamkd.errors import OptionError
-from streamkd.training.recipe import Recipe
+from streamkd.training.recipe import LOSSES, Recipe
 
 NOT_BELOW_ONE = r"; it must be at least 0 and below 1\."
 
@@ -97,3 +98,43 @@ def test_a_recipe_cannot_be_changed():
         "\nTrain in parts instead"
     )
     assert recipe.label_weight == 0.1
+
+
+@pytest.mark.parametrize(
+    ("loss", "temperature", "label_weight"),
+    [
+        *[("auto", 4.0, 0.1), ("kd", 4.0, 0.1), ("kl", 4.0, 0.1), ("bce", 4.0, 0.1)],
+        *[("dkd", 4.0, 0.5), ("nkd", 1.0, 0.5), ("ttm", 10.0, 1 / 46), ("wttm", 5.0, 0.2)],
+        *[("dist", 1.0, 0.5), ("hard", 4.0, 0.5), ("mse", 4.0, 0.1), ("mlkd", 4.0, 0.1)],
+    ],
+)
+def test_a_loss_has_the_settings_of_its_paper_where_none_are_given(loss, temperature, label_weight):
+    recipe = Recipe(loss=loss)
+    assert (recipe.temperature, recipe.label_weight) == (temperature, label_weight)
+    assert Recipe(loss=loss, label_weight=0.3).label_weight == 0.3
+    recorded = {"loss": loss} if loss not in ("auto", "kd", "kl", "bce") else {}
+    assert {n: v for n, v in recipe.described().items() if n == "loss"} == recorded
+    assert Recipe(loss=loss, standardize=True).described()["standardize"] is True
+
+
+@pytest.mark.parametrize("loss", ["mse", "hard", "mlkd", lambda t, s, labels: t])
+def test_a_temperature_is_refused_for_a_loss_that_has_none(loss):
+    with pytest.raises(OptionError, match=r"temperature is 2, and the loss .* has none to set\."):
+        Recipe(loss=loss, temperature=2)
+
+
+def test_a_loss_of_ones_own_is_recorded_by_its_name():
+    assert Recipe(loss=_own_loss).described()["loss"].endswith(":_own_loss")
+
+
+def _own_loss(teacher_logits, student_logits, labels):
+    return student_logits[:, 0]
+
+
+def test_a_loss_that_nobody_knows_is_refused_with_those_that_there_are():
+    with pytest.raises(OptionError, match=r"loss is 'kld'; choose one of auto, bce, kd, kl, mse,"):
+        Recipe(loss="kld")
+
+
+def test_the_command_line_has_all_losses():
+    assert set(train_flags.LOSSES) == set(LOSSES)

@@ -73,7 +73,9 @@ class Distiller:
       ema: momentum of a moving average of the weights, such as 0.999, or None. Validation sees the
         averages, and the trained student has them.
       temperature: positive; divides the logits of teacher and student in the distillation loss.
-      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone.
+        None is 4, or that of the paper of `loss`.
+      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone. None is 0.1, or
+        what gives the weights of the paper of `loss`.
       label_smoothing: fraction of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: the preprocessing that the student expects; becomes its first layers, so
         that `distiller.student` takes pixels from 0 to 255.
@@ -83,8 +85,12 @@ class Distiller:
         'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
         called fewer at a time.
-      loss: 'kl' for the classes of one softmax, 'bce' for independent labels, one sigmoid each;
-        'auto' follows the teacher, the labels and the student's last layer.
+      loss: 'kd' for the classes of one softmax, 'bce' for independent labels, one sigmoid each;
+        'auto' follows the teacher, the labels and the student's last layer. Others for classes:
+        'mse', 'hard', 'dkd', 'nkd', 'ttm', 'wttm', 'dist', 'mlkd', as in `kd.dkd_loss` and so on.
+        Or a function of teacher_logits, student_logits, both `[batch, num_classes]`, and labels,
+        int32 `[batch]` and -1 where there is none, which returns `[batch]`.
+      standardize: compare logits after `kd.standardize_logits`.
       metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in
         ones; see `UserMetrics` for their arguments.
       on_nonfinite: how to treat a step whose loss or gradient is not a finite number: 'raise'
@@ -112,8 +118,8 @@ class Distiller:
         clip_norm: float | None = None,
         accumulate: int = 1,
         ema: float | None = None,
-        temperature: float = 4.0,
-        label_weight: float = 0.1,
+        temperature: float | None = None,
+        label_weight: float | None = None,
         label_smoothing: float = 0.0,
         student_preprocess: str = "none",
         model_output: str | int | None = None,
@@ -121,7 +127,8 @@ class Distiller:
         steps_per_call: int = 32,
         metrics: Any = (),
         on_nonfinite: str = "raise",
-        loss: str = "auto",
+        loss: Any = "auto",
+        standardize: bool = False,
     ) -> None:
         given = locals()
         check_types(Distiller.__init__, {"student_preprocess": student_preprocess})
@@ -333,13 +340,7 @@ class Distiller:
         self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None, kind: str
     ) -> TrainingSteps:
         """Returns the compiled steps, without XLA; `weights` by class, and the loss's `kind`."""
-        loss = BatchLoss(
-            temperature=float(self.recipe.temperature),
-            label_weight=float(self.recipe.label_weight),
-            label_smoothing=self.recipe.label_smoothing,
-            class_weights=weights,
-            kind=kind,
-        )
+        loss = BatchLoss.of_run(self.recipe, weights, kind)
         with self.strategy.scope():
             return TrainingSteps(
                 self._logits.model,

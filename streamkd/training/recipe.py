@@ -19,9 +19,10 @@ from streamkd.checks import (
     check_positive,
 )
 from streamkd.errors import OptionError
+from streamkd.losses.teacher_loss import PRESETS, name_of
 
 SCHEDULES = ("cosine", "constant")
-LOSSES = ("auto", "kl", "bce")
+LOSSES = ("auto", "bce", *PRESETS)
 JITS = ("auto", "on", "off")
 ON_NONFINITE = ("raise", "skip")
 # Defaults of an optimizer given by name; an optimizer of the user's own has its own.
@@ -50,10 +51,12 @@ class Recipe:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
-    temperature: float = 4.0
-    label_weight: float = 0.1
+    # Numbers; those that are not given follow from the loss.
+    temperature: Any = None
+    label_weight: Any = None
     label_smoothing: float = 0.0
-    loss: str = "auto"
+    loss: Any = "auto"
+    standardize: bool = False
     jit: str = "auto"
     steps_per_call: int = 32
     on_nonfinite: str = "raise"
@@ -67,6 +70,7 @@ class Recipe:
             self.warm_up = WARM_UP if self.warm_up is None else self.warm_up
             check_positive("learning_rate", _one_number("learning_rate", self.learning_rate))
             check_fraction("warm_up", self.warm_up)
+        self._settle_loss()
         check_positive("temperature", _one_number("temperature", self.temperature))
         check_fraction("label_weight", _one_number("label_weight", self.label_weight))
         check_count("steps_per_call", self.steps_per_call)
@@ -74,7 +78,6 @@ class Recipe:
         check_below_one("label_smoothing", self.label_smoothing)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("loss", self.loss, LOSSES)
         check_choice("jit", self.jit, JITS)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         if self.clip_norm is not None:
@@ -92,6 +95,22 @@ class Recipe:
                 f"compiled steps.\n{_train_in_parts(name)}"
             )
         super().__setattr__(name, value)
+
+    def _settle_loss(self) -> None:
+        """Gives the loss the temperature and the label weight of its paper where none is given."""
+        if not callable(self.loss):
+            check_choice("loss", self.loss, LOSSES)
+        named = self.loss if isinstance(self.loss, str) else "kd"
+        preset = PRESETS.get(named, PRESETS["kd"])
+        if self.temperature is None:
+            self.temperature = preset.temperature
+        elif not preset.has_temperature or callable(self.loss):
+            raise OptionError(
+                f"temperature is {self.temperature!r}, and the loss {name_of(self.loss)} has none "
+                "to set.\nLeave the temperature out."
+            )
+        if self.label_weight is None:
+            self.label_weight = preset.label_weight
 
     def _check_own_optimizer(self) -> None:
         """Refuses settings of an optimizer by name together with the user's own optimizer."""
@@ -123,9 +142,11 @@ class Recipe:
             "temperature": float(self.temperature),
             "label_weight": float(self.label_weight),
         }
+        if self.loss not in ("auto", "kd", "kl", "bce"):
+            described["loss"] = name_of(self.loss)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["warm_up"] = WARM_UP
-        for name in ("label_smoothing", "accumulate", "on_nonfinite"):
+        for name in ("label_smoothing", "standardize", "accumulate", "on_nonfinite"):
             if getattr(self, name) != defaults[name]:
                 described[name] = getattr(self, name)
         if isinstance(self.optimizer, str):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.codes import warn
 from streamkd.errors import OptionError, StudentError, readable_names
+from streamkd.losses.teacher_loss import PRESETS
 from streamkd.models.families import family_of
 from streamkd.models.family_base import Family
 from streamkd.models.head_check import answers_probabilities
@@ -46,6 +48,7 @@ def check_student(
     )
     if kind == "bce":
         check_logits(logits, student, stream)
+    check_labels(recipe, stream)
     parts.check_head(stream.options.shape)
     return num_outputs, kind
 
@@ -65,6 +68,32 @@ def check_loss(label_weight: float, stream: Stream) -> None:
         raise OptionError(
             "label_weight is 1, and none of the images has a label that counts.\n"
             "Give images in one folder a class, or a smaller `--label-weight`."
+        )
+
+
+def check_labels(recipe: Recipe, stream: Stream) -> None:
+    """Refuses a loss that needs labels where there are none; warns where there are some.
+
+    Raises:
+      OptionError: none of the images has a label.
+    """
+    preset = PRESETS.get(recipe.loss) if isinstance(recipe.loss, str) else None
+    if preset is None or not preset.needs_labels or recipe.label_weight == LABELS_ALONE:
+        return
+    num_unlabelled = int(np.sum(~stream.labelled))
+    if num_unlabelled == len(stream.labelled):
+        raise OptionError(
+            f"The loss {recipe.loss} compares the class of each image's label with the others, and "
+            "none of the images has a label.\nGive images in one folder a class, or another loss: "
+            "`--loss kd`."
+        )
+    if num_unlabelled:
+        warn(
+            "loss_without_labels",
+            f"{num_unlabelled:,} of {len(stream.labelled):,} images have no label, and the loss "
+            f"{recipe.loss} needs one: the student learns nothing from them. `--loss kd` learns "
+            "from all images.",
+            stacklevel=4,
         )
 
 
