@@ -8,7 +8,15 @@ import json
 import numpy as np
 import pytest
 from loss_helpers import dkd
-from run_helpers import command, cross_entropy, dense_student, fit, refusal
+from run_helpers import (
+    command,
+    cross_entropy,
+    dense_student,
+    distillation,
+    fit,
+    refusal,
+    same_weights,
+)
 
 from streamkd.codes import StreamkdWarning
 from streamkd.errors import OptionError, ResumeError
@@ -100,3 +108,46 @@ def test_the_command_line_takes_a_loss(directory, store, tmp_path, capsys):
     assert code == 0 and answer["loss"] > 0
     config = json.loads((tmp_path / "b/config.json").read_text())
     assert (config["loss"], config["temperature"], config["standardize"]) == ("ttm", 10.0, True)
+
+
+def test_a_label_weight_over_the_run_is_that_of_numpy(stream):
+    """Three batches an epoch, two epochs: the weight of step n is that of n / 6 of the run."""
+    student = dense_student()
+    num_steps = stream.end_of_epoch(2)
+    kernel, bias = student.get_weights()
+    losses = []
+    for step, (pixels, targets, _) in enumerate(stream.dataset(0, num_steps)):
+        logits = pixels.numpy().reshape(len(pixels), -1).astype(np.float64) / 255 @ kernel + bias
+        weight = np.interp(step / num_steps, [0.25, 0.75], [0.1, 1])
+        temperature = 4.0 if step / num_steps < 0.5 else 2.0
+        on_labels = cross_entropy(targets["labels"].numpy()[:, 0], logits)
+        on_teacher = distillation(targets["teacher_logits"], logits, temperature)
+        losses.append(np.mean(weight * on_labels + (1 - weight) * on_teacher))
+    settings = {
+        "label_weight": [(0.25, 0.1), (0.75, 1)],
+        "temperature": [(0, 4), (0.5, 4), (0.5, 2)],
+    }
+    _, history = fit(stream, student, epochs=2, learning_rate=1e-12, **settings)
+    expected = [np.mean(losses[:3]), np.mean(losses[3:])]
+    assert [epoch["loss"] for epoch in history.epochs] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_with_a_label_weight_over_the_run_resumes_to_the_same_weights(stream, tmp_path):
+    settings = {"epochs": 2, "label_weight": {0: 0, 1: 1}, "save_every": 1}
+    whole, _ = fit(stream, **settings)
+    calls = iter([False, False, True])
+    fit(stream, run=tmp_path / "run", stop=lambda: next(calls), steps_per_call=1, **settings)
+    resumed, _ = fit(stream, run=tmp_path / "run", **settings)
+    assert same_weights(whole.student, resumed.student)
+
+
+def test_the_command_line_takes_values_over_the_run(directory, store, tmp_path, capsys):
+    dense_student().save(tmp_path / "student.keras")
+    words = ["train", directory, "--store", store.path, "--student", tmp_path / "student.keras"]
+    words += ["--epochs", 1, "--batch-size", 10, "--out", tmp_path / "run"]
+    said = refusal(capsys, *words, "--label-weight", "0:0.1,x")
+    assert "'0:0.1,x'; give a number, or values at fractions of the run such as" in said
+    code, _, _ = command(capsys, *words, "--label-weight", "0:0.1,0.5:0.1,1:1")
+    assert code == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["label_weight"] == [[0.0, 0.1], [0.5, 0.1], [1.0, 1.0]]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from streamkd.checks import check_not_negative, check_positive
-from streamkd.losses.distillation import distillation_loss
+from streamkd.losses.distillation import check_temperature, distillation_loss
 from streamkd.public import public
 
 # Below this, the authors of DIST take two distributions for unrelated.
@@ -60,7 +60,7 @@ def dist_loss(
       >>> print(abs(dist_loss(t, t + 5.)).numpy().round(3).tolist())
       [0.0, 0.0]
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_not_negative("row_weight", row_weight)
     check_not_negative("column_weight", column_weight)
     rows, teacher, student = _probabilities(teacher_logits, student_logits, temperature, counted)

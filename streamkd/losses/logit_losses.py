@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from streamkd.checks import check_not_negative, check_positive
+from streamkd.checks import check_not_negative
+from streamkd.losses.distillation import check_temperature
 from streamkd.public import public
 
 # Where softmax is to leave a class out. Far below every logit, and finite: the difference of two
@@ -116,7 +117,7 @@ def dkd_loss(
       >>> print(round(float(dkd_loss(t, s, tf.constant([0]), temperature=2.0)[0]), 3))
       0.44
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_not_negative("target_weight", target_weight)
     check_not_negative("other_weight", other_weight)
     teacher, student = _as_float32(teacher_logits, student_logits)
@@ -169,7 +170,7 @@ def nkd_loss(
       >>> print(round(float(nkd_loss(t, s, tf.constant([0]))[0]), 3))
       1.255
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_not_negative("other_weight", other_weight)
     teacher, student = _as_float32(teacher_logits, student_logits)
     is_label = _one_hot(labels, student)
@@ -210,7 +211,7 @@ def ttm_loss(
       >>> print(round(float(ttm_loss(t, s, temperature=2.0)[0]), 3))
       0.019
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     teacher, student = _as_float32(teacher_logits, student_logits)
     teacher_log = tf.nn.log_softmax(teacher / temperature)
     student_log = tf.nn.log_softmax(student)

@@ -22,6 +22,7 @@ from streamkd.losses import independent_labels
 from streamkd.losses.distillation import label_loss
 from streamkd.losses.teacher_loss import teacher_loss
 from streamkd.training.recipe import Recipe
+from streamkd.training.schedules import SettingOverRun, at_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class BatchLoss:
     """The loss of one run.
 
     Attributes:
-      temperature, label_weight, label_smoothing: as in `Distiller`.
+      temperature, label_weight: numbers, or values over the run.
+      label_smoothing: as in `Distiller`.
+      num_steps: of the whole run, of which a step is a fraction.
       class_weights: float32 `[num_classes]`, the weight of an image by its class; None for 1.
       kind: 'kl' for the softmax of classes, 'bce' for the sigmoid of independent labels.
       teacher: the loss that compares the student with the teacher, of the kind 'kl'; see
@@ -37,13 +40,27 @@ class BatchLoss:
       standardize: whether it compares standardised logits.
     """
 
-    temperature: float
-    label_weight: float
+    temperature: Any
+    label_weight: Any
     label_smoothing: float = 0.0
     class_weights: Any = None
     kind: str = "kl"
     teacher: Any = "kd"
     standardize: bool = False
+    num_steps: int = 1
+
+    @property
+    def changes(self) -> bool:
+        """Whether the loss is another one at other steps."""
+        return any(isinstance(s, SettingOverRun) for s in (self.temperature, self.label_weight))
+
+    def at(self, step: tf.Tensor | None) -> BatchLoss:
+        """Returns the loss with its settings at a step, int64, as numbers or tensors."""
+        if not self.changes:
+            return self
+        temperature = at_step(self.temperature, step, self.num_steps)
+        label_weight = at_step(self.label_weight, step, self.num_steps)
+        return dataclasses.replace(self, temperature=temperature, label_weight=label_weight)
 
     def __call__(
         self, student_logits: tf.Tensor, targets: dict, weights: tf.Tensor
@@ -110,11 +127,12 @@ class BatchLoss:
         return losses, tf.reduce_sum(tf.stack(parts), axis=1)
 
     @classmethod
-    def of_run(cls, recipe: Recipe, class_weights: Any, kind: str) -> BatchLoss:
+    def of_run(cls, recipe: Recipe, class_weights: Any, *, kind: str, num_steps: int) -> BatchLoss:
         """Returns the loss of a run with these settings."""
         return cls(
-            temperature=float(recipe.temperature),
-            label_weight=float(recipe.label_weight),
+            temperature=recipe.temperature,
+            label_weight=recipe.label_weight,
+            num_steps=num_steps,
             label_smoothing=recipe.label_smoothing,
             class_weights=class_weights,
             kind=kind,

@@ -20,6 +20,8 @@ from streamkd.checks import (
 )
 from streamkd.errors import OptionError
 from streamkd.losses.teacher_loss import PRESETS, name_of
+from streamkd.training import schedules
+from streamkd.training.schedules import as_setting
 
 SCHEDULES = ("cosine", "constant")
 LOSSES = ("auto", "bce", *PRESETS)
@@ -51,7 +53,7 @@ class Recipe:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
-    # Numbers; those that are not given follow from the loss.
+    # A number or a `SettingOverRun`; those that are not given follow from the loss.
     temperature: Any = None
     label_weight: Any = None
     label_smoothing: float = 0.0
@@ -71,8 +73,6 @@ class Recipe:
             check_positive("learning_rate", _one_number("learning_rate", self.learning_rate))
             check_fraction("warm_up", self.warm_up)
         self._settle_loss()
-        check_positive("temperature", _one_number("temperature", self.temperature))
-        check_fraction("label_weight", _one_number("label_weight", self.label_weight))
         check_count("steps_per_call", self.steps_per_call)
         check_count("accumulate", self.accumulate)
         check_below_one("label_smoothing", self.label_smoothing)
@@ -109,8 +109,10 @@ class Recipe:
                 f"temperature is {self.temperature!r}, and the loss {name_of(self.loss)} has none "
                 "to set.\nLeave the temperature out."
             )
+        self.temperature = as_setting("temperature", self.temperature, check_positive)
         if self.label_weight is None:
             self.label_weight = preset.label_weight
+        self.label_weight = as_setting("label_weight", self.label_weight, check_fraction)
 
     def _check_own_optimizer(self) -> None:
         """Refuses settings of an optimizer by name together with the user's own optimizer."""
@@ -139,8 +141,8 @@ class Recipe:
         Those that keep their defaults are left out, unless the first release recorded them.
         """
         described: dict[str, Any] = {
-            "temperature": float(self.temperature),
-            "label_weight": float(self.label_weight),
+            "temperature": schedules.described(self.temperature),
+            "label_weight": schedules.described(self.label_weight),
         }
         if self.loss not in ("auto", "kd", "kl", "bce"):
             described["loss"] = name_of(self.loss)
@@ -163,11 +165,10 @@ def _one_number(name: str, value: Any) -> Any:
     if not callable(value) and (isinstance(value, str) or not isinstance(value, Iterable)):
         return value
     kind = "a function" if callable(value) else f"a {type(value).__name__}"
-    if name == "learning_rate":
-        remedy = "Give an optimizer that has the schedule: `optimizer=keras.optimizers.SGD(…)`."
-    else:
-        remedy = _train_in_parts(name)
-    raise OptionError(f"{name} is {kind}, and it must be one number for the whole run.\n{remedy}")
+    raise OptionError(
+        f"{name} is {kind}, and it must be one number for the whole run.\n"
+        "Give an optimizer that has the schedule: `optimizer=keras.optimizers.SGD(…)`."
+    )
 
 
 def _train_in_parts(name: str) -> str:

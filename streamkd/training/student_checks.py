@@ -22,6 +22,7 @@ from streamkd.stream.stream import Stream
 from streamkd.stream.teacher_columns import classes_to_choose
 from streamkd.training.loss_choice import choose_loss, fits_outputs
 from streamkd.training.recipe import Recipe
+from streamkd.training.schedules import typical_of
 from streamkd.training.student_model import StudentModel
 
 # Label weight at which the teacher's logits have no part in the loss.
@@ -36,13 +37,14 @@ def check_student(
     Raises:
       OptionError, StudentError: as the checks below, and `choose_loss`.
     """
-    check_loss(recipe.label_weight, stream)
+    label_weight = typical_of(recipe.label_weight)
+    check_loss(label_weight, stream)
     logits, student = parts.logits, parts.student
     num_outputs = check_fits(logits, student, stream, num_replicas)
     kind = choose_loss(
         recipe.loss,
         stream,
-        label_weight=recipe.label_weight,
+        label_weight=label_weight,
         student=logits,
         num_outputs=num_outputs,
     )
@@ -78,7 +80,7 @@ def check_labels(recipe: Recipe, stream: Stream) -> None:
       OptionError: none of the images has a label.
     """
     preset = PRESETS.get(recipe.loss) if isinstance(recipe.loss, str) else None
-    if preset is None or not preset.needs_labels or recipe.label_weight == LABELS_ALONE:
+    if preset is None or not preset.needs_labels or typical_of(recipe.label_weight) == LABELS_ALONE:
         return
     num_unlabelled = int(np.sum(~stream.labelled))
     if num_unlabelled == len(stream.labelled):
