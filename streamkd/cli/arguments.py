@@ -174,6 +174,18 @@ def count(text: str) -> int:
     return int(text)
 
 
+def setting(text: str) -> float | list[tuple[float, ...]]:
+    """Returns the number of a run, or its values over the run: '0.1', or '0:0.1,0.5:0.1,0.7:1'."""
+    try:
+        if ":" not in text:
+            return float(text)
+        return [tuple(float(part) for part in pair.split(":", 1)) for pair in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; give a number, or values at fractions of the run such as 0:0.1,0.5:0.1,1:1"
+        ) from None
+
+
 def codec(text: str) -> str:
     """Returns the name of a codec, once it is known to be one."""
     from streamkd.store import codecs

@@ -28,7 +28,8 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
     *("optimizer", "learning_rate", "schedule", "warm_up", "weight_decay", "clip_norm"),
-    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing", "loss"),
+    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing"),
+    *("loss", "standardize"),
     *("student_preprocess", "jit", "steps_per_call", "on_nonfinite"),
 )
 JOIN_FLAGS = (

@@ -92,6 +92,7 @@ class TrainingSteps:
         weights: tf.Tensor,
         total: tf.Tensor,
         scale: tf.Tensor,
+        step: tf.Tensor | None = None,
     ) -> BatchGradients:
         """Takes one batch, or a replica's piece of it, forward and back.
 
@@ -99,10 +100,11 @@ class TrainingSteps:
           images, targets, weights: of the batch.
           total: float32, sum of the weights on all replicas.
           scale: float32, the loss scale.
+          step: int64, the number of the step, for a loss that changes over the run.
         """
         with tf.GradientTape() as tape:
             logits = tf.cast(self._answer(images, training=True), tf.float32)
-            losses, sums = self.loss(logits, targets, weights)
+            losses, sums = self.loss.at(step)(logits, targets, weights)
             loss = self._mean_loss(losses, total)
             scaled = loss * scale
         gradients = tape.gradient(scaled, self._trained)
@@ -181,10 +183,11 @@ class TrainingSteps:
         gradients: list[Any] = [None] * len(self._trained)
         num_bad, sums, counted = tf.constant(0.0), [], []
         scale = loss_scale_of(self.state.optimizer)
+        step = tf.identity(self.state.step) if self.loss.changes else None
         for images, targets, weights in batches:
             weights = self.loss.class_weighted(targets, weights)
             total = self._sum_over_replicas([tf.reduce_sum(weights)])[0]
-            batch = self.compiled_gradients(images, targets, weights, total, scale)
+            batch = self.compiled_gradients(images, targets, weights, total, scale, step)
             gradients = [_added(a, b) for a, b in zip(gradients, batch.gradients, strict=True)]
             num_bad += batch.num_bad
             sums.append(batch.sums)
