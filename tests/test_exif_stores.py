@@ -73,7 +73,7 @@ def work(tmp_path_factory):
 
 
 def batches_of(stream):
-    return [(images.numpy(), targets) for images, targets, _ in stream.dataset(0, 1)]
+    return [(images.numpy(), targets) for images, targets, _ in stream.batches(0, 1)]
 
 
 def test_teacher_and_student_see_the_upright_images(here):

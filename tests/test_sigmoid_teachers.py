@@ -146,7 +146,7 @@ class TestStores:
                 images, binary / "t.keras", tmp_path / "t.h5", class_names=NAMES, progress=False
             )
 
-    @pytest.mark.filterwarnings("ignore:files_not_listed")
+    @pytest.mark.filterwarnings("ignore:files_not_listed", "ignore:own_outputs")
     def test_inspect_teach_and_plan_say_sigmoid(self, several, capsys):
         table = several / "images.jsonl"
         assert command(capsys, "inspect", several / "t.h5")[1]["activation"] == "sigmoid"
@@ -230,7 +230,7 @@ class TestSeveralLabels:
         path = tmp_path / "mixed.h5"
         store = kd.teach(images, several / "t.keras", path, views=views, progress=False)
         stream = kd.join(images, store, batch_size=16)
-        _, targets, _ = next(iter(stream.dataset(0, 1)))
+        _, targets, _ = next(iter(stream.batches(0, 1)))
         hot = targets["multi_hot"].numpy()
         assert (hot[:, 0] == images.multi_hot[stream.indices(0)]).all()
         assert (hot[0::2, 1] == hot[1::2, 0]).all() and (hot[1::2, 1] == hot[0::2, 0]).all()

@@ -156,7 +156,7 @@ def test_grey_and_transparent_views_are_answered_and_replayed(tmp_path, color_mo
     options = {"color_mode": color_mode, "codec": "float32", "views": views}
     store = teach_small(images, Projection(), tmp_path / "s.h5", **options)
     stream = join(images, store, batch_size=4, operation=operation, cache=cache)
-    for pixels, targets, _ in stream.dataset(0, stream.end_of_epoch(2)):
+    for pixels, targets, _ in stream.batches(0, stream.end_of_epoch(2)):
         assert pixels.shape[1:] == (8, 8, 1 if mode == "L" else 4)
         answers = Projection()(pixels.numpy())
         np.testing.assert_allclose(answers, targets["teacher_logits"], rtol=0, atol=2e-5)
