@@ -16,7 +16,7 @@ PIXELS = "image_size color_mode interpolation crop_to_aspect_ratio pad_to_aspect
 ARGUMENTS = {
     "Distiller": "student * optimizer learning_rate schedule warm_up weight_decay clip_norm "
     "accumulate ema temperature label_weight label_smoothing student_preprocess model_output jit "
-    "steps_per_call metrics on_nonfinite loss",
+    "steps_per_call metrics on_nonfinite loss standardize",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
     "save_every stop arguments",
     "Keys": "data offsets",
@@ -39,7 +39,7 @@ ARGUMENTS = {
     "export": "model out * format images image_size model_output batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
-    "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
+    "join": "images store * weights rule image_size batch_size seed shuffle color_mode interpolation "
     "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
     "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
     "classes teacher_class_map progress",
