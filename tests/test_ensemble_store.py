@@ -193,6 +193,22 @@ def test_images_are_those_of_all_stores_and_labels_of_the_first_that_knows_one(t
         store.gather(np.array([4]))
 
 
+def test_a_teacher_may_have_several_store_files(tmp_path, pair):
+    keys, content = store_helpers.keys_of(10), store_helpers.content_of(range(10))
+    whole, shards = answers_of(pair[0]), []
+    for number, images in enumerate(np.split(np.arange(10), [6])):
+        path = tmp_path / f"shard-{number}.h5"
+        options = {"logits": whole[images], "teacher": kd.open_store(pair[0]).header.teacher}
+        shards.append(write_store_of(path, keys.take(images), content[images], OURS, **options))
+    kd.merge(shards[::-1], tmp_path / "a.index", index=True, progress=False)
+    store, expected = kd.combine_stores([tmp_path / "a.index", pair[1]]), kd.combine_stores(pair)
+    rows = np.array([9, 0, 5, 6, 5])
+    assert store.keys == expected.keys
+    assert np.array_equal(store.gather(rows), expected.gather(rows))
+    assert np.array_equal(store.images_of_content(content), np.arange(10))
+    assert store.describe().num_stores == 3
+
+
 def test_a_file_that_was_moved_is_matched_by_its_content(tmp_path):
     content = store_helpers.content_of(range(3))
     first, moved = (Keys.from_list(k) for k in ([b"a", b"b", b"c"], [b"a", b"bb", b"c"]))
