@@ -21,10 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.codes import StreamkdWarning as StreamkdWarning
+    from streamkd.ensemble.clusters import Clusters as Clusters
+    from streamkd.ensemble.clusters import cluster_classes as cluster_classes
+    from streamkd.ensemble.clusters import read_clusters as read_clusters
     from streamkd.ensemble.compare_stores import compare_stores as compare_stores
     from streamkd.ensemble.ensemble_store import EnsembleStore as EnsembleStore
     from streamkd.ensemble.ensemble_store import combine_stores as combine_stores
     from streamkd.ensemble.member import Member as Member
+    from streamkd.ensemble.specialist_images import SpecialistImages as SpecialistImages
+    from streamkd.ensemble.specialist_images import specialist_images as specialist_images
     from streamkd.errors import StreamkdError as StreamkdError
     from streamkd.file_access import file_settings as file_settings
     from streamkd.image_options import ImageOptions as ImageOptions
@@ -65,9 +70,11 @@ __version__ = "0.1.0"
 # Public names by the module that defines them.
 _NAMES = {
     "streamkd.codes": "StreamkdWarning",
+    "streamkd.ensemble.clusters": "Clusters cluster_classes read_clusters",
     "streamkd.ensemble.compare_stores": "compare_stores",
     "streamkd.ensemble.ensemble_store": "EnsembleStore combine_stores",
     "streamkd.ensemble.member": "Member",
+    "streamkd.ensemble.specialist_images": "SpecialistImages specialist_images",
     "streamkd.errors": "StreamkdError",
     "streamkd.file_access": "file_settings",
     "streamkd.image_options": "ImageOptions",

@@ -44,7 +44,7 @@ STORE_KEYS = {
 }
 COMMANDS = (
     *("demo", "scan", "plan", "teach", "verify", "inspect", "import", "merge"),
-    *("train", "evaluate", "export"),
+    *("cluster", "train", "evaluate", "export"),
 )
 
 

@@ -33,6 +33,8 @@ ARGUMENTS = {
     "ViewOperation": "name version function",
     "Views": "count * crop flip color erase mixup cutmix canonical_size operation seed",
     "WorkerSlice": "* worker num_workers num_replicas",
+    "SpecialistImages": "images dustbin oversampling",
+    "cluster_classes": "store num_specialists * temperature seed",
     "compare_stores": "stores images * weights rule sample seed progress",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
@@ -54,8 +56,10 @@ ARGUMENTS = {
     "packed_loss": "* temperature label_weight loss",
     "plan": "images * store teacher views codecs max_kl sample seed batch_size class_names "
     "progress clock **pixels",
+    "read_clusters": "path",
     "scan": "directory * labels class_names class_map follow_links validation_split subset seed "
     "stratify progress root",
+    "specialist_images": "images classes * others seed dustbin",
     "teach": f"images teacher out * {PIXELS} decode exif background batch_size codec class_names "
     "views shard on_bad max_pixels progress",
     "verify": "path * images sample seed progress",

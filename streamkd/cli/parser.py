@@ -12,6 +12,7 @@ from typing import Any
 import streamkd
 from streamkd.cli import (
     arguments,
+    cluster,
     commands,
     flags,
     http_flags,
@@ -43,7 +44,7 @@ def build_parser() -> arguments.Parser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         *(_demo, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
-        *(_train, _evaluate, _export),
+        *(_cluster, _train, _evaluate, _export),
     ):
         add(subparsers)
     parser.commands = subparsers.choices
@@ -253,11 +254,8 @@ def _import(subparsers: Any) -> None:
 
 
 def _merge(subparsers: Any) -> None:
-    parser = _command(
-        subparsers,
-        merge.merge,
-        "Makes one store of shards, of a store and its deltas, or of several teachers' stores.",
-    )
+    text = "Makes one store of shards, of a store and its deltas, or of several teachers' stores."
+    parser = _command(subparsers, merge.merge, text)
     merge.add_merge(parser)
     _add_out_store(parser)
 
@@ -284,6 +282,11 @@ def _inspect(subparsers: Any) -> None:
 def _add_store(parser: arguments.Parser) -> None:
     parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
     flags.add_store_io(parser)
+
+
+def _cluster(subparsers: Any) -> None:
+    text = "Finds groups of classes that a teacher confuses, one for each specialist."
+    cluster.add_cluster(_command(subparsers, cluster.cluster, text))
 
 
 def _train(subparsers: Any) -> None:

@@ -1,7 +1,9 @@
 """One distribution for teachers that know different classes: the smallest sum of divergences.
 
-    cells = ClassCells(known, with_dustbin)      # known: bool [members, classes]
-    z = cells.solve(evidence, mass, dustbin)     # log probabilities, [rows, classes]
+    cells = ClassCells(known, with_dustbin)             # known: bool [members, classes]
+    log_cells = cells.log_sums(log_evidence)            # [cells, rows]
+    log_q = cells.solve(log_cells, mass, dustbin)       # [cells, rows]
+    log_q_of_classes = log_evidence + (log_q - log_cells).T[:, cells.of_class]
 
 Each teacher m gives probabilities p_m over the classes S_m that it knows and, if it has an output
 "none of these", the dustbin, the mass that is left. The wanted q makes the weighted sum of
@@ -14,8 +16,9 @@ class c, and D(c) is the same for all classes that the same teachers know. Such 
 cell: a thousand classes and ten specialists with clusters of their own make eleven. So the search
 is over the cells, and within a cell q follows b exactly.
 
-The search works on all rows at once. A step of a majorising function, which never makes the sum
-larger, alternates with a Newton step in log q, which is kept where it makes the sum smaller.
+The search works on all rows at once, with Newton steps in log q. Where one does not make the sum
+smaller, a step of a majorising function takes its place, which never makes it larger. Very many
+cells are searched by such steps alone, extrapolated.
 """
 
 from __future__ import annotations
@@ -27,7 +30,11 @@ import numpy as np
 # Rows are done where the gradient of every cell is this small beside its evidence, or is rounding.
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-14
-_MAX_ITERATIONS = 300
+# The time of a Newton step grows with the third power of the number of cells, which many teachers
+# whose classes overlap have.
+_MAX_NEWTON_CELLS = 40
+_MAX_NEWTON_ROUNDS = 100
+_MAX_PLAIN_ROUNDS = 1000
 # Of a cell's evidence, and of a probability: logarithms carry what is smaller, after the search.
 _SMALLEST_EVIDENCE = 1e-200
 _SMALLEST = 1e-300
@@ -67,24 +74,34 @@ class ClassCells:
         self._order = order
         self._starts = np.searchsorted(self.of_class[order], np.arange(self.count))
 
-    def solve(self, log_evidence: np.ndarray, mass: np.ndarray, dustbin: np.ndarray) -> np.ndarray:
-        """Returns log q for each row.
+    def log_sums(self, log_evidence: np.ndarray) -> np.ndarray:
+        """Returns the log of the evidence of each cell, float64 `[cells, rows]`.
 
         Args:
           log_evidence: float64 `[rows, classes]`: log of b(c) = Σ weight · p_m(c) over the teachers
             that know class c. Finite.
+        """
+        ordered = log_evidence if self._in_order else log_evidence[:, self._order]
+        largest = np.maximum.reduceat(ordered, self._starts, axis=1)
+        shifted = ordered - largest[:, self.of_class[self._order]]
+        sums = np.add.reduceat(np.exp(shifted), self._starts, axis=1)
+        return (largest + np.log(sums)).T
+
+    def solve(self, log_cells: np.ndarray, mass: np.ndarray, dustbin: np.ndarray) -> np.ndarray:
+        """Returns log q of each cell; within a cell, q follows the evidence of its classes.
+
+        Args:
+          log_cells: float64 `[cells, rows]`, as `log_sums` returns it.
           mass: float64 `[members, rows]`: Σ weight · p_m(c) over the classes of each teacher.
           dustbin: float64 `[members, rows]`: weight · p_m(dustbin), 0 without one.
 
         Returns:
-          float64 `[rows, classes]`. Where teachers without a dustbin meet teachers with one, the
-          sum may have several smallest places; the one that is found depends on the row alone.
+          float64 `[cells, rows]`. Where teachers without a dustbin meet teachers with one, the sum
+          may have several smallest places; the one that is found depends on the row alone.
         """
-        log_cells = self._log_sums(log_evidence)
         if not len(self._parts) and not len(self._outsides):
-            return log_evidence - _log_sum(log_cells)
-        evidence = np.exp(log_cells)
-        np.maximum(evidence, _SMALLEST_EVIDENCE, out=evidence)
+            return log_cells - _log_sum(log_cells)
+        evidence = np.maximum(np.exp(log_cells), _SMALLEST_EVIDENCE)
         whole = self._whole[None].astype(np.float64)
         search = _Search(
             evidence,
@@ -94,18 +111,8 @@ class ClassCells:
             outside_masses=_product(self._outside_members, dustbin),
             whole_mass=_product(whole, mass + dustbin)[0],
         )
-        log_q = search.run()
         # Evidence that was too small for the search scales its cell: D(c) hardly feels it.
-        log_q += np.minimum(log_cells - np.log(_SMALLEST_EVIDENCE), 0.0)
-        return log_evidence + (log_q - log_cells).T[:, self.of_class]
-
-    def _log_sums(self, log_evidence: np.ndarray) -> np.ndarray:
-        """Returns the log of the evidence of each cell, `[cells, rows]`."""
-        ordered = log_evidence if self._in_order else log_evidence[:, self._order]
-        largest = np.maximum.reduceat(ordered, self._starts, axis=1)
-        shifted = ordered - largest[:, self.of_class[self._order]]
-        sums = np.add.reduceat(np.exp(shifted), self._starts, axis=1)
-        return np.ascontiguousarray((largest + np.log(sums)).T)
+        return search.run() + np.minimum(log_cells - np.log(_SMALLEST_EVIDENCE), 0.0)
 
 
 class _Search:
@@ -129,7 +136,8 @@ class _Search:
         self._outsides, self._outside_masses = outsides, outside_masses
         self._whole = whole_mass
         self._free = _added(part_masses) if len(parts) else np.zeros_like(whole_mass)
-        self._part_pairs, self._outside_pairs = _pairs(parts), _pairs(outsides)
+        if len(evidence) <= _MAX_NEWTON_CELLS:
+            self._part_pairs, self._outside_pairs = _pairs(parts), _pairs(outsides)
 
     def run(self) -> np.ndarray:
         """Returns log q of each cell, `[cells, rows]`."""
@@ -138,7 +146,8 @@ class _Search:
         q = _normalised(self._evidence)
         for _ in range(_FIRST_STEPS):
             q = self._plain_step(q, *self._rates(q, self._masses_of(q)))
-        for _ in range(_MAX_ITERATIONS):
+        many = len(q) > _MAX_NEWTON_CELLS
+        for _ in range(_MAX_PLAIN_ROUNDS if many else _MAX_NEWTON_ROUNDS):
             masses = self._masses_of(q)
             up, down = self._rates(q, masses)
             gradient = q * (self._whole + up - down) - self._evidence
@@ -151,7 +160,10 @@ class _Search:
                 kept = (q, up, down, gradient, *masses)
                 q, up, down, gradient, *masses = (array[:, open_rows] for array in kept)
                 rows = rows[open_rows]
-            q = self._next(q, masses, up, down, gradient)
+            if many:
+                q = self._extrapolated(q, up, down)
+            else:
+                q = self._next(q, masses, up, down, gradient)
         log_q[:, rows] = np.log(q)
         return log_q
 
@@ -193,12 +205,42 @@ class _Search:
         """Returns q after a Newton step in log q; a plain step in rows where that is no better."""
         step = _solve(self._curvature(q, masses, gradient), gradient)
         np.clip(step, -_LONGEST_STEP, _LONGEST_STEP, out=step)
-        candidate = _normalised(q * np.exp(-step))
         before = self._sums(q, masses) + _ROUNDING * (self._whole + self._free)
-        better = self._sums(candidate, self._masses_of(candidate)) <= before
+        candidate, better = self._moved(q, step, before)
         if better.all():
             return candidate
-        return np.where(better, candidate, self._plain_step(q, up, down))
+        # No cell moves further than by a factor of e: so far the model of the sum is nearly right.
+        shorter, less = self._moved(q, step / (1 + np.abs(step).max(axis=0)), before)
+        fallback = np.where(less, shorter, self._plain_step(q, up, down))
+        return np.where(better, candidate, fallback)
+
+    def _extrapolated(self, q: np.ndarray, up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """Returns q after two plain steps, or further their way where the sum is smaller there.
+
+        Varadhan and Roland, Scandinavian Journal of Statistics 35 (2008): squared extrapolation.
+        """
+        first = self._plain_step(q, up, down)
+        second = self._plain_step(first, *self._rates(first, self._masses_of(first)))
+        change = np.log(first / q)
+        bend = np.log(second / first) - change
+        length = np.sqrt(_added(change**2) / np.maximum(_added(bend**2), _SMALLEST))
+        length = np.maximum(length, 1.0)
+        move = 2 * length * change + length**2 * bend
+        candidate = _normalised(q * np.exp(np.clip(move, -_LONGEST_STEP, _LONGEST_STEP)))
+        after = self._sums(second, self._masses_of(second))
+        better = self._sums(candidate, self._masses_of(candidate)) < after
+        return np.where(better, candidate, second)
+
+    def _moved(
+        self, q: np.ndarray, step: np.ndarray, before: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns q after a step against `step`, and the rows in which its sum is no larger."""
+        factors = np.exp(-step)
+        if len(self._outsides):
+            # Beside dustbins the sum is convex in q, and a step up in log q would go too far.
+            factors = np.where(step < 0, 1 - step, factors)
+        candidate = _normalised(q * factors)
+        return candidate, self._sums(candidate, self._masses_of(candidate)) <= before
 
     def _sums(self, q: np.ndarray, masses: list[np.ndarray]) -> np.ndarray:
         """Returns the sum of divergences of each row, up to a constant."""
@@ -283,9 +325,9 @@ def _normalised(q: np.ndarray) -> np.ndarray:
 
 
 def _log_sum(log_values: np.ndarray) -> np.ndarray:
-    """Returns log Σ exp over the first axis, `[rows, 1]`."""
+    """Returns log Σ exp over the first axis, `[rows]`."""
     largest = log_values.max(axis=0)
-    return (largest + np.log(_added(np.exp(log_values - largest))))[:, None]
+    return largest + np.log(_added(np.exp(log_values - largest)))
 
 
 def _distinct(patterns: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

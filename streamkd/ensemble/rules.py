@@ -26,8 +26,10 @@ RULES = ("logits", "probabilities", "divergence")
 LOWEST = -30000.0
 # Sums of probabilities below this are added in logarithms.
 _SMALL_SUM = 1e-280
-# Rows that are worked on at once: their arrays stay in the processor's cache.
+# Numbers that are worked on at once: their arrays stay in the processor's cache.
 _CELLS_AT_ONCE = 1 << 16
+# Rows whose cells are searched at once.
+_ROWS_OF_SEARCH = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,8 @@ class Rule:
         self._weights = np.zeros((1, num_classes))
         for member in members:
             member.add(self._weights, member.weights)
+        self._rows_in_cache = max(64, _CELLS_AT_ONCE // num_classes)
+        self._rows_at_once = self._rows_in_cache
 
     def combine(self, answers: list[np.ndarray]) -> np.ndarray:
         """Returns the logits of the combination.
@@ -140,10 +144,9 @@ class Rule:
         """
         rows = len(answers[0])
         combined = np.empty((rows, self._num_classes), np.float32)
-        at_once = max(64, _CELLS_AT_ONCE // self._num_classes)
         with np.errstate(all="ignore"):
-            for first in range(0, rows, at_once):
-                part = slice(first, first + at_once)
+            for first in range(0, rows, self._rows_at_once):
+                part = slice(first, first + self._rows_at_once)
                 combined[part] = self._combined([answer[part] for answer in answers])
         return combined
 
@@ -256,11 +259,32 @@ class _SmallestDivergence(Rule):
             row[member.classes] = True
         with_dustbin = [member.dustbin is not None for member in members]
         self._cells = ClassCells(known, np.array(with_dustbin))
+        self._rows_at_once = max(_ROWS_OF_SEARCH, self._rows_in_cache)
 
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
+        """Answers many rows at once: a search takes hardly longer for them than for a few.
+
+        The evidence of the classes, which are many, is handled a few rows at a time.
+        """
+        rows = len(answers[0])
+        combined = np.empty((rows, self._num_classes), np.float32)
+        log_cells = np.empty((self._cells.count, rows))
+        masses, dustbins = np.empty((2, len(answers), rows))
+        for first in range(0, rows, self._rows_in_cache):
+            part = slice(first, first + self._rows_in_cache)
+            log_evidence, masses[:, part], dustbins[:, part] = self._evidence(
+                [answer[part] for answer in answers]
+            )
+            log_cells[:, part] = self._cells.log_sums(log_evidence)
+            combined[part] = log_evidence - log_cells[:, part].T[:, self._cells.of_class]
+        log_q = self._cells.solve(log_cells, masses, dustbins).astype(np.float32)
+        combined += log_q.T[:, self._cells.of_class]
+        return _bounded(combined)
+
+    def _evidence(self, answers: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what `ClassCells` takes: log evidence, mass, and the dustbins' mass."""
         logs, values = [], []
-        masses = np.zeros((len(answers), len(answers[0])))
-        dustbins = np.zeros_like(masses)
+        masses, dustbins = np.zeros((2, len(answers), len(answers[0])))
         for index, (member, answer) in enumerate(zip(self._members, answers, strict=True)):
             log, probabilities = member.probabilities(answer)
             if member.dustbin is not None:
@@ -268,7 +292,7 @@ class _SmallestDivergence(Rule):
             logs.append(member.of_classes(log))
             values.append(member.of_classes(probabilities))
             masses[index] = (values[-1] * member.weights).sum(axis=1)
-        return _bounded(self._cells.solve(self._log_sums(logs, values), masses, dustbins))
+        return self._log_sums(logs, values), masses, dustbins
 
 
 def _label_logits(member: _Outputs, answers: np.ndarray) -> np.ndarray:
