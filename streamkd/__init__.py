@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.ensemble.clusters import Clusters as Clusters
     from streamkd.ensemble.clusters import cluster_classes as cluster_classes
     from streamkd.ensemble.clusters import read_clusters as read_clusters
+    from streamkd.ensemble.compare_stores import compare_stores as compare_stores
     from streamkd.ensemble.ensemble_store import EnsembleStore as EnsembleStore
     from streamkd.ensemble.ensemble_store import combine_stores as combine_stores
     from streamkd.ensemble.member import Member as Member
@@ -70,6 +71,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "streamkd.codes": "StreamkdWarning",
     "streamkd.ensemble.clusters": "Clusters cluster_classes read_clusters",
+    "streamkd.ensemble.compare_stores": "compare_stores",
     "streamkd.ensemble.ensemble_store": "EnsembleStore combine_stores",
     "streamkd.ensemble.member": "Member",
     "streamkd.ensemble.specialist_images": "SpecialistImages specialist_images",

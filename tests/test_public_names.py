@@ -35,14 +35,15 @@ ARGUMENTS = {
     "WorkerSlice": "* worker num_workers num_replicas",
     "SpecialistImages": "images dustbin oversampling",
     "cluster_classes": "store num_specialists * temperature seed",
+    "compare_stores": "stores images * weights rule sample seed progress",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
     "teacher_class_map model_output batch_size max_pixels trust progress",
     "export": "model out * format images image_size model_output batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
-    "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
-    "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
+    "join": "images store * weights rule image_size batch_size seed shuffle color_mode "
+    "interpolation crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
     "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
     "classes teacher_class_map progress",
     "label_distillation_loss": "teacher_logits student_logits * temperature",

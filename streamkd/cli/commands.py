@@ -134,7 +134,7 @@ def plan(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args)
     report = plan_module.plan(
         manifest,
-        store=args.store,
+        store=store_flags.open_stores(args),
         teacher=None if args.teacher is None else _load_teacher(args),
         views=args.views,
         codecs=args.codecs,
@@ -194,8 +194,22 @@ def verify(args: argparse.Namespace) -> Answer:
 
 
 def inspect(args: argparse.Namespace) -> Answer:
-    """Says what a store holds."""
-    return Answer(kd.open_store(args.store).describe())
+    """Says what a store holds, or how far the teachers of several agree."""
+    if not args.other_stores:
+        for flag in ("combine", "dustbin", "oversampling", "sample"):
+            if getattr(args, flag) is not None:
+                raise OptionError(
+                    f"--{flag} is for several stores, and there is one.\n"
+                    f"Add another store, or leave --{flag} out."
+                )
+        return Answer(kd.open_store(args.store).describe())
+    stores = [args.store, *args.other_stores]
+    store = store_flags.combined(stores, args.combine, args.dustbin, args.oversampling)
+    from streamkd.ensemble import comparison
+
+    report = kd.compare_stores(store, sample=args.sample, progress=not args.quiet)
+    fields = {**store.describe(), "comparison": report}
+    return Answer(fields, text=comparison.as_text(report))
 
 
 def evaluate(args: argparse.Namespace) -> Answer:

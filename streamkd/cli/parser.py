@@ -176,9 +176,7 @@ def _plan(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument(
-        "--store", metavar="S.h5", help="measure on its logits, stored as float16 or float32"
-    )
+    store_flags.add_stores(parser, "measure on its logits, stored as float16 or float32")
     flags.add_store_io(parser)
     parser.add_argument(
         "--teacher", metavar="T", help="measure on its answers to --sample images, and time them"
@@ -209,7 +207,7 @@ def _plan(subparsers: Any) -> None:
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
         "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
         "agreement; the last two null if the logits are too large for it); activation, 'sigmoid', "
-        "only of a teacher that ends in it."
+        f"only of a teacher that ends in it; of several stores {store_flags.COMPARISON_KEYS}"
     )
 
 
@@ -275,7 +273,10 @@ def _verify(subparsers: Any) -> None:
 
 
 def _inspect(subparsers: Any) -> None:
-    _add_store(_command(subparsers, commands.inspect, "Says what a store holds."))
+    text = "Says what a store holds, or how far several teachers agree."
+    parser = _command(subparsers, commands.inspect, text)
+    store_flags.add_inspected(parser)
+    flags.add_store_io(parser)
 
 
 def _add_store(parser: arguments.Parser) -> None:

@@ -28,6 +28,18 @@ DUSTBIN = (
     "student"
 )
 
+# The JSON object of `compare_stores`, as `--help` lists it.
+COMPARISON_KEYS = (
+    "comparison, an object: num_stores, num_bytes, num_images (that all teachers answered), "
+    "num_compared, num_classes, rule, num_labelled and accuracy (of the combination, null without "
+    "labels), teachers (one object each: store, teacher, weight, num_bytes, num_images, "
+    "num_classes, num_labelled, accuracy, combined_accuracy on the same images), num_pairs, pairs "
+    "(one object each, on the classes that both know: first, second, num_shared_classes, "
+    "num_images, agreement, divergence (Jensen-Shannon, nats), num_contradictions, contradictions: "
+    "first_class, second_class, count, examples), num_unknown_classes and unknown_classes (of the "
+    "images, that no teacher knows). Lists are cut off at 100 entries, contradictions at 10."
+)
+
 
 def add_stores(parser: Any, help: str) -> None:
     """Adds `--store`, `--combine` and `--dustbin` to a parser or a group."""
@@ -52,6 +64,23 @@ def add_dustbin(parser: Any) -> None:
         help="how many times as often the teacher of a store with the --dustbin saw images of its "
         "own classes as they come among all images; repeat it for others",
     )
+
+
+def add_inspected(parser: Any) -> None:
+    """Adds one store or several, and the flags that say how several are compared."""
+    parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
+    parser.add_argument(
+        "other_stores",
+        nargs="*",
+        metavar="OTHER.h5",
+        help="stores of other teachers, to compare with the first; S.h5=WEIGHT gives a weight",
+    )
+    parser.add_argument("--combine", choices=RULES, help=COMBINE)
+    add_dustbin(parser)
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="compare N images, drawn at random (default: all)"
+    )
+    parser.epilog = f"JSON keys of several stores besides those of one: {COMPARISON_KEYS}"
 
 
 def open_stores(args: argparse.Namespace) -> Any:

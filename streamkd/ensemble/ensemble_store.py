@@ -29,7 +29,7 @@ from streamkd.ensemble.common_images import labels_of, match_members
 from streamkd.ensemble.member import Member, as_members
 from streamkd.ensemble.rules import MemberClasses, make_rule
 from streamkd.ensemble.same_views import SameViews
-from streamkd.ensemble.union_of_classes import unite
+from streamkd.ensemble.union_of_classes import UnionOfClasses, unite
 from streamkd.ensemble.write_combination import write_combination
 from streamkd.errors import OptionError
 from streamkd.keys import Keys
@@ -151,6 +151,11 @@ class EnsembleStore(RowStore):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EnsembleStore, (self.members, self.rule)
+
+    @property
+    def classes(self) -> UnionOfClasses:
+        """The classes, and the class of each output of each teacher."""
+        return self._classes
 
     @property
     def _activation(self) -> str:
@@ -305,13 +310,19 @@ class EnsembleStore(RowStore):
         """
         return write_combination(self, out, images=images, codec=codec, progress=progress)
 
+    def gather_members(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Returns each teacher's own logits, float32 `[B, outputs]`; otherwise as `gather`."""
+        rows = self._in_range("row", rows, self.rows_total)
+        pairs = zip(self.members, self._all_rows(rows), strict=True)
+        return [member.opened.gather(own) for member, own in pairs]
+
+    def combine(self, answers: list[np.ndarray]) -> np.ndarray:
+        """Returns the logits that the rule makes of what `gather_members` returns."""
+        return self._rule.combine(answers)
+
     def _combined(self, rows: np.ndarray) -> np.ndarray:
         """Returns the combined logits of a few rows, which all lie in the processor's cache."""
-        answers = [
-            member.opened.gather(self._rows_of(number, rows))
-            for number, member in enumerate(self.members)
-        ]
-        return self._rule.combine(answers)
+        return self.combine(self.gather_members(rows))
 
     def _of_first(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the images of the combination for numbers of the first store, or -1."""
