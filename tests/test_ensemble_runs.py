@@ -126,8 +126,8 @@ def test_a_run_does_not_go_on_with_other_teachers_or_weights(root, images, tmp_p
 def test_train_and_evaluate_take_several_stores(at_root, tmp_path, capsys):
     stores = ["--store=a.h5=0.7", "--store=b.h5=0.3", "--combine", "probabilities"]
     train = ["train", "images", "--student", "student.keras", "--out", tmp_path / "run"]
-    train += ["--batch-size", "6", "--jit", "off", "--optimizer", "sgd"]
-    code, answer, _ = command(capsys, *train, *stores, "--epochs", "1")
+    train += ["--batch-size", "6", "--jit", "off", "--optimizer", "sgd", "--epochs", "1"]
+    code, answer, _ = command(capsys, *train, *stores)
     assert code == 0, answer
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["store"] == ["a.h5=0.7", "b.h5=0.3"]

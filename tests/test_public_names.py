@@ -19,9 +19,12 @@ ARGUMENTS = {
     "steps_per_call metrics on_nonfinite loss",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
     "save_every stop arguments",
+    "EnsembleStore": "members rule",
+    "EnsembleStore.write": "self out * images codec progress",
     "Keys": "data offsets",
     "LogitStore": "path io",
     "Manifest": "root keys labels class_names weights passed_over multi_hot",
+    "Member": "store weight dustbin oversampling",
     "Stream.batches": "self start stop share",
     "Stream.check_share": "self share",
     "Stream.dataset": "self start stop share",
@@ -35,6 +38,7 @@ ARGUMENTS = {
     "WorkerSlice": "* worker num_workers num_replicas",
     "SpecialistImages": "images dustbin oversampling",
     "cluster_classes": "store num_specialists * temperature seed",
+    "combine_stores": "stores weights rule",
     "compare_stores": "stores images * weights rule sample seed progress",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
