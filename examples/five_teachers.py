@@ -129,7 +129,10 @@ def run_seed(seed: int, args: argparse.Namespace) -> dict[str, float]:
     stop = start + args.transfer_images
     transfer = images_of_each_class(kd.scan(args.data / "train"), start, stop)
     test = images_of_each_class(kd.scan(args.data / "test"), 0, args.test_images)
-    teachers = train_teachers(seed, out, args)
+    teachers = [
+        kd.load_teacher(model, name=f"teacher {number}")
+        for number, model in enumerate(train_teachers(seed, out, args), 1)
+    ]
     accuracy: dict[str, float] = {}
 
     answers = [

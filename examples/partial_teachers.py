@@ -139,7 +139,7 @@ def ask(
     return [
         kd.teach(
             keys_alone,
-            teacher,
+            kd.load_teacher(teacher, name=f"teacher of {name}"),
             f"{out} of {name}.h5",
             class_names=CLASSES[name],
             views=views,

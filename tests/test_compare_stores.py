@@ -240,12 +240,13 @@ def test_inspect_compares_several_stores(stores, capsys):
 def test_inspect_of_one_store_is_what_it_was(stores, capsys):
     code, answer = run(capsys, "inspect", stores[0])
     assert (code, answer) == (0, kd.open_store(stores[0]).describe())
-    code, answer = run(capsys, "inspect", stores[0], "--sample", "5")
-    assert code == 2
-    assert answer["error"]["message"] == (
-        "--sample compares several stores, and there is one.\n"
-        "Add another store, or leave --sample out."
-    )
+    for flag, value in [("--sample", "5"), ("--combine", "logits"), ("--dustbin", "cat")]:
+        code, answer = run(capsys, "inspect", stores[0], flag, value)
+        assert (code, answer["error"]["message"]) == (
+            2,
+            f"{flag} is for several stores, and there is one.\n"
+            f"Add another store, or leave {flag} out.",
+        )
 
 
 @pytest.mark.parametrize("command", ["inspect", "plan"])

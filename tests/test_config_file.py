@@ -26,6 +26,7 @@ TYPED = {
     "evaluate": "evaluate run photos --store s.h5 --follow-links --validation-split 0.2 --trust",
     "export": "export run --out m.keras --image-size 8x8 --format keras",
     "inspect": "inspect s.h5 --json",
+    "cluster": "cluster s.h5 --specialists 3 --out c.json --temperature 2",
     "demo": "demo --out d --seed 3",
 }
 TOML = {
@@ -52,6 +53,7 @@ TOML = {
     ),
     "export": 'model = "run"\nout = "m.keras"\nimage-size = "8x8"\nformat = "keras"\n',
     "inspect": 'store = "s.h5"\njson = true\n',
+    "cluster": 'store = "s.h5"\nspecialists = 3\nout = "c.json"\ntemperature = 2\n',
     "demo": 'out = "d"\nseed = 3\n',
 }
 

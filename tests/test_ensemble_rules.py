@@ -280,6 +280,25 @@ def test_one_class_one_row_and_many_classes():
         assert np.abs(gradient).max() < 1e-6
 
 
+@pytest.mark.parametrize("with_generalist", [True, False])
+def test_teachers_that_overlap_at_random(with_generalist):
+    """Nearly every class is known to other teachers than the next one: no Newton step is taken."""
+    generator = np.random.default_rng(3)
+    members = [member(range(60), num_classes=60)] if with_generalist else []
+    for number in range(8):
+        own = generator.choice(60, 30, replace=False)
+        dustbin = [DUSTBIN] if with_generalist and number % 2 else []
+        members.append(member([*own, *dustbin], num_classes=60))
+    known = [np.isin(np.arange(60), one.columns) for one in members]
+    assert len(np.unique(known, axis=1).T) > 40
+    answers = drawn(members, 4)
+    combined = make_rule("divergence", members, 60, "softmax").combine(answers)
+    for row in range(4):
+        own = [answer[row] for answer in answers]
+        _, gradient = sum_of_divergences(np.float64(combined[row]), members, own)
+        assert np.abs(gradient).max() < 1e-6
+
+
 def test_rows_do_not_depend_on_their_batch():
     members = [GENERALIST, *SPECIALISTS]
     answers = drawn(members, 40, scale=4.0)

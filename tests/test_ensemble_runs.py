@@ -117,21 +117,21 @@ def test_a_run_does_not_go_on_with_other_teachers_or_weights(root, images, tmp_p
     for words, other in others.items():
         with pytest.raises(ResumeError, match="started with another store") as caught:
             fit(other, run=tmp_path / "run", **options)
-        assert words in str(caught.value) and str(caught.value).count('"combination"') >= 1
+        assert words in str(caught.value)
     again = joined(images, dict(zip(map(str, paths), [0.7, 0.3], strict=True)))
     _, history = fit(again, run=tmp_path / "run", **options)
-    assert history.last["step"] == 2 * 7
+    assert history.last["step"] == 2 * 30 // 4
 
 
 def test_train_and_evaluate_take_several_stores(at_root, tmp_path, capsys):
     stores = ["--store=a.h5=0.7", "--store=b.h5=0.3", "--combine", "probabilities"]
     train = ["train", "images", "--student", "student.keras", "--out", tmp_path / "run"]
-    train += ["--batch-size", "6", "--jit", "off", "--optimizer", "sgd"]
-    code, answer, _ = command(capsys, *train, *stores, "--epochs", "1")
+    train += ["--batch-size", "6", "--jit", "off", "--optimizer", "sgd", "--epochs", "1"]
+    code, answer, _ = command(capsys, *train, *stores)
     assert code == 0, answer
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["store"] == ["a.h5=0.7", "b.h5=0.3"]
-    combination = config["store"]["teacher"]["combination"]
+    combination = config["store"]["teacher"]["teachers"]
     assert combination["rule"] == "probabilities"
     assert [combination["members"][n]["weight"] for n in "12"] == [0.7, 0.3]
     words = refusal(capsys, *train, "--store=a.h5=0.6", "--store=b.h5=0.4", *stores[2:])
@@ -211,7 +211,7 @@ class TestStoreFlags:
         files[1].write_text(json.dumps({name: 1 - share for name, share in shares.items()}))
         texts = [f"{name}.h5={file}" for name, file in zip("ab", files, strict=True)]
         store = store_flags.combined(texts, None, None)
-        weights = store.header.teacher["combination"]["members"]["1"]["weight"]
+        weights = store.header.teacher["teachers"]["members"]["1"]["weight"]
         assert weights == [shares[name] for name in OURS]
 
     @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_weights_by_class_weigh_each_class(pair):
     first, second = (log_softmax(answers_of(path)) for path in pair)
     expected = log_softmax(shares * first + (1 - shares) * second)
     np.testing.assert_allclose(log_softmax(store.gather(np.arange(10))), expected, atol=1e-5)
-    assert store.header.teacher["combination"]["members"]["1"]["weight"] == [0.9, 0.5, 0.0]
+    assert store.header.teacher["teachers"]["members"]["1"]["weight"] == [0.9, 0.5, 0.0]
 
 
 def test_teachers_of_different_classes_are_joined_by_name(trio):

@@ -86,32 +86,6 @@ def test_jitter_shifts_each_image_by_whole_pixels_and_only_in_training(hinton):
     assert set(rows) == set(columns) == {-2, -1, 0, 1, 2}
 
 
-@pytest.fixture(scope="module")
-def specialists():
-    """The module examples/specialists.py."""
-    return example("specialists")
-
-
-def test_specialists_have_the_settings_that_were_measured(specialists):
-    args = specialists.parse_args(["--data", "cifar10", "--seeds", "1", "2"])
-    assert (str(args.data), args.seeds, args.specialists, args.views) == ("cifar10", [1, 2], 3, 8)
-    assert (args.generalist_images, args.specialist_images, args.transfer_images) == (
-        600,
-        1500,
-        400,
-    )
-    network = specialists.build_network(4, flips=True)
-    assert network.output_shape == (None, 4)
-
-
-def test_the_transfer_set_has_images_that_no_teacher_saw(specialists, directory, tmp_path):
-    images = kd.scan(directory)
-    first, last = (specialists.images_of_each_class(images, *part) for part in ((0, 2), (2, 5)))
-    assert first.class_counts == [2] * 3
-    assert not set(first.keys) & set(last.keys)
-    assert specialists.without_labels(last).class_names is None
-
-
 @pytest.mark.parametrize("name", ["five_teachers", "partial_teachers"])
 def test_teachers_and_students_have_images_of_their_own(name, shared):
     module = example(name)

@@ -195,15 +195,16 @@ def verify(args: argparse.Namespace) -> Answer:
 
 def inspect(args: argparse.Namespace) -> Answer:
     """Says what a store holds, or how far the teachers of several agree."""
+    if not args.other_stores:
+        for flag in ("combine", "dustbin", "oversampling", "sample"):
+            if getattr(args, flag) is not None:
+                raise OptionError(
+                    f"--{flag} is for several stores, and there is one.\n"
+                    f"Add another store, or leave --{flag} out."
+                )
+        return Answer(kd.open_store(args.store).describe())
     stores = [args.store, *args.other_stores]
     store = store_flags.combined(stores, args.combine, args.dustbin, args.oversampling)
-    if len(stores) == 1:
-        if args.sample is not None:
-            raise OptionError(
-                "--sample compares several stores, and there is one.\n"
-                "Add another store, or leave --sample out."
-            )
-        return Answer(store.describe())
     from streamkd.ensemble import comparison
 
     report = kd.compare_stores(store, sample=args.sample, progress=not args.quiet)

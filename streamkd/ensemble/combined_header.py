@@ -1,7 +1,7 @@
 """The header of a combination: what is known of it before the first row, as of a single store.
 
     header = combined_header(members, "logits", weights, classes, images, labels)
-    header.teacher["combination"]["members"]["1"]["weight"]
+    header.teacher["teachers"]["members"]["1"]["weight"]
 
 The header names no path: a combination is the same wherever its stores lie.
 """
@@ -52,7 +52,7 @@ def combined_header(
     teacher = {
         "name": " + ".join(names)[:_MAX_NAME],
         "output": "sigmoid-logits" if first.is_sigmoid else "log-probabilities",
-        "combination": {
+        "teachers": {
             "rule": rule,
             "members": {
                 str(number): _described(member, own, columns)

@@ -283,7 +283,7 @@ class EnsembleStore(RowStore):
                 "num_class_names": len(self.class_names),
                 "class_names": self.class_names[:MAX_LISTED],
                 "images": self.header.images,
-                "combination": self.header.teacher["combination"],
+                "combination": self.header.teacher["teachers"],
             }
         )
 

@@ -179,6 +179,7 @@ class LogitStore(RowStore):
 
     def describe(self) -> StoreDescription:
         names = self.class_names
+        teachers = self.header.teacher.get("teachers")
         return StoreDescription(
             num_images=self.num_images,
             num_views=self.num_views,
@@ -201,7 +202,7 @@ class LogitStore(RowStore):
             decoder=self.header.decoder,
             versions=self.header.versions,
             **({"activation": "sigmoid"} if self.header.is_sigmoid else {}),
-            **{n: v for n, v in self.header.teacher.items() if n == "combination"},
+            **({"combination": teachers} if teachers is not None else {}),
         )
 
     def _checked(self, rows: np.ndarray, *, allow_refused: bool = False) -> np.ndarray:
