@@ -108,11 +108,13 @@ def test_what_stands_for_a_zero_is_nearest_to_what_was_rounded(step, num_classes
     shares = np.exp(found.astype(np.float64))
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     # All that was not 0 keeps its ratios, and stays above all that was.
+    some = rounded.max(axis=1) > 0
+    shares, rounded, zeros = shares[some], rounded[some], zeros[some]
+    largest = rounded.max(axis=1, keepdims=True)
     first = rounded.argmax(axis=1)[:, None]
     ratios = shares / np.take_along_axis(shares, first, axis=1)
-    wanted = rounded / np.take_along_axis(rounded, first, axis=1)
-    np.testing.assert_allclose(ratios[~zeros], wanted[~zeros], rtol=1e-4)
-    assert (ratios[zeros] <= (step / 2 / rounded.max(axis=1) * 1.0001)[np.where(zeros)[0]]).all()
+    np.testing.assert_allclose(ratios[~zeros], (rounded / largest)[~zeros], rtol=1e-4)
+    assert (np.where(zeros, ratios, 0) <= step / 2 / largest * 1.0001).all()
 
 
 def test_zeros_of_one_row_by_hand():
