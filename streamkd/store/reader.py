@@ -173,7 +173,7 @@ class LogitStore(RowStore):
         return np.array(self._file.read("view_partner")[:, view])
 
     def describe(self) -> StoreDescription:
-        names = self.class_names
+        names, rounded = self.class_names, self.header.teacher.get("rounded")
         return StoreDescription(
             num_images=self.num_images,
             num_views=self.num_views,
@@ -196,6 +196,7 @@ class LogitStore(RowStore):
             decoder=self.header.decoder,
             versions=self.header.versions,
             **({"activation": "sigmoid"} if self.header.is_sigmoid else {}),
+            **({"rounded": rounded} if rounded is not None else {}),
         )
 
     def _checked(self, rows: np.ndarray, *, allow_refused: bool = False) -> np.ndarray:

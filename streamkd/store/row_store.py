@@ -40,6 +40,8 @@ class StoreDescription(Report):
       images, views, decoder: how pixels were made for the teacher.
       versions: of the libraries that took part.
       activation: 'sigmoid' in the description of a store of independent labels; else absent.
+      rounded: of a teacher that rounds its probabilities: 'step', and 'floor', what stands for a 0;
+        else absent.
     """
 
     num_images: int
