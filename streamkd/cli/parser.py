@@ -280,6 +280,8 @@ def _evaluate(subparsers: Any) -> None:
     )
     flags.add_trust(parser)
     teacher_flags.add_answers(parser)
+    # What a file says to all commands of the teacher is not true of the student.
+    parser.own_table_only = teacher_flags.ANSWER_FLAGS
     parser.add_argument(
         "--store", metavar="S.h5", help="the teacher's logits for these images, to compare with"
     )
