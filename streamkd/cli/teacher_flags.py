@@ -14,8 +14,10 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 
 # Flags of `add_answers`.
 ANSWER_FLAGS = frozenset(
-    ("preprocess", "teacher-output", "drop-output", "max-queries", "queries-per-second")
-    + ("concurrency", "timeout", "header")
+    (
+        *("preprocess", "teacher-output", "drop-output", "max-queries", "queries-per-second"),
+        *("concurrency", "timeout", "header"),
+    )
 )
 
 
