@@ -77,8 +77,8 @@ KINDS = [
     ("m.keras", "a Keras model", "Give a model as `--teacher`, as `--student`"),
     ("model", "a Keras model", "Give a model as `--teacher`, as `--student`"),
     ("m.pth", "a PyTorch model", "Save the model as a `.keras` file, or write it as ONNX"),
-    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`; a model of this format"),
-    ("m.onnx", "an ONNX model", "Give a model as `--teacher`; a model of this format"),
+    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`, or as MODEL of"),
+    ("m.onnx", "an ONNX model", "Give a model as `--teacher`, or as MODEL of"),
     ("m.h5", "a Keras model in HDF5", "Give a model as `--teacher`, as `--student`"),
     ("w.h5", "the weights of a Keras model, without the model", "Build the model in Python"),
     ("w3.h5", "the weights of a Keras model, without the model", "and save it whole with"),
@@ -89,7 +89,7 @@ KINDS = [
 ]
 DIRECTORIES = [
     ("run", "a run directory", "Give a run as MODEL: `streamkd evaluate RUN IMAGES`."),
-    ("saved", "a SavedModel directory", "Give a model as `--teacher`; a model of this format"),
+    ("saved", "a SavedModel directory", "Give a model as `--teacher`, or as MODEL of"),
     ("images", "a directory", "Give a directory of images as IMAGES."),
 ]
 

@@ -27,11 +27,14 @@ class Parser(argparse.ArgumentParser):
     Attributes:
       arguments: every flag, by its name without dashes, and every positional, by its name.
       commands: the parsers of the commands, by name.
+      own_table_only: names of flags that mean another model in other commands, so that `--config`
+        sets them in the command's own table alone.
     """
 
     def __init__(self, **settings: Any) -> None:
         self.arguments: dict[str, argparse.Action] = {}
         self.commands: dict[str, Parser] = {}
+        self.own_table_only: frozenset[str] = frozenset()
         self._with_one_value: dict[str, argparse.Action] = {}
         # No abbreviations: main() looks for `--json` before parsing, and would miss `--js`.
         super().__init__(**settings, allow_abbrev=False)

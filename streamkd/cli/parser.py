@@ -283,6 +283,8 @@ def _evaluate(subparsers: Any) -> None:
     )
     flags.add_trust(parser)
     teacher_flags.add_answers(parser)
+    # What a file says to all commands of the teacher is not true of the student.
+    parser.own_table_only = teacher_flags.ANSWER_FLAGS
     store_flags.add_stores(parser, "the teacher's logits for these images, to compare with")
     flags.add_store_io(parser)
     flags.add_class_names(

@@ -12,6 +12,14 @@ import streamkd as kd
 from streamkd.cli import arguments, flags, http_flags
 from streamkd.tf_support.quiet_import import import_tensorflow
 
+# Flags of `add_answers`.
+ANSWER_FLAGS = frozenset(
+    (
+        *("preprocess", "teacher-output", "drop-output", "max-queries", "queries-per-second"),
+        *("concurrency", "timeout", "header"),
+    )
+)
+
 
 def add_teacher(parser: arguments.Parser) -> None:
     """Adds the flags of a command with a teacher."""
