@@ -177,11 +177,10 @@ def test_threads_that_share_an_iterator_get_each_element_once(images, store):
 
 
 @pytest.mark.parametrize("cache", [None, "disk"])
-def test_a_refusal_is_of_its_own_step_and_later_elements_follow(tmp_path, cache):
+def test_a_refusal_is_of_its_own_step_and_later_elements_follow(teach_once, tmp_path, cache):
     images = scan(helpers.draw_directory(tmp_path / "i", {"ant": 6, "bee": 5, "cow": 5}))
-    store = teach(
-        images, helpers.EncodingTeacher(), tmp_path / "s.h5", image_size=(8, 8), progress=False
-    )
+    asked = {"teacher": helpers.EncodingTeacher, "image_size": (8, 8)}
+    store = teach_once(images, tmp_path / "s.h5", **asked)
     options = {"cache": cache, "shuffle": False, "batch_size": 2}
     options |= {"cache_directory": tmp_path / "c"} if cache else {}
     arrays_of(joined(images, store, **options).batches(0, 16))
