@@ -95,7 +95,7 @@ class TestAnswers:
         def answer(pixels):
             return sigmoid(pixels[:, 0, 0, 2:] / 10 - 12)
 
-        with pytest.raises(TeacherError, match="`--teacher-output sigmoid` for independent labels"):
+        with pytest.raises(TeacherError, match="`--teacher-output sigmoid` for the probability"):
             kd.teach(images, answer, tmp_path / "a.h5", image_size=(8, 8), progress=False)
         teacher = kd.load_teacher(answer, output="sigmoid")
         store = kd.teach(images, teacher, tmp_path / "t.h5", image_size=(8, 8), progress=False)

@@ -12,9 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError, TeacherError
-
-# Longest reason of a model's failure that a message shows, in characters.
-_MAX_REASON = 300
+from streamkd.models.reasons import model_reason
 
 
 def compiled_answer(
@@ -28,8 +26,9 @@ def compiled_answer(
     """
 
     @tf.function(reduce_retracing=True)
-    def answer(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(images, training=False), tf.float32)
+    def answer(images: tf.Tensor) -> Any:
+        answers = model(images, training=False)
+        return tf.cast(answers, tf.float32) if _are_numbers(answers) else answers
 
     traced = set()
 
@@ -38,9 +37,10 @@ def compiled_answer(
         spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
         if spec not in traced:
             try:
-                answer.get_concrete_function(spec)
+                traces = answer.get_concrete_function(spec)
             except Exception as error:  # layers raise errors of every kind
                 raise failure(model, images, error, refusal) from error
+            _refuse_other_answers(model, traces.structured_outputs, refusal)
             traced.add(spec)
         try:
             return answer(images)
@@ -50,18 +50,36 @@ def compiled_answer(
     return answer_any_number
 
 
+def _are_numbers(answers: Any) -> bool:
+    """Returns whether these are real numbers in an array without gaps."""
+    if isinstance(answers, tf.SparseTensor | tf.RaggedTensor):
+        return False
+    kind = tf.as_dtype(answers.dtype)
+    return bool(kind.is_floating or kind.is_integer or kind.is_bool)
+
+
+def _refuse_other_answers(model: Any, answers: Any, refusal: type[StreamkdError]) -> None:
+    """Refuses a model by what it answers with, as it was traced, unless that is float32 numbers."""
+    form = next((form for form in ("Sparse", "Ragged") if form in type(answers).__name__), None)
+    if form is None and answers.dtype == tf.float32:
+        return
+    kind = "texts" if answers.dtype == tf.string else f"numbers of the type {answers.dtype.name}"
+    kind = kind if form is None else f"a {form.lower()} tensor"
+    raise refusal(
+        f"The model {model.name!r} answers images with {kind}.\n"
+        "It must answer with one row of real numbers for each image: [batch, num_classes]."
+    )
+
+
 def failure(
     model: Any, images: tf.Tensor, error: Exception, refusal: type[StreamkdError]
 ) -> StreamkdError:
     """Returns the refusal of a model that cannot be asked about images of this shape."""
     if isinstance(error, StreamkdError):
         return error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Keras begins with where in its own code an error arose, and Python's line of it comes later.
-    told = [line for line in lines if "Error: " in line] or lines[:1] or [type(error).__name__]
     shape = " x ".join(map(str, images.shape[1:]))
     return refusal(
         f"The model {model.name!r} fails when it is asked about images of {shape}: "
-        f"{told[0][:_MAX_REASON]}\n"
+        f"{model_reason(error)}\n"
         "Ask it in Python, `model(images)`, for the whole error; or give another model."
     )

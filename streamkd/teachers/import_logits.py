@@ -16,7 +16,7 @@ import numpy as np
 from streamkd.checks import check_choice, check_types
 from streamkd.errors import ClassNamesError, OptionError, readable_key, readable_names
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.models import output_kind
+from streamkd.models import odd_answers, output_kind
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.key_forms import fit_keys
@@ -93,11 +93,11 @@ def import_logits(
     chosen, rows = select_listed(images, row_keys)
     judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
     sample = np.asarray(array[judged])
-    if output == "auto":
-        output = output_kind.output_kind(sample)
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
     )
+    if output == "auto":
+        output = odd_answers.judged_kind(sample, name)
 
     warn_of_lost_answers(name, output, sample if output == "probabilities" else None)
 
