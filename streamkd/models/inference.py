@@ -40,7 +40,7 @@ def compiled_answer(
                 traces = answer.get_concrete_function(spec)
             except Exception as error:  # layers raise errors of every kind
                 raise failure(model, images, error, refusal) from error
-            _refuse_other_answers(model, traces.structured_outputs, refusal)
+            check_numbers(model, traces.structured_outputs, refusal)
             traced.add(spec)
         try:
             return answer(images)
@@ -50,25 +50,36 @@ def compiled_answer(
     return answer_any_number
 
 
-def _are_numbers(answers: Any) -> bool:
-    """Returns whether these are real numbers in an array without gaps."""
-    if isinstance(answers, tf.SparseTensor | tf.RaggedTensor):
-        return False
-    kind = tf.as_dtype(answers.dtype)
-    return bool(kind.is_floating or kind.is_integer or kind.is_bool)
+def check_numbers(model: Any, answers: Any, refusal: type[StreamkdError]) -> None:
+    """Refuses a model that does not answer with an array of real numbers.
 
-
-def _refuse_other_answers(model: Any, answers: Any, refusal: type[StreamkdError]) -> None:
-    """Refuses a model by what it answers with, as it was traced, unless that is float32 numbers."""
-    form = next((form for form in ("Sparse", "Ragged") if form in type(answers).__name__), None)
-    if form is None and answers.dtype == tf.float32:
+    Args:
+      model: named in the message.
+      answers: its answers, or their specification.
+      refusal: class of the error.
+    """
+    if _are_numbers(answers):
         return
+    form = _form_with_gaps(answers)
     kind = "texts" if answers.dtype == tf.string else f"numbers of the type {answers.dtype.name}"
-    kind = kind if form is None else f"a {form.lower()} tensor"
+    kind = kind if form is None else f"a {form} tensor"
     raise refusal(
         f"The model {model.name!r} answers images with {kind}.\n"
         "It must answer with one row of real numbers for each image: [batch, num_classes]."
     )
+
+
+def _are_numbers(answers: Any) -> bool:
+    """Returns whether these are real numbers in an array without gaps."""
+    kind = tf.as_dtype(answers.dtype)
+    is_real = kind.is_floating or kind.is_integer or kind.is_bool
+    return bool(is_real) and _form_with_gaps(answers) is None
+
+
+def _form_with_gaps(answers: Any) -> str | None:
+    """Returns 'sparse' or 'ragged' for a tensor of such a form, or its specification."""
+    name = type(answers).__name__
+    return next((form for form in ("sparse", "ragged") if form in name.lower()), None)
 
 
 def failure(

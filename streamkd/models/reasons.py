@@ -47,7 +47,9 @@ def model_reason(error: BaseException) -> str:
     Both families put the cause between the name of the layer and a copy of its arguments; where
     the call was traced, Python's traceback stands before it, and TensorFlow's where it ran.
     """
-    text = _COLOURS.sub("", str(error))
+    # A KeyError shows its words as Python writes them, without their lines.
+    words = error.args[0] if isinstance(error, KeyError) and error.args else error
+    text = _COLOURS.sub("", str(words))
     *before, cause = _BEFORE_CAUSE.split(text)
     lines = [line.strip() for line in _BEHIND_CAUSE.split(cause)[0].splitlines() if line.strip()]
     if not before and lines[:1] == ["Graph execution error:"]:
