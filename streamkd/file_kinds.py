@@ -108,6 +108,9 @@ def _kind_of_file(name: str, head: bytes) -> PathKind | None:
     if head.startswith(b"\x93NUMPY"):
         use = "Logits in it become a store with `streamkd import`."
         return PathKind("an array of NumPy", use)
+    if os.path.basename(name) == "saved_model.pb":
+        use = "Give the directory that holds the file."
+        return PathKind("the program of a SavedModel", use)
     if head[4:8] == b"TFL3":
         return PathKind("a TensorFlow Lite model", _GIVE_TEACHER, "tflite")
     if _is_onnx(name):

@@ -8,6 +8,7 @@ import streamkd as kd
 from streamkd.errors import TeacherError
 from streamkd.models.odd_answers import check_rows, judged_kind
 from streamkd.models.output_kind import output_kind
+from streamkd.teachers.dropped_outputs import classes_to_give
 from streamkd.teachers.import_logits import import_logits
 from streamkd.teachers.load_teacher import load_teacher
 
@@ -110,3 +111,21 @@ def test_numbers_of_classes_are_taken_with_the_flag_that_the_refusal_names(direc
         store = helpers.teach_small(images, teacher, path)
     logits = store.gather(np.arange(len(images)))
     np.testing.assert_array_equal(logits.argmax(axis=1), images.labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "num_outputs", "dropped", "words"),
+    [
+        (["background", "ant", "bee"], 2, 0, "--drop-output leaves out 'background', so leave the"),
+        (["ant", "bee", "x", "y"], 2, [2, 3], "--drop-output leaves out 'x', 'y', so leave the"),
+        (
+            ["ant", "bee"],
+            3,
+            0,
+            "Give the teacher's classes in the order of its outputs, one a line",
+        ),
+        (["ant", "bee", "cat"], 1, None, "One output answers for two classes. Give the two: `--cl"),
+    ],
+)
+def test_a_number_of_classes_that_differs_says_what_to_type(classes, num_outputs, dropped, words):
+    assert classes_to_give(classes, num_outputs, dropped).startswith(words)

@@ -1,4 +1,4 @@
-"""Students that fail in training alone, that no gradient reaches, or that answer with odd things."""
+"""Students that fail in training alone, that no gradient reaches, or that answer oddly."""
 
 import pytest
 import tensorflow as tf
