@@ -115,7 +115,20 @@ def test_a_lost_request_is_sent_again(failure):
         ((200, {"predictions": [[1.0, 2.0], None]}, {}), "Row 1 of the server's answer is None"),
     ],
     ids=[
-        *("400", "401", "redirect", "page", "other", "few", "nan", "ragged", "null"),
+        *(
+            "400",
+            "401",
+            "redirect",
+            "page",
+            "other",
+            "413",
+            "gzip",
+            "texts",
+            "few",
+            "nan",
+            "ragged",
+            "null",
+        ),
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused_by_name(failure, words):
@@ -199,7 +212,7 @@ def test_a_pace_holds_over_all_requests(monkeypatch):
 
 def test_an_answer_that_was_packed_unasked_is_unpacked():
     images = np.ones((2, 8, 8, 3), np.float32)
-    packed = gzip.compress(json.dumps({"predictions": logits(images).tolist()}).encode())
+    packed = gzip.compress(json.dumps({"predictions": logits(images)}).encode())
     with predict_server(logits) as server:
         server.failures.append((200, packed, {"Content-Encoding": "gzip"}))
         np.testing.assert_allclose(teacher(server, concurrency=1)(images), logits(images))

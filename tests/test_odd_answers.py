@@ -129,3 +129,12 @@ def test_numbers_of_classes_are_taken_with_the_flag_that_the_refusal_names(direc
 )
 def test_a_number_of_classes_that_differs_says_what_to_type(classes, num_outputs, dropped, words):
     assert classes_to_give(classes, num_outputs, dropped).startswith(words)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_class_names_in_any_sequence_are_one_list(directory, tmp_path, kind):
+    images, path = kd.scan(directory), tmp_path / "t.h5"
+    names = kind(["ant", "bee", "cat"])
+    for _ in range(2):
+        store = helpers.teach_small(images, helpers.EncodingTeacher(), path, class_names=names)
+    assert store.class_names == ["ant", "bee", "cat"]
