@@ -59,7 +59,7 @@ def test_anything_like_an_array_is_taken(answer):
         (LOGITS + 1j, "with complex numbers."),
         ([[1, 2], [3]], "with a list that is no array."),
         (Answer(), "with an Answer around arrays: 'logits'.\nReturn one array, or choose it: "
-         "`model_output='logits'`."),
+         "`--output logits`, in Python `model_output='logits'`."),
         ((LOGITS, LOGITS[:, :1]), "with a tuple around arrays: '0', '1'."),
         ({"z": LOGITS, "a": LOGITS}, "with a dict around arrays: 'a', 'z'."),
     ],

@@ -144,7 +144,7 @@ def test_texts_that_are_no_manifest_are_refused_in_plain_words(tmp_path, text, r
 
 def test_a_protocol_buffer_that_is_cut_or_is_another_is_no_onnx_model(folder):
     assert kind_of_path(folder / "text.onnx") is None
-    assert kind_of_path(folder / "saved" / "saved_model.pb") is None
+    assert kind_of_path(folder / "saved" / "saved_model.pb").use.startswith("Give the directory")
 
 
 def test_what_cannot_be_read_has_no_kind(tmp_path):

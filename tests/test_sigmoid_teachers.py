@@ -95,7 +95,7 @@ class TestAnswers:
         def answer(pixels):
             return sigmoid(pixels[:, 0, 0, 2:] / 10 - 12)
 
-        with pytest.raises(TeacherError, match="`--teacher-output sigmoid` for independent labels"):
+        with pytest.raises(TeacherError, match="`--teacher-output sigmoid` for the probability"):
             kd.teach(images, answer, tmp_path / "a.h5", image_size=(8, 8), progress=False)
         teacher = kd.load_teacher(answer, output="sigmoid")
         store = kd.teach(images, teacher, tmp_path / "t.h5", image_size=(8, 8), progress=False)
@@ -141,7 +141,7 @@ class TestStores:
 
     def test_a_teacher_of_one_unit_has_two_classes(self, several, binary, tmp_path):
         images = kd.scan(several, labels=None)
-        with pytest.raises(TeacherError, match="1 outputs, and there are 3 classes"):
+        with pytest.raises(TeacherError, match="has 1 output, and there are 3 classes"):
             kd.teach(
                 images, binary / "t.keras", tmp_path / "t.h5", class_names=NAMES, progress=False
             )

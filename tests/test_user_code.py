@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import keras
@@ -376,3 +377,16 @@ def test_a_class_that_is_nowhere_defined_is_named_with_import(tmp_path):
 def test_no_refusal_tells_to_import_what_cannot_be_the_users(module):
     assert allowed_objects.foreign_module({"class_name": "X", "module": module}) is None
     assert allowed_objects.foreign_module({"class_name": "X", "module": "my.layers"}) == "my.layers"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        ("own_teachers.py:doubled", r"here, by its name without \.py: `own_teachers`\."),
+        ("./sub/own.py:f", r"by its module, not by its file\.\nWrite `own:f`, from the directory"),
+    ],
+)
+def test_a_module_that_is_given_by_its_file_is_named(tmp_path, capsys, teacher, words):
+    images = draw_directory(tmp_path / "images", {"ant": 1, "bee": 1})
+    assert main(["teach", str(images), "--teacher", teacher, "--out", str(tmp_path / "t.h5")]) == 2
+    assert re.search(words, capsys.readouterr().err)

@@ -100,6 +100,13 @@ def check_model(path: str, kind: str, *, may_be_asked: bool = False) -> None:
         return
     if not Path(path).exists():
         refusal = TeacherError if kind == "teacher" else StudentError
+        file, _, function = path.rpartition(":")
+        if file.endswith(".py") and kind == "teacher":
+            module = os.path.splitext(os.path.basename(file))[0]
+            raise refusal(
+                f"The teacher is {path}, and a function is given by its module, not by its file."
+                f"\nWrite `{module}:{function}`, from the directory of the file."
+            )
         raise refusal(f"There is no {kind} at {path}.\nGive the path of a saved `.keras` file.")
 
 

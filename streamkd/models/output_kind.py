@@ -46,6 +46,12 @@ def output_kind(answers: np.ndarray) -> str:
     if are_probabilities(answers):
         return "probabilities"
     if answers.min() >= 0 and answers.max() <= 1 + SUM_TOLERANCE:
+        if answers.shape[1] == 1:
+            raise TeacherError(
+                "The teacher answers each image with one number between 0 and 1: a probability, or "
+                "the number before sigmoid.\nSay which: `--teacher-output sigmoid` for the "
+                "probability of the second of two classes, or `--teacher-output sigmoid-logits`."
+            )
         raise TeacherError(
             "The teacher's answers lie between 0 and 1 but do not sum to 1 "
             f"(the first row sums to {answers[0].sum():.3f}): sigmoid outputs or logits.\n"

@@ -59,7 +59,8 @@ def answers_of(
         names = ", ".join(repr(each.name) for each in outputs)
         raise TeacherError(
             f"{subject} answered {_words(images)} with {_kind(answered)} around arrays: {names}.\n"
-            f"Return one array, or choose it: `model_output={outputs[0].name!r}`."
+            f"Return one array, or choose it: `--output {outputs[0].name}`, in Python "
+            f"`model_output={outputs[0].name!r}`."
         )
     return _numbers(_plain(answered), images, subject)
 

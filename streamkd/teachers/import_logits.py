@@ -16,7 +16,7 @@ import numpy as np
 from streamkd.checks import check_choice, check_types
 from streamkd.errors import ClassNamesError, OptionError, readable_key, readable_names
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.models import output_kind, rounding
+from streamkd.models import odd_answers, output_kind, rounding
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.key_forms import fit_keys
@@ -97,11 +97,11 @@ def import_logits(
     judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
     is_looked_at = output in ("auto", "probabilities", "sigmoid")
     sample = np.asarray(array[judged if is_looked_at else judged[:0]])
-    if output == "auto":
-        output = output_kind.output_kind(sample)
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
     )
+    if output == "auto":
+        output = odd_answers.judged_kind(sample, name)
     identity: dict[str, Any] = {"name": name, "output": output}
     step = _step(sample, output, out)
     if step is not None and step < 1:

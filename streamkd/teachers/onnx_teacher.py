@@ -18,8 +18,9 @@ from streamkd.teachers.file_teacher import file_teacher
 from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
+    InParts,
     as_rows,
-    asked_in_parts,
+    as_whole_numbers,
     chosen_output,
     refuse_several_inputs,
 )
@@ -32,9 +33,12 @@ _TYPES = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
 }
-_OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
-_ERRORS_ONLY = 3  # severity of the lines that onnxruntime writes on standard error
+# Whole numbers are those of classes.
+_OUTPUT_TYPES = (*_TYPES, "tensor(bool)")
+_FATAL_ONLY = 4  # severity of lines on standard error; errors are exceptions besides
 
 
 def onnx_teacher(
@@ -74,11 +78,11 @@ def onnx_teacher(
 
     def answer(images: Any) -> np.ndarray:
         pixels = axes.arranged(np.asarray(images, np.float32))
-        if kind == np.uint8:
-            pixels = np.clip(np.rint(pixels), 0, 255)
-        answers = asked_in_parts(ask, pixels.astype(kind), axes.batch)
-        return as_rows(np.asarray(answers)).astype(np.float32)
+        if np.issubdtype(kind, np.integer):
+            pixels = as_whole_numbers(pixels, options.get("preprocess", "none"), name)
+        return as_rows(np.asarray(in_parts(pixels.astype(kind)))).astype(np.float32)
 
+    in_parts = InParts(ask, axes.batch)
     return file_teacher(
         answer,
         axes,
@@ -100,7 +104,7 @@ def _session(path: Path, *, from_path: bool) -> Any:
             "Install it: `pip install 'streamkd[onnx]'`."
         ) from error
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _ERRORS_ONLY
+    settings.log_severity_level = _FATAL_ONLY
     settings.intra_op_num_threads = len(os.sched_getaffinity(0))
     model = str(path) if from_path else path.read_bytes()
     try:

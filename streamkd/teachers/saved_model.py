@@ -20,8 +20,9 @@ from streamkd.teachers.file_teacher import file_teacher
 from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
+    InParts,
     as_rows,
-    asked_in_parts,
+    as_whole_numbers,
     chosen_output,
     refuse_several_inputs,
 )
@@ -69,23 +70,29 @@ def saved_model_teacher(
     (argument, spec), *_ = inputs.items()
     axes = _axes(spec, name)
     target = outputs[key]
+    if not (target.dtype.is_floating or target.dtype.is_integer or target.dtype.is_bool):
+        raise TeacherError(
+            f"The teacher {name!r} answers with {target.dtype.name} (output {key!r}), and "
+            "answers are numbers.\nGive another output, `--output NAME`, or export the model with "
+            "the scores of the classes."
+        )
     sizes = target.shape.as_list() if target.shape.rank is not None else []
 
     def answer(images: Any) -> np.ndarray:
         pixels = axes.arranged(np.asarray(images, np.float32))
-        answers = asked_in_parts(ask, pixels, axes.batch)
-        return as_rows(answers.astype(np.float32))
+        if spec.dtype.is_integer:
+            pixels = as_whole_numbers(pixels, options.get("preprocess", "none"), name)
+        return as_rows(in_parts(pixels).astype(np.float32))
 
     def ask(pixels: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
-        if spec.dtype.is_integer:
-            pixels = np.clip(np.rint(pixels), 0, 255)
         try:
             return signature(**{argument: tf.constant(pixels, spec.dtype)})[key].numpy()
         except tf.errors.OpError as error:
             raise failure(name, pixels, error) from error
 
+    in_parts = InParts(ask, axes.batch)
     return file_teacher(
         answer,
         axes,

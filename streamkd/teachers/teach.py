@@ -173,7 +173,8 @@ def teacher_setup(
     teacher.settle_model(options.shape)
     if views is not None and views.operation is not None:
         check_operation(views.operation, options.shape)
-    classes = class_names or teacher.class_names or images.class_names
+    given = class_names or teacher.class_names or images.class_names
+    classes = None if given is None else list(given)  # as a store keeps them
     if teacher.output_kind == "class" and teacher.num_outputs is None and classes:
         teacher.num_outputs = len(classes)
     return TeacherSetup(

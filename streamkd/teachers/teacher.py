@@ -16,7 +16,7 @@ import numpy as np
 
 from streamkd.checks import check_choice, check_types
 from streamkd.errors import TeacherError
-from streamkd.models import output_kind, rounding
+from streamkd.models import odd_answers, output_kind, rounding
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
@@ -211,16 +211,13 @@ class Teacher:
         is_number = answers.shape in ((len(images),), (len(images), 1))
         if self.output_kind == "class" and is_number:
             answers = output_kind.scores_of_classes(answers, self.num_outputs, self.name)
-        if answers.ndim != 2 or len(answers) != len(images) or not answers.shape[1]:
-            raise TeacherError(
-                f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
-                f"{list(answers.shape)}.\nIt must answer with [batch, num_classes]: one row for "
-                "each image, of one number for each class, or of one number for two classes."
-            )
+        elif self.output_kind in SIGMOID_KINDS and is_number:
+            answers = answers.reshape(-1, 1)
+        odd_answers.check_rows(answers, len(images), self.name)
         if self.output_kind == "auto":
-            self.settle_output(output_kind.output_kind(answers))
-            if self.output_kind == "logits" and self.weights_digest is not None:
-                output_kind.refuse_scaled(answers, self.name)
+            is_model = self.weights_digest is not None
+            kind = odd_answers.judged_kind(answers, self.name, is_model=is_model)
+            self.settle_output(kind)
         if not self._is_step_known:
             self._settle_step(answers, self._preprocessing)
         logits = output_kind.to_logits(answers, self.output_kind, self.step)

@@ -17,6 +17,7 @@ from streamkd.models.families import family_of
 from streamkd.models.family_base import Family
 from streamkd.models.head_check import answers_probabilities
 from streamkd.models.image_input import ImageInput
+from streamkd.models.inference import check_numbers
 from streamkd.models.logits_head import LogitsModel
 from streamkd.stream.stream import Stream
 from streamkd.stream.teacher_columns import classes_to_choose
@@ -130,16 +131,20 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: 
     takes = ImageInput.of(student)
     if takes is not None:
         _check_images(takes, student, stream, num_replicas)
-    answers = np.asarray(logits.model(tf.zeros(shape), training=False), np.float32)
+    black = logits.model(tf.zeros(shape), training=False)
+    check_numbers(student, black, StudentError)
+    answers = np.asarray(black, np.float32)
     if answers.ndim != 2 or not fits_outputs(answers.shape[1], stream):
         has_store = stream.store is not None
         other = "store" if has_store else "classes of the images"
         other_classes = classes_to_choose(stream.images, stream.store, answers.shape[1:])
+        is_flat = answers.ndim == 2 or answers[0].size != stream.num_classes
+        flatten = "" if is_flat else " End this one with `keras.layers.Flatten()`."
         raise StudentError(
             f"The student's output disagrees with the {other}.\n"
             f"  student: {student.name!r}, outputs of shape {list(answers.shape[1:])}\n"
             f"  {'store' if has_store else 'images'}:  {stream.num_classes} classes\n"
-            f"Give a student with {stream.num_classes} outputs.{other_classes}"
+            f"Give a student with {stream.num_classes} outputs.{flatten}{other_classes}"
         )
     if not student.trainable_variables:
         raise StudentError(
