@@ -171,6 +171,10 @@ WARNINGS = {
         "The student has a `train_step` or the like of its own, which is never called.",
         "Train such a student with its own `fit`; `streamkd.packed_loss` is the loss for it.",
     ),
+    "loss_without_labels": Meaning(
+        "The loss compares an image's label with the other classes, and images have no label.",
+        "Choose a loss that needs none (`--loss kd`), or give images in one folder a class.",
+    ),
     "equal_answers": Meaning(
         "The stored logits of all the teacher's classes that the student learns are equal.",
         "Teach with a codec that keeps every logit, such as float16, or leave such images out.",

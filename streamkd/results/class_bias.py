@@ -31,14 +31,7 @@ from streamkd.reports import Report
 from streamkd.results.bias_checks import check_images, check_number, given_frequencies
 from streamkd.results.bias_estimators import match_frequencies, softmax
 from streamkd.results.evaluate import answer_all
-from streamkd.results.evaluated_model import (
-    check_input,
-    logits_function,
-    model_interface,
-    no_size,
-    open_model,
-    own_color_mode,
-)
+from streamkd.results.evaluated_model import KerasModel, open_model
 from streamkd.results.missing_classes import missing_classes
 from streamkd.results.teacher_logits import teacher_logits
 from streamkd.runs.run_directory import config_of_model
@@ -256,17 +249,17 @@ def _answering(
     model: Any, store: RowStore | None, config: dict[str, Any], given: ImageOptions | None
 ) -> tuple[Any, ImageOptions]:
     """Returns a function from images to logits, and how files become its images."""
-    interface = model_interface(model, None)
+    own = KerasModel(model, None)
     trained = config.get("image_options", {})
     if given is None:
-        size = interface.image_size or trained.get("image_size")
+        size = own.image_size or trained.get("image_size")
         if size is None and store is None:
-            raise no_size(interface)
-        mode = own_color_mode(interface, size) or trained.get("color_mode")
+            raise own.no_size()
+        mode = own.color_mode(size) or trained.get("color_mode")
         asked = {} if store is not None else {k: v for k, v in trained.items() if k in READ_AS}
         given = image_options_of(store, size, mode, asked)
-    check_input(interface, given)
-    return logits_function(model_interface(model, None, given.shape)), given
+    own.settle(given)
+    return own.logits_function(), given
 
 
 def _report(
