@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
+from helpers import draw_directory
 from process_helpers import ROOT, finished
 
 import streamkd as kd
@@ -127,3 +129,39 @@ def test_simple_rules_take_each_class_from_the_teachers_that_know_it():
     assert mean == pytest.approx(np.array([[0.8, 0.55, 0.1], [0.4, 0.425, 0.75]]))
     expected = np.array([[0.8, np.sqrt(0.18), 0.1], [0.4, np.sqrt(0.15), 0.75]])
     assert mean_of_logs == pytest.approx(np.log(expected))
+
+
+@pytest.fixture
+def omitted(monkeypatch):
+    """The module examples/omitted_digits.py."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    path = EXAMPLES / "omitted_digits.py"
+    spec = importlib.util.spec_from_file_location("omitted_digits", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("mnist_hinton")  # another import of it is the fixture `hinton`
+
+
+def test_the_omitted_digits_have_the_settings_that_were_measured(omitted):
+    args = omitted.parse_args(["--data", "mnist", "--seeds", "4", "5"])
+    assert (str(args.data), args.seeds, args.temperature) == ("mnist", [4, 5], 20.0)
+    assert omitted.build_teacher(args).count_params() == 785 * 1200 + 1201 * 1200 + 1201 * 10
+    assert [kept for kept, _, _ in omitted.EXPERIMENTS.values()] == [
+        (0, 1, 2, 4, 5, 6, 7, 8, 9),
+        (7, 8),
+    ]
+
+
+@pytest.mark.slow
+def test_the_table_of_omitted_digits_is_printed(omitted, tmp_path, monkeypatch, capsys):
+    for part, count in (("train", 60), ("test", 5)):
+        digits = {str(digit): count for digit in range(10)}
+        draw_directory(tmp_path / part, digits, size=(28, 28))
+    monkeypatch.setattr(omitted, "EXPERIMENTS", {"no 3s": ((0, 1, 7, 8), 1, ("206", "109"))})
+    words = ["--data", tmp_path, "--out", tmp_path / "runs", "--teacher-epochs", "3"]
+    monkeypatch.setattr("sys.argv", ["omitted_digits.py", *map(str, words)])
+    omitted.main()
+    out = capsys.readouterr().out
+    assert "no 3s, before" in out and "no 3s, after" in out and "minutes" in out
+    assert len(list(tmp_path.glob("runs/*/repaired.keras"))) == 1

@@ -16,7 +16,7 @@ PIXELS = "image_size color_mode interpolation crop_to_aspect_ratio pad_to_aspect
 ARGUMENTS = {
     "Distiller": "student * optimizer learning_rate schedule warm_up weight_decay clip_norm "
     "accumulate ema temperature label_weight label_smoothing student_preprocess model_output jit "
-    "steps_per_call metrics on_nonfinite loss",
+    "steps_per_call metrics on_nonfinite loss standardize",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
     "save_every stop arguments",
     "EnsembleStore": "members rule",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamkd as kd
-from streamkd.cli import files, flags, http_flags, pixel_flags, store_flags
+from streamkd.cli import files, flags, pixel_flags, store_flags, teacher_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.codes import warn
@@ -212,15 +212,19 @@ def inspect(args: argparse.Namespace) -> Answer:
     return Answer(fields, text=comparison.as_text(report))
 
 
+@with_warnings
 def evaluate(args: argparse.Namespace) -> Answer:
     """Says how good a model is on images."""
     class_names = files.read_class_names(args.class_names)
     teacher_class_map = files.read_teacher_class_map(args.teacher_class_map)
     manifest = flags.scan_images(args)
-    files.check_model(args.model, "model")
+    files.check_model(args.model, "model", may_be_asked=True)
     import_tensorflow()
+    from streamkd.results.evaluated_teacher import is_asked_as_teacher
+
+    as_teacher = teacher_flags.are_given(args) or is_asked_as_teacher(args.model)
     report = kd.evaluate(
-        args.model,
+        teacher_flags.load(args, args.model) if as_teacher else args.model,
         manifest,
         store=store_flags.open_stores(args),
         class_names=class_names,
@@ -266,17 +270,7 @@ def demo(args: argparse.Namespace) -> Answer:
 def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
     """Returns the teacher that the flags describe."""
     files.check_model(args.teacher, "teacher")
-    import_tensorflow()
-    return kd.load_teacher(
-        args.teacher,
-        preprocess=args.preprocess,
-        output=args.teacher_output,
-        drop_output=args.drop_output,
-        model_output=args.output,
-        trust=args.trust,
-        name=args.teacher_name,
-        **http_flags.service(args),
-    )
+    return teacher_flags.load(args, args.teacher, args.teacher_name)
 
 
 def _scan_unlabelled(args: argparse.Namespace) -> kd.Manifest | None:

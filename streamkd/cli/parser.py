@@ -15,10 +15,10 @@ from streamkd.cli import (
     cluster,
     commands,
     flags,
-    http_flags,
     merge,
     pixel_flags,
     store_flags,
+    teacher_flags,
     train,
     train_flags,
 )
@@ -126,34 +126,7 @@ def _teach(subparsers: Any) -> None:
         metavar="I/N",
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
-    _add_teacher_answers(parser)
-
-
-def _add_teacher_answers(parser: arguments.Parser) -> None:
-    """Adds the flags that say how the teacher is asked and what its outputs mean."""
-    parser.add_argument(
-        "--preprocess",
-        default="none",
-        metavar="P",
-        help="what the teacher expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
-        "name of a Keras application",
-    )
-    flags.add_output(parser)
-    flags.add_teacher_output(parser)
-    flags.add_class_names(parser, f"{CLASS_NAMES}the teacher's outputs (default: as the folders)")
-    parser.add_argument(
-        "--drop-output",
-        type=int,
-        action=arguments.Repeated,
-        metavar="N",
-        help="output to leave out because it is no class, counted from 0; may be repeated",
-    )
-    parser.add_argument(
-        "--teacher-name",
-        metavar="NAME",
-        help="name of the teacher, for the store (default: of its file, or its address)",
-    )
-    http_flags.add_http(parser)
+    teacher_flags.add_teacher(parser)
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
@@ -201,7 +174,7 @@ def _plan(subparsers: Any) -> None:
     )
     flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
     pixel_flags.add_max_pixels(parser)
-    _add_teacher_answers(parser)
+    teacher_flags.add_teacher(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
@@ -215,7 +188,7 @@ def _import(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
     )
-    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz, .csv or HDF5 file")
+    parser.add_argument("logits", metavar="LOGITS", help=".npy, .npz, .csv, HDF5 or .parquet file")
     parser.add_argument(
         "--keys",
         metavar="KEYS.jsonl",
@@ -225,7 +198,7 @@ def _import(subparsers: Any) -> None:
     parser.add_argument(
         "--logits-dataset",
         metavar="NAME",
-        help="array of the logits, for a .npz or HDF5 file of several (default: logits, or the "
+        help="array, or list column, of the logits in a file of several (default: logits, or the "
         "only one of its shape)",
     )
     parser.add_argument(
@@ -295,7 +268,12 @@ def _train(subparsers: Any) -> None:
 
 def _evaluate(subparsers: Any) -> None:
     parser = _command(subparsers, commands.evaluate, "Says how good a model is on images.")
-    _add_model(parser)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .keras, .h5, .tflite or .onnx file, a run, a SavedModel, http://…, module:function",
+    )
+    flags.add_output(parser)
     flags.add_directory(parser)
     pixel_flags.add_pixels(
         parser,
@@ -304,6 +282,9 @@ def _evaluate(subparsers: Any) -> None:
         others="as in --store or as in training",
     )
     flags.add_trust(parser)
+    teacher_flags.add_answers(parser)
+    # What a file says to all commands of the teacher is not true of the student.
+    parser.own_table_only = teacher_flags.ANSWER_FLAGS
     store_flags.add_stores(parser, "the teacher's logits for these images, to compare with")
     flags.add_store_io(parser)
     flags.add_class_names(
@@ -317,6 +298,7 @@ def _evaluate(subparsers: Any) -> None:
     flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     pixel_flags.add_max_pixels(parser)
     parser.epilog = (
+        "num_parameters is null for a format that does not tell it, and latency_ms for an address. "
         "A model that ends in sigmoid has the JSON key activation besides, and of independent "
         "labels num_labels, label_accuracy, macro_f1, mean_average_precision, per_label and, with "
         "--store, teacher_mean_average_precision."
@@ -327,7 +309,8 @@ def _export(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.export, "Writes a student as an ordinary model, and compares the two."
     )
-    _add_model(parser)
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
+    flags.add_output(parser)
     flags.add_trust(parser)
     parser.add_argument(
         "--format", choices=("keras",), default="keras", help="format of the file (default keras)"
@@ -343,8 +326,3 @@ def _export(subparsers: Any) -> None:
         metavar="HEIGHTxWIDTH",
         help="size of the compared images, for a model that takes any size",
     )
-
-
-def _add_model(parser: arguments.Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
-    flags.add_output(parser)

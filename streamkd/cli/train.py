@@ -28,7 +28,8 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
     *("optimizer", "learning_rate", "schedule", "warm_up", "weight_decay", "clip_norm"),
-    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing", "loss"),
+    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing"),
+    *("loss", "standardize"),
     *("student_preprocess", "jit", "steps_per_call", "on_nonfinite"),
 )
 JOIN_FLAGS = (
@@ -206,7 +207,7 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
-    from streamkd.runs.run_code import open_student
+    from streamkd.models.run_code import open_student
     from streamkd.training.loss_choice import needs_sigmoid
 
     is_sigmoid = needs_sigmoid(args.loss, stream, args.label_weight)

@@ -52,10 +52,20 @@ def import_module(
             Keras3().check_backend()  # says what to set
         raise refusal(
             f"The module {name!r} of {flag} cannot be imported: {last_lines(error)}.\n"
-            "Give the module as Python would import it from here."
+            f"Give the module as Python would import it from here{_name_of_file(name)}."
         ) from error
     _imported.add(name)
     return module
+
+
+def _name_of_file(name: str) -> str:
+    """Returns the name of a module that was given as its file, as the end of a sentence."""
+    stem, ending = os.path.splitext(name)
+    if ending != ".py":
+        return ""
+    folder, module = os.path.split(stem)
+    place = f", from the directory {folder}" if folder else ""
+    return f", by its name without .py: `{module}`{place}"
 
 
 def _look_in_working_directory() -> None:

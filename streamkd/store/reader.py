@@ -180,6 +180,7 @@ class LogitStore(RowStore):
     def describe(self) -> StoreDescription:
         names = self.class_names
         teachers = self.header.teacher.get("teachers")
+        rounded = self.header.teacher.get("rounded")
         return StoreDescription(
             num_images=self.num_images,
             num_views=self.num_views,
@@ -203,6 +204,7 @@ class LogitStore(RowStore):
             versions=self.header.versions,
             **({"activation": "sigmoid"} if self.header.is_sigmoid else {}),
             **({"combination": teachers} if teachers is not None else {}),
+            **({"rounded": rounded} if rounded is not None else {}),
         )
 
     def _checked(self, rows: np.ndarray, *, allow_refused: bool = False) -> np.ndarray:

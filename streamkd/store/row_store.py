@@ -41,6 +41,8 @@ class StoreDescription(Report):
       versions: of the libraries that took part.
       activation: 'sigmoid' in the description of a store of independent labels; else absent.
       combination: rule, teachers and weights of several stores read as one; else absent.
+      rounded: of a teacher that rounds its probabilities: 'step', and 'floor', what stands for a 0;
+        else absent.
     """
 
     num_images: int
