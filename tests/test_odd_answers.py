@@ -3,6 +3,7 @@
 import helpers
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import streamkd as kd
 from streamkd.errors import TeacherError
@@ -96,6 +97,16 @@ class TestShapes:
         teacher = load_teacher(lambda images: numbers, name="mystery", output="sigmoid")
         expected = np.log(numbers / (1 - numbers))[:, None]
         np.testing.assert_allclose(teacher(PIXELS), expected, rtol=1e-5)
+
+
+def test_a_function_may_preprocess_in_place():
+    def answer(pixels):
+        pixels /= 32
+        return pixels[:, 0, 0]
+
+    pixels = tf.constant(PIXELS)
+    np.testing.assert_array_equal(load_teacher(answer)(pixels), PIXELS[:, 0, 0] / 32)
+    np.testing.assert_array_equal(pixels, PIXELS)
 
 
 def number_of_the_class(pixels):

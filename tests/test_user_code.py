@@ -99,6 +99,12 @@ def test_a_function_that_fails_is_named_with_its_last_line(student, words):
         load_student(student, **SHAPE)
 
 
+def test_a_function_of_other_arguments_is_shown_how_it_is_called():
+    words = r"\nWrite it as `def doubled\(num_classes, image_shape\)`, or give other arguments\.$"
+    with pytest.raises(StudentError, match=words):
+        load_student("own_teachers:doubled", **SHAPE)
+
+
 def test_a_function_takes_arguments():
     student = load_student("own_layers:small:width=7", **SHAPE)
     assert student.layers[1].filters == 7

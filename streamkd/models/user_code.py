@@ -173,9 +173,13 @@ def call(
         raise
     except (Exception, SystemExit) as error:  # the user's code raises errors of every class
         shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        remedy = "Mend the function, or give other arguments."
+        own = getattr(function, "__name__", "")
+        if str(error).startswith(f"{own}() got an unexpected keyword argument"):
+            remedy = f"Write it as `def {own}({', '.join(arguments)})`, or give other arguments."
         raise refusal(
             f"{flag} cannot be built: {last_lines(error)}\n  called with {shown or 'nothing'}\n"
-            "Mend the function, or give other arguments."
+            f"{remedy}"
         ) from error
 
 

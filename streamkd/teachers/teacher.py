@@ -184,8 +184,9 @@ class Teacher:
 
         `model_output` chooses one of several arrays that it answers with, by name or number.
         """
+        # A copy of its own: many functions preprocess in place, and TensorFlow's arrays are locked.
         teacher = cls(
-            lambda images: answers_of(answer, np.asarray(images), name, model_output),
+            lambda images: answers_of(answer, np.array(images), name, model_output),
             name=name,
             **options,
         )
