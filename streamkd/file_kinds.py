@@ -32,8 +32,8 @@ _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
 _GIVE_IMAGES = "Give the directory that holds its folders of images."
 _GIVE_MODEL = "Give a model as `--teacher`, as `--student`, or as MODEL of `streamkd evaluate`."
 _GIVE_TEACHER = (
-    "Give a model as `--teacher`, or as MODEL of `streamkd evaluate`; a model of this format cannot "
-    "be trained further."
+    "Give a model as `--teacher`, or as MODEL of `streamkd evaluate`; a model of this format "
+    "cannot be trained further."
 )
 # Fields of an ONNX model: its number, and how its value is written (0: a number, 2: bytes).
 _ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
