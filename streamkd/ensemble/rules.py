@@ -26,6 +26,8 @@ RULES = ("logits", "probabilities", "divergence")
 LOWEST = -30000.0
 # Sums of probabilities below this are added in logarithms.
 _SMALL_SUM = 1e-280
+# The same in float32, which has no smaller normal numbers than 1e-38.
+_SMALL_FLOAT32_SUM = 1e-30
 # Numbers that are worked on at once: their arrays stay in the processor's cache.
 _CELLS_AT_ONCE = 1 << 16
 # Rows whose cells are searched at once.
@@ -185,10 +187,7 @@ class _MeanOfLogits(Rule):
 
     def __init__(self, members: list[_Outputs], num_classes: int):
         super().__init__(members, num_classes)
-        self._is_of_logits = all(
-            member.knows_all_alike(num_classes) and (member.weights == member.weights[0]).all()
-            for member in members
-        )
+        self._is_of_logits = _are_alike(members, num_classes)
 
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
         if not self._is_of_logits:
@@ -225,9 +224,35 @@ class _MeanOfLabelLogits(Rule):
 
 
 class _MeanOfProbabilities(Rule):
-    """The log of the weighted mean of probabilities."""
+    """The log of the weighted mean of probabilities.
+
+    Where each teacher has one weight and knows all classes, float32 does but for tiny means: a
+    third of the time.
+    """
+
+    def __init__(self, members: list[_Outputs], num_classes: int):
+        super().__init__(members, num_classes)
+        self._are_alike = _are_alike(members, num_classes)
 
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
+        if not self._are_alike:
+            return self._in_float64(answers)
+        sums = np.zeros((len(answers[0]), self._num_classes), np.float32)
+        own = np.empty_like(sums)
+        for member, answer in zip(self._members, answers, strict=True):
+            logits = member.of_classes(answer)
+            np.subtract(logits, logits.max(axis=1, keepdims=True), out=own)
+            np.exp(own, out=own)
+            share = np.float32(member.weights[0] / self._weights[0, 0])
+            own *= share / own.sum(axis=1, keepdims=True)
+            member.add(sums, own)
+        (tiny,) = np.nonzero(~(sums.min(axis=1) > _SMALL_FLOAT32_SUM))
+        logs = np.log(sums, out=sums)
+        if len(tiny):
+            logs[tiny] = self._in_float64([answer[tiny] for answer in answers])
+        return logs
+
+    def _in_float64(self, answers: list[np.ndarray]) -> np.ndarray:
         logs, values = [], []
         for member, answer in zip(self._members, answers, strict=True):
             log, probabilities = member.probabilities(answer)
@@ -293,6 +318,14 @@ class _SmallestDivergence(Rule):
             values.append(member.of_classes(probabilities))
             masses[index] = (values[-1] * member.weights).sum(axis=1)
         return self._log_sums(logs, values), masses, dustbins
+
+
+def _are_alike(members: list[_Outputs], num_classes: int) -> bool:
+    """Returns whether each teacher has one weight, and all its outputs are all classes."""
+    return all(
+        member.knows_all_alike(num_classes) and (member.weights == member.weights[0]).all()
+        for member in members
+    )
 
 
 def _label_logits(member: _Outputs, answers: np.ndarray) -> np.ndarray:
