@@ -21,10 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.codes import StreamkdWarning as StreamkdWarning
+    from streamkd.ensemble.clusters import Clusters as Clusters
+    from streamkd.ensemble.clusters import cluster_classes as cluster_classes
+    from streamkd.ensemble.clusters import read_clusters as read_clusters
+    from streamkd.ensemble.compare_stores import compare_stores as compare_stores
+    from streamkd.ensemble.ensemble_store import EnsembleStore as EnsembleStore
+    from streamkd.ensemble.ensemble_store import combine_stores as combine_stores
+    from streamkd.ensemble.member import Member as Member
+    from streamkd.ensemble.specialist_images import SpecialistImages as SpecialistImages
+    from streamkd.ensemble.specialist_images import specialist_images as specialist_images
     from streamkd.errors import StreamkdError as StreamkdError
     from streamkd.file_access import file_settings as file_settings
     from streamkd.image_options import ImageOptions as ImageOptions
     from streamkd.keys import Keys as Keys
+    from streamkd.losses.batch_losses import dist_loss as dist_loss
+    from streamkd.losses.batch_losses import mlkd_loss as mlkd_loss
     from streamkd.losses.distillation import distillation_loss as distillation_loss
     from streamkd.losses.distillation import label_loss as label_loss
     from streamkd.losses.independent_labels import (
@@ -33,8 +44,17 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.losses.keras_fit import pack_targets as pack_targets
     from streamkd.losses.keras_fit import packed_accuracy as packed_accuracy
     from streamkd.losses.keras_fit import packed_loss as packed_loss
+    from streamkd.losses.logit_losses import dkd_loss as dkd_loss
+    from streamkd.losses.logit_losses import hard_loss as hard_loss
+    from streamkd.losses.logit_losses import logit_mse_loss as logit_mse_loss
+    from streamkd.losses.logit_losses import nkd_loss as nkd_loss
+    from streamkd.losses.logit_losses import standardize_logits as standardize_logits
+    from streamkd.losses.logit_losses import ttm_loss as ttm_loss
+    from streamkd.losses.logit_losses import wttm_loss as wttm_loss
     from streamkd.manifest.manifest import Manifest as Manifest
     from streamkd.manifest.manifest import scan as scan
+    from streamkd.results.class_bias import fit_class_bias as fit_class_bias
+    from streamkd.results.class_bias import fold_class_bias as fold_class_bias
     from streamkd.results.evaluate import evaluate as evaluate
     from streamkd.results.export import export as export
     from streamkd.store.collection import StoreCollection as StoreCollection
@@ -62,14 +82,23 @@ __version__ = "0.1.0"
 # Public names by the module that defines them.
 _NAMES = {
     "streamkd.codes": "StreamkdWarning",
+    "streamkd.ensemble.clusters": "Clusters cluster_classes read_clusters",
+    "streamkd.ensemble.compare_stores": "compare_stores",
+    "streamkd.ensemble.ensemble_store": "EnsembleStore combine_stores",
+    "streamkd.ensemble.member": "Member",
+    "streamkd.ensemble.specialist_images": "SpecialistImages specialist_images",
     "streamkd.errors": "StreamkdError",
     "streamkd.file_access": "file_settings",
     "streamkd.image_options": "ImageOptions",
     "streamkd.keys": "Keys",
+    "streamkd.losses.batch_losses": "dist_loss mlkd_loss",
     "streamkd.losses.distillation": "distillation_loss label_loss",
     "streamkd.losses.independent_labels": "label_distillation_loss",
     "streamkd.losses.keras_fit": "pack_targets packed_accuracy packed_loss",
+    "streamkd.losses.logit_losses": "dkd_loss hard_loss logit_mse_loss nkd_loss standardize_logits "
+    "ttm_loss wttm_loss",
     "streamkd.manifest.manifest": "Manifest scan",
+    "streamkd.results.class_bias": "fit_class_bias fold_class_bias",
     "streamkd.results.evaluate": "evaluate",
     "streamkd.results.export": "export",
     "streamkd.store.collection": "StoreCollection open_store",

@@ -171,6 +171,10 @@ WARNINGS = {
         "The student has a `train_step` or the like of its own, which is never called.",
         "Train such a student with its own `fit`; `streamkd.packed_loss` is the loss for it.",
     ),
+    "loss_without_labels": Meaning(
+        "The loss compares an image's label with the other classes, and images have no label.",
+        "Choose a loss that needs none (`--loss kd`), or give images in one folder a class.",
+    ),
     "equal_answers": Meaning(
         "The stored logits of all the teacher's classes that the student learns are equal.",
         "Teach with a codec that keeps every logit, such as float16, or leave such images out.",
@@ -214,6 +218,10 @@ WARNINGS = {
     "head_not_found": Meaning(
         "A model's layers show a softmax or sigmoid, and its answers come from something else.",
         "Nothing has to be done: its own answers are taken, and are exact but for tiny ones.",
+    ),
+    "few_images_for_bias": Meaning(
+        "A bias was fitted by given class frequencies to so few images that chance decides.",
+        "Give more images, or the teacher's logits of these images instead of frequencies.",
     ),
     "cache_too_small": Meaning(
         "Not all images fit into the pixel cache; the others are decoded each time.",

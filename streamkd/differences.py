@@ -27,6 +27,12 @@ def both_sides(sides: dict[str, Any]) -> str:
     return "".join(f"  {title + ':':<{width}} {text}\n" for title, text in texts)
 
 
+def another(name: str) -> str:
+    """Returns the name of a setting behind 'with': 'another seed', 'other metrics'."""
+    is_plural = name.endswith("s") and not name.endswith("ss")
+    return f"{'other' if is_plural else 'another'} {name}"
+
+
 def _as_texts(first: Any, second: Any) -> list[str]:
     """Returns both values as JSON, cut to `MAX_CHARACTERS`."""
     texts = [json.dumps(part, default=str) for part in (first, second)]

@@ -31,7 +31,10 @@ _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
 _GIVE_IMAGES = "Give the directory that holds its folders of images."
 _GIVE_MODEL = "Give a model as `--teacher`, as `--student`, or as MODEL of `streamkd evaluate`."
-_GIVE_TEACHER = "Give a model as `--teacher`; a model of this format cannot be trained further."
+_GIVE_TEACHER = (
+    "Give a model as `--teacher`, or as MODEL of `streamkd evaluate`; a model of this format "
+    "cannot be trained further."
+)
 # Fields of an ONNX model: its number, and how its value is written (0: a number, 2: bytes).
 _ONNX_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _ONNX_GRAPH = 7
@@ -103,11 +106,17 @@ def _kind_of_file(name: str, head: bytes) -> PathKind | None:
     if head.startswith(_HDF5):
         return _kind_of_hdf5(name)
     if head.startswith(b"PAR1"):
-        use = "Write its images into one folder a class, and give the directory of these folders."
+        use = (
+            "Write its images into one folder a class, and give the directory of these folders. "
+            "Logits in it become a store with `streamkd import`."
+        )
         return PathKind("a Parquet file", use)
     if head.startswith(b"\x93NUMPY"):
         use = "Logits in it become a store with `streamkd import`."
         return PathKind("an array of NumPy", use)
+    if os.path.basename(name) == "saved_model.pb":
+        use = "Give the directory that holds the file."
+        return PathKind("the program of a SavedModel", use)
     if head[4:8] == b"TFL3":
         return PathKind("a TensorFlow Lite model", _GIVE_TEACHER, "tflite")
     if _is_onnx(name):

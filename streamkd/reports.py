@@ -7,6 +7,7 @@ json.dumps(report)                    # what `streamkd evaluate --json` prints
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, dataclass_transform
 
 # Entries of a list in a report or in `--json` output; the report also has the full number.
@@ -36,3 +37,9 @@ class Report(dict[str, Any]):
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self]
+
+
+def readable_bytes(num_bytes: int) -> str:
+    """Returns a number of bytes for a person, such as '1.23 MB'."""
+    power = min(4, int(math.log(max(num_bytes, 1), 1000)))
+    return f"{num_bytes / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB'][power]}"

@@ -24,7 +24,7 @@ from streamkd.cli.parser import build_parser
 
 # Commands, and how often each is drawn; the demo downloads and trains for minutes.
 COMMANDS = {"scan": 4, "inspect": 1, "verify": 3, "plan": 3, "teach": 4, "import": 4, "merge": 3}
-COMMANDS |= {"train": 4, "evaluate": 3, "export": 2}
+COMMANDS |= {"train": 4, "evaluate": 3, "export": 2, "cluster": 2}
 NAMES = [
     *("images", "s.h5", "s.delta-1.h5", "student.keras", "run", "train.jsonl", "logits.npy"),
     *("images/table.csv", "labels.json", "map.json", "names.txt", "flags.toml", "keys.jsonl"),

@@ -112,7 +112,7 @@ def quick_and_slow(kinds: Any, quick: tuple[str, ...]) -> list[Any]:
 
 def assert_replayed(stream: Any, start: int, stop: int) -> None:
     """Asks the teacher again about the images that the stream shows."""
-    for pixels, targets, _ in stream.dataset(start, stop):
+    for pixels, targets, _ in stream.batches(start, stop):
         difference = np.abs(project(pixels.numpy()) - targets["teacher_logits"].numpy())
         assert difference.max() < NOISE
 

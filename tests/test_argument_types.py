@@ -30,6 +30,8 @@ FUNCTIONS = {
     "plan": (kd.plan, {"images": "photos", "store": "s.h5"}),
     "verify": (kd.verify, {"path": "s.h5"}),
     "merge": (kd.merge, {"paths": ["s.h5"], "out": "all.h5"}),
+    "cluster_classes": (kd.cluster_classes, {"store": "s.h5", "num_specialists": 2}),
+    "specialist_images": (kd.specialist_images, {"images": "photos", "classes": ["cat"]}),
     "import_logits": (
         kd.import_logits,
         {"logits": "l.npy", "keys": "k.txt", "images": "photos", "out": "s.h5"},

@@ -153,7 +153,7 @@ def labelled(images):
 def test_every_bad_file_ends_a_stream_by_its_name(drawn):
     images, expected, _ = drawn
     stream = join(labelled(images), None, image_size=SIZE, batch_size=1, shuffle=False)
-    batches = iter(stream.dataset(0, len(images)))
+    batches = iter(stream.batches(0, len(images)))
     for key in images.keys:
         outcome = expected[key]
         if isinstance(outcome, str):
@@ -171,7 +171,7 @@ def test_a_stream_that_skips_gives_bad_images_no_weight(drawn):
     images, expected, _ = drawn
     arguments = {"image_size": SIZE, "batch_size": 15, "seed": 3, "on_bad": "skip"}
     stream = join(labelled(images), None, **arguments)
-    batches = list(stream.dataset(0, 14))  # two epochs: found bad, and known to be
+    batches = list(stream.batches(0, 14))  # two epochs: found bad, and known to be
     for step, (pixels, _, weights) in enumerate(batches):
         for index, image, weight in zip(
             stream.indices(step).tolist(), pixels.numpy(), weights.numpy(), strict=True
@@ -185,7 +185,7 @@ def test_a_stream_that_skips_gives_bad_images_no_weight(drawn):
     assert len(stream.skipped) == num_bad(expected)
     # Entered in the middle, where nothing is known yet: the same to the bit.
     again = join(labelled(images), None, **arguments)
-    for one, other in zip(batches[9:], again.dataset(9, 14), strict=True):
+    for one, other in zip(batches[9:], again.batches(9, 14), strict=True):
         assert all(np.array_equal(*parts) for parts in zip(one[::2], other[::2], strict=True))
 
 
@@ -286,11 +286,11 @@ VIEWS = {"plain": Views(0), "mixed": Views(2, crop=(0.4, 1.0), mixup=1.0)}
 def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_path, kind):
     images = draw_noisy(tmp_path / "i", one_size=True)
     store = answers(images, tmp_path / "s.h5", VIEWS[kind])
-    sound = list(join(images, store, batch_size=4, seed=1).dataset(0, 24))
+    sound = list(join(images, store, batch_size=4, seed=1).batches(0, 24))
     bad = {spoil(tmp_path / "i", *one) for one in (("03", "truncated"), ("09", "a folder"))}
     bad.add(spoil(tmp_path / "i", "17", "changed"))
     stream = join(images, store, batch_size=4, seed=1, on_bad="skip")
-    batches = list(stream.dataset(0, 24))
+    batches = list(stream.batches(0, 24))
     num_without = 0
     for step, (one, other) in enumerate(zip(sound, batches, strict=True)):
         weights, was = other[2].numpy(), one[2].numpy()
@@ -307,7 +307,7 @@ def test_an_image_that_goes_bad_loses_its_weight_and_the_rest_is_as_before(tmp_p
     assert num_without >= 3 * (2 if kind == "mixed" else 1)
     assert {images.keys[index] for index in stream.skipped} == bad
     assert sorted(stream.skipped.values())[1].startswith("it is not the file that the teacher")
-    entered = join(images, store, batch_size=4, seed=1, on_bad="skip").dataset(15, 24)
+    entered = join(images, store, batch_size=4, seed=1, on_bad="skip").batches(15, 24)
     for one, other in zip(batches[15:], entered, strict=True):
         assert np.array_equal(one[0], other[0]) and np.array_equal(one[2], other[2])
     if kind == "plain":

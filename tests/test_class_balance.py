@@ -69,14 +69,14 @@ def test_a_stream_is_balanced_and_pairs_its_logits(tmp_path, uneven):
     store = teach(uneven, teacher, tmp_path / "s.h5", image_size=(8, 8), progress=False)
     stream = join(uneven, store, batch_size=15, seed=1, balance=True, progress=False)
     assert stream.end_of_epoch(1) == 4
-    walked = list(stream.dataset(0, 8))
+    walked = list(stream.batches(0, 8))
     for pixels, targets, _ in walked:
         of_logits = helpers.encoded_numbers(targets["teacher_logits"])
         np.testing.assert_array_equal(helpers.pixel_numbers(pixels)[:, 0], of_logits[:, 0])
     for epoch in (walked[:4], walked[4:]):
         labels = np.concatenate([targets["labels"][:, 0] for _, targets, _ in epoch])
         assert collections.Counter(labels.tolist()) == {0: 20, 1: 20, 2: 20}
-    entered = next(iter(stream.dataset(5, 6)))
+    entered = next(iter(stream.batches(5, 6)))
     np.testing.assert_array_equal(entered[0], walked[5][0])
     keys = [int(uneven.keys[index][4:9]) for index in stream.indices(5)]
     assert keys == helpers.pixel_numbers(entered[0])[:, 0].tolist()
@@ -92,7 +92,7 @@ def test_views_of_a_small_class_take_turns_within_an_epoch(tmp_path, uneven):
         progress=False,
     )
     stream = join(uneven, store, batch_size=60, seed=1, balance=True, progress=False)
-    targets = next(iter(stream.dataset(0, 1)))[1]
+    targets = next(iter(stream.batches(0, 1)))[1]
     ants = targets["labels"][:, 0].numpy() == 0
     views = targets["rows"].numpy()[ants] % 5
     assert sorted(np.unique(views).tolist()) == [1, 2, 3, 4]

@@ -84,7 +84,7 @@ def stream(images, store):
 
 def seen(stream, start=0, stop=None):
     """Pixels, labels, teacher logits and weights of the images of some steps."""
-    batches = list(stream.dataset(start, stop or stream.end_of_epoch(1)))
+    batches = list(stream.batches(start, stop or stream.end_of_epoch(1)))
     parts = [(x, y["labels"][:, 0], y["teacher_logits"], w) for x, y, w in batches]
     return [
         np.concatenate([np.asarray(part) for part in column]) for column in zip(*parts, strict=True)

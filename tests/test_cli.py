@@ -44,7 +44,7 @@ STORE_KEYS = {
 }
 COMMANDS = (
     *("demo", "distill", "scan", "plan", "teach", "verify", "inspect", "import", "merge"),
-    *("train", "evaluate", "export"),
+    *("cluster", "train", "evaluate", "export"),
 )
 
 
@@ -218,7 +218,8 @@ def test_train_splits_validation_off(here, capsys):
 
 def test_evaluate_answers_with_its_keys(here, capsys):
     code, answer, _ = command(capsys, "evaluate", "run", "images", "--store", "s.h5")
-    assert code == 0 and set(answer) == EVALUATION_KEYS
+    assert code == 0 and set(answer) == {*EVALUATION_KEYS, "warnings"}
+    assert answer["warnings"] == []
     assert answer["num_images"] == 30 and answer["top5_accuracy"] is None
     file = command(capsys, "evaluate", "run/student.keras", "images", "--store", "s.h5")[1]
     assert {**file, "latency_ms": 0} == {**answer, "latency_ms": 0}

@@ -10,7 +10,7 @@ import pytest
 from process_helpers import finished
 from run_helpers import command
 
-from streamkd.cli import config_file
+from streamkd.cli import config_file, teacher_flags
 from streamkd.cli.main import build_parser, main
 from streamkd.errors import OptionError
 
@@ -26,6 +26,7 @@ TYPED = {
     "evaluate": "evaluate run photos --store s.h5 --follow-links --validation-split 0.2 --trust",
     "export": "export run --out m.keras --image-size 8x8 --format keras",
     "inspect": "inspect s.h5 --json",
+    "cluster": "cluster s.h5 --specialists 3 --out c.json --temperature 2",
     "demo": "demo --out d --seed 3",
     "distill": "distill photos --teacher t --student m --out r --no-flip --budget 1h --crop 0.5 1",
 }
@@ -53,6 +54,7 @@ TOML = {
     ),
     "export": 'model = "run"\nout = "m.keras"\nimage-size = "8x8"\nformat = "keras"\n',
     "inspect": 'store = "s.h5"\njson = true\n',
+    "cluster": 'store = "s.h5"\nspecialists = 3\nout = "c.json"\ntemperature = 2\n',
     "demo": 'out = "d"\nseed = 3\n',
     "distill": (
         'images = "photos"\nteacher = "t"\nstudent = "m"\nout = "r"\nflip = false\n'
@@ -97,6 +99,17 @@ def test_the_command_line_wins_and_the_own_table_wins_over_the_top_level(parsed)
     train = '[train]\nresume = false\nimages = "a"\nstudent = "m"\nout = "r"\n'
     assert parsed(train, "train", "--resume")["resume"] is True
     assert parsed(train, "train")["resume"] is False
+
+
+def test_what_a_file_says_of_the_teacher_is_not_said_of_the_model_that_is_evaluated(parsed):
+    text = 'preprocess = "scale"\ndrop-output = 0\nmax_queries = 9\nteacher = "t"\nout = "s.h5"\n'
+    assert parsed(text, "teach", "images")["preprocess"] == "scale"
+    args = parsed(text, "evaluate", "run", "images")
+    assert not teacher_flags.are_given(argparse.Namespace(**args))
+    args = parsed(text + '[evaluate]\npreprocess = "scale"\n', "evaluate", "run", "images")
+    assert (args["preprocess"], args["drop_output"]) == ("scale", None)
+    evaluate = build_parser().commands["evaluate"]
+    assert set(evaluate.arguments) >= teacher_flags.ANSWER_FLAGS
 
 
 def test_positional_arguments_that_are_typed_fill_what_the_file_lacks(parsed):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamkd.differences import MAX_CHARACTERS, both_sides
+from streamkd.differences import MAX_CHARACTERS, another, both_sides
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_long_lists_are_shown_from_their_first_difference():
 
 def test_values_that_json_does_not_know_are_shown_as_text():
     assert both_sides({"now": {1}, "store": 1}) == '  now:   "{1}"\n  store: 1\n'
+
+
+def test_a_setting_is_named_in_its_number():
+    names = ["seed", "metrics", "class_weights", "loss", "--class-names", "image specification"]
+    assert list(map(another, names)) == [
+        *("another seed", "other metrics", "other class_weights", "another loss"),
+        *("other --class-names", "another image specification"),
+    ]

@@ -123,7 +123,7 @@ def test_weights_are_those_of_a_plain_training_loop(stream, family):
     optimizer = tf_keras.optimizers.SGD(0.05, momentum=0.9)
     on_labels = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     on_teacher = tf_keras.losses.KLDivergence()
-    for images, targets, _ in stream.dataset(0, stream.end_of_epoch(EPOCHS)):
+    for images, targets, _ in stream.batches(0, stream.end_of_epoch(EPOCHS)):
         soft_targets = tf.nn.softmax(targets["teacher_logits"] / temperature)
         with tf.GradientTape() as tape:
             logits = plain(images, training=True)
@@ -155,7 +155,7 @@ def test_metrics_are_those_of_the_epochs_own_images(stream):
     """With a rate of nearly nothing, the epoch's numbers are those of a fixed student."""
     student = dense_student()
     _, history = fit(stream, student, optimizer=tf_keras.optimizers.SGD(1e-12), epochs=1)
-    batches = list(stream.dataset(0, stream.end_of_epoch(1)))
+    batches = list(stream.batches(0, stream.end_of_epoch(1)))
     answers = np.concatenate([student(b[0]).numpy().argmax(axis=1) for b in batches])
     labels = np.concatenate([b[1]["labels"][:, 0].numpy() for b in batches])
     teacher = np.concatenate([b[1]["teacher_logits"].numpy() for b in batches])

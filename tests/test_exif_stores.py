@@ -4,6 +4,7 @@ The same images, saved upright and opaque, are the oracle: teacher and student s
 """
 
 import json
+import warnings
 
 import helpers
 import numpy as np
@@ -72,7 +73,7 @@ def work(tmp_path_factory):
 
 
 def batches_of(stream):
-    return [(images.numpy(), targets) for images, targets, _ in stream.dataset(0, 1)]
+    return [(images.numpy(), targets) for images, targets, _ in stream.batches(0, 1)]
 
 
 def test_teacher_and_student_see_the_upright_images(here):
@@ -168,6 +169,14 @@ def test_teach_warns_of_turned_photographs_before_the_pass(here, tmp_path):
     with pytest.warns(kd.StreamkdWarning, match="turned_by_exif: 10 .*`--exif apply`") as caught:
         answer(kd.scan("turned"), tmp_path / "s.h5")
     assert caught[0].message.code == "odd_images"
+
+
+def test_photographs_that_are_ignored_on_purpose_are_not_warned_of(here, tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answer(kd.scan("turned"), tmp_path / "s.h5", exif="ignore")
+    assert "odd_images" not in [getattr(each.message, "code", None) for each in caught]
+    assert kd.open_store(tmp_path / "s.h5").header.images["exif"] == "ignore"
 
 
 def test_every_command_that_decodes_takes_the_flags(here, capsys, tmp_path):

@@ -77,8 +77,8 @@ KINDS = [
     ("m.keras", "a Keras model", "Give a model as `--teacher`, as `--student`"),
     ("model", "a Keras model", "Give a model as `--teacher`, as `--student`"),
     ("m.pth", "a PyTorch model", "Save the model as a `.keras` file, or write it as ONNX"),
-    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`; a model of this format"),
-    ("m.onnx", "an ONNX model", "Give a model as `--teacher`; a model of this format"),
+    ("m.tflite", "a TensorFlow Lite model", "Give a model as `--teacher`, or as MODEL of"),
+    ("m.onnx", "an ONNX model", "Give a model as `--teacher`, or as MODEL of"),
     ("m.h5", "a Keras model in HDF5", "Give a model as `--teacher`, as `--student`"),
     ("w.h5", "the weights of a Keras model, without the model", "Build the model in Python"),
     ("w3.h5", "the weights of a Keras model, without the model", "and save it whole with"),
@@ -89,7 +89,7 @@ KINDS = [
 ]
 DIRECTORIES = [
     ("run", "a run directory", "Give a run as MODEL: `streamkd evaluate RUN IMAGES`."),
-    ("saved", "a SavedModel directory", "Give a model as `--teacher`; a model of this format"),
+    ("saved", "a SavedModel directory", "Give a model as `--teacher`, or as MODEL of"),
     ("images", "a directory", "Give a directory of images as IMAGES."),
 ]
 
@@ -144,7 +144,7 @@ def test_texts_that_are_no_manifest_are_refused_in_plain_words(tmp_path, text, r
 
 def test_a_protocol_buffer_that_is_cut_or_is_another_is_no_onnx_model(folder):
     assert kind_of_path(folder / "text.onnx") is None
-    assert kind_of_path(folder / "saved" / "saved_model.pb") is None
+    assert kind_of_path(folder / "saved" / "saved_model.pb").use.startswith("Give the directory")
 
 
 def test_what_cannot_be_read_has_no_kind(tmp_path):

@@ -1,5 +1,6 @@
 """A teacher behind an address: TensorFlow Serving's REST predict, with all that can go wrong."""
 
+import gzip
 import json
 
 import numpy as np
@@ -105,13 +106,29 @@ def test_a_lost_request_is_sent_again(failure):
         ((302, b"", {"Location": "http://other.example/x?key=1"}), "on to http://other.example/x,"),
         ((200, b"<html>hello</html>", {}), "something else than JSON: '<html>hello</html>'"),
         ((200, {"answers": [1]}, {}), "without 'predictions' or 'outputs'"),
+        ((413, b"too large", {}), r"refuses .*\(413\).*\nSend fewer images .* `--batch-size`\."),
+        ((200, b"no gzip", {"Content-Encoding": "gzip"}), "is packed by gzip, and it is not"),
+        ((200, {"predictions": ["cat", "dog"]}, {}), "answers with texts: 'cat'.\nGive a function"),
         ((200, {"predictions": [[1.0, 2.0]]}, {}), "asked about 2 images and answers with 1 rows"),
         ((200, b'{"predictions": [[1, 2], [1, NaN]]}', {}), "Row 1 .* that is not finite"),
         ((200, {"predictions": [[1.0, 2.0], [1.0]]}, {}), "Row 1 .* and no row of numbers as long"),
         ((200, {"predictions": [[1.0, 2.0], None]}, {}), "Row 1 of the server's answer is None"),
     ],
     ids=[
-        *("400", "401", "redirect", "page", "other", "few", "nan", "ragged", "null"),
+        *(
+            "400",
+            "401",
+            "redirect",
+            "page",
+            "other",
+            "413",
+            "gzip",
+            "texts",
+            "few",
+            "nan",
+            "ragged",
+            "null",
+        ),
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused_by_name(failure, words):
@@ -191,3 +208,20 @@ def test_a_pace_holds_over_all_requests(monkeypatch):
     for _ in range(3):
         pace.wait(2, pauses.append)
     assert pauses == [0.5, 1.0]
+
+
+def test_an_answer_that_was_packed_unasked_is_unpacked():
+    images = np.ones((2, 8, 8, 3), np.float32)
+    packed = gzip.compress(json.dumps({"predictions": logits(images)}).encode())
+    with predict_server(logits) as server:
+        server.failures.append((200, packed, {"Content-Encoding": "gzip"}))
+        np.testing.assert_allclose(teacher(server, concurrency=1)(images), logits(images))
+
+
+def test_a_packed_answer_is_bounded_as_it_is_unpacked(monkeypatch):
+    monkeypatch.setattr(http_requests, "MAX_BODY_BYTES", 1 << 20)
+    bomb = gzip.compress(b" " * (2 << 20))
+    with predict_server(logits) as server:
+        server.failures.append((200, bomb, {"Content-Encoding": "gzip"}))
+        with pytest.raises(TeacherError, match="answers with more than 1 MB"):
+            teacher(server, concurrency=1)(np.ones((2, 8, 8, 3), np.float32))

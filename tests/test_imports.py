@@ -16,7 +16,8 @@ ROOMS = (
     *("public", "errors", "codes", "checks", "differences", "reports"),
     *("file_access", "file_kinds", "image_options", "json_text", "small_files"),
     *("keys", "disk", "progress"),
-    *("tf_support", "manifest", "pixels", "views", "store", "models", "teachers"),
+    *("tf_support", "manifest", "pixels", "views", "store", "ensemble"),
+    *("models", "teachers"),
     *("stream", "losses", "runs", "training", "results", "whole_job", "cli"),
 )
 ROOT = PACKAGE.parent
@@ -41,7 +42,7 @@ WITH_TENSORFLOW = (
 WITHOUT_TENSORFLOW = [
     module
     for module in MODULES
-    if ROOMS.index(module.split(".")[1]) <= ROOMS.index("store")
+    if ROOMS.index(module.split(".")[1]) <= ROOMS.index("ensemble")
     and module.removeprefix("streamkd.") not in WITH_TENSORFLOW
 ]
 

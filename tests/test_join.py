@@ -325,7 +325,7 @@ def test_images_without_logits_learn_from_their_labels_alone(store, directory):
     with pytest.warns(UserWarning, match=r"1 of 31 images have no logits and learn from their lab"):
         stream = joined(scan(directory), store, missing="label", batch_size=10)
     new = 0
-    for pixels, targets, weights in stream.dataset(0, 7):
+    for pixels, targets, weights in stream.batches(0, 7):
         numbers, rows = helpers.pixel_numbers(pixels), targets["rows"].numpy()
         logits = targets["teacher_logits"].numpy()
         assert np.array_equal(rows < 0, numbers[:, 0] == 600)

@@ -114,7 +114,7 @@ def compare_calls(ours, of_fit):
 
 
 def predictions(model, stream):
-    images = next(iter(stream.dataset(0, 1)))[0]
+    images = next(iter(stream.batches(0, 1)))[0]
     return np.asarray(model(images))
 
 
@@ -535,7 +535,7 @@ class TestCompiledStudent:
             np.testing.assert_array_equal(np.asarray(variable), expected)
         plain = linear(family)
         plain.set_weights(weights_of(compiled))
-        images, targets, _ = next(iter(stream.dataset(0, 1)))
+        images, targets, _ = next(iter(stream.batches(0, 1)))
         labels = targets["labels"][:, 0]
         loss, accuracy = compiled.evaluate(images, labels, verbose=0)
         expected = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, np.asarray(plain(images)))

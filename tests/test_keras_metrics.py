@@ -61,7 +61,7 @@ def fit_still(stream, student, metrics, *, family, epochs=1, **options):
 
 def seen(stream, epochs=1):
     """Labels and pixels of the images of the first epochs, in the order of the batches."""
-    batches = list(stream.dataset(0, stream.end_of_epoch(epochs)))
+    batches = list(stream.batches(0, stream.end_of_epoch(epochs)))
     labels = np.concatenate([targets["labels"][:, 0].numpy() for _, targets, _ in batches])
     return labels, np.concatenate([images.numpy() for images, _, _ in batches])
 

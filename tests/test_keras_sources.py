@@ -91,7 +91,7 @@ def streamed(images, **options):
     options = {"image_size": (18, 18), **options}
     stream = join(images, None, shuffle=False, batch_size=1, progress=False, **options)
     pixels, labels = [], []
-    for batch, targets, _ in stream.dataset(0, stream.end_of_epoch(1)):
+    for batch, targets, _ in stream.batches(0, stream.end_of_epoch(1)):
         pixels.append(batch.numpy())
         labels += targets["labels"].numpy()[:, 0].tolist()
     return np.concatenate(pixels), labels
@@ -216,7 +216,7 @@ def test_shuffled_streams_repeat_themselves_and_hold_every_image_once(tmp_path):
     epochs = []
     for _ in range(2):
         stream = join(images, None, image_size=(18, 18), batch_size=5, seed=1337)
-        pixels = [batch[0].numpy() for batch in stream.dataset(0, stream.end_of_epoch(2))]
+        pixels = [batch[0].numpy() for batch in stream.batches(0, stream.end_of_epoch(2))]
         epochs.append(np.concatenate(pixels))
     first, second = epochs[0][:25], epochs[0][25:]
     assert np.array_equal(epochs[0], epochs[1])

@@ -223,7 +223,7 @@ def test_labels_are_matched_by_name(folder):
 def test_batches_have_the_labels_of_their_images(folder):
     images = scan(table(folder, *SOURCES["jsonl"]))
     stream = join(images, None, image_size=(8, 8), batch_size=4, shuffle=False)
-    _, targets, _ = next(iter(stream.dataset(0, 1)))
+    _, targets, _ = next(iter(stream.batches(0, 1)))
     assert targets["multi_hot"].numpy().tolist() == [[row, row] for row in EXPECTED]
     assert targets["multi_hot"].dtype == np.float32
     assert stream.labelled.tolist() == [True, True, True, False]

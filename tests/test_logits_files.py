@@ -408,7 +408,7 @@ def test_damaged_hdf5_is_read_or_refused(tmp_path, seed):
             r"ends in '\.pkl', and opening such a file runs code in it\.\nWrite plain arrays",
         ),
         ("l.pt", r"runs code in it\.\n.*`np\.savez\("),
-        ("l.parquet", r"ends in '\.parquet'; give one of \.npy, .*\.h5.*\n.*`np\.savez\("),
+        ("l.feather", r"ends in '\.feather'; give one of \.npy, .*\.h5.*\n.*`np\.savez\("),
         ("l.h5", r"l\.h5 cannot be read: it is no HDF5 file"),
         ("d.h5", r"d\.h5 cannot be read: Is a directory"),
         ("none.h5", r"none\.h5 cannot be read: No such file"),
@@ -416,7 +416,7 @@ def test_damaged_hdf5_is_read_or_refused(tmp_path, seed):
 )
 def test_other_files_are_refused_with_a_way_on(tmp_path, name, words):
     (tmp_path / "d.h5").mkdir()
-    for file in ("l.pkl", "l.pt", "l.parquet", "l.h5"):
+    for file in ("l.pkl", "l.pt", "l.feather", "l.h5"):
         (tmp_path / file).write_bytes(b"\x80\x04K\x01." * 300)
     with pytest.raises(OptionError, match=words):
         read_logits(tmp_path / name)

@@ -175,7 +175,7 @@ class TestPython:
         with pytest.raises(BadImageError, match=WORDS):
             list(stream.batches(0, 3))
         stream = kd.join(images, "s.h5", batch_size=5, max_pixels=LIMIT, on_bad="skip")
-        weights = [weight.numpy() for _, _, weight in stream.dataset(0, 3)]
+        weights = [weight.numpy() for _, _, weight in stream.batches(0, 3)]
         assert np.concatenate(weights).sum() == 14
         assert {images.keys[index] for index in stream.skipped} == {LARGE}
         plain = kd.join(images, None, image_size=(8, 8), batch_size=5, max_pixels=LIMIT)

@@ -69,7 +69,7 @@ def test_no_such_row_comes_out_of_a_store(spoilt, images, tmp_path, monkeypatch)
     monkeypatch.undo()
     words = "no teacher gave it: its logits are not finite"
     with pytest.raises(DamagedStoreError, match=words) as info:
-        list(join(images, tmp_path / "nan.h5", batch_size=BATCH_SIZE, seed=3).dataset(0, 5))
+        list(join(images, tmp_path / "nan.h5", batch_size=BATCH_SIZE, seed=3).batches(0, 5))
     assert info.value.key == BAD_IMAGE
 
 

@@ -1,6 +1,8 @@
 """A user's own view operation: drawn by seed, replayed exactly, or refused."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import helpers
@@ -8,11 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from delta_helpers import change
-from process_helpers import finished, process
+from process_helpers import finished
 from replay_helpers import FADE, HASHES, SIZE, answers, assert_replayed, draw_noisy
 from run_helpers import command, dense_student, killed, same_weights
 from store_helpers import extents_of, flip_bit
-from timeouts import TIMEOUT_SECS
 
 import streamkd as kd
 from streamkd.errors import OptionError, StoreError
@@ -139,7 +140,7 @@ class TestReplay:
         plain = join(images, None, image_size=SIZE, batch_size=4)
         num_shown = 0
         for (pixels, targets, _), (wanted, _, _) in zip(
-            stream.dataset(0, 6), plain.dataset(0, 6), strict=True
+            stream.batches(0, 6), plain.batches(0, 6), strict=True
         ):
             for index in np.flatnonzero(targets["rows"].numpy() < 0):
                 num_shown += 1
@@ -175,11 +176,11 @@ class TestReplay:
 
         stream, plain = joined(operation=FADE, flip=True), joined(flip=True)
         assert stream.operation is FADE
-        first = list(stream.dataset(0, 6))
-        again = list(stream.dataset(3, 6))
+        first = list(stream.batches(0, 6))
+        again = list(stream.batches(3, 6))
         for one, other in zip(first[3:], again, strict=True):
             assert np.array_equal(one[0], other[0])
-        for one, other in zip(first, plain.dataset(0, 6), strict=True):
+        for one, other in zip(first, plain.batches(0, 6), strict=True):
             assert np.abs(one[0].numpy() - other[0].numpy()).max() > 5
 
     def test_a_stopped_run_resumes_to_the_same_weights(self, noisy, monkeypatch):
@@ -397,13 +398,13 @@ class TestCommands:
         )
         assert with_seeds - without == 21 * 3 * 8
 
-    def test_the_example_runs(self, tmp_path):
-        run = process(EXAMPLE, tmp_path / "own")
-        try:
-            out, errors = run.communicate(timeout=TIMEOUT_SECS)
-        finally:
-            run.kill()
-        assert run.returncode == 0, errors
+    # As in a process of its own, a warning is shown and ends nothing.
+    @pytest.mark.filterwarnings("default")
+    def test_the_example_runs(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "own")])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        out = capsys.readouterr().out
         match = re.search(r"96 rows; the teacher asked again differs by (\S+) at most", out)
         assert match, out
         assert float(match[1]) < 1e-4
+        assert "loss of the student after three epochs: " in out

@@ -83,6 +83,12 @@ def test_an_object_that_is_no_optimizer_is_refused(family):
         build_optimizer(object(), family, learning_rate=1, num_steps=1)
 
 
+def test_a_class_in_place_of_an_optimizer_is_refused(family):
+    words = r"The optimizer is the class SGD, and no optimizer\.\nGive an object, such as `SGD\("
+    with pytest.raises(OptionError, match=words):
+        build_optimizer(family.optimizers.SGD, family, learning_rate=1, num_steps=1)
+
+
 def test_an_unknown_name_is_refused(family):
     with pytest.raises(OptionError, match=r"no optimizer 'adamm' in .*keras\.\n.*adamw, adam, sgd"):
         build_optimizer("adamm", family, learning_rate=1, num_steps=1)

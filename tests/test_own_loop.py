@@ -68,7 +68,7 @@ def by_tensorflow(dataset):
 def test_a_loop_in_python_has_the_elements_of_tensorflow(images, store, options, share):
     stream = joined(images, store, **OPTIONS[options])
     if "cache" in OPTIONS[options]:
-        arrays_of(stream.dataset(0, stream.end_of_epoch(2)))
+        arrays_of(stream.batches(0, stream.end_of_epoch(2)))
     for start, stop in ((0, 7), (9, 9)):
         dataset = stream.dataset(start, stop, SHARES[share])
         assert_same(arrays_of(dataset), arrays_of(by_tensorflow(dataset)))
@@ -82,16 +82,16 @@ def test_a_cache_that_fills_on_the_way_has_the_same_elements(images, store):
 
 def test_a_cache_of_another_process_is_taken(images, store, tmp_path):
     options = {"cache": "disk", "cache_directory": tmp_path}
-    expected = arrays_of(joined(images, store, **options).dataset(0, 12))
+    expected = arrays_of(joined(images, store, **options).batches(0, 12))
     again = joined(images, store, **options)
     assert again.cache.is_filled
-    assert_same(arrays_of(again.dataset(0, 12)), expected)
+    assert_same(arrays_of(again.batches(0, 12)), expected)
 
 
 @pytest.mark.parametrize(("cache", "num_taken"), [(None, 0), ("memory", 5), slow(None, 5)])
 def test_tensorflow_goes_on_where_a_loop_in_python_stopped(images, store, cache, num_taken):
     stream = joined(images, store, cache=cache)
-    expected = arrays_of(stream.dataset(1, 9))
+    expected = arrays_of(stream.batches(1, 9))
     iterator = iter(stream.dataset(1, 9))
     for _ in range(num_taken):
         next(iterator)
@@ -103,7 +103,7 @@ def test_tensorflow_goes_on_where_a_loop_in_python_stopped(images, store, cache,
 def test_pieces_of_replicas_go_on_within_a_step(images, store):
     share = WorkerSlice(num_replicas=2)
     stream = joined(images, store)
-    expected = arrays_of(stream.dataset(0, 4, share))
+    expected = arrays_of(stream.batches(0, 4, share))
     assert len(expected) == 8
     iterator = iter(stream.dataset(0, 4, share))
     for _ in range(3):
@@ -129,9 +129,34 @@ def test_an_iterator_is_made_without_a_graph_and_without_reading(images, store, 
     assert iter(stream.dataset(3, 5)).element_spec == stream.dataset().element_spec
 
 
+@pytest.mark.parametrize("num_taken", [0, 3])
+def test_batches_make_a_pipeline_of_tensorflow_only_where_it_takes_them_over(
+    images, store, monkeypatch, num_taken
+):
+    stream = joined(images, store)
+    expected = arrays_of(stream.batches(1, 9))
+    with monkeypatch.context() as patch:
+        patch.setattr(stream._datasets, "_kept_pipeline", None)
+        iterator = stream.batches(1, 9)
+        assert_same(arrays_of(next(iterator) for _ in range(num_taken)), expected[:num_taken])
+    assert iterator.element_spec == stream.dataset().element_spec
+    assert_same(arrays_of([next_in_a_graph(iterator)]), expected[num_taken : num_taken + 1])
+    assert_same(arrays_of(iterator), expected[num_taken + 1 :])
+
+
+def test_batches_are_those_of_the_dataset_within_a_graph(images, store):
+    stream = joined(images, store)
+
+    @tf.function(autograph=False)
+    def first_of_a_graph():
+        return next(stream.batches(2, 5))
+
+    assert_same(arrays_of([first_of_a_graph()]), arrays_of(stream.batches(2, 3)))
+
+
 def test_two_loops_at_once_are_independent(images, store):
     stream = joined(images, store, cache="memory")
-    expected = arrays_of(stream.dataset(0, 12))
+    expected = arrays_of(stream.batches(0, 12))
     pairs = list(zip(stream.dataset(0, 12), stream.dataset(0, 12), strict=True))
     for which in (0, 1):
         assert_same(arrays_of([pair[which] for pair in pairs]), expected)
@@ -152,14 +177,13 @@ def test_threads_that_share_an_iterator_get_each_element_once(images, store):
 
 
 @pytest.mark.parametrize("cache", [None, "disk"])
-def test_a_refusal_is_of_its_own_step_and_later_elements_follow(tmp_path, cache):
+def test_a_refusal_is_of_its_own_step_and_later_elements_follow(teach_once, tmp_path, cache):
     images = scan(helpers.draw_directory(tmp_path / "i", {"ant": 6, "bee": 5, "cow": 5}))
-    store = teach(
-        images, helpers.EncodingTeacher(), tmp_path / "s.h5", image_size=(8, 8), progress=False
-    )
+    asked = {"teacher": helpers.EncodingTeacher, "image_size": (8, 8)}
+    store = teach_once(images, tmp_path / "s.h5", **asked)
     options = {"cache": cache, "shuffle": False, "batch_size": 2}
     options |= {"cache_directory": tmp_path / "c"} if cache else {}
-    arrays_of(joined(images, store, **options).dataset(0, 16))
+    arrays_of(joined(images, store, **options).batches(0, 16))
     helpers.draw_image(images.path(9), 999)
     iterator = iter(joined(images, store, **options).dataset(0, 8))
     good = [next(iterator) for _ in range(4)]

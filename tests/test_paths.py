@@ -42,12 +42,12 @@ def test_images_of_another_type_are_refused_by_name(images, store, tmp_path):
     assert not (tmp_path / "n.h5").exists()
 
 
-@pytest.mark.parametrize("store", [7, 1.5, ("a.h5",), {"a.h5"}])
+@pytest.mark.parametrize("store", [7, 1.5, {"a.h5"}])
 def test_a_store_of_another_type_is_refused_by_name(store, directory):
     with pytest.raises(OptionError, match=f"The store is of the type {type(store).__name__}, not"):
         kd.join(directory, store, image_size=(8, 8), batch_size=6, seed=1)
 
 
-def test_several_stores_are_refused_until_they_can_be_combined(directory):
-    with pytest.raises(OptionError, match="several teachers cannot be combined yet"):
-        kd.join(directory, ["a.h5", "b.h5"], image_size=(8, 8), batch_size=6, seed=1)
+def test_one_store_is_opened_at_a_time():
+    with pytest.raises(OptionError, match=r"type list.*\n.*several as one: kd\.combine_stores"):
+        kd.open_store(["a.h5", "b.h5"])

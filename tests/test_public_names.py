@@ -16,12 +16,15 @@ PIXELS = "image_size color_mode interpolation crop_to_aspect_ratio pad_to_aspect
 ARGUMENTS = {
     "Distiller": "student * optimizer learning_rate schedule warm_up weight_decay clip_norm "
     "accumulate ema temperature label_weight label_smoothing student_preprocess model_output jit "
-    "steps_per_call metrics on_nonfinite loss",
+    "steps_per_call metrics on_nonfinite loss standardize",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
     "save_every stop arguments",
+    "EnsembleStore": "members rule",
+    "EnsembleStore.write": "self out * images codec progress",
     "Keys": "data offsets",
     "LogitStore": "path io",
     "Manifest": "root keys labels class_names weights passed_over multi_hot",
+    "Member": "store weight dustbin oversampling",
     "Stream.batches": "self start stop share",
     "Stream.check_share": "self share",
     "Stream.dataset": "self start stop share",
@@ -33,6 +36,10 @@ ARGUMENTS = {
     "ViewOperation": "name version function",
     "Views": "count * crop flip color erase mixup cutmix canonical_size operation seed",
     "WorkerSlice": "* worker num_workers num_replicas",
+    "SpecialistImages": "images dustbin oversampling",
+    "cluster_classes": "store num_specialists * temperature seed",
+    "combine_stores": "stores weights rule",
+    "compare_stores": "stores images * weights rule sample seed progress",
     "distill": "images teacher student out * validation validation_split baseline budget "
     "image_size class_names student_preprocess seed trust progress views crop flip color erase "
     "mixup cutmix canonical_size codec epochs batch_size learning_rate temperature label_weight "
@@ -43,8 +50,8 @@ ARGUMENTS = {
     "export": "model out * format images image_size model_output batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
-    "join": "images store * image_size batch_size seed shuffle color_mode interpolation "
-    "crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
+    "join": "images store * weights rule image_size batch_size seed shuffle color_mode "
+    "interpolation crop_to_aspect_ratio pad_to_aspect_ratio decode exif background missing augment "
     "views operation balance views_per_decode on_bad max_pixels cache cache_directory cache_bytes "
     "classes teacher_class_map progress",
     "label_distillation_loss": "teacher_logits student_logits * temperature",
@@ -57,8 +64,10 @@ ARGUMENTS = {
     "packed_loss": "* temperature label_weight loss",
     "plan": "images * store teacher views codecs max_kl sample seed batch_size class_names "
     "progress clock **pixels",
+    "read_clusters": "path",
     "scan": "directory * labels class_names class_map follow_links validation_split subset seed "
     "stratify progress root",
+    "specialist_images": "images classes * others seed dustbin",
     "teach": f"images teacher out * {PIXELS} decode exif background batch_size codec class_names "
     "views shard on_bad max_pixels progress",
     "verify": "path * images sample seed progress",

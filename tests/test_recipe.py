@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import tf_keras
 
+from streamkd.cli import train_flags
 from streamkd.errors import OptionError
-from streamkd.training.recipe import Recipe
+from streamkd.training.recipe import LOSSES, Recipe
 
 NOT_BELOW_ONE = r"; it must be at least 0 and below 1\."
 
@@ -64,23 +65,38 @@ def test_an_optimizer_by_name_has_the_defaults_that_its_run_records():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "kind"),
+    ("name", "value", "words"),
     [
-        ("label_weight", [0.0, 0.5], "a list"),
-        ("label_weight", lambda step: 0.5, "a function"),
-        ("label_weight", tf_keras.optimizers.schedules.CosineDecay(1.0, 10), "a function"),
-        ("temperature", (4.0, 1.0), "a tuple"),
+        ("label_weight", [0.0, 0.5], "label_weight is a list, and it must be one number, or pairs"),
+        ("label_weight", lambda step: 0.5, "label_weight is a function, and it must be"),
+        ("temperature", tf_keras.optimizers.schedules.CosineDecay(1.0, 9), "temperature is a func"),
+        ("temperature", (4.0, 1.0), "temperature is a tuple, and it must be one number, or pairs"),
+        ("label_weight", [], "label_weight is a list, and it must be"),
+        (
+            "label_weight",
+            [(0, 0.1), (1, 1.2)],
+            r"label_weight is 1\.2; it must lie between 0 and 1",
+        ),
+        ("temperature", {0: 4, 1: 0}, r"temperature is 0; it must be a positive number\."),
+        ("temperature", [("0", 4)], r"temperature has the fraction '0' of a run; it must be"),
+        (
+            "label_weight",
+            [(0.5, 0.1), (0, 1)],
+            r"fractions 0\.5, 0 of a run; they must rise from 0",
+        ),
+        ("label_weight", [(0, 0.1), (2, 1)], "fractions 0, 2 of a run; they must rise from 0 to 1"),
     ],
-    ids=lambda value: str(value).split(" at 0x")[0],
+    ids=lambda value: str(value).split(" at 0x")[0].split(" object")[0],
 )
-def test_a_schedule_is_refused_with_the_way_to_train_in_parts(name, value, kind):
-    with pytest.raises(OptionError) as info:
+def test_values_over_a_run_that_cannot_be_are_refused(name, value, words):
+    with pytest.raises(OptionError, match=words):
         Recipe(**{name: value})
-    assert str(info.value) == (
-        f"{name} is {kind}, and it must be one number for the whole run.\n"
-        f"Train in parts instead, each with its own value: `kd.Distiller(student, {name}=…)"
-        ".fit(stream, epochs=…)` goes on from the student's weights."
-    )
+
+
+def test_values_over_a_run_are_recorded_as_pairs():
+    recipe = Recipe(label_weight={0: 0.1, 0.5: 1}, temperature=[(0, 4), (1, 1)])
+    assert recipe.described()["label_weight"] == [[0.0, 0.1], [0.5, 1.0]]
+    assert recipe.described()["temperature"] == [[0.0, 4.0], [1.0, 1.0]]
 
 
 def test_a_schedule_of_the_learning_rate_belongs_to_an_optimizer():
@@ -97,3 +113,43 @@ def test_a_recipe_cannot_be_changed():
         "\nTrain in parts instead"
     )
     assert recipe.label_weight == 0.1
+
+
+@pytest.mark.parametrize(
+    ("loss", "temperature", "label_weight"),
+    [
+        *[("auto", 4.0, 0.1), ("kd", 4.0, 0.1), ("kl", 4.0, 0.1), ("bce", 4.0, 0.1)],
+        *[("dkd", 4.0, 0.5), ("nkd", 1.0, 0.5), ("ttm", 10.0, 1 / 46), ("wttm", 5.0, 0.2)],
+        *[("dist", 1.0, 0.5), ("hard", 4.0, 0.5), ("mse", 4.0, 0.1), ("mlkd", 4.0, 0.1)],
+    ],
+)
+def test_a_loss_has_the_settings_of_its_paper_where_none_are_given(loss, temperature, label_weight):
+    recipe = Recipe(loss=loss)
+    assert (recipe.temperature, recipe.label_weight) == (temperature, label_weight)
+    assert Recipe(loss=loss, label_weight=0.3).label_weight == 0.3
+    recorded = {"loss": loss} if loss not in ("auto", "kd", "kl", "bce") else {}
+    assert {n: v for n, v in recipe.described().items() if n == "loss"} == recorded
+    assert Recipe(loss=loss, standardize=True).described()["standardize"] is True
+
+
+@pytest.mark.parametrize("loss", ["mse", "hard", "mlkd", lambda t, s, labels: t])
+def test_a_temperature_is_refused_for_a_loss_that_has_none(loss):
+    with pytest.raises(OptionError, match=r"temperature is 2, and the loss .* has none to set\."):
+        Recipe(loss=loss, temperature=2)
+
+
+def test_a_loss_of_ones_own_is_recorded_by_its_name():
+    assert Recipe(loss=_own_loss).described()["loss"].endswith(":_own_loss")
+
+
+def _own_loss(teacher_logits, student_logits, labels):
+    return student_logits[:, 0]
+
+
+def test_a_loss_that_nobody_knows_is_refused_with_those_that_there_are():
+    with pytest.raises(OptionError, match=r"loss is 'kld'; choose one of auto, bce, kd, kl, mse,"):
+        Recipe(loss="kld")
+
+
+def test_the_command_line_has_all_losses():
+    assert set(train_flags.LOSSES) == set(LOSSES)

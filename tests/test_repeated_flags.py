@@ -15,8 +15,8 @@ TEACH = ["teach", "photos", "--teacher", "t.keras", "--out", "s.h5"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*TRAIN, "--store", "t.h5", "--store", "u.h5"], "--store is given twice: t.h5 and u.h5."),
-        ([*TRAIN, "--store=t.h5", "--store", "t.h5"], "--store is given twice: t.h5 and t.h5."),
+        ([*TRAIN, "--loss", "kl", "--loss", "auto"], "--loss is given twice: kl and auto."),
+        ([*TRAIN, "--loss=kl", "--loss", "kl"], "--loss is given twice: kl and kl."),
         ([*TRAIN, "--resume", "--no-resume"], "--resume is given twice: --resume and --no-resume."),
         ([*TRAIN, "--jit", "on", "--jit=off"], "--jit is given twice: on and off."),
         (

@@ -78,6 +78,18 @@ def test_the_same_configuration_resumes(run):
 
 
 @pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [(40, 60, "40 epochs, and 60 are"), (1, 2, "1 epoch, and 2 are"), (3, 1, "3 epochs, and 1 is")],
+)
+def test_another_number_of_epochs_is_said_in_a_sentence(run, was, now, words):
+    run.write_config({**CONFIG, "epochs": was})
+    with pytest.raises(
+        ResumeError, match=rf"was started with {words} asked for now\.\nThe learning"
+    ):
+        run.check_config(run.read_config(), {**CONFIG, "epochs": now})
+
+
+@pytest.mark.parametrize(
     ("name", "value", "old", "new"),
     [
         ("batch_size", 16, "8", "16"),
@@ -90,7 +102,7 @@ def test_the_same_configuration_resumes(run):
 def test_another_configuration_is_refused_by_name(run, name, value, old, new):
     run.write_config(CONFIG)
     with pytest.raises(
-        ResumeError, match=rf"started with another {name}\.\n  run: {old}\n"
+        ResumeError, match=rf"started with (another|other) {name}\.\n  run: {old}\n"
     ) as info:
         run.check_config(run.read_config(), {**CONFIG, name: value})
     assert f"  now: {new}\n" in str(info.value)

@@ -354,31 +354,33 @@ def test_files_are_bad_for_both_ways_of_decoding_or_for_neither(tmp_path):
     assert num_parts
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda data: data[: len(data) // 2],
-        lambda data: data[:60],
-        lambda data: with_height(data, 0),
-        lambda data: with_height(data, 65_535),
-        lambda data: b"\xff\xd8\xff" + bytes(100),
-    ],
-    ids=["truncated", "no size", "no height", "other height", "no header"],
-)
-def test_a_bad_photograph_is_named_or_skipped(tmp_path, spoil):
-    good = [jpeg(photograph((640, 700), seed)) for seed in range(4)]
+SPOILT = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "no size": lambda data: data[:60],
+    "no height": lambda data: with_height(data, 0),
+    "other height": lambda data: with_height(data, 65_535),
+    "no header": lambda data: b"\xff\xd8\xff" + bytes(100),
+}
+
+
+def test_bad_photographs_are_named_or_skipped(tmp_path):
+    """Each batch has a good photograph and a spoilt one."""
     (tmp_path / "a").mkdir()
-    for number, data in enumerate([*good[:2], spoil(good[2]), good[3]]):
-        (tmp_path / "a" / f"{number}.jpg").write_bytes(data)
+    good = [jpeg(photograph((640, 700), seed)) for seed in range(len(SPOILT))]
+    for data, (kind, spoil) in zip(good, sorted(SPOILT.items()), strict=True):
+        (tmp_path / "a" / f"{kind}, bad.jpg").write_bytes(spoil(data))
+        (tmp_path / "a" / f"{kind}, good.jpg").write_bytes(data)
     images, arguments = scan(tmp_path), {"image_size": SIZE, "batch_size": 2, "decode": "scaled"}
-    with pytest.raises(BadImageError, match=r"The image 'a/2\.jpg' cannot be decoded"):
-        list(join(images, None, shuffle=False, **arguments).batches(0, 2))
+    stream = join(images, None, shuffle=False, **arguments)
+    for step, kind in enumerate(sorted(SPOILT)):
+        with pytest.raises(BadImageError, match=rf"image 'a/{kind}, bad\.jpg' cannot be decoded"):
+            list(stream.batches(step, step + 1))
     stream = join(images, None, shuffle=False, on_bad="skip", **arguments)
     pixels, weights = (
-        np.concatenate([batch[part].numpy() for batch in stream.batches(0, 2)]) for part in (0, 2)
+        np.concatenate([batch[part].numpy() for batch in stream.batches(0, 5)]) for part in (0, 2)
     )
-    assert weights.tolist() == [1, 1, 0, 1] and list(stream.skipped) == [2]
-    assert np.array_equal(pixels[[0, 1, 3]], decoded([good[0], good[1], good[3]], scaled()))
+    assert weights.tolist() == 5 * [0, 1] and sorted(stream.skipped) == [0, 2, 4, 6, 8]
+    assert np.array_equal(pixels[1::2], decoded(good, scaled()))
 
 
 def test_a_jpeg_is_opaque_for_either():

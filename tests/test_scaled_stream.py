@@ -44,7 +44,7 @@ def photographs(tmp_path_factory):
 
 def assert_same_bits(stream, stop):
     """Compares the checksum of what a stream shows with what the teacher was shown."""
-    for pixels, targets, _ in stream.dataset(0, stop):
+    for pixels, targets, _ in stream.batches(0, stop):
         assert np.array_equal(fingerprint(pixels.numpy()), targets["teacher_logits"])
 
 
@@ -72,7 +72,7 @@ def test_images_from_the_pixel_cache_are_seen_to_the_bit(teach_once, photographs
     stream = join(photographs, store, batch_size=4, cache="memory")
     without = join(photographs, store, batch_size=4)
     stop = stream.end_of_epoch(3)
-    for one, other in zip(stream.dataset(0, stop), without.dataset(0, stop), strict=True):
+    for one, other in zip(stream.batches(0, stop), without.batches(0, stop), strict=True):
         if kind == "plain":  # which the cache rounds to whole numbers
             np.testing.assert_allclose(one[0], other[0], atol=0.5001)
         else:
@@ -88,7 +88,7 @@ def test_the_cache_keeps_scaled_and_exact_pixels_apart(photographs, tmp_path):
             join(photographs, None, decode=decode_as, **arguments, **more)
             for more in ({"cache": "disk", "cache_directory": tmp_path}, {})
         )
-        for one, other in zip(cached.dataset(0, 4), plain.dataset(0, 4), strict=True):
+        for one, other in zip(cached.batches(0, 4), plain.batches(0, 4), strict=True):
             np.testing.assert_allclose(one[0], other[0], atol=0.5001)
     assert len(list(tmp_path.glob("*.pixels"))) == 2
 
@@ -100,7 +100,7 @@ def test_a_student_of_another_resolution_sees_the_same_view_in_its_own(
     store = teach_once(photographs, tmp_path / "s.h5", **ASKED, views=views)
     small = join(photographs, store, batch_size=4)
     large = join(photographs, store, batch_size=4, image_size=(45, 50))
-    for one, other in zip(small.dataset(0, 8), large.dataset(0, 8), strict=True):
+    for one, other in zip(small.batches(0, 8), large.batches(0, 8), strict=True):
         assert np.array_equal(one[1]["rows"], other[1]["rows"])
         back = tf.image.resize(other[0], (9, 10), antialias=True)  # 0.998 when this was written
         assert np.corrcoef(np.ravel(back), np.ravel(one[0]))[0, 1] > 0.98

@@ -1,5 +1,6 @@
 """A table: each format of a teacher, and what must hold for it."""
 
+import contextlib
 import functools
 import json
 import os
@@ -24,17 +25,20 @@ from format_helpers import (
     tflite_bytes,
 )
 from helpers import draw_directory
+from predict_helpers import predict_server
 from process_helpers import finished, paused
 
 import streamkd as kd
 from streamkd.codes import StreamkdWarning
-from streamkd.errors import StudentError, TeacherError
+from streamkd.errors import QueryBudgetError, StoreError, StudentError, TeacherError
 from streamkd.teachers.image_axes import ImageAxes
 from streamkd.teachers.load_teacher import load_teacher
 
 # Made in milliseconds; the others are traced or converted by TensorFlow, which takes seconds.
 QUICK = ("tf_keras.h5", "keras.h5", "run", "onnx-any-batch", "onnx-channels-first")
+SERVED = "http"
 TABLE = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FORMATS]
+TABLE.append(SERVED)
 LOAD = "import streamkd as kd; teacher = kd.load_teacher(sys.argv[{}], trust=True)"
 # Asks about the first two blocks, then waits to be killed.
 KILLED = f"""
@@ -79,8 +83,33 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """Returns the classifier in a format, written once."""
-    return functools.cache(lambda name: make(name, folder))
+    """Returns the classifier in a format, written or served once."""
+    with contextlib.ExitStack() as running:
+
+        def made_once(name):
+            if name != SERVED:
+                return make(name, folder)
+            pytest.importorskip("urllib3")
+            reference = classifier(tf_keras)
+            server = predict_server(lambda images: reference(images).numpy().tolist(), dtype=FLOAT)
+            return Served(running.enter_context(server))
+
+        yield functools.cache(made_once)
+
+
+FLOAT = "DT_FLOAT"
+
+
+class Served:
+    """The classifier behind an address, with the attributes of a `Made`."""
+
+    tolerance, options = 1e-5, {}
+
+    def __init__(self, server):
+        self.server, self.path = server, server.address
+
+    def reference(self, images):
+        return classifier(tf_keras)(images).numpy()
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -91,8 +120,12 @@ def test_the_answers_are_those_of_the_model_that_was_saved(made, name):
     np.testing.assert_allclose(
         softmax(teacher(images)), model.reference(images), atol=model.tolerance
     )
-    assert (teacher.image_size, teacher.num_channels, teacher.num_outputs) == ((8, 8), 3, 5)
+    assert (teacher.image_size, teacher.num_channels) == ((8, 8), 3)
+    if name == SERVED:  # the server tells its version, and neither weights nor outputs
+        assert (teacher.weights_digest, teacher.name) == ("version 1", model.path)
+        return
     assert len(teacher.weights_digest) == 32 and teacher.name == model.path.name
+    assert teacher.num_outputs == 5
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -116,7 +149,7 @@ def test_batches_of_any_size_are_answered_alike(made, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, SERVED])
 def test_a_killed_pass_goes_on_to_the_same_store(made, name, tmp_path):
     model = made(name)
     draw_directory(tmp_path / "images", {"ant": 3, "bee": 2, "cat": 1, "dog": 1, "emu": 1})
@@ -130,7 +163,7 @@ def test_a_killed_pass_goes_on_to_the_same_store(made, name, tmp_path):
     assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", TABLE[:-1])
 def test_a_file_that_is_cut_short_is_refused(made, name, tmp_path):
     model = made(name)
     path = tmp_path / model.path.name
@@ -148,10 +181,30 @@ def test_a_file_that_is_cut_short_is_refused(made, name, tmp_path):
         load_teacher(path, **model.options)
 
 
+def test_a_wrong_address_and_another_model_behind_it_are_refused(made, tmp_path):
+    server = made(SERVED).server
+    unknown = (404, {"error": "Servable not found for request: Latest(nat)"}, {})
+    server.failures.append(unknown)
+    with pytest.raises(TeacherError, match=r"Servable not found for request: Latest\(nat\)"):
+        load_teacher(server.address.replace("net", "nat"))(pixels(1))
+    draw_directory(tmp_path / "images", dict.fromkeys("abcde", 1))
+    options = {"batch_size": 2, "progress": False}
+    teacher = load_teacher(server.address, max_queries=2)
+    with pytest.raises(QueryBudgetError):
+        kd.teach(tmp_path / "images", teacher, tmp_path / "s.h5", **options)
+    server.version = "2"
+    try:
+        with pytest.raises(StoreError, match=r"begun with another teacher.*\n.*version 2"):
+            kd.teach(tmp_path / "images", server.address, tmp_path / "s.h5", **options)
+    finally:
+        server.version = "1"
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "onnx-any-batch",
+        SERVED,
         *(pytest.param(n, marks=pytest.mark.slow) for n in WITHOUT_TENSORFLOW[:-2]),
         pytest.param("onnx-channels-first", marks=pytest.mark.slow),
     ],
@@ -355,9 +408,8 @@ def test_a_run_without_a_student_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["onnx-any-batch"])
 def test_what_cannot_be_trained_is_named_where_a_keras_model_is_needed(made, name, tmp_path):
     path = made(name).path
-    draw_directory(tmp_path / "images", {"ant": 1, "bee": 1})
     with pytest.raises(StudentError) as caught:
-        kd.evaluate(path, tmp_path / "images", progress=False)
+        kd.export(path, tmp_path / "out.keras", progress=False)
     assert str(caught.value).startswith(
         f"{path} is an ONNX model, and a Keras model is needed here.\n"
         "As `--teacher` of `streamkd teach` it is taken."

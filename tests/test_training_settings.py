@@ -48,7 +48,7 @@ def stream(images):
 
 def batches_of(stream, num_batches):
     """Pixels and labels of the first batches."""
-    batches = stream.dataset(0, num_batches)
+    batches = stream.batches(0, num_batches)
     return [(pixels, targets["labels"][:, 0]) for pixels, targets, _ in batches]
 
 

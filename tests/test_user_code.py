@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import keras
@@ -14,11 +15,10 @@ from helpers import draw_directory
 import streamkd as kd
 from streamkd.cli.main import main
 from streamkd.errors import OptionError, StudentError, TeacherError
-from streamkd.models import allowed_objects, preprocessing, user_code
+from streamkd.models import allowed_objects, preprocessing, run_code, user_code
 from streamkd.models.families import load_model
 from streamkd.models.keras3_family import Keras3
 from streamkd.models.load_student import load_student
-from streamkd.runs import run_code
 
 LAYERS = """
 import keras
@@ -97,6 +97,12 @@ def forget(names=("own_layers",)):
 def test_a_function_that_fails_is_named_with_its_last_line(student, words):
     with pytest.raises(StudentError, match=words):
         load_student(student, **SHAPE)
+
+
+def test_a_function_of_other_arguments_is_shown_how_it_is_called():
+    words = r"\nWrite it as `def doubled\(num_classes, image_shape\)`, or give other arguments\.$"
+    with pytest.raises(StudentError, match=words):
+        load_student("own_teachers:doubled", **SHAPE)
 
 
 def test_a_function_takes_arguments():
@@ -192,6 +198,26 @@ def test_a_planted_run_imports_nothing_unless_it_is_trusted(run, forged):
     if forged["modules"] == ["own_layers"]:
         with pytest.warns(UserWarning, match="without --trust"):
             run_code.open_student(run, trust=True)
+
+
+def test_a_run_as_teacher_imports_under_the_same_rules(run, tmp_path, monkeypatch):
+    (run / "checkpoints").mkdir()
+    teacher = kd.load_teacher(run)
+    assert teacher.model.layers[0].__class__.__name__ == "Known" and teacher.name == "run"
+    forget()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    with pytest.raises(TeacherError, match=r"was not trained by you .*\n?.*`--import own_layers`"):
+        kd.load_teacher(run)
+    assert "own_layers" not in sys.modules
+    with pytest.warns(UserWarning, match="without --trust"):
+        kd.load_teacher(run, trust=True)
+    assert "own_layers" in sys.modules
+
+
+def test_a_run_whose_configuration_is_damaged_names_no_modules(run):
+    (run / "config.json").write_text("{")
+    with pytest.raises(StudentError, match=r"config\.json is damaged, so the modules of the run"):
+        run_code.open_student(run, trust=False)
 
 
 def test_another_users_run_imports_nothing(run, tmp_path, monkeypatch):
@@ -357,3 +383,16 @@ def test_a_class_that_is_nowhere_defined_is_named_with_import(tmp_path):
 def test_no_refusal_tells_to_import_what_cannot_be_the_users(module):
     assert allowed_objects.foreign_module({"class_name": "X", "module": module}) is None
     assert allowed_objects.foreign_module({"class_name": "X", "module": "my.layers"}) == "my.layers"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        ("own_teachers.py:doubled", r"here, by its name without \.py: `own_teachers`\."),
+        ("./sub/own.py:f", r"by its module, not by its file\.\nWrite `own:f`, from the directory"),
+    ],
+)
+def test_a_module_that_is_given_by_its_file_is_named(tmp_path, capsys, teacher, words):
+    images = draw_directory(tmp_path / "images", {"ant": 1, "bee": 1})
+    assert main(["teach", str(images), "--teacher", teacher, "--out", str(tmp_path / "t.h5")]) == 2
+    assert re.search(words, capsys.readouterr().err)

@@ -35,7 +35,7 @@ def test_an_epoch_shows_every_image_in_neighbouring_views_and_views_take_turns(
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2)
     assert stream.end_of_epoch(1) == 7  # 21 images, 3 of them a batch
     for epoch in range(3):
-        rows = [t["rows"].numpy() for _, t, _ in stream.dataset(7 * epoch, 7 * epoch + 7)]
+        rows = [t["rows"].numpy() for _, t, _ in stream.batches(7 * epoch, 7 * epoch + 7)]
         images, views = np.divmod(np.concatenate(rows).reshape(21, 2), 5)
         assert sorted(images[:, 0].tolist()) == list(range(21))
         np.testing.assert_array_equal(images[:, 0], images[:, 1])
@@ -49,7 +49,7 @@ def test_a_file_is_read_once_for_all_its_views(teach_once, tmp_path, noisy, open
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, crop=(0.3, 1.0)))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=3)
     opened.clear()
-    list(stream.dataset(0, 1))
+    list(stream.batches(0, 1))
     assert len(opened) == len(set(opened)) == 2
 
 
@@ -57,7 +57,7 @@ def test_labels_weights_and_skipped_files_go_to_every_view(teach_once, tmp_path,
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=Views(4, flip=True))
     break_image(noisy.path(3))
     stream = join(noisy, store, batch_size=6, seed=7, views_per_decode=2, on_bad="skip")
-    batches = stream.dataset(0, stream.end_of_epoch(1))
+    batches = stream.batches(0, stream.end_of_epoch(1))
     for step, (pixels, targets, weights) in enumerate(batches):
         indices = stream.indices(step)
         np.testing.assert_array_equal(targets["labels"][:, 0], noisy.labels[indices])
@@ -78,7 +78,7 @@ def test_independent_views_may_share_a_decode(teach_once, tmp_path, noisy):
             augment="independent",
             views=Views(1, crop=(0.3, 0.5)),
         )
-    pixels, targets, _ = next(iter(stream.dataset(0, 1)))
+    pixels, targets, _ = next(iter(stream.batches(0, 1)))
     assert pixels.shape == (6, *SIZE, 3)
     assert len({row.tobytes() for row in pixels.numpy()}) == 6
     np.testing.assert_array_equal(targets["rows"][0::3], targets["rows"][1::3])

@@ -32,7 +32,7 @@ def put_together(streams, crew, start, stop):
     """Returns the batches whose pieces some workers have, each from its own stream."""
     num_workers, num_replicas = crew
     pieces = [
-        arrays_of(stream.dataset(start, stop, worker_slice))
+        arrays_of(stream.batches(start, stop, worker_slice))
         for stream, worker_slice in zip(streams, slices_of(crew), strict=True)
     ]
     assert {len(mine) for mine in pieces} == {(stop - start) * num_replicas}
@@ -53,7 +53,7 @@ def put_together(streams, crew, start, stop):
 
 def assert_cut(make, crews, start=0, stop=8):
     """Asserts that the pieces of every crew are the batches of the whole stream."""
-    whole = arrays_of(make().dataset(start, stop))
+    whole = arrays_of(make().batches(start, stop))
     for crew in crews:
         streams = [make() for _ in range(crew[0])]
         assert_same(put_together(streams, crew, start, stop), whole)
@@ -134,7 +134,7 @@ def test_every_file_is_read_once_and_by_the_worker_whose_piece_it_is_in(
     read_by = []
     for worker_slice in slices_of(crew):
         opened.clear()
-        list(stream.dataset(0, 5, worker_slice))
+        list(stream.batches(0, 5, worker_slice))
         mine = np.concatenate([stream.indices(step, worker_slice) for step in range(5)])
         assert sorted(opened) == sorted(images.paths(mine))
         read_by += opened
@@ -193,7 +193,7 @@ def test_pieces_through_the_cache_are_the_same(
     teach_once, tmp_path, noisy, crew, last, monkeypatch
 ):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CROPS)
-    whole = arrays_of(join(noisy, store, batch_size=6, seed=7).dataset(0, last))
+    whole = arrays_of(join(noisy, store, batch_size=6, seed=7).batches(0, last))
     streams = [join(noisy, store, batch_size=6, seed=7, cache="memory") for _ in range(crew[0])]
     assert_same(put_together(streams, crew, 0, last), whole)
     assert all(stream.cache.is_filled for stream in streams)  # a part more in every epoch

@@ -27,11 +27,14 @@ class Parser(argparse.ArgumentParser):
     Attributes:
       arguments: every flag, by its name without dashes, and every positional, by its name.
       commands: the parsers of the commands, by name.
+      own_table_only: names of flags that mean another model in other commands, so that `--config`
+        sets them in the command's own table alone.
     """
 
     def __init__(self, **settings: Any) -> None:
         self.arguments: dict[str, argparse.Action] = {}
         self.commands: dict[str, Parser] = {}
+        self.own_table_only: frozenset[str] = frozenset()
         self._with_one_value: dict[str, argparse.Action] = {}
         # No abbreviations: main() looks for `--json` before parsing, and would miss `--js`.
         super().__init__(**settings, allow_abbrev=False)
@@ -172,6 +175,18 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from 1")
     return int(text)
+
+
+def setting(text: str) -> float | list[tuple[float, ...]]:
+    """Returns the number of a run, or its values over the run: '0.1', or '0:0.1,0.5:0.1,0.7:1'."""
+    try:
+        if ":" not in text:
+            return float(text)
+        return [tuple(float(part) for part in pair.split(":", 1)) for pair in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; give a number, or values at fractions of the run such as 0:0.1,0.5:0.1,1:1"
+        ) from None
 
 
 def codec(text: str) -> str:

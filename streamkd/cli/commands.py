@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import streamkd as kd
-from streamkd.cli import files, flags, http_flags, pixel_flags
+from streamkd.cli import files, flags, pixel_flags, store_flags, teacher_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.codes import warn
@@ -134,7 +134,7 @@ def plan(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args)
     report = plan_module.plan(
         manifest,
-        store=args.store,
+        store=store_flags.open_stores(args),
         teacher=None if args.teacher is None else _load_teacher(args),
         views=args.views,
         codecs=args.codecs,
@@ -176,19 +176,6 @@ def import_(args: argparse.Namespace) -> Answer:
     return Answer(fields)
 
 
-def merge(args: argparse.Namespace) -> Answer:
-    """Makes one store of several."""
-    files.check_out(args.out, kind="store")
-    if args.index and args.images is not None:
-        raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
-    images = _scan_unlabelled(args)
-    report = kd.merge(
-        args.stores, args.out, images=images, index=args.index, progress=not args.quiet
-    )
-    dropped = {"num_superseded": report.num_superseded, "num_dropped": report.num_dropped}
-    return Answer({**report.store.describe(), **dropped})
-
-
 def verify(args: argparse.Namespace) -> Answer:
     """Says whether a store is sound."""
     images = None
@@ -207,21 +194,39 @@ def verify(args: argparse.Namespace) -> Answer:
 
 
 def inspect(args: argparse.Namespace) -> Answer:
-    """Says what a store holds."""
-    return Answer(kd.open_store(args.store).describe())
+    """Says what a store holds, or how far the teachers of several agree."""
+    if not args.other_stores:
+        for flag in ("combine", "dustbin", "oversampling", "sample"):
+            if getattr(args, flag) is not None:
+                raise OptionError(
+                    f"--{flag} is for several stores, and there is one.\n"
+                    f"Add another store, or leave --{flag} out."
+                )
+        return Answer(kd.open_store(args.store).describe())
+    stores = [args.store, *args.other_stores]
+    store = store_flags.combined(stores, args.combine, args.dustbin, args.oversampling)
+    from streamkd.ensemble import comparison
+
+    report = kd.compare_stores(store, sample=args.sample, progress=not args.quiet)
+    fields = {**store.describe(), "comparison": report}
+    return Answer(fields, text=comparison.as_text(report))
 
 
+@with_warnings
 def evaluate(args: argparse.Namespace) -> Answer:
     """Says how good a model is on images."""
     class_names = files.read_class_names(args.class_names)
     teacher_class_map = files.read_teacher_class_map(args.teacher_class_map)
     manifest = flags.scan_images(args)
-    files.check_model(args.model, "model")
+    files.check_model(args.model, "model", may_be_asked=True)
     import_tensorflow()
+    from streamkd.results.evaluated_teacher import is_asked_as_teacher
+
+    as_teacher = teacher_flags.are_given(args) or is_asked_as_teacher(args.model)
     report = kd.evaluate(
-        args.model,
+        teacher_flags.load(args, args.model) if as_teacher else args.model,
         manifest,
-        store=args.store,
+        store=store_flags.open_stores(args),
         class_names=class_names,
         teacher_class_map=teacher_class_map,
         model_output=args.output,
@@ -265,17 +270,7 @@ def demo(args: argparse.Namespace) -> Answer:
 def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
     """Returns the teacher that the flags describe."""
     files.check_model(args.teacher, "teacher")
-    import_tensorflow()
-    return kd.load_teacher(
-        args.teacher,
-        preprocess=args.preprocess,
-        output=args.teacher_output,
-        drop_output=args.drop_output,
-        model_output=args.output,
-        trust=args.trust,
-        name=args.teacher_name,
-        **http_flags.service(args),
-    )
+    return teacher_flags.load(args, args.teacher, args.teacher_name)
 
 
 def _scan_unlabelled(args: argparse.Namespace) -> kd.Manifest | None:

@@ -2,6 +2,7 @@
 
     images = "photos/train"          # top level: for every command that has such a flag
     image-size = "160x160"
+    preprocess = "ResNet50"          # of the teacher: `evaluate` takes it from its own table alone
 
     [teach]                          # for one command; its values win over the top level
     teacher = "teacher.keras"
@@ -214,6 +215,8 @@ def _settings(
     settings = _table_settings(
         path, shared, everywhere, "no command has such a flag", mine, everywhere
     )
+    not_shared = commands[command].own_table_only
+    settings = {key: setting for key, setting in settings.items() if key not in not_shared}
     own = {} if command in shared else tables.get(command, {})
     if not isinstance(own, dict):
         raise OptionError(

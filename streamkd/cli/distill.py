@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import streamkd as kd
-from streamkd.cli import files, flags, http_flags, pixel_flags
+from streamkd.cli import files, flags, pixel_flags, teacher_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
@@ -63,7 +62,7 @@ def distill(args: argparse.Namespace) -> Answer:
     given = {name: getattr(args, name) for name in SETTINGS}
     request = prepare(
         images,
-        _teacher(args),
+        teacher_flags.load(args, args.teacher, args.teacher_name),
         args.student,
         args.out,
         validation=validation,
@@ -89,20 +88,6 @@ def distill(args: argparse.Namespace) -> Answer:
     )
     report = DistillReport(**Job(request).run())
     return Answer(report, text=describe(report))
-
-
-def _teacher(args: argparse.Namespace) -> kd.Teacher:
-    """Returns the teacher that the flags describe."""
-    return kd.load_teacher(
-        args.teacher,
-        preprocess=args.preprocess,
-        output=args.teacher_output,
-        drop_output=args.drop_output,
-        model_output=args.output,
-        trust=args.trust,
-        name=args.teacher_name,
-        **http_flags.service(args),
-    )
 
 
 def _setting(value: Any) -> Any:

@@ -24,8 +24,8 @@ def add_distill(parser: arguments.Parser) -> None:
         color_mode="that of the teacher, else rgb",
     )
     flags.add_trust(parser)
+    teacher_flags.add_source(parser)
     teacher_flags.add_teacher(parser)
-    teacher_flags.add_teacher_answers(parser)
     parser.add_argument(
         "--student",
         required=True,

@@ -91,12 +91,22 @@ def read_class_weight(text: str | None) -> Any:
     return table
 
 
-def check_model(path: str, kind: str) -> None:
-    """Refuses a 'teacher' or 'model' that does not exist; a teacher may have no file."""
-    if kind == "teacher" and ("://" in path or is_function(path)):
+def check_model(path: str, kind: str, *, may_be_asked: bool = False) -> None:
+    """Refuses a 'teacher' or 'model' that does not exist.
+
+    A teacher, and a model that is only asked, may be an address or a function without a file.
+    """
+    if (kind == "teacher" or may_be_asked) and ("://" in path or is_function(path)):
         return
     if not Path(path).exists():
         refusal = TeacherError if kind == "teacher" else StudentError
+        file, _, function = path.rpartition(":")
+        if file.endswith(".py") and kind == "teacher":
+            module = os.path.splitext(os.path.basename(file))[0]
+            raise refusal(
+                f"The teacher is {path}, and a function is given by its module, not by its file."
+                f"\nWrite `{module}:{function}`, from the directory of the file."
+            )
         raise refusal(f"There is no {kind} at {path}.\nGive the path of a saved `.keras` file.")
 
 

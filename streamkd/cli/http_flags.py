@@ -7,40 +7,34 @@ teacher = kd.load_teacher(args.teacher, **http_flags.service(args))
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from streamkd.cli import arguments
 
-_FLAGS = ("max_queries", "queries_per_second", "concurrency", "timeout")
+# Arguments of `http_teacher`: type, name of the value, and what the flag does.
+_FLAGS: dict[str, tuple[Callable[[str], float], str, str]] = {
+    "max_queries": (
+        arguments.count,
+        "N",
+        "end after asking about N images, with exit code 2; the same command goes on",
+    ),
+    "queries_per_second": (float, "N", "send at most N images a second (default: any number)"),
+    "concurrency": (arguments.count, "N", "requests that are under way at a time (default 4)"),
+    "timeout": (
+        float,
+        "SECONDS",
+        "time without an answer after which a request is sent again (default 60)",
+    ),
+}
 
 
 def add_http(parser: arguments.Parser) -> None:
     """Adds the flags."""
     group = parser.add_group("teacher behind an address")
-    group.add_argument(
-        "--max-queries",
-        type=arguments.count,
-        metavar="N",
-        help="end after asking about N images, with exit code 2; the same command goes on",
-    )
-    group.add_argument(
-        "--queries-per-second",
-        type=float,
-        metavar="N",
-        help="send at most N images a second (default: any number)",
-    )
-    group.add_argument(
-        "--concurrency",
-        type=arguments.count,
-        metavar="N",
-        help="requests that are under way at a time (default 4)",
-    )
-    group.add_argument(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        help="time without an answer after which a request is sent again (default 60)",
-    )
+    for name, (kind, metavar, text) in _FLAGS.items():
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, type=kind, metavar=metavar, help=text)
     group.add_argument(
         "--header",
         action="append",

@@ -12,11 +12,14 @@ from typing import Any
 import streamkd
 from streamkd.cli import (
     arguments,
+    cluster,
     commands,
     distill,
     distill_flags,
     flags,
+    merge,
     pixel_flags,
+    store_flags,
     teacher_flags,
     train,
     train_flags,
@@ -43,7 +46,7 @@ def build_parser() -> arguments.Parser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         *(_demo, _distill, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
-        *(_train, _evaluate, _export),
+        *(_cluster, _train, _evaluate, _export),
     ):
         add(subparsers)
     parser.commands = subparsers.choices
@@ -112,7 +115,7 @@ def _teach(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    teacher_flags.add_teacher(parser)
+    teacher_flags.add_source(parser)
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
     flags.add_number(parser, "--batch-size", 64, text)
@@ -128,7 +131,7 @@ def _teach(subparsers: Any) -> None:
         metavar="I/N",
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
-    teacher_flags.add_teacher_answers(parser)
+    teacher_flags.add_teacher(parser)
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
@@ -151,9 +154,7 @@ def _plan(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument(
-        "--store", metavar="S.h5", help="measure on its logits, stored as float16 or float32"
-    )
+    store_flags.add_stores(parser, "measure on its logits, stored as float16 or float32")
     flags.add_store_io(parser)
     parser.add_argument(
         "--teacher", metavar="T", help="measure on its answers to --sample images, and time them"
@@ -178,13 +179,13 @@ def _plan(subparsers: Any) -> None:
     )
     flags.add_number(parser, "--batch-size", 64, "images that the teacher answers at once")
     pixel_flags.add_max_pixels(parser)
-    teacher_flags.add_teacher_answers(parser)
+    teacher_flags.add_teacher(parser)
     parser.epilog = (
         "JSON keys: num_images, num_views (rows an image), rows_total, num_classes, num_sampled, "
         "teacher, seconds_per_row and hours (null with --store), max_kl, recommended, codecs (one "
         "object each, by size: codec, row_bytes, bytes_per_image, num_bytes, kl by temperature, "
         "agreement; the last two null if the logits are too large for it); activation, 'sigmoid', "
-        "only of a teacher that ends in it."
+        f"only of a teacher that ends in it; of several stores {store_flags.COMPARISON_KEYS}"
     )
 
 
@@ -192,7 +193,7 @@ def _import(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.import_, "Writes a store of logits that were made elsewhere."
     )
-    parser.add_argument("logits", metavar="LOGITS", help="a .npy, .npz, .csv or HDF5 file")
+    parser.add_argument("logits", metavar="LOGITS", help=".npy, .npz, .csv, HDF5 or .parquet file")
     parser.add_argument(
         "--keys",
         metavar="KEYS.jsonl",
@@ -202,7 +203,7 @@ def _import(subparsers: Any) -> None:
     parser.add_argument(
         "--logits-dataset",
         metavar="NAME",
-        help="array of the logits, for a .npz or HDF5 file of several (default: logits, or the "
+        help="array, or list column, of the logits in a file of several (default: logits, or the "
         "only one of its shape)",
     )
     parser.add_argument(
@@ -231,24 +232,10 @@ def _import(subparsers: Any) -> None:
 
 
 def _merge(subparsers: Any) -> None:
-    parser = _command(
-        subparsers, commands.merge, "Makes one store of shards, or of a store and its deltas."
-    )
-    parser.add_argument(
-        "stores", nargs="+", metavar="S.h5", help="stores; for an image in several, the last counts"
-    )
+    text = "Makes one store of shards, of a store and its deltas, or of several teachers' stores."
+    parser = _command(subparsers, merge.merge, text)
+    merge.add_merge(parser)
     _add_out_store(parser)
-    text = "keep only the images of this directory; renamed files are recognized by content"
-    flags.add_images(parser, text, labels="none")
-    parser.add_argument(
-        "--index",
-        action="store_true",
-        help="write a small file that lists the stores, and copy no rows",
-    )
-    parser.epilog = (
-        "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
-        "and num_dropped, images that are not in IMAGES."
-    )
 
 
 def _verify(subparsers: Any) -> None:
@@ -264,12 +251,20 @@ def _verify(subparsers: Any) -> None:
 
 
 def _inspect(subparsers: Any) -> None:
-    _add_store(_command(subparsers, commands.inspect, "Says what a store holds."))
+    text = "Says what a store holds, or how far several teachers agree."
+    parser = _command(subparsers, commands.inspect, text)
+    store_flags.add_inspected(parser)
+    flags.add_store_io(parser)
 
 
 def _add_store(parser: arguments.Parser) -> None:
     parser.add_argument("store", metavar="S.h5", help="a store, or an index of stores")
     flags.add_store_io(parser)
+
+
+def _cluster(subparsers: Any) -> None:
+    text = "Finds groups of classes that a teacher confuses, one for each specialist."
+    cluster.add_cluster(_command(subparsers, cluster.cluster, text))
 
 
 def _train(subparsers: Any) -> None:
@@ -278,7 +273,12 @@ def _train(subparsers: Any) -> None:
 
 def _evaluate(subparsers: Any) -> None:
     parser = _command(subparsers, commands.evaluate, "Says how good a model is on images.")
-    _add_model(parser)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .keras, .h5, .tflite or .onnx file, a run, a SavedModel, http://…, module:function",
+    )
+    flags.add_output(parser)
     flags.add_directory(parser)
     pixel_flags.add_pixels(
         parser,
@@ -287,9 +287,10 @@ def _evaluate(subparsers: Any) -> None:
         others="as in --store or as in training",
     )
     flags.add_trust(parser)
-    parser.add_argument(
-        "--store", metavar="S.h5", help="the teacher's logits for these images, to compare with"
-    )
+    teacher_flags.add_answers(parser)
+    # What a file says to all commands of the teacher is not true of the student.
+    parser.own_table_only = teacher_flags.ANSWER_FLAGS
+    store_flags.add_stores(parser, "the teacher's logits for these images, to compare with")
     flags.add_store_io(parser)
     flags.add_class_names(
         parser,
@@ -302,6 +303,7 @@ def _evaluate(subparsers: Any) -> None:
     flags.add_number(parser, "--batch-size", 64, "images that the model answers at once")
     pixel_flags.add_max_pixels(parser)
     parser.epilog = (
+        "num_parameters is null for a format that does not tell it, and latency_ms for an address. "
         "A model that ends in sigmoid has the JSON key activation besides, and of independent "
         "labels num_labels, label_accuracy, macro_f1, mean_average_precision, per_label and, with "
         "--store, teacher_mean_average_precision."
@@ -312,7 +314,8 @@ def _export(subparsers: Any) -> None:
     parser = _command(
         subparsers, commands.export, "Writes a student as an ordinary model, and compares the two."
     )
-    _add_model(parser)
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
+    flags.add_output(parser)
     flags.add_trust(parser)
     parser.add_argument(
         "--format", choices=("keras",), default="keras", help="format of the file (default keras)"
@@ -328,8 +331,3 @@ def _export(subparsers: Any) -> None:
         metavar="HEIGHTxWIDTH",
         help="size of the compared images, for a model that takes any size",
     )
-
-
-def _add_model(parser: arguments.Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
-    flags.add_output(parser)

@@ -17,7 +17,7 @@ from typing import Any
 
 import streamkd as kd
 from streamkd import json_text
-from streamkd.cli import files, flags, pixel_flags
+from streamkd.cli import files, flags, pixel_flags, store_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
@@ -28,7 +28,8 @@ from streamkd.tf_support.quiet_import import import_tensorflow
 # Flags that are arguments of `Distiller` and of `join`, by the same names.
 DISTILLER_FLAGS = (
     *("optimizer", "learning_rate", "schedule", "warm_up", "weight_decay", "clip_norm"),
-    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing", "loss"),
+    *("accumulate", "ema", "temperature", "label_weight", "label_smoothing"),
+    *("loss", "standardize"),
     *("student_preprocess", "jit", "steps_per_call", "on_nonfinite"),
 )
 JOIN_FLAGS = (
@@ -53,7 +54,7 @@ def train(args: argparse.Namespace) -> Answer:
     }
     images, validation = _scan(args)
     _refuse_outputs_among_classes(args, images, validation)
-    store = kd.open_store(args.store) if args.store else None
+    store = store_flags.open_stores(args)
     import_tensorflow()
     scope = _scope(args.distribute)
     stream = _join(args, images, store, views=views, **chosen)
@@ -206,7 +207,7 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
-    from streamkd.runs.run_code import open_student
+    from streamkd.models.run_code import open_student
     from streamkd.training.loss_choice import needs_sigmoid
 
     is_sigmoid = needs_sigmoid(args.loss, stream, args.label_weight)
@@ -244,7 +245,8 @@ def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
 
 def _recorded(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the flags that config.json keeps for its reader, given or not."""
-    return {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
+    given = {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
+    return {**given, "store": store_flags.recorded(args.store)}
 
 
 def _how_to_resume(history: Any) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-from streamkd.cli import arguments, flags, pixel_flags
+from streamkd.cli import arguments, flags, pixel_flags, store_flags
+
+# As in `training/recipe.py`, which imports TensorFlow.
+LOSSES = ("auto", "bce", "kd", "kl", "mse", "hard", "dkd", "nkd", "ttm", "wttm", "dist", "mlkd")
 
 
 def add_train(parser: arguments.Parser) -> None:
@@ -22,10 +25,8 @@ def add_train(parser: arguments.Parser) -> None:
         others="as in --store",
     )
     flags.add_trust(parser)
-    parser.add_argument(
-        "--store",
-        metavar="S.h5",
-        help="the teacher's logits; without them give --label-weight 1 and --image-size",
+    store_flags.add_stores(
+        parser, "the teacher's logits; without them give --label-weight 1 and --image-size"
     )
     flags.add_store_io(parser)
     parser.add_argument(
@@ -110,17 +111,29 @@ def _add_stream(group: arguments.Group) -> None:
 def _add_loss(group: arguments.Group) -> None:
     """Adds the flags of the loss."""
     text = "divisor of the teacher's and the student's logits in the distillation loss"
-    flags.add_number(group, "--temperature", 4.0, text)
+    text += " (default: 4, or that of the paper of --loss)"
+    group.add_argument("--temperature", type=arguments.setting, metavar="X", help=text)
     text = "weight of the label loss: 1 learns from labels alone, 0 from the teacher alone"
-    flags.add_number(group, "--label-weight", 0.1, text, metavar="FRACTION")
+    text += "; 0:0.1,0.5:0.1,0.7:1 lets it rise from 0.1 to 1 between these fractions of the run, "
+    text += (
+        "and --temperature takes such values, too (default: 0.1, or that of the paper of --loss)"
+    )
+    group.add_argument("--label-weight", type=arguments.setting, metavar="FRACTION", help=text)
     text = "fraction of a label that is spread evenly over all classes"
     flags.add_number(group, "--label-smoothing", 0.0, text, metavar="FRACTION")
     group.add_argument(
         "--loss",
-        choices=("auto", "kl", "bce"),
+        choices=LOSSES,
         default="auto",
-        help="kl compares the classes of one softmax, bce independent labels, one sigmoid each; "
-        "auto, the default, follows the teacher, the labels and the student's last layer",
+        help="how student and teacher are compared. For the classes of one softmax: kd, their "
+        "divergence at the temperature (also called kl), mse, hard, dkd, nkd, ttm, wttm, dist or "
+        "mlkd. For independent labels, one sigmoid each: bce. auto, the default, is kd or bce, as "
+        "the teacher, the labels and the student's last layer say",
+    )
+    group.add_argument(
+        "--standardize",
+        action="store_true",
+        help="compare logits with mean 0 and standard deviation 1 in each row",
     )
     group.add_argument(
         "--class-weight",

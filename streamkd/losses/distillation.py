@@ -44,7 +44,7 @@ def distillation_loss(
       >>> print(round(float(distillation_loss(t, s, temperature=2.0)[0]), 3))
       0.44
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     teacher_logits = tf.cast(teacher_logits, tf.float32)
     student_logits = tf.cast(student_logits, tf.float32)
     teacher_logits.shape.assert_is_compatible_with(student_logits.shape)
@@ -52,6 +52,12 @@ def distillation_loss(
     student_log = tf.nn.log_softmax(student_logits / temperature)
     divergence = tf.reduce_sum(tf.exp(teacher_log) * (teacher_log - student_log), axis=-1)
     return divergence * temperature**2
+
+
+def check_temperature(temperature: float | tf.Tensor) -> None:
+    """Refuses a number that is no temperature; a tensor, of a value over a run, was checked."""
+    if not isinstance(temperature, tf.Tensor):
+        check_positive("temperature", temperature)
 
 
 @public

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from streamkd.checks import check_positive
+from streamkd.losses.distillation import check_temperature
 from streamkd.public import public
 
 
@@ -48,7 +48,7 @@ def label_distillation_loss(
       >>> print(round(float(label_distillation_loss(t, s, temperature=2.0)[0]), 3))
       2.578
     """
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     teacher_logits = tf.cast(teacher_logits, tf.float32)
     student_logits = tf.cast(student_logits, tf.float32)
     teacher_logits.shape.assert_is_compatible_with(student_logits.shape)

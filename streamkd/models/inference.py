@@ -12,9 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.errors import StreamkdError, TeacherError
-
-# Longest reason of a model's failure that a message shows, in characters.
-_MAX_REASON = 300
+from streamkd.models.reasons import model_reason
 
 
 def compiled_answer(
@@ -28,8 +26,9 @@ def compiled_answer(
     """
 
     @tf.function(reduce_retracing=True)
-    def answer(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(model(images, training=False), tf.float32)
+    def answer(images: tf.Tensor) -> Any:
+        answers = model(images, training=False)
+        return tf.cast(answers, tf.float32) if _are_numbers(answers) else answers
 
     traced = set()
 
@@ -38,9 +37,10 @@ def compiled_answer(
         spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
         if spec not in traced:
             try:
-                answer.get_concrete_function(spec)
+                traces = answer.get_concrete_function(spec)
             except Exception as error:  # layers raise errors of every kind
                 raise failure(model, images, error, refusal) from error
+            check_numbers(model, traces.structured_outputs, refusal)
             traced.add(spec)
         try:
             return answer(images)
@@ -50,18 +50,47 @@ def compiled_answer(
     return answer_any_number
 
 
+def check_numbers(model: Any, answers: Any, refusal: type[StreamkdError]) -> None:
+    """Refuses a model that does not answer with an array of real numbers.
+
+    Args:
+      model: named in the message.
+      answers: its answers, or their specification.
+      refusal: class of the error.
+    """
+    if _are_numbers(answers):
+        return
+    form = _form_with_gaps(answers)
+    kind = "texts" if answers.dtype == tf.string else f"numbers of the type {answers.dtype.name}"
+    kind = kind if form is None else f"a {form} tensor"
+    raise refusal(
+        f"The model {model.name!r} answers images with {kind}.\n"
+        "It must answer with one row of real numbers for each image: [batch, num_classes]."
+    )
+
+
+def _are_numbers(answers: Any) -> bool:
+    """Returns whether these are real numbers in an array without gaps."""
+    kind = tf.as_dtype(answers.dtype)
+    is_real = kind.is_floating or kind.is_integer or kind.is_bool
+    return bool(is_real) and _form_with_gaps(answers) is None
+
+
+def _form_with_gaps(answers: Any) -> str | None:
+    """Returns 'sparse' or 'ragged' for a tensor of such a form, or its specification."""
+    name = type(answers).__name__
+    return next((form for form in ("sparse", "ragged") if form in name.lower()), None)
+
+
 def failure(
     model: Any, images: tf.Tensor, error: Exception, refusal: type[StreamkdError]
 ) -> StreamkdError:
     """Returns the refusal of a model that cannot be asked about images of this shape."""
     if isinstance(error, StreamkdError):
         return error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Keras begins with where in its own code an error arose, and Python's line of it comes later.
-    told = [line for line in lines if "Error: " in line] or lines[:1] or [type(error).__name__]
     shape = " x ".join(map(str, images.shape[1:]))
     return refusal(
         f"The model {model.name!r} fails when it is asked about images of {shape}: "
-        f"{told[0][:_MAX_REASON]}\n"
+        f"{model_reason(error)}\n"
         "Ask it in Python, `model(images)`, for the whole error; or give another model."
     )

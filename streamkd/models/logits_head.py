@@ -70,6 +70,38 @@ def _ends_linear(family: Family, model: Any) -> bool:
     return family.own_kind(call.layer) in WEIGHTED and _activation(family, call) == "linear"
 
 
+def last_weighted(model: Any) -> list[Any] | None:
+    """Returns the layer whose kernel makes the logits, a Dense or Conv2D, last in a list.
+
+    The models in which it lies, from the outermost inwards, stand before it. None where the layers
+    do not show that one bias is added to each logit: behind another activation or a second one, in
+    a layer of the user's own, or in a convolution that answers for several places.
+    """
+    family = family_of(model)
+    return _last_weighted(family, model, 0) if family.is_graph(model) else None
+
+
+def _last_weighted(family: Family, model: Any, num_activations: int) -> list[Any] | None:
+    """Returns the same for a model behind which activations were passed already."""
+    tensor = model.outputs[0]
+    while (call := family.call_of(tensor)).source is not None:
+        if family.is_graph(call.layer):
+            inner = _last_weighted(family, call.layer, num_activations)
+            return None if inner is None else [model, *inner]
+        activation = _activation(family, call)
+        num_activations += activation in ACTIVATIONS
+        if num_activations > 1:
+            return None
+        if family.own_kind(call.layer) in WEIGHTED:
+            is_one_row = all(size == 1 for size in tensor.shape[1:-1])
+            known = activation in (*ACTIVATIONS, "linear")
+            return [model, call.layer] if known and is_one_row else None
+        if activation not in ACTIVATIONS and not _passes_through(family, call):
+            return None
+        tensor = call.source
+    return None
+
+
 def _before_activation(family: Family, tensor: Any) -> tuple[Any, str | None]:
     """Returns the symbolic logits behind `tensor`, and the activation that was left out, if any."""
     call = family.call_of(tensor)

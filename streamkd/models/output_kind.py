@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamkd.errors import TeacherError
+from streamkd.models.rounding import logits_of_rounded
 
 KINDS = ("logits", "probabilities", "log-probabilities", "sigmoid", "sigmoid-logits", "class")
 # Values of `--teacher-output`; 'auto' judges by the answers.
@@ -30,9 +31,6 @@ LABEL_MARGIN = 2.0**-25
 # What a teacher that gives the class alone is taken to give to all classes alike: the usual label
 # smoothing (Szegedy et al., arXiv:1512.00567).
 CLASS_SMOOTHING = 0.1
-# Smallest step of probabilities that were rounded, such as those of 8 bits; and the distinct
-# numbers and rows that are needed to see it.
-SMALLEST_STEP, FEWEST_NUMBERS, FEWEST_ROWS = 1e-4, 12, 8
 
 
 def output_kind(answers: np.ndarray) -> str:
@@ -48,6 +46,12 @@ def output_kind(answers: np.ndarray) -> str:
     if are_probabilities(answers):
         return "probabilities"
     if answers.min() >= 0 and answers.max() <= 1 + SUM_TOLERANCE:
+        if answers.shape[1] == 1:
+            raise TeacherError(
+                "The teacher answers each image with one number between 0 and 1: a probability, or "
+                "the number before sigmoid.\nSay which: `--teacher-output sigmoid` for the "
+                "probability of the second of two classes, or `--teacher-output sigmoid-logits`."
+            )
         raise TeacherError(
             "The teacher's answers lie between 0 and 1 but do not sum to 1 "
             f"(the first row sums to {answers[0].sum():.3f}): sigmoid outputs or logits.\n"
@@ -88,19 +92,21 @@ def are_probabilities(answers: np.ndarray) -> bool:
     return bool(answers.min() >= 0 and np.allclose(answers.sum(axis=1), 1, atol=SUM_TOLERANCE))
 
 
-def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
+def to_logits(answers: np.ndarray, kind: str, step: float | None = None) -> np.ndarray:
     """Returns float32 logits `[batch, num_classes]` for answers of one of `KINDS`.
 
     The logarithm of a probability is a logit up to a number that is the same for all classes,
     and softmax ignores that number at every temperature. So only those digits are lost that the
-    probability itself had lost.
+    probability itself had lost. `step` is that to which probabilities were rounded, if they were:
+    see `rounding`.
 
     Raises:
       TeacherError: a probability is negative or NaN, or that of a label above 1.
     """
     answers = np.asarray(answers, np.float32)
+    step = None if step == 1 else step  # 1 stands for the class alone
     if kind == "sigmoid":
-        return _logits_of_labels(answers)
+        return _logits_of_labels(answers, step / 4 if step else LABEL_MARGIN)
     if kind == "class":
         return _logits_of_classes(answers.argmax(axis=1), answers.shape[1])
     if kind == "probabilities":
@@ -111,14 +117,16 @@ def to_logits(answers: np.ndarray, kind: str) -> np.ndarray:
                 f"{answers[row].min():.4g} (row {row} of a batch of {len(answers)}).\n"
                 "If they are logits, add `--teacher-output logits`; else look at the teacher."
             )
+        if step:
+            return logits_of_rounded(answers, step)
         positive = answers > 0
         smallest = np.min(answers, axis=1, keepdims=True, where=positive, initial=MIN_PROBABILITY)
         return np.log(np.where(positive, answers, smallest))
     return answers
 
 
-def _logits_of_labels(answers: np.ndarray) -> np.ndarray:
-    """Returns log(p / (1 - p)), float32, for the probability p of each label."""
+def _logits_of_labels(answers: np.ndarray, margin: float) -> np.ndarray:
+    """Returns log(p / (1 - p)), float32, for the probability p of each label, and of 0 and 1."""
     inside = (answers >= -SUM_TOLERANCE) & (answers <= 1 + SUM_TOLERANCE)  # False for NaN too
     if not inside.all():
         row, label = np.argwhere(~inside)[0].tolist()
@@ -128,8 +136,8 @@ def _logits_of_labels(answers: np.ndarray) -> np.ndarray:
             "If they are the numbers before sigmoid, add `--teacher-output sigmoid-logits`."
         )
     exact = answers.astype(np.float64)
-    smallest = np.min(exact, axis=1, keepdims=True, where=exact > 0, initial=LABEL_MARGIN)
-    exact = np.clip(exact, smallest, 1 - LABEL_MARGIN)
+    smallest = np.min(exact, axis=1, keepdims=True, where=exact > 0, initial=margin)
+    exact = np.clip(exact, smallest, 1 - margin)
     return (np.log(exact) - np.log1p(-exact)).astype(np.float32)
 
 
@@ -166,22 +174,3 @@ def _logits_of_classes(chosen: np.ndarray, num_classes: int) -> np.ndarray:
     logits = np.full((len(chosen), num_classes), np.log(rest), np.float32)
     logits[np.arange(len(chosen)), chosen] = np.log(1 - CLASS_SMOOTHING + rest)
     return logits
-
-
-def rounding_step(probabilities: np.ndarray) -> float | None:
-    """Returns the step to which probabilities were rounded; 1 for 0 and 1 alone; else None.
-
-    Args:
-      probabilities: `[rows, num_classes]`; `MIN_PROBABILITY` stands for 0.
-    """
-    values = np.asarray(probabilities, np.float64)
-    # A confident teacher has small ones, too, and only a rounded one has none.
-    values = np.where(np.abs(values - MIN_PROBABILITY) < 1e-3 * MIN_PROBABILITY, 0, values)
-    positive = np.unique(values[values > 0])
-    if len(values) < FEWEST_ROWS or not len(positive) or positive[0] < SMALLEST_STEP:
-        return None
-    step = 1.0 if positive[0] > 1 - 1e-6 else float(positive[0])
-    multiples = positive / step
-    if np.abs(multiples - multiples.round()).max() > 0.02 or not (values == 0).any():
-        return None
-    return step if step == 1 or len(positive) >= FEWEST_NUMBERS else None

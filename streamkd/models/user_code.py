@@ -52,10 +52,20 @@ def import_module(
             Keras3().check_backend()  # says what to set
         raise refusal(
             f"The module {name!r} of {flag} cannot be imported: {last_lines(error)}.\n"
-            "Give the module as Python would import it from here."
+            f"Give the module as Python would import it from here{_name_of_file(name)}."
         ) from error
     _imported.add(name)
     return module
+
+
+def _name_of_file(name: str) -> str:
+    """Returns the name of a module that was given as its file, as the end of a sentence."""
+    stem, ending = os.path.splitext(name)
+    if ending != ".py":
+        return ""
+    folder, module = os.path.split(stem)
+    place = f", from the directory {folder}" if folder else ""
+    return f", by its name without .py: `{module}`{place}"
 
 
 def _look_in_working_directory() -> None:
@@ -163,9 +173,13 @@ def call(
         raise
     except (Exception, SystemExit) as error:  # the user's code raises errors of every class
         shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        remedy = "Mend the function, or give other arguments."
+        own = getattr(function, "__name__", "")
+        if str(error).startswith(f"{own}() got an unexpected keyword argument"):
+            remedy = f"Write it as `def {own}({', '.join(arguments)})`, or give other arguments."
         raise refusal(
             f"{flag} cannot be built: {last_lines(error)}\n  called with {shown or 'nothing'}\n"
-            "Mend the function, or give other arguments."
+            f"{remedy}"
         ) from error
 
 

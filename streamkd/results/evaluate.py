@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.checks import check_count, check_types
+from streamkd.ensemble.ensemble_store import as_store
 from streamkd.errors import StudentError
 from streamkd.image_options import MAX_PIXELS, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import class_numbers, renumber, several_labels
@@ -24,25 +25,19 @@ from streamkd.manifest.wrapper import hinting
 from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.reports import Report
-from streamkd.results.evaluated_model import (
-    check_input,
-    logits_function,
-    logits_of,
-    model_interface,
-    no_size,
-    open_model,
-    own_color_mode,
-)
+from streamkd.results.evaluated_model import KerasModel, open_model
+from streamkd.results.evaluated_teacher import TeacherModel, is_asked_as_teacher
 from streamkd.results.report_fields import report_fields, shown_labels
 from streamkd.results.teacher_classes import TeacherClasses
 from streamkd.runs.run_directory import config_of_model
-from streamkd.store.collection import open_store
 from streamkd.store.decisions import as_two, fits_names
 from streamkd.store.row_store import RowStore
 from streamkd.stream.content_check import refuse_changed
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.join import find_rows, image_options
 from streamkd.stream.teacher_columns import ClassMap
+from streamkd.teachers.load_teacher import load_teacher
+from streamkd.teachers.teacher import Teacher
 from streamkd.training.teacher_strength import warn_of_weaker
 
 NUM_LATENCY_RUNS = 50
@@ -64,8 +59,9 @@ class EvaluationReport(Report):
       agreement: fraction of all images for which the model and the teacher choose the same class.
       kl_to_teacher: mean KL(teacher ‖ model) at temperature 1, in nats.
       teacher_accuracy: the teacher's accuracy on the same images.
-      num_parameters: weights of the model.
-      latency_ms: median time for one image alone, in milliseconds.
+      num_parameters: weights of the model; None for a format that does not tell them.
+      latency_ms: median time for one image alone, in milliseconds; None for a model behind an
+        address.
 
     A model that ends in sigmoid is measured by its own probabilities, and its report has the field
     `activation`, 'sigmoid'. Of several independent labels, agreement and KL are means over images
@@ -83,8 +79,8 @@ class EvaluationReport(Report):
     agreement: float | None
     kl_to_teacher: float | None
     teacher_accuracy: float | None
-    num_parameters: int
-    latency_ms: float
+    num_parameters: int | None
+    latency_ms: float | None
 
 
 @public
@@ -92,7 +88,7 @@ def evaluate(
     model: Any,
     images: Manifest | str | os.PathLike,
     *,
-    store: RowStore | str | os.PathLike | None = None,
+    store: Any = None,
     image_size: tuple[int, int] | None = None,
     color_mode: str | None = None,
     interpolation: str | None = None,
@@ -112,9 +108,12 @@ def evaluate(
     """Returns how good a model is on images.
 
     Args:
-      model: a Keras model, a `.keras` file or a run directory.
+      model: a Keras model, a `.keras` or `.h5` file, or a run directory; or anything that
+        `load_teacher` takes: a TFLite or ONNX file, a SavedModel, an address, a `Teacher`, which
+        has a preprocessing and outputs that are no class.
       images: labelled or not; fields that need labels are None without them.
-      store: the teacher's logits for these images, for agreement and KL.
+      store: the teacher's logits for these images, for agreement and KL: a store or its path, or
+        several, as in `join`.
       image_size: (height, width); by default the size that the model takes.
       color_mode: by default the mode that fits the model's channels.
       interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, decode, exif, background: by default
@@ -139,16 +138,22 @@ def evaluate(
     trained: dict[str, Any] = {}
     trained_loss = None
     config: dict[str, Any] = {}
-    if isinstance(model, str | os.PathLike):
+    if is_asked_as_teacher(model):
+        model = load_teacher(model, model_output=model_output, trust=trust)
+    elif isinstance(model, str | os.PathLike):
         config = config_of_model(model)
         class_names = class_names or config.get("class_names")
         trained = config.get("image_options", {})
         trained_loss = config.get("loss")
         model = open_model(model, trust=trust)
     if store is not None:
-        store = open_store(store)
-    interface = model_interface(model, model_output)
-    size = image_size or interface.image_size or trained.get("image_size")
+        store = as_store(store)
+    own: KerasModel | TeacherModel
+    if isinstance(model, Teacher):
+        own, class_names = TeacherModel(model), class_names or model.class_names
+    else:
+        own = KerasModel(model, model_output)
+    size = image_size or own.image_size or trained.get("image_size")
     asked = {
         "interpolation": interpolation,
         "crop_to_aspect_ratio": crop_to_aspect_ratio,
@@ -159,19 +164,18 @@ def evaluate(
     }
     if store is None:
         if size is None:
-            raise no_size(interface)
+            raise own.no_size()
         asked = {name: trained.get(name) if v is None else v for name, v in asked.items()}
-    mode = color_mode or own_color_mode(interface, size)
+    mode = color_mode or own.color_mode(size)
     options = image_options(store, size, mode, asked, max_pixels)
-    check_input(interface, options)
-    interface = model_interface(model, model_output, options.shape)
+    own.settle(options)
     teacher_classes = TeacherClasses(store, images, class_names, teacher_class_map, config)
     rows, known_digests = None, None
     if store is not None:
         images, rows = find_rows(images, store, "raise", progress)
         known_digests = store.content_of(rows // store.num_views)
     shown = shown_labels(images, store, trained_loss)
-    answer = logits_function(interface, shown)
+    answer = own.logits_function(shown)
     logits = answer_all(answer, images, options, batch_size, progress, known_digests)
     classes = teacher_classes.of_model(logits.shape[1])
     labels = _labels(images, classes, logits.shape[1])
@@ -187,11 +191,11 @@ def evaluate(
             labels,
             several_labels(images, names, "the model", logits.shape[1]),
             names=names,
-            model=logits_of(interface).removed or (shown and "sigmoid"),
+            model=own.activation or (shown and "sigmoid"),
             teacher=None if store is None else store.header.activation,
         ),
-        num_parameters=int(interface.model.count_params()),
-        latency_ms=latency_ms(answer, options),
+        num_parameters=own.num_parameters,
+        latency_ms=None if own.is_paid_for else latency_ms(answer, options),
     )
     num_labelled = int(np.count_nonzero(labels != UNLABELLED))
     warn_of_weaker(report.teacher_accuracy, report.accuracy, num_labelled)

@@ -1,8 +1,8 @@
 """The model that is evaluated or exported: opened, checked against images, answering with logits.
 
-model = open_model("runs/first")
-interface = model_interface(model, None, (96, 96, 3))
-logits_function(interface)(images)               # float32 [batch, num_classes]
+model = KerasModel(open_model("runs/first"), None)
+model.settle(options)
+model.logits_function()(images)                  # float32 [batch, num_classes]
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from streamkd.models import families
 from streamkd.models.head_check import checked_answer
 from streamkd.models.interface import Interface, check_interface
 from streamkd.models.logits_head import LogitsModel
+from streamkd.models.run_code import open_student
 from streamkd.results.report_fields import kind_of_answers
-from streamkd.runs.run_code import open_student
 
 
 def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
@@ -34,6 +34,50 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
             )
         return open_student(path, trust=trust)
     return families.load_model(path, refusal=StudentError, trust=trust)
+
+
+class KerasModel:
+    """A Keras model that is evaluated.
+
+    Attributes:
+      image_size: (height, width) that it takes; None for any size.
+      is_paid_for: False, since its own machine answers.
+    """
+
+    is_paid_for = False
+
+    def __init__(self, model: Any, output: str | int | None) -> None:
+        self._model, self._output = model, output
+        self._interface = model_interface(model, output)
+        self.image_size = self._interface.image_size
+
+    def color_mode(self, size: Any) -> str | None:
+        """Returns the color mode with as many channels as it takes; None for any number."""
+        return own_color_mode(self._interface, size)
+
+    def no_size(self) -> OptionError:
+        """Returns the refusal of a model that does not say the size of its images."""
+        return no_size(self._interface)
+
+    def settle(self, options: ImageOptions) -> None:
+        """Refuses images of another size or other channels than it takes, and builds it."""
+        refuse_mode(self.color_mode(options.image_size), options.color_mode)
+        check_size(self.image_size, options)
+        self._interface = model_interface(self._model, self._output, options.shape)
+
+    def logits_function(self, shown: str | None = None) -> Any:
+        """Returns a compiled function from images to logits, float32 `[batch, num_classes]`."""
+        return logits_function(self._interface, shown)
+
+    @property
+    def activation(self) -> str | None:
+        """The activation that was taken off its end, or None."""
+        return logits_of(self._interface).removed
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of its weights."""
+        return int(self._interface.model.count_params())
 
 
 def model_interface(
@@ -63,14 +107,17 @@ def logits_of(interface: Interface) -> LogitsModel:
     return interface.logits
 
 
-def check_input(interface: Interface, options: ImageOptions) -> None:
-    """Refuses images of another size or other channels than the model takes."""
-    own_size, own_mode = interface.image_size, own_color_mode(interface, options.image_size)
-    if own_mode not in (None, options.color_mode):
+def refuse_mode(own: str | None, asked: str) -> None:
+    """Refuses images of other channels than the model takes; `own` is None for any number."""
+    if own not in (None, asked):
         raise OptionError(
-            f"The model takes images in {own_mode}, and --color-mode is {options.color_mode}.\n"
-            f"Leave --color-mode out, or give `--color-mode {own_mode}`."
+            f"The model takes images in {own}, and --color-mode is {asked}.\n"
+            f"Leave --color-mode out, or give `--color-mode {own}`."
         )
+
+
+def check_size(own_size: tuple[int, int] | None, options: ImageOptions) -> None:
+    """Refuses images of another size than the model takes; `own_size` is None for any size."""
     if own_size not in (None, tuple(options.image_size)):
         own, given = ("x".join(map(str, size)) for size in (own_size, options.image_size))
         raise OptionError(

@@ -1,11 +1,10 @@
 """The fields of a report about a model of independent labels, which ends in sigmoid.
 
-    **against_labels(logits, labels, multi_hot),
-    **against_teacher(logits, teacher_logits, labels, multi_hot),
+    **against_several(logits, multi_hot),
     **label_fields(logits, teacher_logits, labels, multi_hot, names)
 
-The first two have the fields of every report, by the model's own probabilities; the last adds
-fields that only such a report has.
+The first has fields of every report, where an image may have several labels; the second adds fields
+that only such a report has.
 """
 
 from __future__ import annotations
@@ -15,56 +14,26 @@ from typing import Any
 import numpy as np
 
 from streamkd.reports import MAX_LISTED
-from streamkd.results import label_metrics, metrics
+from streamkd.results import label_metrics
 from streamkd.store.decisions import decided
 
 
-def against_labels(
-    logits: np.ndarray, labels: np.ndarray, multi_hot: np.ndarray | None
-) -> dict[str, Any]:
-    """Returns the fields that need labels; None without a labelled image.
+def against_several(logits: np.ndarray, multi_hot: np.ndarray) -> dict[str, Any]:
+    """Returns the fields that need labels, for images of several; None where none is known.
 
     Args:
       logits: `[num_images, num_labels]`, before sigmoid.
-      labels: int `[num_images]`, the class of each image; -1 for none.
-      multi_hot: int8 `[num_images, num_labels]`, as of a `Manifest`; None for one class an image.
+      multi_hot: int8 `[num_images, num_labels]`, as of a `Manifest`.
     """
     fields: dict[str, Any] = dict.fromkeys(
         ("accuracy", "top5_accuracy", "nll", "ece", "num_errors")
     )
-    if multi_hot is not None:
-        known = (multi_hot >= 0).all(axis=1)
-        if known.any():
-            logits, truths = logits[known], multi_hot[known]
-            fields["nll"] = label_metrics.cross_entropy(logits, truths)
-            fields["ece"] = label_metrics.label_calibration_error(logits, truths)
-        return fields
-    logits, labels = logits[labels >= 0], labels[labels >= 0]
-    if not len(labels):
-        return fields
-    if logits.shape[1] > 5:
-        fields["top5_accuracy"] = metrics.top_accuracy(logits, labels, 5)
-    return fields | {
-        "accuracy": metrics.accuracy(logits, labels),
-        "nll": label_metrics.negative_log_likelihood(logits, labels),
-        "ece": label_metrics.expected_calibration_error(logits, labels),
-        "num_errors": int(np.sum(logits.argmax(axis=1) != labels)),
-    }
-
-
-def against_teacher(
-    logits: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray
-) -> dict[str, Any]:
-    """Returns the fields that need the teacher's logits, mean over labels; None without a store."""
-    if teacher_logits is None:
-        return dict.fromkeys(("agreement", "kl_to_teacher", "teacher_accuracy"))
-    known = labels >= 0
-    accuracy = metrics.accuracy(teacher_logits[known], labels[known]) if known.any() else None
-    return {
-        "agreement": float(label_metrics.agreements(logits, teacher_logits).mean()),
-        "kl_to_teacher": float(label_metrics.divergences(teacher_logits, logits).mean()),
-        "teacher_accuracy": accuracy,
-    }
+    known = (multi_hot >= 0).all(axis=1)
+    if known.any():
+        logits, truths = logits[known], multi_hot[known]
+        fields["nll"] = label_metrics.cross_entropy(logits, truths)
+        fields["ece"] = label_metrics.label_calibration_error(logits, truths)
+    return fields
 
 
 def label_fields(
@@ -77,7 +46,9 @@ def label_fields(
     """Returns the fields that only a report about independent labels has.
 
     Args:
-      logits, labels, multi_hot: as in `against_labels`.
+      logits: `[num_images, num_labels]`, before sigmoid.
+      labels: int `[num_images]`, the class of each image; -1 for none.
+      multi_hot: int8 `[num_images, num_labels]`, as of a `Manifest`; None for one class an image.
       teacher_logits: `[num_images, num_labels]`, or None without a store.
       names: of the labels; numbers where they have none.
     """

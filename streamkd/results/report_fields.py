@@ -9,7 +9,8 @@ each: `label_report`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from streamkd.errors import StudentError, TeacherError
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
 from streamkd.models import output_kind
-from streamkd.results import label_report, metrics
+from streamkd.results import label_metrics, label_report, metrics
 from streamkd.store.decisions import as_two
 from streamkd.store.row_store import RowStore
 
@@ -97,12 +98,19 @@ def report_fields(
             fields["kl_to_teacher"] = None  # its probabilities are of another kind
         return fields
     if teacher == "softmax" and teacher_logits is not None:
-        compared = {**_against_teacher(logits, teacher_logits, labels), "kl_to_teacher": None}
+        compared = {
+            **_against_teacher(logits, teacher_logits, labels, _SOFTMAX),
+            "kl_to_teacher": None,
+        }
         teacher_logits = None
     else:
-        compared = label_report.against_teacher(logits, teacher_logits, labels)
+        compared = _against_teacher(logits, teacher_logits, labels, _LABELS)
+    if multi_hot is None:
+        measured = _against_labels(logits, labels, _LABELS)
+    else:
+        measured = label_report.against_several(logits, multi_hot)
     return {
-        **label_report.against_labels(logits, labels, multi_hot),
+        **measured,
         **compared,
         **label_report.label_fields(logits, teacher_logits, labels, multi_hot, names),
     }
@@ -112,12 +120,42 @@ def _of_softmax(
     logits: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray
 ) -> dict[str, Any]:
     return {
-        **_against_labels(logits, labels),
-        **_against_teacher(logits, teacher_logits, labels),
+        **_against_labels(logits, labels, _SOFTMAX),
+        **_against_teacher(logits, teacher_logits, labels, _SOFTMAX),
     }
 
 
-def _against_labels(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+class _Measures(NamedTuple):
+    """How a model is measured, of one softmax or of independent labels.
+
+    Attributes:
+      nll, ece: from logits and labels to a number.
+      agreement: from two arrays of logits.
+      divergence: from the teacher's logits and the model's.
+    """
+
+    nll: Callable[[np.ndarray, np.ndarray], float]
+    ece: Callable[[np.ndarray, np.ndarray], float]
+    agreement: Callable[[np.ndarray, np.ndarray], float]
+    divergence: Callable[[np.ndarray, np.ndarray], float]
+
+
+_SOFTMAX = _Measures(
+    metrics.negative_log_likelihood,
+    metrics.expected_calibration_error,
+    metrics.agreement,
+    metrics.divergence,
+)
+# Means over images and labels.
+_LABELS = _Measures(
+    label_metrics.negative_log_likelihood,
+    label_metrics.expected_calibration_error,
+    lambda logits, teacher: float(label_metrics.agreements(logits, teacher).mean()),
+    lambda teacher, logits: float(label_metrics.divergences(teacher, logits).mean()),
+)
+
+
+def _against_labels(logits: np.ndarray, labels: np.ndarray, measures: _Measures) -> dict[str, Any]:
     """Returns the fields of a report that need labels; None without a labelled image."""
     labelled = labels != UNLABELLED
     if not labelled.any():
@@ -127,14 +165,14 @@ def _against_labels(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {
         "accuracy": metrics.accuracy(logits, labels),
         "top5_accuracy": top5,
-        "nll": metrics.negative_log_likelihood(logits, labels),
-        "ece": metrics.expected_calibration_error(logits, labels),
+        "nll": measures.nll(logits, labels),
+        "ece": measures.ece(logits, labels),
         "num_errors": int(np.sum(logits.argmax(axis=1) != labels)),
     }
 
 
 def _against_teacher(
-    logits: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray
+    logits: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray, measures: _Measures
 ) -> dict[str, Any]:
     """Returns the fields of a report that need the teacher's logits; None without a store."""
     if teacher_logits is None:
@@ -144,7 +182,7 @@ def _against_teacher(
     if labelled.any():
         teacher_accuracy = metrics.accuracy(teacher_logits[labelled], labels[labelled])
     return {
-        "agreement": metrics.agreement(logits, teacher_logits),
-        "kl_to_teacher": metrics.divergence(teacher_logits, logits),
+        "agreement": measures.agreement(logits, teacher_logits),
+        "kl_to_teacher": measures.divergence(teacher_logits, logits),
         "teacher_accuracy": teacher_accuracy,
     }

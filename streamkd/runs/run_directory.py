@@ -27,9 +27,10 @@ from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdErro
 from streamkd.file_access import take_lock, warn_if_not_locked
 from streamkd.image_options import MAX_PIXELS, ImageOptions
 from streamkd.keys import key_fields, key_of_fields
+from streamkd.models.run_code import STUDENT
 from streamkd.models.saving import save_model
 from streamkd.runs.checkpoint import finished_checkpoints
-from streamkd.runs.config_difference import both_sides, first_difference
+from streamkd.runs.config_difference import first_difference, in_words
 
 # Columns of metrics.csv; the user's metrics follow.
 COLUMNS = (
@@ -51,7 +52,7 @@ TEXTS = ("config.json", "metrics.csv", "skipped.jsonl", "nonfinite.jsonl")
 CONFIG, METRICS, SKIPPED, LEFT_OUT = TEXTS
 # Names that exist only while the directory is tried and the student is written.
 PROBE, STUDENT_TEMPORARY = ".writable", ".student.tmp.keras"
-STUDENT, CHECKPOINTS = "student.keras", "checkpoints"
+CHECKPOINTS = "checkpoints"
 # End of a refusal to resume.
 START_AGAIN = "Start again with `--no-resume`, or give another `--out`."
 
@@ -191,8 +192,7 @@ class RunDirectory:
         name = first_difference(begun, now)
         if name is not None:
             raise ResumeError(
-                f"The run {self.path} was started with another {name}.\n"
-                + both_sides(begun, now, name, ("run", "now"))
+                f"The run {self.path} was started with {in_words(begun, now, name)}"
                 + _way_on(self.path, name)
             )
 

@@ -52,10 +52,10 @@ def open_store(path: str | os.PathLike[str] | RowStore, io: Io | None = None) ->
     if isinstance(path, RowStore):
         return path
     if not isinstance(path, str | bytes | os.PathLike):
-        several = " Stores of several teachers cannot be combined yet." * isinstance(path, list)
+        several = " To read several as one: kd.combine_stores([…])." * isinstance(path, list)
         raise OptionError(
             f"The store is of the type {type(path).__name__}, not a path or an open store."
-            f"{several}\nGive one path, such as 'teacher.h5'."
+            f"\nGive one path, such as 'teacher.h5'.{several}"
         )
     path = os.fsdecode(path)
     if store_list.is_index_file(path):
@@ -89,14 +89,22 @@ def _listed_by(index: StoreList, path: str, stores: Sequence[LogitStore]) -> Sto
 
 
 def flatten(stores: Sequence[RowStore]) -> list[LogitStore]:
-    """Returns the store files behind stores and collections, in order."""
+    """Returns the store files behind stores and collections, in order.
+
+    Raises:
+      OptionError: a combination of several teachers, whose files are not of one pass.
+    """
     files: list[LogitStore] = []
     for store in stores:
         if isinstance(store, StoreCollection):
             files += store.stores
-        else:
-            assert isinstance(store, LogitStore)
+        elif isinstance(store, LogitStore):
             files.append(store)
+        else:
+            raise OptionError(
+                f"{store.path} combines several teachers, and a single store is needed.\n"
+                "Give its stores one by one, or write it first: store.write('combined.h5')."
+            )
     return files
 
 

@@ -119,6 +119,11 @@ class LogitStore(RowStore):
         return self._labels
 
     @property
+    def content(self) -> np.ndarray:
+        """uint64 `[num_images]`, what `content_of` returns of all images, but unchecked."""
+        return self._file.read("content")
+
+    @property
     def class_names(self) -> list[str]:
         if self._class_names is None:
             self._file.check_static("class_bytes", "class_offsets")
@@ -174,6 +179,8 @@ class LogitStore(RowStore):
 
     def describe(self) -> StoreDescription:
         names = self.class_names
+        teachers = self.header.teacher.get("teachers")
+        rounded = self.header.teacher.get("rounded")
         return StoreDescription(
             num_images=self.num_images,
             num_views=self.num_views,
@@ -196,6 +203,8 @@ class LogitStore(RowStore):
             decoder=self.header.decoder,
             versions=self.header.versions,
             **({"activation": "sigmoid"} if self.header.is_sigmoid else {}),
+            **({"combination": teachers} if teachers is not None else {}),
+            **({"rounded": rounded} if rounded is not None else {}),
         )
 
     def _checked(self, rows: np.ndarray, *, allow_refused: bool = False) -> np.ndarray:

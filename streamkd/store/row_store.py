@@ -40,6 +40,9 @@ class StoreDescription(Report):
       images, views, decoder: how pixels were made for the teacher.
       versions: of the libraries that took part.
       activation: 'sigmoid' in the description of a store of independent labels; else absent.
+      combination: rule, teachers and weights of several stores read as one; else absent.
+      rounded: of a teacher that rounds its probabilities: 'step', and 'floor', what stands for a 0;
+        else absent.
     """
 
     num_images: int
@@ -186,6 +189,10 @@ class RowStore(abc.ABC):
         -1 where an image is not mixed, -2 where its partner is no longer in the store. The row
         itself, which `view_parameters` compares with its checksum, says the same.
         """
+
+    def store_without(self, key: bytes) -> RowStore:
+        """Returns the store that lacks the logits of an image: this one, or one of several."""
+        return self
 
     @abc.abstractmethod
     def describe(self) -> StoreDescription:

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 
 from streamkd.checks import check_choice, check_count, check_types
 from streamkd.codes import warn
+from streamkd.ensemble.ensemble_store import as_store
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions, as_background
 from streamkd.manifest.class_names import renumber, several_labels
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
 from streamkd.public import public
-from streamkd.store.collection import open_store
 from streamkd.store.layout import ELSEWHERE, REFUSED
 from streamkd.store.match_images import match_images
 from streamkd.store.row_store import RowStore
@@ -45,8 +46,10 @@ MISSING = ("raise", "drop", "label")
 @public
 def join(
     images: Manifest | str | os.PathLike,
-    store: RowStore | str | os.PathLike | None,
+    store: Any,
     *,
+    weights: Any = None,
+    rule: str = "auto",
     image_size: tuple[int, int] | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -77,7 +80,9 @@ def join(
 
     Args:
       images: the transfer set.
-      store: a store, its path, or None for a stream of labels alone.
+      store: a store, its path, or None for a stream of labels alone; or several stores, as a list
+        of stores, paths and `Member`s, or as a mapping from paths to weights.
+      weights, rule: of several stores, as in `combine_stores`.
       image_size: (height, width) that the student sees; by default what the teacher saw.
       batch_size: images a batch; every batch has this size, straddling epochs.
       seed: of the order, 0 to 2**32 - 1.
@@ -128,8 +133,8 @@ def join(
     check_choice("missing", missing, MISSING)
     check_choice("on_bad", on_bad, ON_BAD)
     independent = join_checks.independent_views(augment, views, operation)
-    if store is not None:
-        store = open_store(store)
+    if store is not None or weights is not None or rule != "auto":
+        store = as_store(store, weights, rule)
     with hinting(images):
         columns = choose_columns(store, images, classes=classes, class_map=teacher_class_map)
     given = {
@@ -314,6 +319,7 @@ def _refuse_missing(
     images: Manifest, store: RowStore, absent: np.ndarray, refused: np.ndarray
 ) -> None:
     first = int(absent[0])
+    store = store.store_without(images.keys[first])
     root = os.fsdecode(images.root)
     why = "" if not refused[first] else ", which could not be decoded when the teacher was asked"
     if store.header.decoder == ELSEWHERE:

@@ -19,7 +19,7 @@ A batch is `(images, targets, sample_weight)` with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from streamkd.stream.dataset import NO_STEP, datasets_of
 from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.order.worker_slice import WHOLE, WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
-from streamkd.tf_support.iterators import CollectableDataset
+from streamkd.tf_support.iterators import CollectableDataset, OwnLoopIterator
 from streamkd.tf_support.own_loop import OwnLoop
 from streamkd.tf_support.python_calls import raise_refusal_of
 
@@ -156,21 +156,40 @@ class Stream:
             # Otherwise the workers of a strategy ask each other before every step who has data.
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(_INFINITE))
 
+        functions = self._datasets.functions
+        if not named:
+            return CollectableDataset(dataset, functions, self._refusal(start, share))
+        return CollectableDataset(
+            dataset,
+            functions,
+            self._refusal(start, share),
+            lambda: self._own_loop(start, stop, share),
+            self._rest(start, stop, share),
+        )
+
+    def _own_loop(self, start: int, stop: int | None, share: WorkerSlice) -> OwnLoop:
+        last = NO_STEP // share.num_pieces if stop is None else stop
+        return OwnLoop(self._datasets.segments(start, last, share))
+
+    def _refusal(self, start: int, share: WorkerSlice) -> Callable[[tf.errors.OpError, int], None]:
+        """Returns a function that raises the refusal of a dataset's n-th element, if any."""
+
         def refuse(error: tf.errors.OpError, number: int) -> None:
             step = start + number // share.num_replicas
             self.refuse(error, range(step, step + 1), share)
 
+        return refuse
+
+    def _rest(
+        self, start: int, stop: int | None, share: WorkerSlice
+    ) -> Callable[[int], tf.data.Dataset]:
+        """Returns a function of the dataset from its n-th element on."""
+
         def rest(number: int) -> tf.data.Dataset:
             step, piece = divmod(number, share.num_replicas)
-            return self._dataset(start + step, stop, share, named=named).skip(piece)
+            return self.dataset(start + step, stop, share).skip(piece)
 
-        def own_loop() -> OwnLoop:
-            return OwnLoop(self._datasets.segments(start, last, share))
-
-        functions = self._datasets.functions
-        if not named:
-            return CollectableDataset(dataset, functions, refuse)
-        return CollectableDataset(dataset, functions, refuse, own_loop, rest)
+        return rest
 
     def check_share(self, share: WorkerSlice) -> None:
         """Refuses, as an OptionError, a worker slice with more pieces than batches divide into."""
@@ -182,12 +201,21 @@ class Stream:
     ) -> Iterator[Any]:
         """Yields the elements of `dataset`; a file that fails is named in the error.
 
+        Begins sooner than `iter(dataset(…))`, since no pipeline of TensorFlow is made.
+
         Raises:
           ChangedImageError: a file is not the one the teacher answered.
           BadImageError: a file cannot be decoded.
         """
-
-        return iter(self.dataset(start, stop, share))
+        if not tf.executing_eagerly():
+            return iter(self.dataset(start, stop, share))
+        self.check_share(share)
+        return OwnLoopIterator(
+            lambda: self.dataset(start, stop, share),
+            self._refusal(start, share),
+            self._own_loop(start, stop, share),
+            self._rest(start, stop, share),
+        )
 
     def refuse(self, error: tf.errors.OpError, steps: range, share: WorkerSlice = WHOLE) -> None:
         """Raises the refusal that an error of TensorFlow stands for, if any.

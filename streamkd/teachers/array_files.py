@@ -47,7 +47,7 @@ def choose_logits(arrays: Mapping[str, ArrayInfo], wanted: str | None) -> str:
     """
     if wanted is not None:
         return _existing(arrays, wanted, "--logits-dataset")
-    named = [name for name in arrays if _is_logits_name(name)]
+    named = [name for name in arrays if is_logits_name(name)]
     fitting = [
         name
         for name, info in arrays.items()
@@ -94,7 +94,7 @@ def choose_class_names(arrays: Mapping[str, ArrayInfo], num_classes: int) -> str
 
 def is_row_each(arrays: Mapping[str, ArrayInfo]) -> bool:
     """Returns whether a file has one array of logits for each image, named by its key."""
-    if len(set(arrays.values())) != 1 or any(_is_logits_name(name) for name in arrays):
+    if len(set(arrays.values())) != 1 or any(is_logits_name(name) for name in arrays):
         return False
     shape, kind = next(iter(arrays.values()))
     return kind == "numbers" and len(shape) == 1 and shape[0] > 1
@@ -103,6 +103,11 @@ def is_row_each(arrays: Mapping[str, ArrayInfo]) -> bool:
 def is_key_name(name: str) -> bool:
     """Returns whether an array or a column has a name that keys have, such as 'file_names'."""
     return _plain(name) in KEY_NAMES
+
+
+def is_logits_name(name: str) -> bool:
+    """Returns whether an array or a column is called logits."""
+    return _last_part(name).lower() == "logits"
 
 
 def readable(names: Iterable[str]) -> str:
@@ -121,10 +126,6 @@ def _existing(arrays: Mapping[str, ArrayInfo], wanted: str, flag: str) -> str:
     if len(ending) != 1:
         raise ValueError(f"it has the arrays {readable(arrays)}, and {flag} is {wanted}")
     return ending[0]
-
-
-def _is_logits_name(name: str) -> bool:
-    return _last_part(name).lower() == "logits"
 
 
 def _last_part(name: str) -> str:

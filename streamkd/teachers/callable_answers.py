@@ -10,7 +10,6 @@ within the function.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,9 +17,8 @@ import numpy as np
 
 from streamkd.errors import StreamkdError, TeacherError
 from streamkd.models.model_outputs import chosen_output, named_outputs
+from streamkd.models.reasons import last_lines
 
-# Longest line of a foreign exception that a message shows, in characters.
-_MAX_LINE = 300
 _WANTED = "It must answer with [batch, num_classes]: one row of numbers for each image."
 
 
@@ -49,7 +47,7 @@ def answers_of(
     except Exception as error:
         raise TeacherError(
             f"{subject} raised an exception when it was asked about {_words(images)}.\n"
-            f"{_last_lines(error)}"
+            f"  {last_lines(error)}\n"
             "It is called with one NumPy array, float32 [batch, height, width, channels]."
         ) from error
     if isinstance(answered, tuple | list) and not _are_outputs(answered):
@@ -61,7 +59,8 @@ def answers_of(
         names = ", ".join(repr(each.name) for each in outputs)
         raise TeacherError(
             f"{subject} answered {_words(images)} with {_kind(answered)} around arrays: {names}.\n"
-            f"Return one array, or choose it: `model_output={outputs[0].name!r}`."
+            f"Return one array, or choose it: `--output {outputs[0].name}`, in Python "
+            f"`model_output={outputs[0].name!r}`."
         )
     return _numbers(_plain(answered), images, subject)
 
@@ -93,7 +92,7 @@ def _numbers(array: Any, images: np.ndarray, subject: str) -> np.ndarray:
     except Exception as error:  # a tensor that cannot be copied, rows of different lengths
         raise TeacherError(
             f"{subject} answered {_words(images)} with {_kind(array)} that is no array.\n"
-            f"{_last_lines(error)}{_WANTED}"
+            f"  {last_lines(error)}\n{_WANTED}"
         ) from error
     # bfloat16, which NumPy knows from a package of its own, has kind V.
     is_number = answers is not None and (
@@ -123,10 +122,3 @@ def _kind(array: Any) -> str:
 
 def _words(images: np.ndarray) -> str:
     return f"{len(images)} images of {' x '.join(map(str, images.shape[1:]))}"
-
-
-def _last_lines(error: Exception) -> str:
-    """Returns two indented lines: where an exception arose, and its last line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    return f"  {frame.filename}, line {frame.lineno}\n  {last[:_MAX_LINE]}\n"

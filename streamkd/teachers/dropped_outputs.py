@@ -12,7 +12,35 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.errors import OptionError, TeacherError
+from streamkd.errors import OptionError, TeacherError, readable_names
+
+
+def classes_to_give(
+    classes: Sequence[str], num_outputs: int, dropped: int | Sequence[int] | None
+) -> str:
+    """Returns what to type where a teacher has another number of outputs than there are classes.
+
+    Args:
+      classes: as the user named them, or as the folders are named.
+      num_outputs: without those that are dropped.
+      dropped: as `dropped_output` returns them.
+    """
+    numbers = [] if dropped is None else [dropped] if isinstance(dropped, int) else list(dropped)
+    if numbers and len(classes) == num_outputs + len(numbers):
+        names = readable_names([classes[number] for number in numbers])
+        return (
+            f"--drop-output leaves out {names}, so leave the name out, too: `--class-names FILE` "
+            "with the other lines."
+        )
+    if num_outputs == 1:
+        return (
+            "One output answers for two classes. Give the two: `--class-names FILE`, one a line, "
+            "the second that for which the output is large."
+        )
+    return (
+        "Give the teacher's classes in the order of its outputs, one a line: "
+        "`--class-names FILE`; an output that is no class is left out by `--drop-output N`."
+    )
 
 
 def dropped_output(given: Any) -> int | list[int] | None:

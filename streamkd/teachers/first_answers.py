@@ -38,8 +38,8 @@ def warn_of_first_answers(teacher: Teacher, pixels: Any, logits: np.ndarray) -> 
     """
     if not np.isfinite(logits).all():
         return  # such answers are refused
-    if teacher.output_kind == "probabilities":
-        warn_of_lost_answers(teacher.name, teacher.output_kind, np.exp(logits))
+    if teacher.step is not None:
+        warn_of_lost_answers(teacher.name, teacher.output_kind, teacher.step, teacher.zeros)
     if teacher.is_asked_twice:
         _warn_of_differences(teacher, pixels, logits)
     reach = None

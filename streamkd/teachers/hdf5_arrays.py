@@ -13,10 +13,8 @@ unpacked here to the size that their shape has, and texts are collected in `hdf5
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import math
 import os
-import signal
 import stat
 import zlib
 
@@ -26,12 +24,11 @@ import numpy as np
 from streamkd import small_files
 from streamkd.teachers.array_files import ArrayInfo
 from streamkd.teachers.hdf5_texts import PLACE, GlobalHeap
+from streamkd.teachers.tried_in_child import try_in_child
 
 # Groups and datasets of a file; a dataset for each image of a large data set is well below.
 MAX_OBJECTS = 2_000_000
 MAX_DEPTH = 32
-# Longest look at a file in a child process.
-MAX_SECONDS = 600
 # Largest chunk, unpacked, in bytes.
 MAX_CHUNK_BYTES = 256 << 20
 # A compressed dataset may be so large, or so many times as large as its file.
@@ -46,20 +43,12 @@ def try_out(path: str | os.PathLike[str]) -> None:
     Raises:
       ValueError: the child was ended by a signal.
     """
-    child = os.fork()
-    if child == 0:
-        try:
-            faulthandler.disable()
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(MAX_SECONDS)
-            with Hdf5Arrays(path) as arrays:
-                arrays.look_at_all()
-        finally:
-            os._exit(0)  # a refusal is raised again by the parent
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        raise ValueError(f"it is damaged: the HDF5 library ends with {name}")
+
+    def look() -> None:
+        with Hdf5Arrays(path) as arrays:
+            arrays.look_at_all()
+
+    try_in_child(look, "HDF5")
 
 
 class Hdf5Arrays:

@@ -14,6 +14,7 @@ import json
 import queue
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -155,15 +156,33 @@ class Sender:
                 size += len(part)
                 if size > MAX_BODY_BYTES:
                     answer.close()
-                    raise TeacherError(
-                        f"The server {self._host} answers with more than "
-                        f"{MAX_BODY_BYTES >> 20} MB.\nIs this the address of a classifier? Give "
-                        "its address as `--teacher`."
-                    )
+                    raise self._too_large()
                 parts.append(part)
         finally:
             answer.release_conn()
-        return answer.status, b"".join(parts), answer
+        return answer.status, self._unpacked(b"".join(parts), answer), answer
+
+    def _unpacked(self, body: bytes, answer: Any) -> bytes:
+        """Returns a body that the server packed by gzip, though it was asked not to."""
+        if answer.headers.get("Content-Encoding", "").strip().lower() != "gzip":
+            return body
+        unpacking = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            unpacked = unpacking.decompress(body, MAX_BODY_BYTES)
+        except zlib.error as error:
+            raise TeacherError(
+                f"The server {self._host} says that its answer is packed by gzip, and it is not.\n"
+                "Look at the server, and at the proxies before it."
+            ) from error
+        if unpacking.unconsumed_tail:
+            raise self._too_large()
+        return unpacked
+
+    def _too_large(self) -> TeacherError:
+        return TeacherError(
+            f"The server {self._host} answers with more than {MAX_BODY_BYTES >> 20} MB.\nIs this "
+            "the address of a classifier? Give its address as `--teacher`."
+        )
 
     def _again(
         self,
@@ -219,6 +238,8 @@ class Sender:
                 "and images are not sent there unasked.\nGive that address as `--teacher`."
             )
         hint = "Look at the address, the model's name and the size of the images."
+        if status == 413:
+            hint = "Send fewer images in a request: a smaller `--batch-size`."
         if status in (401, 403):
             hint = "Give the server's key: `--header 'NAME: VALUE'`, or STREAMKD_HTTP_HEADER."
         return TeacherError(

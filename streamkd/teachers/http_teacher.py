@@ -35,7 +35,7 @@ TIMEOUT = 60.0
 _MODEL = re.compile(r"/v1/models/[^/:]+(/versions/\d+|/labels/[^/:]+)?")
 # Arguments of `http_teacher` that other teachers do not have.
 SERVICE = (
-    *("model_output", "max_queries", "queries_per_second", "concurrency", "timeout"),
+    *("max_queries", "queries_per_second", "concurrency", "timeout"),
     *("headers", "retries"),
 )
 _INTEGERS = {
@@ -232,6 +232,12 @@ def _numbers(rows: list[Any]) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         shapes = [np.shape(row) if _is_regular(row) else None for row in rows]
         odd = next((number for number, shape in enumerate(shapes) if shape != shapes[0]), 0)
+        if isinstance(rows[0], str):
+            raise TeacherError(
+                f"The teacher's server answers with texts: {rows[0][:60]!r}.\nGive a function that "
+                "asks it and returns numbers, `--teacher module:function`; for the name of a class "
+                "its number, with `--teacher-output class`."
+            )
         raise TeacherError(
             f"Row {odd} of the server's answer is {str(rows[odd])[:60]}, and no row of numbers as "
             "long as the first.\nGive a teacher that answers each image with one number a class."

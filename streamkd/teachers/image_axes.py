@@ -3,7 +3,7 @@
 axes = ImageAxes.of_shape((1, 3, 224, 224), "teacher.onnx")
 axes.image_size, axes.num_channels, axes.batch     # (224, 224), 3, 1
 images = axes.arranged(pixels)                     # [batch, 3, 224, 224]
-asked_in_parts(ask, images, axes.batch)            # asks one image at a time
+InParts(ask, axes.batch)(images)                   # asks as many at once as the model takes
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from streamkd.errors import TeacherError
+from streamkd.errors import OptionError, TeacherError
 
 # Channels that images have: grey, colour, colour with transparency.
 _CHANNELS = (1, 3, 4)
@@ -58,7 +58,7 @@ class ImageAxes:
         if len(sizes) == 2 and sizes[1]:
             return cls("flat", batch, None, None, sizes[1])
         raise TeacherError(
-            f"The teacher {name!r} takes an input of shape {_shown(shape)}, which is no batch of "
+            f"The teacher {name!r} takes an input of {_words(shape)}, which is no batch of "
             "images.\nGive a model that takes [batch, height, width, channels]; or ask it in "
             "Python, and give a function from images to logits as the teacher."
         )
@@ -99,6 +99,53 @@ class ImageAxes:
                 )
             return images.reshape(len(images), -1)
         return images
+
+
+def as_whole_numbers(pixels: np.ndarray, preprocess: str, name: str) -> np.ndarray:
+    """Returns pixels, 0 to 255, rounded for a model that takes whole numbers.
+
+    Args:
+      pixels: float32.
+      preprocess: of the teacher.
+      name: of the teacher, for messages.
+
+    Raises:
+      OptionError: `preprocess` made fractions of the pixels, which rounding would take away.
+    """
+    if preprocess != "none":
+        raise OptionError(
+            f"--preprocess is {preprocess}, and the teacher {name!r} takes whole numbers.\n"
+            "Leave --preprocess out: it is given pixels from 0 to 255."
+        )
+    return np.clip(np.rint(pixels), 0, 255)
+
+
+class InParts:
+    """Asks a model about a batch at once, or one image at a time once it has refused a batch.
+
+    A model may be made for one image though its input is said to have any number: a shape was
+    written down when it was exported.
+
+    Args:
+      ask: from an array of the model's own axes to an array with a row for each image.
+      batch: images that it takes at once, no more and no fewer; None for any number.
+    """
+
+    def __init__(self, ask: Callable[[np.ndarray], np.ndarray], batch: int | None) -> None:
+        self._ask, self._batch, self._is_tried = ask, batch, batch is not None
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Returns a row for each of the images, which are in the model's own axes."""
+        if not self._is_tried and len(images) > 1:
+            self._is_tried = True
+            try:
+                answers = self._ask(images)
+                if answers.ndim and len(answers) == len(images):
+                    return answers
+            except TeacherError:
+                self._ask(images[:1])  # refuses images of this size, if they are the reason
+            self._batch = 1
+        return asked_in_parts(self._ask, images, self._batch)
 
 
 def asked_in_parts(
@@ -168,6 +215,10 @@ def refuse_several_inputs(names: Sequence[str], teacher: str) -> None:
             "to it.\nGive a model of one input; or ask it in Python, and give a function from "
             "images to logits as the teacher."
         )
+
+
+def _words(shape: Sequence[int | None]) -> str:
+    return f"shape {_shown(shape)}" if len(shape) else "a shape that is not known"
 
 
 def _shown(shape: Sequence[int | None]) -> str:

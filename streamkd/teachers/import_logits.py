@@ -16,7 +16,7 @@ import numpy as np
 from streamkd.checks import check_choice, check_types
 from streamkd.errors import ClassNamesError, OptionError, readable_key, readable_names
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.models import output_kind
+from streamkd.models import odd_answers, output_kind, rounding
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
 from streamkd.teachers.key_forms import fit_keys
@@ -47,8 +47,9 @@ def import_logits(
 
     Args:
       logits: float `[rows, num_classes]`: an array; a `.npy` file (mapped, not loaded); a `.npz` or
-        HDF5 file with the array `logits`, or with a single array of that shape; or a `.csv` file
-        with one line for each image, and optionally a first line of names.
+        HDF5 file with the array `logits`, or with a single array of that shape; a `.csv` file with
+        one line for each image, and optionally a first line of names; or a `.parquet` file with a
+        list column, or with one column of numbers for each class, named after it.
       keys: one key for each row: a list; a file of JSON lines, each a text or an object with `key`
         or `file_name` (`key_base64` for bytes that are not UTF-8), such as `scan --out` writes; a
         text file of one key a line; or a `.npy` file of texts. None for a file of logits that has
@@ -58,8 +59,9 @@ def import_logits(
       output: one of `output_kind.KINDS`, or 'auto' to judge by the numbers; 'sigmoid' stands for
         probabilities of independent labels, 'sigmoid-logits' for their logits.
       teacher: the teacher's name; by default the name of the file.
-      logits_dataset: name of the array of logits in a `.npz` or HDF5 file of several.
-      keys_dataset: name of the array, or of the column of a CSV file, that has the keys.
+      logits_dataset: name of the array of logits in a `.npz` or HDF5 file of several, or of the
+        list column of a Parquet file.
+      keys_dataset: name of the array, or of the column of a table, that has the keys.
       class_names: the classes in the order of the columns; by default as the file names its
         columns, if all classes of the images are among them, else the images'.
       **options: as in `write_store`.
@@ -67,6 +69,7 @@ def import_logits(
     Raises:
       OptionError: keys and rows do not fit together, or a key is no image.
       TeacherError: numbers that cannot be logits.
+      MissingExtraError: the file is Parquet, and pyarrow is not installed.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
     """
     check_types(import_logits, locals())
@@ -92,26 +95,40 @@ def import_logits(
         )
     chosen, rows = select_listed(images, row_keys)
     judged = np.linspace(0, len(array) - 1, min(NUM_JUDGED_ROWS, len(array))).astype(np.int64)
-    sample = np.asarray(array[judged])
-    if output == "auto":
-        output = output_kind.output_kind(sample)
+    is_looked_at = output in ("auto", "probabilities", "sigmoid")
+    sample = np.asarray(array[judged if is_looked_at else judged[:0]])
     name = teacher or (
         "array" if isinstance(logits, np.ndarray) else os.path.basename(os.fspath(logits))
     )
-
-    warn_of_lost_answers(name, output, sample if output == "probabilities" else None)
+    if output == "auto":
+        output = odd_answers.judged_kind(sample, name)
+    identity: dict[str, Any] = {"name": name, "output": output}
+    step = _step(sample, output, out)
+    if step is not None and step < 1:
+        identity["rounded"] = rounding.description(step, of_labels=output == "sigmoid")
+    zeros = 0.0 if step is None else float(np.mean(sample <= 0))
+    warn_of_lost_answers(name, output, step, zeros)
 
     def answer(batch: ImageBatch) -> np.ndarray:
-        return output_kind.to_logits(array[rows[batch.indices]], output)
+        return output_kind.to_logits(array[rows[batch.indices]], output, step)
 
     return write_store(
         chosen,
         out,
         answer,
-        teacher={"name": name, "output": output},
+        teacher=identity,
         class_names=class_names,
         **options,
     )
+
+
+def _step(sample: np.ndarray, output: str, out: str | os.PathLike[str]) -> float | None:
+    """Returns the step to which probabilities are rounded, as a store that was begun has it."""
+    if output not in ("probabilities", "sigmoid"):
+        return None
+    step = rounding.rounding_step(sample)
+    is_begun = step is not None and step < 1 and os.path.exists(out)
+    return rounding.step_of(LogitStore(out).header.teacher) if is_begun else step
 
 
 def _class_names(

@@ -11,7 +11,6 @@ from streamkd.codes import warn
 from streamkd.errors import readable_names
 from streamkd.manifest.contradictions import contradictions, described
 from streamkd.manifest.listing import UNLABELLED
-from streamkd.models import output_kind
 from streamkd.store.layout import DONE
 from streamkd.store.reader import LogitStore
 
@@ -30,16 +29,18 @@ def warn_of_chance(name: str, store: LogitStore) -> None:
         )
 
 
-def warn_of_lost_answers(name: str, output: str, probabilities: np.ndarray | None = None) -> None:
+def warn_of_lost_answers(
+    name: str, output: str, step: float | None = None, zeros: float = 0.0
+) -> None:
     """Warns of a teacher that gives its class alone, or rounded probabilities.
 
     Args:
       name: of the teacher.
       output: kind of its answers, one of `output_kind.KINDS`.
-      probabilities: of some images, `[rows, num_classes]`.
+      step: to which they are rounded, as of `rounding.rounding_step`.
+      zeros: share of the answers that are 0.
     """
-    step = None if probabilities is None else output_kind.rounding_step(probabilities)
-    if output == "class" or step == 1:
+    if output == "class" or (output == "probabilities" and step == 1):
         warn(
             "class_only",
             f"The teacher {name!r} gives the class alone. What it thinks of the other classes is "
@@ -47,13 +48,13 @@ def warn_of_lost_answers(name: str, output: str, probabilities: np.ndarray | Non
             "teacher chose, whatever the temperature. More images help, unlabelled ones too.",
             stacklevel=3,
         )
-    elif step is not None and probabilities is not None:
-        zeros = float(np.mean(probabilities < 1e-6))
+    elif step is not None and step < 1:
         warn(
             "rounded_probabilities",
             f"The probabilities of the teacher {name!r} come in steps of {step:.3g}, and "
             f"{zeros:.0%} of them are 0. How improbable the other classes are is lost, so a high "
-            "temperature shows nothing more: use `--temperature 1` or 2.",
+            "temperature shows nothing more: use `--temperature 1` or 2. Each 0 is stored as what "
+            "it stands for in the mean, at most half a step.",
             stacklevel=3,
         )
 

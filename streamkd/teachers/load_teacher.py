@@ -18,7 +18,7 @@ from streamkd import small_files
 from streamkd.checks import check_types
 from streamkd.errors import TeacherError
 from streamkd.file_kinds import kind_of_path
-from streamkd.models import families, user_code
+from streamkd.models import families, run_code, user_code
 from streamkd.public import public
 from streamkd.teachers.http_teacher import http_teacher, is_address, refuse_service
 from streamkd.teachers.teacher import Teacher
@@ -121,15 +121,14 @@ def _from_path(path: Path, name: str | None, *, trust: bool, **options: Any) -> 
 
 def _from_run(path: Path, name: str | None, *, trust: bool, **options: Any) -> Teacher:
     """Returns the student of a run directory as a teacher, with the classes of the run."""
-    file = path / "student.keras"
-    if not file.exists():
+    if not (path / run_code.STUDENT).exists():
         raise TeacherError(
             f"{path} is a run directory without student.keras: its training has finished no epoch."
             "\nGo on with the run until then, or give another model."
         )
-    model = families.load_model(file, trust=trust)
+    model = run_code.open_student(path, trust=trust, refusal=TeacherError)
     teacher = Teacher.from_model(model, name=name or path.name, **options)
-    teacher.class_names = _classes_of_run(path / "config.json")
+    teacher.class_names = _classes_of_run(path / run_code.CONFIG)
     return teacher
 
 

@@ -1,4 +1,4 @@
-"""Files of logits, as other programs write them: NumPy, CSV and HDF5.
+"""Files of logits, as other programs write them: NumPy, CSV, HDF5 and Parquet.
 
     table = read_logits("logits.h5")
     table.logits, table.keys, table.class_names         # keys and classes are None without any
@@ -9,6 +9,8 @@
 | .npz, .h5, .hdf5 | the array `logits`, or the only one of its shape | as many texts, if any |
 | .npz, .h5, .hdf5 | one array of logits for each image | the names of the arrays |
 | .csv, .tsv | the columns of numbers | a column such as `file_name`, or the first one |
+| .parquet | the list column `logits`, or the only one of lists | a column such as `file_name` |
+| .parquet | the columns of floating-point numbers | a column such as `file_name` |
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamkd import small_files
-from streamkd.errors import OptionError, TeacherError
+from streamkd.errors import OptionError, StreamkdError, TeacherError
 from streamkd.manifest.tables import DELIMITERS
 from streamkd.store.layout import FORMAT_NAME
 from streamkd.teachers.array_files import (
@@ -39,7 +41,8 @@ from streamkd.teachers.array_files import (
 )
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
-ENDINGS = (".npy", ".npz", *DELIMITERS, *HDF5_ENDINGS)
+PARQUET_ENDINGS = (".parquet", ".pq")
+ENDINGS = (".npy", ".npz", *DELIMITERS, *HDF5_ENDINGS, *PARQUET_ENDINGS)
 # Files that run code when they are opened.
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
 
@@ -82,11 +85,13 @@ def read_logits(
         reader = _reader(path, logits_dataset, keys_dataset)
         try:
             table = reader(path, _Wanted(logits_dataset, keys_dataset, with_keys))
+        except StreamkdError:
+            raise
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise OptionError(
                 f"The logits {path} cannot be read: {reason}.\n"
-                "Give a .npy, .npz, .csv or .h5 file of plain numbers."
+                "Give a .npy, .npz, .csv, .h5 or .parquet file of plain numbers."
             ) from error
     logits = table.logits
     if logits.ndim != 2 or logits.dtype.kind != "f" or not logits.size:
@@ -124,7 +129,7 @@ def _reader(path: str, logits_dataset: str | None, keys_dataset: str | None) -> 
             "Write it anew where it was made: "
             "`np.savez('logits.npz', logits=logits, keys=file_names)`."
         )
-    has_arrays = ending == ".npz" or ending in HDF5_ENDINGS
+    has_arrays = ending in (".npz", *HDF5_ENDINGS, *PARQUET_ENDINGS)
     for flag, name, fits in (
         ("--logits-dataset", logits_dataset, has_arrays),
         ("--keys-dataset", keys_dataset, has_arrays or ending in DELIMITERS),
@@ -135,6 +140,8 @@ def _reader(path: str, logits_dataset: str | None, keys_dataset: str | None) -> 
             )
     if ending in DELIMITERS:
         return _read_csv
+    if ending in PARQUET_ENDINGS:
+        return _read_parquet
     return _read_hdf5 if ending in HDF5_ENDINGS else _read_numpy
 
 
@@ -187,6 +194,12 @@ def _read_hdf5(path: str, wanted: _Wanted) -> LogitsTable:
             return _chosen(arrays.infos, arrays.numbers, arrays.texts, wanted)
     except DAMAGED as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _read_parquet(path: str, wanted: _Wanted) -> LogitsTable:
+    from streamkd.teachers.parquet_logits import read_parquet
+
+    return LogitsTable(*read_parquet(path, wanted.logits, wanted.keys, with_keys=wanted.with_keys))
 
 
 def _chosen(

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import TeacherError
-from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
+    InParts,
     as_rows,
-    asked_in_parts,
+    as_whole_numbers,
     chosen_output,
     refuse_several_inputs,
 )
@@ -31,9 +33,12 @@ _TYPES = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
 }
-_OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
-_ERRORS_ONLY = 3  # severity of the lines that onnxruntime writes on standard error
+# Whole numbers are those of classes.
+_OUTPUT_TYPES = (*_TYPES, "tensor(bool)")
+_FATAL_ONLY = 4  # severity of lines on standard error; errors are exceptions besides
 
 
 def onnx_teacher(
@@ -69,28 +74,22 @@ def onnx_teacher(
         try:
             return session.run([target.name], {source.name: images})[0]
         except Exception as error:  # onnxruntime has classes of its own for each reason
-            raise TeacherError(
-                f"The teacher {name!r} fails when it is asked about images of "
-                f"{' x '.join(map(str, images.shape))}: {_first_line(error)}.\n"
-                "Give another `--image-size`, or look at the model."
-            ) from error
+            raise failure(name, images, error) from error
 
     def answer(images: Any) -> np.ndarray:
         pixels = axes.arranged(np.asarray(images, np.float32))
-        if kind == np.uint8:
-            pixels = np.clip(np.rint(pixels), 0, 255)
-        answers = asked_in_parts(ask, pixels.astype(kind), axes.batch)
-        return as_rows(np.asarray(answers)).astype(np.float32)
+        if np.issubdtype(kind, np.integer):
+            pixels = as_whole_numbers(pixels, options.get("preprocess", "none"), name)
+        return as_rows(np.asarray(in_parts(pixels.astype(kind)))).astype(np.float32)
 
-    sizes = _sizes(target)
-    chosen = target.name if len(outputs) > 1 else ""
-    return Teacher(
+    in_parts = InParts(ask, axes.batch)
+    return file_teacher(
         answer,
+        axes,
         name=name,
-        num_outputs=sizes[-1] if len(sizes) > 1 else None,
-        image_size=axes.image_size,
-        num_channels=axes.num_channels,
-        weights_digest=digest_of_files({"model": path, **beside}, chosen),
+        sizes=_sizes(target),
+        files={"model": path, **beside},
+        chosen=target.name if len(outputs) > 1 else "",
         **options,
     )
 
@@ -105,21 +104,16 @@ def _session(path: Path, *, from_path: bool) -> Any:
             "Install it: `pip install 'streamkd[onnx]'`."
         ) from error
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _ERRORS_ONLY
+    settings.log_severity_level = _FATAL_ONLY
     settings.intra_op_num_threads = len(os.sched_getaffinity(0))
     model = str(path) if from_path else path.read_bytes()
     try:
         return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has classes of its own for each reason
         raise TeacherError(
-            f"{path} cannot be loaded as an ONNX model: {_first_line(error)}.\n"
+            f"{path} cannot be loaded as an ONNX model: {first_line(error)}.\n"
             "Export the model again, with operations of ONNX alone."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300].rstrip(".")
 
 
 def _sizes(part: Any) -> list[int | None]:

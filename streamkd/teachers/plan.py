@@ -10,7 +10,6 @@ sample of the images, which also tell how long the whole pass will take.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from streamkd.checks import check_count, check_positive, check_types
+from streamkd.ensemble import comparison
+from streamkd.ensemble.compare_stores import compare_stores
+from streamkd.ensemble.ensemble_store import EnsembleStore, as_store
 from streamkd.errors import OptionError, OtherImagesError, StoreError
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.progress import image_progress
 from streamkd.public import public
-from streamkd.reports import Report
+from streamkd.reports import Report, readable_bytes
 from streamkd.store.codecs import Codec, FloatCodec, fidelity
 from streamkd.store.codecs import get as get_codec
-from streamkd.store.collection import open_store
 from streamkd.store.layout import DONE, StoreHeader, dataset_specs, encode_class_names
 from streamkd.store.userblock import USERBLOCK_BYTES
 from streamkd.views.views import Views
@@ -43,10 +44,8 @@ CODECS = (
     "packed:3+8",
     "packed:0+100",
 )
-# Default number of images whose logits are looked at.
-SAMPLE = 1000
-# Default of `max_kl`, in nats.
-MAX_KL = 0.01
+SAMPLE = 1000  # images whose logits are looked at
+MAX_KL = 0.01  # nats
 
 
 class CodecPlan(Report):
@@ -84,6 +83,7 @@ class PlanReport(Report):
       codecs: one `CodecPlan` for each codec, the smallest store first.
       activation: 'sigmoid' where the teacher ends in it, else absent. KL and agreement are then
         those of each label by itself, averaged over the labels.
+      comparison: of several stores, a `StoreComparison` of the sampled images; else absent.
     """
 
     num_images: int
@@ -124,7 +124,8 @@ def plan(
 
     Args:
       images: the transfer set.
-      store: a store, or its path, that has a part of these images in float16 or float32.
+      store: a store, or its path, that has a part of these images in float16 or float32; or
+        several, as in `join`.
       teacher: instead of a store, a `Teacher`, or a source that `load_teacher` takes.
       views: the views, or their number besides the plain one; each image has 1 + `views` rows. A
         number stands for views with crop and flip, whose parameters take 17 bytes a row.
@@ -151,10 +152,13 @@ def plan(
     drawn = np.random.default_rng(seed).permutation(len(images))[:sample]
     sampled = images.select(np.sort(drawn))
     seconds: float | None = None
+    optional: dict[str, Any] = {}
     if store is not None:
-        store = open_store(store)
+        store = as_store(store)
         is_sigmoid = store.header.is_sigmoid
         name, logits = _from_store(sampled, store, seed)
+        if isinstance(store, EnsembleStore):
+            optional["comparison"] = compare_stores(store, sampled, progress=progress)
     else:
         from streamkd.teachers.teach import teacher_setup  # needs TensorFlow
 
@@ -168,6 +172,8 @@ def plan(
         )
         name, (logits, seconds) = setup.teacher.name, _ask(sampled, setup, progress, clock)
         is_sigmoid = setup.teacher.is_sigmoid or logits.shape[1] == 1
+    if is_sigmoid:
+        optional["activation"] = "sigmoid"
     num_rows = len(images) * views.num_views
     fitting = _fitting_codecs(codecs, logits.shape[1])
     compared = [_compare(codec, logits, images, views, is_sigmoid) for codec in fitting]
@@ -184,7 +190,7 @@ def plan(
         max_kl=max_kl,
         recommended=_recommended(compared, max_kl),
         codecs=compared,
-        **({"activation": "sigmoid"} if is_sigmoid else {}),
+        **optional,
     )
 
 
@@ -213,7 +219,7 @@ def describe(report: PlanReport) -> str:
     ]
     for entry in report.codecs:
         line = f"{entry.codec:<14} {entry.bytes_per_image:>11,.0f} "
-        line += f"{_readable_bytes(entry.num_bytes):>9}     "
+        line += f"{readable_bytes(entry.num_bytes):>9}     "
         if entry.kl is None:
             line += "logits too large for it"
         else:
@@ -229,14 +235,19 @@ def describe(report: PlanReport) -> str:
         f"recommended: {report.recommended}, the smallest with KL at most "
         f"{report.max_kl:g} at every temperature"
     )
+    if "comparison" in report:
+        lines += ["", comparison.as_text(report["comparison"])]
     return "\n".join(lines)
 
 
 def _from_store(images: Manifest, store: Any, seed: int) -> tuple[str, np.ndarray]:
     """Returns the teacher's name, and logits of one view of each image that the store has."""
-    if not isinstance(get_codec(store.header.codec), FloatCodec):
+    members = store.members if isinstance(store, EnsembleStore) else ()
+    for read in [member.opened for member in members] or [store]:
+        if isinstance(get_codec(read.header.codec), FloatCodec):
+            continue
         raise StoreError(
-            f"The store {store.path} holds logits as {store.header.codec}, and the loss of a codec "
+            f"The store {read.path} holds logits as {read.header.codec}, and the loss of a codec "
             "is measured on exact logits.\n"
             "Give a store with --codec float16 or float32, for example of 1,000 images, or "
             "`--teacher T`."
@@ -337,8 +348,3 @@ def _recommended(compared: list[CodecPlan], max_kl: float) -> str:
         if entry.kl is not None and max(entry.kl.values()) <= max_kl:
             return entry.codec
     return "float32"
-
-
-def _readable_bytes(num_bytes: int) -> str:
-    power = min(4, int(math.log(max(num_bytes, 1), 1000)))
-    return f"{num_bytes / 1000**power:.3g} {['B', 'kB', 'MB', 'GB', 'TB'][power]}"

@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 import streamkd
-from streamkd.differences import both_sides
+from streamkd.differences import another, both_sides
 from streamkd.errors import StoreError
 from streamkd.store.reader import LogitStore
 
@@ -36,7 +36,7 @@ def check_same(store: LogitStore, settings: dict[str, tuple[Any, Any]]) -> None:
     for name, (now, stored) in settings.items():
         if now != stored:
             raise StoreError(
-                f"The store {store.path} was begun with another {name}.\n"
+                f"The store {store.path} was begun with {another(name)}.\n"
                 f"{both_sides({'now': now, 'store': stored})}"
                 f"Give the same {name}, or another path with `--out`."
             )

@@ -16,11 +16,13 @@ import numpy as np
 
 from streamkd.codes import warn
 from streamkd.errors import TeacherError
-from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import failure, first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
+    InParts,
     as_rows,
-    asked_in_parts,
+    as_whole_numbers,
     chosen_output,
     refuse_several_inputs,
 )
@@ -68,34 +70,36 @@ def saved_model_teacher(
     (argument, spec), *_ = inputs.items()
     axes = _axes(spec, name)
     target = outputs[key]
+    if not (target.dtype.is_floating or target.dtype.is_integer or target.dtype.is_bool):
+        raise TeacherError(
+            f"The teacher {name!r} answers with {target.dtype.name} (output {key!r}), and "
+            "answers are numbers.\nGive another output, `--output NAME`, or export the model with "
+            "the scores of the classes."
+        )
     sizes = target.shape.as_list() if target.shape.rank is not None else []
 
     def answer(images: Any) -> np.ndarray:
         pixels = axes.arranged(np.asarray(images, np.float32))
-        answers = asked_in_parts(ask, pixels, axes.batch)
-        return as_rows(answers.astype(np.float32))
+        if spec.dtype.is_integer:
+            pixels = as_whole_numbers(pixels, options.get("preprocess", "none"), name)
+        return as_rows(in_parts(pixels).astype(np.float32))
 
     def ask(pixels: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
-        if spec.dtype.is_integer:
-            pixels = np.clip(np.rint(pixels), 0, 255)
         try:
             return signature(**{argument: tf.constant(pixels, spec.dtype)})[key].numpy()
         except tf.errors.OpError as error:
-            raise TeacherError(
-                f"The teacher {name!r} fails when it is asked about images of "
-                f"{' x '.join(map(str, pixels.shape))}: {_first_line(error)}.\n"
-                "Give another `--image-size`, or look at the model."
-            ) from error
+            raise failure(name, pixels, error) from error
 
-    return Teacher(
+    in_parts = InParts(ask, axes.batch)
+    return file_teacher(
         answer,
+        axes,
         name=name,
-        num_outputs=sizes[-1] if len(sizes) > 1 else None,
-        image_size=axes.image_size,
-        num_channels=axes.num_channels,
-        weights_digest=digest_of_files(_files(path), f"{key}" if model_output is not None else ""),
+        sizes=sizes,
+        files=_files(path),
+        chosen=f"{key}" if model_output is not None else "",
         **options,
     )
 
@@ -108,7 +112,7 @@ def _signature(path: Path, name: str, wanted: str | int | None) -> tuple[Any, st
         loaded = tf.saved_model.load(str(path))
     except Exception as error:  # a damaged file, or operations that this TensorFlow has not
         raise TeacherError(
-            f"{path} cannot be loaded as a SavedModel: {_first_line(error)}.\n"
+            f"{path} cannot be loaded as a SavedModel: {first_line(error)}.\n"
             "Export the model again with `model.export(...)`."
         ) from error
     signatures = dict(loaded.signatures)
@@ -154,8 +158,3 @@ def _files(path: Path) -> dict[str, Path]:
     for part in _PARTS:
         files += [file for file in (path / part).rglob("*") if file.is_file()]
     return {file.relative_to(path).as_posix(): file for file in files}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300].rstrip(".")

@@ -56,7 +56,7 @@ def teach(
     crop_to_aspect_ratio: bool = False,
     pad_to_aspect_ratio: bool = False,
     decode: str = "exact",
-    exif: str = "ignore",
+    exif: str | None = None,
     background: Background = None,
     batch_size: int = BATCH_SIZE,
     codec: str = "float16",
@@ -79,7 +79,8 @@ def teach(
       image_size: (height, width) in pixels; by default the size that the teacher needs.
       color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio: as in Keras' loader.
       decode: 'exact' as in Keras' loader, or 'scaled' for large photographs; see `ImageOptions`.
-      exif: 'ignore' as in Keras' loader, or 'apply' to turn photographs as their EXIF tag says.
+      exif: 'ignore' as in Keras' loader, or 'apply' to turn photographs as their EXIF tag says; by
+        default 'ignore', and a warning where there are such photographs.
       background: (red, green, blue) on which transparent images are laid; by default the colours
         behind the transparency are shown, as in Keras' loader.
       batch_size: rows that are answered and written at once; stored, since it changes last bits.
@@ -117,17 +118,19 @@ def teach(
         pad_to_aspect_ratio=pad_to_aspect_ratio,
         max_pixels=max_pixels,
         decode=decode,
-        exif=exif,
+        exif=exif or "ignore",
         background=background,
         batch_size=batch_size,
         codec=codec,
         class_names=class_names,
         views=views,
     )
-    if exif == "ignore":
+    if exif is None:
         _warn_of_turned(images)
     images, path = images.select(images.keys.sort_order()), os.fspath(out)
     if shard is not None:
+        whole = TeacherPass(setup, images, path, skip_bad=skip_bad)
+        setup.teacher.first_pixels = whole.first_pixels if shard[0] > 1 else None
         images = shard_of(images, shard, setup.images_per_block)
     elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
         with_deltas = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
@@ -170,7 +173,8 @@ def teacher_setup(
     teacher.settle_model(options.shape)
     if views is not None and views.operation is not None:
         check_operation(views.operation, options.shape)
-    classes = class_names or teacher.class_names or images.class_names
+    given = class_names or teacher.class_names or images.class_names
+    classes = None if given is None else list(given)  # as a store keeps them
     if teacher.output_kind == "class" and teacher.num_outputs is None and classes:
         teacher.num_outputs = len(classes)
     return TeacherSetup(

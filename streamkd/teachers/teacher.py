@@ -16,7 +16,7 @@ import numpy as np
 
 from streamkd.checks import check_choice, check_types
 from streamkd.errors import TeacherError
-from streamkd.models import output_kind
+from streamkd.models import odd_answers, output_kind, rounding
 from streamkd.models import preprocessing as preprocessing_module
 from streamkd.models.image_input import ImageInput
 from streamkd.models.logits_head import LogitsModel
@@ -63,6 +63,10 @@ class Teacher:
       model: the Keras model that answers, or None.
       is_asked_twice: whether a pass asks about a few images again, to compare the answers.
       class_names: its classes in the order of its outputs, where its file tells them; else None.
+      step: to which its probabilities are rounded, 1 for the class alone; None for unrounded ones,
+        and until the first answers.
+      zeros: share of the first answers that are 0, where they are rounded.
+      first_pixels: returns the pixels of the first block of a pass, of which this is one part.
     """
 
     def __init__(
@@ -96,6 +100,10 @@ class Teacher:
         self.model: Any = None
         self.is_asked_twice = True
         self.class_names: list[str] | None = None
+        self.step: float | None = None
+        self.zeros = 0.0
+        self.first_pixels: Callable[[], Any] | None = None
+        self._is_step_known = False
         self._preprocessing: Preprocessing | None = None
         # A model that was not yet checked against images, and the output that the user chose.
         self._model: Any = None
@@ -176,8 +184,9 @@ class Teacher:
 
         `model_output` chooses one of several arrays that it answers with, by name or number.
         """
+        # A copy of its own: many functions preprocess in place, and TensorFlow's arrays are locked.
         teacher = cls(
-            lambda images: answers_of(answer, np.asarray(images), name, model_output),
+            lambda images: answers_of(answer, np.array(images), name, model_output),
             name=name,
             **options,
         )
@@ -203,22 +212,30 @@ class Teacher:
         is_number = answers.shape in ((len(images),), (len(images), 1))
         if self.output_kind == "class" and is_number:
             answers = output_kind.scores_of_classes(answers, self.num_outputs, self.name)
-        if answers.ndim != 2 or len(answers) != len(images) or not answers.shape[1]:
-            raise TeacherError(
-                f"The teacher {self.name!r} answered {len(images)} images with an array of shape "
-                f"{list(answers.shape)}.\nIt must answer with [batch, num_classes]: one row for "
-                "each image, of one number for each class, or of one number for two classes."
-            )
+        elif self.output_kind in SIGMOID_KINDS and is_number:
+            answers = answers.reshape(-1, 1)
+        odd_answers.check_rows(answers, len(images), self.name)
         if self.output_kind == "auto":
-            self.settle_output(output_kind.output_kind(answers))
-            if self.output_kind == "logits" and self.weights_digest is not None:
-                output_kind.refuse_scaled(answers, self.name)
-        logits = output_kind.to_logits(answers, self.output_kind)
+            is_model = self.weights_digest is not None
+            kind = odd_answers.judged_kind(answers, self.name, is_model=is_model)
+            self.settle_output(kind)
+        if not self._is_step_known:
+            self._settle_step(answers, self._preprocessing)
+        logits = output_kind.to_logits(answers, self.output_kind, self.step)
         if self.dropped_output is None:
             return logits
         return without_outputs(
             logits, self.dropped_output, name=self.name, fewest=1 if self.is_sigmoid else 2
         )
+
+    def _settle_step(self, answers: np.ndarray, preprocessing: Preprocessing) -> None:
+        """Sees in the first answers whether they are rounded; all parts of a pass see the same."""
+        self._is_step_known = True
+        if self.output_kind not in ("probabilities", "sigmoid"):
+            return
+        if self.first_pixels is not None:
+            answers = np.asarray(self.answer(preprocessing(self.first_pixels())), np.float32)
+        self.step, self.zeros = rounding.rounding_step(answers), float(np.mean(answers <= 0))
 
     def _check_head(self, head: Head, pixels: Any) -> None:
         """Compares the logits with the model's answers, once, and takes these if they differ."""
@@ -242,6 +259,7 @@ class Teacher:
 
         The store may hold the logarithms of a model's own answers, where logits can be had now.
         """
+        self.step, self._is_step_known = rounding.step_of(stored), True
         head, self._head = self._head, None
         if head is not None and stored.get("removed") is None:
             self._answer_whole(head)
@@ -262,7 +280,11 @@ class Teacher:
         While `output_kind` is 'auto', `default_output` stands in.
         """
         undecided = self.output_kind == "auto" and default_output is not None
-        chosen = {} if self.model_output is None else {"model_output": self.model_output}
+        chosen: dict[str, Any] = (
+            {} if self.model_output is None else {"model_output": self.model_output}
+        )
+        if self.step is not None and self.step < 1:
+            chosen["rounded"] = rounding.description(self.step, of_labels=self.is_sigmoid)
         return {
             "name": self.name,
             "weights": self.weights_digest,

@@ -44,6 +44,7 @@ from streamkd.store.layout import StoreHeader
 from streamkd.store.reader import LogitStore
 from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
+from streamkd.teachers.dropped_outputs import classes_to_give
 from streamkd.teachers.first_answers import answers_vary, nearly_equal, warn_of_first_answers
 from streamkd.teachers.other_images import other_images
 from streamkd.teachers.provenance import check_same, package_versions
@@ -242,6 +243,10 @@ class TeacherPass:
                 look = None
             yield Answer(logits, content_digests, views, refused)
 
+    def first_pixels(self) -> tf.Tensor:
+        """Returns the pixels of the first block, float32 `[rows, height, width, channels]`."""
+        return next(self._read([self._blocks[0]], self._drawn))[0]
+
     def _resumed(self, begun: Iterator[Answer], groups: Sequence[np.ndarray]) -> Iterator[Answer]:
         """Returns the answers that `_create` has begun, if every block is still to be written.
 
@@ -317,12 +322,13 @@ class TeacherPass:
         """Refuses a teacher whose number of outputs is not the number of classes."""
         classes = self.setup.class_names
         if classes is not None and not fits_names(num_outputs, classes):
+            teacher = self.setup.teacher
+            outputs = f"{num_outputs} output{'' if num_outputs == 1 else 's'}"
             raise TeacherError(
-                f"The teacher has {num_outputs} outputs, and there are {len(classes)} classes.\n"
-                f"  teacher: {self.setup.teacher.name}, {num_outputs} outputs\n"
+                f"The teacher has {outputs}, and there are {len(classes)} classes.\n"
+                f"  teacher: {teacher.name}, {outputs}\n"
                 f"  classes: {readable_names(classes)}\n"
-                "Give the teacher's classes in the order of its outputs, one a line: "
-                "`--class-names FILE`; an output that is no class is left out by `--drop-output N`."
+                f"{classes_to_give(classes, num_outputs, teacher.dropped_output)}"
             )
 
 

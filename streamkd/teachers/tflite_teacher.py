@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import TeacherError
-from streamkd.teachers.file_digest import digest_of_files
+from streamkd.teachers.file_teacher import file_teacher
+from streamkd.teachers.foreign_errors import first_line
 from streamkd.teachers.image_axes import (
     ImageAxes,
     as_rows,
+    as_whole_numbers,
     asked_in_parts,
     chosen_output,
     refuse_several_inputs,
@@ -28,11 +30,13 @@ from streamkd.teachers.image_axes import (
 from streamkd.teachers.teacher import Teacher
 
 _TYPES = (np.float32, np.uint8, np.int8, np.int16)
+# Other whole numbers: pixels as they are, and the numbers of classes.
+_WHOLE_TYPES = (np.int32, np.int64)
 # Largest real input of a model of normalised pixels; one of pixels from 0 to 255 has more.
 _MAX_NORMALISED = 32
 # Kind of the answers by the operation that makes them. Rounding to 256 levels moves the sum of
 # probabilities, so that the numbers of a quantised model do not tell.
-_KINDS = {"SOFTMAX": "probabilities", "LOG_SOFTMAX": "log-probabilities"}
+_KINDS = {"SOFTMAX": "probabilities", "LOG_SOFTMAX": "log-probabilities", "LOGISTIC": "sigmoid"}
 # Largest difference between answers to the same image in batches of different sizes, as a
 # fraction of the largest answer.
 _TOLERANCE = 1e-2
@@ -53,18 +57,18 @@ def tflite_teacher(
       TeacherError: the package for it is missing, or the file is no model of images.
     """
     path = Path(path)
-    model = _Model(path, name or path.name, model_output, is_raw=preprocess == "none")
+    model = _Model(path, name or path.name, model_output, preprocess)
     if output == "auto":
         output = _KINDS.get(model.last_operation, "auto")
-    return Teacher(
+    return file_teacher(
         model,
+        model.axes,
         name=name or path.name,
+        sizes=model.sizes,
+        files={"model": path},
+        chosen=model.chosen,
         output=output,
         preprocess=preprocess,
-        num_outputs=model.num_outputs,
-        image_size=model.axes.image_size,
-        num_channels=model.axes.num_channels,
-        weights_digest=digest_of_files({"model": path}, model.chosen),
         **options,
     )
 
@@ -76,13 +80,13 @@ class _Model:
       path: of the file.
       name: of the teacher, for messages.
       model_output: name or number of the output; None for the only one.
-      is_raw: whether pixels come as they are in the image, 0 to 255.
+      preprocess: of the pixels; 'none' for pixels as they are in the image, 0 to 255.
     """
 
     def __init__(
-        self, path: Path, name: str, model_output: str | int | None, *, is_raw: bool
+        self, path: Path, name: str, model_output: str | int | None, preprocess: str
     ) -> None:
-        self._path, self._is_raw = path, is_raw
+        self._path, self._name, self._preprocess = path, name, preprocess
         self._interpreter = _interpreter(path)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
@@ -91,15 +95,14 @@ class _Model:
         self._input, self._output = inputs[0], outputs[number]
         self.chosen = self._output["name"] if len(outputs) > 1 else ""
         for part in (self._input, self._output):
-            if part["dtype"] not in _TYPES:
+            if part["dtype"] not in (*_TYPES, *_WHOLE_TYPES):
                 raise TeacherError(
                     f"The teacher {name!r} has a tensor {part['name']!r} of "
-                    f"{np.dtype(part['dtype']).name}; streamkd takes float32, uint8, int8 and "
-                    "int16.\nConvert the model with such an input and output."
+                    f"{np.dtype(part['dtype']).name}; streamkd takes float32 and whole "
+                    "numbers.\nConvert the model with such an input and output."
                 )
         self.axes = ImageAxes.of_shape([None, *_sizes(self._input)[1:]], name)
-        sizes = _sizes(self._output)
-        self.num_outputs = sizes[-1] if len(sizes) > 1 else None
+        self.sizes = _sizes(self._output)
         self.last_operation = _last_operation(self._interpreter, self._output["index"])
         self._own_batch = int(self._input["shape"][0])
         self._shape = tuple(self._input["shape"])  # that the interpreter has memory for
@@ -144,10 +147,14 @@ class _Model:
         kind = self._input["dtype"]
         if kind == np.float32:
             return np.ascontiguousarray(pixels)
+        if kind in _WHOLE_TYPES:
+            return as_whole_numbers(pixels, self._preprocess, self._name).astype(kind)
         limits = np.iinfo(kind)
         scale, zero = self._input["quantization"]
         largest = scale * (limits.max - zero)
-        if scale == 0 or (self._is_raw and kind != np.int16 and largest <= _MAX_NORMALISED):
+        if scale == 0 or (
+            self._preprocess == "none" and kind != np.int16 and largest <= _MAX_NORMALISED
+        ):
             numbers = pixels + (0 if scale == 0 else limits.min)
         else:
             numbers = pixels / np.float32(scale) + zero
@@ -174,9 +181,8 @@ def _interpreter(path: Path) -> Any:
         )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TeacherError(
-            f"{path} cannot be loaded as a TensorFlow Lite model: {lines[0][:300].rstrip('.')}.\n"
+            f"{path} cannot be loaded as a TensorFlow Lite model: {first_line(error)}.\n"
             "Convert the model again with operations of TensorFlow Lite alone."
         ) from error
     return interpreter
@@ -190,14 +196,20 @@ def _sizes(part: dict[str, Any]) -> list[int | None]:
 
 
 def _last_operation(interpreter: Any, tensor: int) -> str:
-    """Returns the name of the operation that makes a tensor; empty where it cannot be asked."""
+    """Returns the name of the operation that makes a tensor; empty where it cannot be told."""
     list_operations = getattr(interpreter, "_get_ops_details", None)
     operations = [] if list_operations is None else list_operations()
     makers = {}
     for operation in operations:
-        makers.update(dict.fromkeys(map(int, operation["outputs"]), operation))
+        # A delegate computes what operations beside it in the list say.
+        if operation["op_name"] != "DELEGATE":
+            makers.update(dict.fromkeys(map(int, operation["outputs"]), operation))
+    sizes = {part["index"]: part["shape"] for part in interpreter.get_tensor_details()}
+    num_outputs = int(np.prod(sizes[tensor][1:]))  # of an image
     maker = makers.get(tensor)
     # Numbers that are only written otherwise, or laid out otherwise, are of the same kind.
     while maker and maker["op_name"] in ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE"):
-        maker = makers.get(int(maker["inputs"][0]))
-    return str(maker["op_name"]) if maker else ""
+        maker = makers.get(tensor := int(maker["inputs"][0]))
+    if maker is None or (maker["op_name"].endswith("SOFTMAX") and sizes[tensor][-1] != num_outputs):
+        return ""  # such as several softmaxes beside each other
+    return str(maker["op_name"])

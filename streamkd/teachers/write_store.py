@@ -128,12 +128,13 @@ def write_store(
         background=background,
     ).to_dict()
     order = images.keys.sort_order()
+    given = class_names or images.class_names
     writing = _Writing(
         images=images.select(order),
         order=order,
         path=os.fspath(out),
         answer=answer,
-        class_names=class_names or images.class_names,
+        class_names=None if given is None else list(given),  # as a store keeps them
         fields={
             "codec": codec,
             "teacher": {"name": teacher} if isinstance(teacher, str) else teacher,

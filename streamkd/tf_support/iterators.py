@@ -80,7 +80,7 @@ class CollectableDataset(tf.data.Dataset):
         if not tf.executing_eagerly():
             return super().__iter__()
         if self.own_loop is not None and self.rest is not None:
-            return _OwnLoopIterator(self, self.own_loop(), self.rest)
+            return OwnLoopIterator(lambda: self, self.refuse, self.own_loop(), self.rest)
         return make_collectable(_NamingIterator(self))
 
 
@@ -110,7 +110,7 @@ class _NamingIterator(OwnedIterator):
         return super()._next_internal()
 
 
-class _OwnLoopIterator(_NamingIterator):
+class OwnLoopIterator(_NamingIterator):
     """An iterator that Python's threads feed, until TensorFlow asks for one of its own.
 
     TensorFlow does where the iterator is an argument of a `tf.function`, as in Keras' `fit`. Its
@@ -119,26 +119,36 @@ class _OwnLoopIterator(_NamingIterator):
 
     def __init__(
         self,
-        dataset: CollectableDataset,
+        whole: Callable[[], tf.data.Dataset],
+        refuse: Callable[[tf.errors.OpError, int], None],
         loop: OwnLoop,
         rest: Callable[[int], tf.data.Dataset],
     ) -> None:
+        """Begins at the first element.
+
+        Args:
+          whole: returns the dataset of all elements.
+          refuse, rest: of `CollectableDataset`.
+          loop: gives the same elements.
+        """
         self._loop: OwnLoop | None = loop
-        self._rest = rest
-        self._refuse = dataset.refuse
+        self._whole, self._refuse, self._rest = whole, refuse, rest
         self._number = -1
         self._num_taken = 0
-        self._element_spec = dataset.element_spec
-        self._whole = dataset
         self._get_next_call_count = 0
 
     def __getattr__(self, name: str) -> Any:
         """Makes TensorFlow's iterator, whose attributes are missing until then."""
-        if name not in _OF_TENSORFLOW or "_loop" not in self.__dict__:
+        if "_loop" not in self.__dict__:
+            raise AttributeError(name)
+        if name == "_element_spec":
+            self._element_spec = self._whole().element_spec
+            return self._element_spec
+        if name not in _OF_TENSORFLOW:
             raise AttributeError(name)
         num_taken = self._num_taken
         with tf.init_scope():
-            self._create_iterator(self._rest(num_taken) if num_taken else self._whole)
+            self._create_iterator(self._rest(num_taken) if num_taken else self._whole())
         self._loop = None
         make_collectable(self)
         return self.__dict__[name]

@@ -6,7 +6,8 @@
 
 An image's loss is its weight times
 label_weight · CE(labels, student at temperature 1)
-+ (1 − label_weight) · temperature² · KL(teacher ‖ student, both at the temperature).
++ (1 − label_weight) · the loss that compares student and teacher, which by default is
+temperature² · KL(teacher ‖ student, both at the temperature).
 With independent labels, CE and KL are binary cross-entropies, averaged over the labels.
 """
 
@@ -18,7 +19,10 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.losses import independent_labels
-from streamkd.losses.distillation import distillation_loss, label_loss
+from streamkd.losses.distillation import label_loss
+from streamkd.losses.teacher_loss import teacher_loss
+from streamkd.training.recipe import Recipe
+from streamkd.training.schedules import SettingOverRun, at_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,16 +30,37 @@ class BatchLoss:
     """The loss of one run.
 
     Attributes:
-      temperature, label_weight, label_smoothing: as in `Distiller`.
+      temperature, label_weight: numbers, or values over the run.
+      label_smoothing: as in `Distiller`.
+      num_steps: of the whole run, of which a step is a fraction.
       class_weights: float32 `[num_classes]`, the weight of an image by its class; None for 1.
       kind: 'kl' for the softmax of classes, 'bce' for the sigmoid of independent labels.
+      teacher: the loss that compares the student with the teacher, of the kind 'kl'; see
+        `teacher_loss`.
+      standardize: whether it compares standardised logits.
     """
 
-    temperature: float
-    label_weight: float
+    temperature: Any
+    label_weight: Any
     label_smoothing: float = 0.0
     class_weights: Any = None
     kind: str = "kl"
+    teacher: Any = "kd"
+    standardize: bool = False
+    num_steps: int = 1
+
+    @property
+    def changes(self) -> bool:
+        """Whether the loss is another one at other steps."""
+        return any(isinstance(s, SettingOverRun) for s in (self.temperature, self.label_weight))
+
+    def at(self, step: tf.Tensor | None) -> BatchLoss:
+        """Returns the loss with its settings at a step, int64, as numbers or tensors."""
+        if not self.changes:
+            return self
+        temperature = at_step(self.temperature, step, self.num_steps)
+        label_weight = at_step(self.label_weight, step, self.num_steps)
+        return dataclasses.replace(self, temperature=temperature, label_weight=label_weight)
 
     def __call__(
         self, student_logits: tf.Tensor, targets: dict, weights: tf.Tensor
@@ -64,9 +89,11 @@ class BatchLoss:
             teacher_logits = independent_labels.in_form_of(
                 targets["teacher_logits"], student_logits.shape[1]
             )
-            on_teacher = taught * distillation_loss(
-                teacher_logits, student_logits, temperature=self.temperature
+            compare = teacher_loss(
+                self.teacher, temperature=self.temperature, standardize=self.standardize
             )
+            compared = compare(teacher_logits, student_logits, targets, taught > 0)
+            on_teacher = taught * compared
             choices = tf.argmax(teacher_logits, axis=1, output_type=tf.int32)
             agreeing = tf.cast(answers == choices, tf.float32)
             losses += (1 - self.label_weight) * on_teacher
@@ -98,6 +125,20 @@ class BatchLoss:
         counts = (labelled * correct, taught * agreeing)
         parts = (losses, weights, on_labels, labelled, on_teacher, taught, *counts)
         return losses, tf.reduce_sum(tf.stack(parts), axis=1)
+
+    @classmethod
+    def of_run(cls, recipe: Recipe, class_weights: Any, *, kind: str, num_steps: int) -> BatchLoss:
+        """Returns the loss of a run with these settings."""
+        return cls(
+            temperature=recipe.temperature,
+            label_weight=recipe.label_weight,
+            num_steps=num_steps,
+            label_smoothing=recipe.label_smoothing,
+            class_weights=class_weights,
+            kind=kind,
+            teacher="kd" if recipe.loss in ("auto", "bce") else recipe.loss,
+            standardize=recipe.standardize,
+        )
 
     def class_weighted(self, targets: dict, weights: tf.Tensor) -> tf.Tensor:
         """Returns the weights of a batch times the weights of its images' classes."""

@@ -39,6 +39,7 @@ from streamkd.training.optimizers import build_optimizer
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
 from streamkd.training.saver import Saver
+from streamkd.training.schedules import typical_of
 from streamkd.training.state import TrainingState, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
@@ -73,7 +74,10 @@ class Distiller:
       ema: momentum of a moving average of the weights, such as 0.999, or None. Validation sees the
         averages, and the trained student has them.
       temperature: positive; divides the logits of teacher and student in the distillation loss.
-      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone.
+        None is 4, or that of the paper of `loss`. It may change like label_weight.
+      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone. None is 0.1, or
+        as in the paper of `loss`. It changes over the run if given as pairs of a fraction of the
+        run and the weight there, such as [(0, 0.1), (0.5, 0.1), (0.7, 1)].
       label_smoothing: fraction of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: the preprocessing that the student expects; becomes its first layers, so
         that `distiller.student` takes pixels from 0 to 255.
@@ -83,8 +87,11 @@ class Distiller:
         'auto' measures both if the run takes more than a minute.
       steps_per_call: largest number of steps in one call of the compiled loop; long steps are
         called fewer at a time.
-      loss: 'kl' for the classes of one softmax, 'bce' for independent labels, one sigmoid each;
-        'auto' follows the teacher, the labels and the student's last layer.
+      loss: 'kd' for the classes of one softmax, 'bce' for independent labels, one sigmoid each;
+        'auto' follows the teacher, the labels and the student's last layer. Others for classes:
+        'mse', 'hard', 'dkd', 'nkd', 'ttm', 'wttm', 'dist', 'mlkd', as in `kd.dkd_loss`. Or a
+        function of teacher_logits, student_logits and labels, int32 and -1 where there is none.
+      standardize: compare logits after `kd.standardize_logits`.
       metrics: Keras metrics, their names, or functions of labels and answers, besides the built-in
         ones; see `UserMetrics` for their arguments.
       on_nonfinite: how to treat a step whose loss or gradient is not a finite number: 'raise'
@@ -112,8 +119,8 @@ class Distiller:
         clip_norm: float | None = None,
         accumulate: int = 1,
         ema: float | None = None,
-        temperature: float = 4.0,
-        label_weight: float = 0.1,
+        temperature: Any = None,
+        label_weight: Any = None,
         label_smoothing: float = 0.0,
         student_preprocess: str = "none",
         model_output: str | int | None = None,
@@ -121,7 +128,8 @@ class Distiller:
         steps_per_call: int = 32,
         metrics: Any = (),
         on_nonfinite: str = "raise",
-        loss: str = "auto",
+        loss: Any = "auto",
+        standardize: bool = False,
     ) -> None:
         given = locals()
         check_types(Distiller.__init__, {"student_preprocess": student_preprocess})
@@ -247,7 +255,7 @@ class Distiller:
             num_classes=max(stream.num_classes, len(stream.class_names or [])),
             several=stream.multi_hot is not None,
         )
-        label_weight = self.recipe.label_weight
+        label_weight = typical_of(self.recipe.label_weight)
         warn_of_student(self._given, self.student_preprocess, stream, label_weight)
         strength = TeacherStrength.of(stream, label_weight)
         with restorable_random_layers(self._logits.model, self.strategy):
@@ -275,6 +283,7 @@ class Distiller:
                 **run_config.describe_output(self._ready.output),
                 **run_config.describe_loss(loss_kind, stream),
             }
+            loss = BatchLoss.of_run(self.recipe, weights, kind=loss_kind, num_steps=num_steps)
             loop = Loop(
                 stream=stream,
                 epochs=epochs,
@@ -285,7 +294,7 @@ class Distiller:
                 config=config,
                 state=state,
                 calls=StepCalls(
-                    self._steps(state, metrics, weights, loss_kind),
+                    self._steps(state, metrics, loss),
                     stream,
                     self.workers,
                     xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
@@ -329,17 +338,8 @@ class Distiller:
             state = TrainingState(self.student, self._logits.model, optimizer, metrics.metrics)
         return state, metrics
 
-    def _steps(
-        self, state: TrainingState, metrics: UserMetrics, weights: np.ndarray | None, kind: str
-    ) -> TrainingSteps:
-        """Returns the compiled steps, without XLA; `weights` by class, and the loss's `kind`."""
-        loss = BatchLoss(
-            temperature=float(self.recipe.temperature),
-            label_weight=float(self.recipe.label_weight),
-            label_smoothing=self.recipe.label_smoothing,
-            class_weights=weights,
-            kind=kind,
-        )
+    def _steps(self, state: TrainingState, metrics: UserMetrics, loss: BatchLoss) -> TrainingSteps:
+        """Returns the compiled steps, without XLA."""
         with self.strategy.scope():
             return TrainingSteps(
                 self._logits.model,

@@ -17,6 +17,7 @@ import tensorflow as tf
 from streamkd.errors import OptionError
 from streamkd.losses.independent_labels import truths_of
 from streamkd.models.family_base import Family, package_of
+from streamkd.models.reasons import keras_reason
 from streamkd.runs.run_directory import COLUMNS
 
 # Metrics that streamkd counts by itself.
@@ -133,7 +134,8 @@ class UserMetrics:
             labels_kind = "one-hot labels" if one_hot else "class numbers"
             raise OptionError(
                 f"The metric {metric.name!r} cannot count the student's answers: "
-                f"{_reason(error)}\n  labels:  {labels_kind}, of shape {truth.shape.as_list()}\n"
+                f"{keras_reason(error)}.\n"
+                f"  labels:  {labels_kind}, of shape {truth.shape.as_list()}\n"
                 f"  answers: {answers_kind}, of shape {answers.shape.as_list()}, and a weight for "
                 "each image\nGive a metric of such labels and answers."
             ) from error
@@ -155,14 +157,6 @@ class UserMetrics:
                     "Give it another name: name='…'."
                 )
             taken |= {name, f"val_{name}"}
-
-
-def _reason(error: Exception) -> str:
-    """Returns the most informative line of an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # TensorFlow puts the user's code first if it compiled that.
-    number = -1 if lines and lines[0].startswith("in user code") else 0
-    return lines[number][:300] if lines else type(error).__name__
 
 
 def _results_of(metric: Any) -> dict[str, Any]:

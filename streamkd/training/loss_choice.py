@@ -9,7 +9,10 @@ same in both forms, one logit or two, so that the student's form decides.
 
 from __future__ import annotations
 
+from typing import Any
+
 from streamkd.errors import OptionError, StudentError
+from streamkd.losses.teacher_loss import PRESETS, name_of
 from streamkd.models.logits_head import LogitsModel
 from streamkd.stream.stream import Stream
 
@@ -17,12 +20,12 @@ WORDS = {"bce": "sigmoid", "kl": "softmax"}
 
 
 def choose_loss(
-    asked: str, stream: Stream, *, label_weight: float, student: LogitsModel, num_outputs: int
+    asked: Any, stream: Stream, *, label_weight: float, student: LogitsModel, num_outputs: int
 ) -> str:
     """Returns 'kl' or 'bce'.
 
     Args:
-      asked: 'auto', or the loss that the user wants.
+      asked: 'auto', or the loss that the user wants: a name, or a function for classes.
       stream: the stream to learn from.
       label_weight: weight of the label loss; 1 leaves the teacher out, 0 the labels.
       student, num_outputs: the student's logits and their number.
@@ -40,15 +43,21 @@ def choose_loss(
     own = _shown_by_student(student, num_outputs)
     wanted = {**targets, **own}
     if asked != "auto":
-        wanted[f"`--loss` is {asked}"] = asked
+        wanted[f"`--loss` is {name_of(asked)}"] = form_of(asked)
     kinds = set(wanted.values())
     if len(kinds) > 1:
         raise _conflict(wanted, targets, own)
     return kinds.pop() if kinds else "kl"
 
 
-def needs_sigmoid(asked: str, stream: Stream, label_weight: float) -> bool:
+def form_of(asked: Any) -> str:
+    """Returns 'bce' for that loss, and 'kl' for all losses between the classes of one softmax."""
+    return "bce" if asked == "bce" else "kl"
+
+
+def needs_sigmoid(asked: str, stream: Stream, label_weight: float | None) -> bool:
     """Returns whether a student that is still to be built must end in sigmoid."""
+    label_weight = PRESETS["kd"].label_weight if label_weight is None else label_weight
     shown = _shown_by_targets(stream, label_weight, stream.num_classes).values()
     return "bce" in (asked, *shown) or stream.num_classes == 1
 

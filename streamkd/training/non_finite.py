@@ -81,7 +81,7 @@ def examine(stream: Stream, steps: Any, step: int) -> NonFiniteStep:
     for number in numbers:
         images, targets, weights = next(iter(stream.batches(number, number + 1)))
         logits = tf.cast(steps.model(images, training=False), tf.float32)
-        losses = steps.loss(logits, targets, weights)[0].numpy()
+        losses = steps.loss.at(tf.constant(step, tf.int64))(logits, targets, weights)[0].numpy()
         indices = stream.indices(number)
         whole += indices.tolist()
         bad += indices[~np.isfinite(losses)].tolist()

@@ -131,6 +131,12 @@ def check_family(optimizer: Any, family: Family) -> None:
     own = family_of_optimizer(optimizer)
     if own is family:
         return
+    if isinstance(optimizer, type):
+        name = optimizer.__name__
+        raise OptionError(
+            f"The optimizer is the class {name}, and no optimizer.\n"
+            f"Give an object, such as `{name}(0.001)`, or a name."
+        )
     kind = type(optimizer).__name__
     if "legacy" in type(optimizer).__module__:
         raise OptionError(

@@ -19,9 +19,12 @@ from streamkd.checks import (
     check_positive,
 )
 from streamkd.errors import OptionError
+from streamkd.losses.teacher_loss import PRESETS, name_of
+from streamkd.training import schedules
+from streamkd.training.schedules import as_setting
 
 SCHEDULES = ("cosine", "constant")
-LOSSES = ("auto", "kl", "bce")
+LOSSES = ("auto", "bce", *PRESETS)
 JITS = ("auto", "on", "off")
 ON_NONFINITE = ("raise", "skip")
 # Defaults of an optimizer given by name; an optimizer of the user's own has its own.
@@ -50,10 +53,12 @@ class Recipe:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
-    temperature: float = 4.0
-    label_weight: float = 0.1
+    # A number or a `SettingOverRun`; those that are not given follow from the loss.
+    temperature: Any = None
+    label_weight: Any = None
     label_smoothing: float = 0.0
-    loss: str = "auto"
+    loss: Any = "auto"
+    standardize: bool = False
     jit: str = "auto"
     steps_per_call: int = 32
     on_nonfinite: str = "raise"
@@ -67,14 +72,12 @@ class Recipe:
             self.warm_up = WARM_UP if self.warm_up is None else self.warm_up
             check_positive("learning_rate", _one_number("learning_rate", self.learning_rate))
             check_fraction("warm_up", self.warm_up)
-        check_positive("temperature", _one_number("temperature", self.temperature))
-        check_fraction("label_weight", _one_number("label_weight", self.label_weight))
+        self._settle_loss()
         check_count("steps_per_call", self.steps_per_call)
         check_count("accumulate", self.accumulate)
         check_below_one("label_smoothing", self.label_smoothing)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("loss", self.loss, LOSSES)
         check_choice("jit", self.jit, JITS)
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         if self.clip_norm is not None:
@@ -92,6 +95,24 @@ class Recipe:
                 f"compiled steps.\n{_train_in_parts(name)}"
             )
         super().__setattr__(name, value)
+
+    def _settle_loss(self) -> None:
+        """Gives the loss the temperature and the label weight of its paper where none is given."""
+        if not callable(self.loss):
+            check_choice("loss", self.loss, LOSSES)
+        named = self.loss if isinstance(self.loss, str) else "kd"
+        preset = PRESETS.get(named, PRESETS["kd"])
+        if self.temperature is None:
+            self.temperature = preset.temperature
+        elif not preset.has_temperature or callable(self.loss):
+            raise OptionError(
+                f"temperature is {self.temperature!r}, and the loss {name_of(self.loss)} has none "
+                "to set.\nLeave the temperature out."
+            )
+        self.temperature = as_setting("temperature", self.temperature, check_positive)
+        if self.label_weight is None:
+            self.label_weight = preset.label_weight
+        self.label_weight = as_setting("label_weight", self.label_weight, check_fraction)
 
     def _check_own_optimizer(self) -> None:
         """Refuses settings of an optimizer by name together with the user's own optimizer."""
@@ -120,12 +141,14 @@ class Recipe:
         Those that keep their defaults are left out, unless the first release recorded them.
         """
         described: dict[str, Any] = {
-            "temperature": float(self.temperature),
-            "label_weight": float(self.label_weight),
+            "temperature": schedules.described(self.temperature),
+            "label_weight": schedules.described(self.label_weight),
         }
+        if self.loss not in ("auto", "kd", "kl", "bce"):
+            described["loss"] = name_of(self.loss)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["warm_up"] = WARM_UP
-        for name in ("label_smoothing", "accumulate", "on_nonfinite"):
+        for name in ("label_smoothing", "standardize", "accumulate", "on_nonfinite"):
             if getattr(self, name) != defaults[name]:
                 described[name] = getattr(self, name)
         if isinstance(self.optimizer, str):
@@ -142,11 +165,10 @@ def _one_number(name: str, value: Any) -> Any:
     if not callable(value) and (isinstance(value, str) or not isinstance(value, Iterable)):
         return value
     kind = "a function" if callable(value) else f"a {type(value).__name__}"
-    if name == "learning_rate":
-        remedy = "Give an optimizer that has the schedule: `optimizer=keras.optimizers.SGD(…)`."
-    else:
-        remedy = _train_in_parts(name)
-    raise OptionError(f"{name} is {kind}, and it must be one number for the whole run.\n{remedy}")
+    raise OptionError(
+        f"{name} is {kind}, and it must be one number for the whole run.\n"
+        "Give an optimizer that has the schedule: `optimizer=keras.optimizers.SGD(…)`."
+    )
 
 
 def _train_in_parts(name: str) -> str:

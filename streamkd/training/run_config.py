@@ -30,7 +30,7 @@ from streamkd.models.families import family_name
 from streamkd.models.family_base import Family
 from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.models.precision import precision_of
-from streamkd.runs.run_code import describe_code
+from streamkd.models.run_code import describe_code
 from streamkd.stream.stream import Stream
 from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family

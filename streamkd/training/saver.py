@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from streamkd import disk, small_files
+from streamkd.differences import another
 from streamkd.errors import OptionError, ResumeError
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
@@ -279,7 +280,7 @@ def check_alike(configs: list[dict[str, Any]]) -> None:
         name = first_difference(configs[0], config)
         if name is not None:
             raise OptionError(
-                f"Worker {number} was started with another {name} than worker 0.\n"
+                f"Worker {number} was started with {another(name)} than worker 0.\n"
                 + both_sides(configs[0], config, name, ("worker 0", f"worker {number}"))
                 + "Give the same command on every worker."
             )

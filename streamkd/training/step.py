@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from streamkd.errors import StreamkdError, StudentError
+from streamkd.models.reasons import model_reason
 from streamkd.tf_support.autograph import converted
 from streamkd.training.batch_loss import BatchLoss
 from streamkd.training.optimizers import apply_gradients, loss_scale_of
@@ -92,6 +94,7 @@ class TrainingSteps:
         weights: tf.Tensor,
         total: tf.Tensor,
         scale: tf.Tensor,
+        step: tf.Tensor | None = None,
     ) -> BatchGradients:
         """Takes one batch, or a replica's piece of it, forward and back.
 
@@ -99,13 +102,19 @@ class TrainingSteps:
           images, targets, weights: of the batch.
           total: float32, sum of the weights on all replicas.
           scale: float32, the loss scale.
+          step: int64, the number of the step, for a loss that changes over the run.
         """
         with tf.GradientTape() as tape:
-            logits = tf.cast(self._answer(images, training=True), tf.float32)
-            losses, sums = self.loss(logits, targets, weights)
+            logits = tf.cast(self._asked(images), tf.float32)
+            losses, sums = self.loss.at(step)(logits, targets, weights)
             loss = self._mean_loss(losses, total)
             scaled = loss * scale
         gradients = tape.gradient(scaled, self._trained)
+        if all(gradient is None for gradient in gradients):
+            raise StudentError(
+                f"No gradient reaches the weights of the student {self.model.name!r}.\n"
+                "Leave out what stops it, such as `stop_gradient`, rounding or `argmax`."
+            )
         return BatchGradients(gradients, _num_bad(loss, gradients, scale), sums, logits)
 
     def train_step(self, iterator: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -150,6 +159,18 @@ class TrainingSteps:
         )
         self.run = tf.function(self._run, autograph=False)
 
+    def _asked(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the student's answers in training; its layers may fail there alone."""
+        try:
+            return self._answer(images, training=True)
+        except StreamkdError:
+            raise
+        except Exception as error:  # layers raise errors of every kind
+            raise StudentError(
+                f"The student {self.model.name!r} fails in training: {model_reason(error)}.\n"
+                "Call it in Python, `model(images, training=True)`, for the whole error."
+            ) from error
+
     def with_xla(self, jit: bool, jit_update: bool) -> TrainingSteps:
         """Returns these steps with other parts compiled by XLA."""
         if (jit, jit_update) == (self.jit, self.jit_update):
@@ -181,10 +202,11 @@ class TrainingSteps:
         gradients: list[Any] = [None] * len(self._trained)
         num_bad, sums, counted = tf.constant(0.0), [], []
         scale = loss_scale_of(self.state.optimizer)
+        step = tf.identity(self.state.step) if self.loss.changes else None
         for images, targets, weights in batches:
             weights = self.loss.class_weighted(targets, weights)
             total = self._sum_over_replicas([tf.reduce_sum(weights)])[0]
-            batch = self.compiled_gradients(images, targets, weights, total, scale)
+            batch = self.compiled_gradients(images, targets, weights, total, scale, step)
             gradients = [_added(a, b) for a, b in zip(gradients, batch.gradients, strict=True)]
             num_bad += batch.num_bad
             sums.append(batch.sums)

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.codes import warn
 from streamkd.errors import OptionError, StudentError, readable_names
+from streamkd.losses.teacher_loss import PRESETS
 from streamkd.models.families import family_of
 from streamkd.models.family_base import Family
 from streamkd.models.head_check import answers_probabilities
 from streamkd.models.image_input import ImageInput
+from streamkd.models.inference import check_numbers
 from streamkd.models.logits_head import LogitsModel
 from streamkd.stream.stream import Stream
 from streamkd.stream.teacher_columns import classes_to_choose
 from streamkd.training.loss_choice import choose_loss, fits_outputs
 from streamkd.training.recipe import Recipe
+from streamkd.training.schedules import typical_of
 from streamkd.training.student_model import StudentModel
 
 # Label weight at which the teacher's logits have no part in the loss.
@@ -34,18 +38,20 @@ def check_student(
     Raises:
       OptionError, StudentError: as the checks below, and `choose_loss`.
     """
-    check_loss(recipe.label_weight, stream)
+    label_weight = typical_of(recipe.label_weight)
+    check_loss(label_weight, stream)
     logits, student = parts.logits, parts.student
     num_outputs = check_fits(logits, student, stream, num_replicas)
     kind = choose_loss(
         recipe.loss,
         stream,
-        label_weight=recipe.label_weight,
+        label_weight=label_weight,
         student=logits,
         num_outputs=num_outputs,
     )
     if kind == "bce":
         check_logits(logits, student, stream)
+    check_labels(recipe, stream)
     parts.check_head(stream.options.shape)
     return num_outputs, kind
 
@@ -65,6 +71,32 @@ def check_loss(label_weight: float, stream: Stream) -> None:
         raise OptionError(
             "label_weight is 1, and none of the images has a label that counts.\n"
             "Give images in one folder a class, or a smaller `--label-weight`."
+        )
+
+
+def check_labels(recipe: Recipe, stream: Stream) -> None:
+    """Refuses a loss that needs labels where there are none; warns where there are some.
+
+    Raises:
+      OptionError: none of the images has a label.
+    """
+    preset = PRESETS.get(recipe.loss) if isinstance(recipe.loss, str) else None
+    if preset is None or not preset.needs_labels or typical_of(recipe.label_weight) == LABELS_ALONE:
+        return
+    num_unlabelled = int(np.sum(~stream.labelled))
+    if num_unlabelled == len(stream.labelled):
+        raise OptionError(
+            f"The loss {recipe.loss} compares the class of each image's label with the others, and "
+            "none of the images has a label.\nGive images in one folder a class, or another loss: "
+            "`--loss kd`."
+        )
+    if num_unlabelled:
+        warn(
+            "loss_without_labels",
+            f"{num_unlabelled:,} of {len(stream.labelled):,} images have no label, and the loss "
+            f"{recipe.loss} needs one: the student learns nothing from them. `--loss kd` learns "
+            "from all images.",
+            stacklevel=4,
         )
 
 
@@ -99,16 +131,20 @@ def check_fits(logits: LogitsModel, student: Any, stream: Stream, num_replicas: 
     takes = ImageInput.of(student)
     if takes is not None:
         _check_images(takes, student, stream, num_replicas)
-    answers = np.asarray(logits.model(tf.zeros(shape), training=False), np.float32)
+    black = logits.model(tf.zeros(shape), training=False)
+    check_numbers(student, black, StudentError)
+    answers = np.asarray(black, np.float32)
     if answers.ndim != 2 or not fits_outputs(answers.shape[1], stream):
         has_store = stream.store is not None
         other = "store" if has_store else "classes of the images"
         other_classes = classes_to_choose(stream.images, stream.store, answers.shape[1:])
+        is_flat = answers.ndim == 2 or answers[0].size != stream.num_classes
+        flatten = "" if is_flat else " End this one with `keras.layers.Flatten()`."
         raise StudentError(
             f"The student's output disagrees with the {other}.\n"
             f"  student: {student.name!r}, outputs of shape {list(answers.shape[1:])}\n"
             f"  {'store' if has_store else 'images'}:  {stream.num_classes} classes\n"
-            f"Give a student with {stream.num_classes} outputs.{other_classes}"
+            f"Give a student with {stream.num_classes} outputs.{flatten}{other_classes}"
         )
     if not student.trainable_variables:
         raise StudentError(

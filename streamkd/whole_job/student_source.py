@@ -19,8 +19,8 @@ from streamkd.errors import ResumeError, StudentError
 from streamkd.models import families
 from streamkd.models.layer_digests import describe_layers
 from streamkd.models.load_student import load_student
+from streamkd.models.run_code import open_student
 from streamkd.models.saving import check_can_be_saved, save_model
-from streamkd.runs.run_code import open_student
 from streamkd.runs.run_directory import STUDENT
 from streamkd.stream.stream import Stream
 from streamkd.training.loss_choice import needs_sigmoid

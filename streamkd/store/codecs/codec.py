@@ -55,15 +55,10 @@ Stored = dict[str, np.ndarray]
 
 
 class ImpossibleRowError(ValueError):
-    """A row that no encoder writes; a store that holds one is damaged, or forged.
+    """A row that no encoder writes; a store that holds one is damaged, or forged."""
 
-    Attributes:
-      index: of the row among the rows to decode.
-    """
-
-    def __init__(self, index: int) -> None:
-        super().__init__(f"row {index} of the stored rows is not one that an encoder writes")
-        self.index = index
+    def __init__(self, number: int) -> None:
+        super().__init__(f"row {number} of the stored rows is not one that an encoder writes")
 
 
 class Codec(Protocol):

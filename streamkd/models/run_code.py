@@ -21,10 +21,11 @@ from typing import Any
 
 from streamkd import small_files
 from streamkd.disk import open_new
-from streamkd.errors import StudentError
+from streamkd.errors import StreamkdError, StudentError
 from streamkd.models import families, user_code
-from streamkd.runs.run_directory import STUDENT, config_of_model
 
+# Files of a run directory.
+STUDENT, CONFIG = "student.keras", "config.json"
 # Bytes of the secret.
 _NUM_BYTES = 32
 
@@ -38,29 +39,31 @@ def describe_code(modules: list[str]) -> dict[str, Any]:
     return {"code": {"modules": modules, "mark": mark}}
 
 
-def open_student(run: str | os.PathLike, *, trust: bool) -> Any:
+def open_student(
+    run: str | os.PathLike, *, trust: bool, refusal: type[StreamkdError] = StudentError
+) -> Any:
     """Returns the student in a run directory; modules of the run are imported if it needs them.
 
     Raises:
-      StudentError: the student cannot be loaded, nobody vouches for the modules that the run
+      refusal: the student cannot be loaded, nobody vouches for the modules that the run
         names, or one of them cannot be imported.
     """
     path = Path(run) / STUDENT
     try:
-        return families.load_model(path, refusal=StudentError, trust=trust)
-    except StudentError as error:
+        return families.load_model(path, refusal=refusal, trust=trust)
+    except refusal as error:
         modules = modules_of(run)
         if not modules or user_code.are_imported(modules):
             raise
         if not (trust or is_vouched_for(run)):
             named = " ".join(f"--import {name}" for name in modules)
-            raise StudentError(
+            raise refusal(
                 f"{error}\nThe run names modules of its own, and was not trained by you with the "
                 f"modules that are found here. Add `{named}` if you know them."
             ) from error
     for name in modules:
-        user_code.import_module(name, f"the run {os.fspath(run)}", StudentError)
-    return families.load_model(path, refusal=StudentError, trust=trust)
+        user_code.import_module(name, f"the run {os.fspath(run)}", refusal)
+    return families.load_model(path, refusal=refusal, trust=trust)
 
 
 def modules_of(run: str | os.PathLike) -> list[str]:
@@ -77,7 +80,16 @@ def is_vouched_for(run: str | os.PathLike) -> bool:
 
 def _entry(run: str | os.PathLike) -> tuple[list[str], bytes]:
     """Returns the modules that a run names, and the mark beside them."""
-    code = config_of_model(run).get("code")
+    path = Path(run) / CONFIG
+    try:
+        code = small_files.read_object(path).get("code")
+    except FileNotFoundError:
+        return [], b""
+    except small_files.DamagedFileError as error:
+        raise StudentError(
+            f"{path} is damaged, so the modules of the run are not known: {error}.\n"
+            f"Restore the file, or name the modules: `--import NAME`."
+        ) from error
     if not isinstance(code, dict) or not isinstance(code.get("modules"), list):
         return [], b""
     modules = [name for name in code["modules"] if user_code.is_module_name(name)]

@@ -1,0 +1,97 @@
+"""`streamkd merge`: its flags, and what it does.
+
+merge.add_merge(parser)
+answer = merge.merge(args)
+answer.fields["num_images"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+import streamkd as kd
+from streamkd.checks import check_choice
+from streamkd.cli import arguments, files, flags, store_flags
+from streamkd.cli.answer import Answer
+from streamkd.errors import OptionError
+
+# The default of `streamkd teach`.
+CODEC = "float16"
+
+
+def add_merge(parser: arguments.Parser) -> None:
+    """Adds all flags of `streamkd merge` except `--out` and those of every command."""
+    parser.add_argument(
+        "stores",
+        nargs="+",
+        metavar="S.h5",
+        help="stores; for an image in several, the last counts; with --combine, S.h5=WEIGHT",
+    )
+    text = "keep only the images of this directory; renamed files are recognized by content"
+    flags.add_images(parser, text, labels="none")
+    parser.add_argument(
+        "--index",
+        action="store_true",
+        help="write a small file that lists the stores, and copy no rows",
+    )
+    parser.add_argument(
+        "--combine",
+        nargs="?",
+        const="auto",
+        metavar="RULE",
+        help=f"write the combined answers of several teachers; {store_flags.COMBINE}",
+    )
+    store_flags.add_dustbin(parser)
+    parser.add_argument(
+        "--codec",
+        type=arguments.codec,
+        metavar="CODEC",
+        help=f"with --combine, how the combined answers are stored (default {CODEC})",
+    )
+    parser.epilog = (
+        "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
+        "and num_dropped, images that are not in IMAGES."
+    )
+
+
+def merge(args: argparse.Namespace) -> Answer:
+    """Makes one store of several."""
+    files.check_out(args.out, kind="store")
+    if args.index and args.images is not None:
+        raise OptionError("--index lists whole stores.\nLeave out --images, or --index.")
+    if args.combine is not None:
+        return _merge_combined(args)
+    for name in ("codec", "dustbin", "oversampling"):
+        if getattr(args, name) is not None:
+            raise OptionError(
+                f"--{name} is for the combined answers of several teachers.\n"
+                f"Add `--combine`, or leave --{name} out."
+            )
+    report = kd.merge(
+        args.stores, args.out, images=_images(args), index=args.index, progress=not args.quiet
+    )
+    dropped = {"num_superseded": report.num_superseded, "num_dropped": report.num_dropped}
+    return Answer({**report.store.describe(), **dropped})
+
+
+def _merge_combined(args: argparse.Namespace) -> Answer:
+    """Writes the combined answers of several teachers."""
+    rule, stores = args.combine, args.stores
+    if args.index:
+        raise OptionError("--index copies no rows, and --combine writes new ones.\nLeave one out.")
+    if os.path.lexists(store_flags.path_and_weight(rule)[0]):  # the flag stood before the stores
+        rule, stores = "auto", [rule, *stores]
+    check_choice("--combine", rule, store_flags.RULES)
+    combination = store_flags.combined(stores, rule, args.dustbin, args.oversampling)
+    store = combination.write(
+        args.out, images=_images(args), codec=args.codec or CODEC, progress=not args.quiet
+    )
+    num_dropped = max(0, combination.num_images - store.num_images)
+    return Answer({**store.describe(), "num_superseded": 0, "num_dropped": num_dropped})
+
+
+def _images(args: argparse.Namespace) -> Any:
+    """Returns the images of --images, by default without labels; None without that flag."""
+    return None if args.images is None else flags.scan_images(args, default_labels="none")

@@ -1,0 +1,1 @@
+"""Several teachers as one: how their answers are combined."""
