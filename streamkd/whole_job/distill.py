@@ -89,7 +89,7 @@ def distill(
     student: Any,
     out: str | os.PathLike,
     *,
-    validation: Manifest | str | os.PathLike | None = None,
+    validation: Manifest | str | bytes | os.PathLike | None = None,
     validation_split: float | None = None,
     baseline: bool = False,
     budget: str | None = None,
