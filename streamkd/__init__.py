@@ -75,6 +75,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.training.distiller import Distiller as Distiller
     from streamkd.views.operation import ViewOperation as ViewOperation
     from streamkd.views.views import Views as Views
+    from streamkd.whole_job.distill import distill as distill
 
 __version__ = "0.1.0"
 
@@ -116,6 +117,7 @@ _NAMES = {
     "streamkd.training.distiller": "Distiller",
     "streamkd.views.operation": "ViewOperation",
     "streamkd.views.views": "Views",
+    "streamkd.whole_job.distill": "distill",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 # Names of earlier releases, which scripts may still use.

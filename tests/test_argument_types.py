@@ -21,6 +21,10 @@ FUNCTIONS = {
     "scan": (kd.scan, {"directory": "photos"}),
     "teach": (kd.teach, {"images": "photos", "teacher": lambda images: images, "out": "s.h5"}),
     "join": (kd.join, {"images": "photos", "store": "s.h5"}),
+    "distill": (
+        kd.distill,
+        {"images": "photos", "teacher": "t.keras", "student": "s.keras", "out": "run"},
+    ),
     "evaluate": (kd.evaluate, {"model": object(), "images": "photos"}),
     "export": (kd.export, {"model": "run", "out": "m.keras"}),
     "plan": (kd.plan, {"images": "photos", "store": "s.h5"}),

@@ -43,7 +43,7 @@ STORE_KEYS = {
     "num_bytes",
 }
 COMMANDS = (
-    *("demo", "scan", "plan", "teach", "verify", "inspect", "import", "merge"),
+    *("demo", "distill", "scan", "plan", "teach", "verify", "inspect", "import", "merge"),
     *("cluster", "train", "evaluate", "export"),
 )
 
@@ -427,9 +427,10 @@ def test_class_names_says_whose_classes_are_meant():
         for name, parser in build_parser().commands.items()
         if "class-names" in parser.arguments
     }
-    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate"}
+    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate", "distill"}
     assert "class folders to list" in helps["scan"] and "for a table" in helps["scan"]
-    assert "in the order of the teacher's outputs" in helps["teach"] == helps["plan"]
+    assert "in the order of the teacher's outputs" in helps["teach"]
+    assert helps["teach"] == helps["plan"] == helps["distill"]
     assert "in the order of the columns of LOGITS" in helps["import"]
     assert "in the order of the model's outputs" in helps["evaluate"]
 

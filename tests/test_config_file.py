@@ -28,6 +28,7 @@ TYPED = {
     "inspect": "inspect s.h5 --json",
     "cluster": "cluster s.h5 --specialists 3 --out c.json --temperature 2",
     "demo": "demo --out d --seed 3",
+    "distill": "distill photos --teacher t --student m --out r --no-flip --budget 1h --crop 0.5 1",
 }
 TOML = {
     "scan": 'images = "photos"\ncheck = true\nseed = 7\nmax-pixels = 100\nquiet = false\n',
@@ -55,6 +56,10 @@ TOML = {
     "inspect": 'store = "s.h5"\njson = true\n',
     "cluster": 'store = "s.h5"\nspecialists = 3\nout = "c.json"\ntemperature = 2\n',
     "demo": 'out = "d"\nseed = 3\n',
+    "distill": (
+        'images = "photos"\nteacher = "t"\nstudent = "m"\nout = "r"\nflip = false\n'
+        'budget = "1h"\ncrop = [0.5, 1]\n'
+    ),
 }
 
 

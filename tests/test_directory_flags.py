@@ -29,7 +29,8 @@ def test_every_command_that_reads_a_directory_has_all_its_flags():
         if "images" in parser.arguments
     }
     assert set(readers) == {
-        *("scan", "teach", "plan", "import", "merge", "verify", "train", "evaluate", "export")
+        *("scan", "teach", "plan", "import", "merge", "verify", "train", "evaluate", "export"),
+        "distill",
     }
     for name, arguments in readers.items():
         assert set(arguments) >= LISTING, name
@@ -42,7 +43,7 @@ def test_no_command_reads_a_directory_under_another_name():
         for key, argument in parser.arguments.items()
         if argument.metavar == "IMAGES" and key != "images"
     }
-    assert shown == {("train", "validation")}
+    assert shown == {("train", "validation"), ("distill", "validation")}
 
 
 @pytest.fixture

@@ -40,6 +40,10 @@ ARGUMENTS = {
     "cluster_classes": "store num_specialists * temperature seed",
     "combine_stores": "stores weights rule",
     "compare_stores": "stores images * weights rule sample seed progress",
+    "distill": "images teacher student out * validation validation_split baseline budget "
+    "image_size class_names student_preprocess seed trust progress views crop flip color erase "
+    "mixup cutmix canonical_size codec epochs batch_size learning_rate temperature label_weight "
+    "cache",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
     "teacher_class_map model_output batch_size max_pixels trust progress",

@@ -14,6 +14,8 @@ from streamkd.cli import (
     arguments,
     cluster,
     commands,
+    distill,
+    distill_flags,
     flags,
     merge,
     pixel_flags,
@@ -43,7 +45,7 @@ def build_parser() -> arguments.Parser:
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        *(_demo, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
+        *(_demo, _distill, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
         *(_cluster, _train, _evaluate, _export),
     ):
         add(subparsers)
@@ -78,6 +80,16 @@ def _demo(subparsers: Any) -> None:
     )
 
 
+def _distill(subparsers: Any) -> None:
+    distill_flags.add_distill(
+        _command(
+            subparsers,
+            distill.distill,
+            "Does the whole job: asks the teacher, trains the student, and measures both.",
+        )
+    )
+
+
 def _scan(subparsers: Any) -> None:
     parser = _command(subparsers, commands.scan, "Lists images, classes and counts.")
     flags.add_directory(parser)
@@ -103,14 +115,7 @@ def _teach(subparsers: Any) -> None:
     flags.add_directory(parser)
     pixel_flags.add_pixels(parser, image_size="the size that the teacher takes", color_mode="rgb")
     flags.add_trust(parser)
-    parser.add_argument(
-        "--teacher",
-        required=True,
-        metavar="T",
-        help="a .keras, .h5, .tflite or .onnx file, a SavedModel, a run, or http://…; or "
-        "module:function[:name=value,...], called with these arguments, which returns a Keras "
-        "model, or a function from images (float32, 0 to 255) to logits [images, classes]",
-    )
+    teacher_flags.add_source(parser)
     _add_out_store(parser)
     text = "images that the teacher answers at once; the store remembers it"
     flags.add_number(parser, "--batch-size", 64, text)

@@ -21,6 +21,18 @@ ANSWER_FLAGS = frozenset(
 )
 
 
+def add_source(parser: arguments.Parser) -> None:
+    """Adds --teacher, which must be given."""
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        metavar="T",
+        help="a .keras, .h5, .tflite or .onnx file, a SavedModel, a run, or http://…; or "
+        "module:function[:name=value,...], called with these arguments, which returns a Keras "
+        "model, or a function from images (float32, 0 to 255) to logits [images, classes]",
+    )
+
+
 def add_teacher(parser: arguments.Parser) -> None:
     """Adds the flags of a command with a teacher."""
     flags.add_output(parser)

@@ -95,7 +95,12 @@ class Loop:
                 "start again with `--no-resume`"
             )
         elif len(self.progress.history) < self.epochs:
+            if self.state.num_steps:
+                last = self._end_of_epoch(self.epochs)
+                self._say(f"going on at step {self.state.num_steps:,} of {last:,}")
             self._train_or_stop()
+        else:
+            self._say(f"already finished at step {self.state.num_steps:,}; nothing is done")
         exchange_averages(self.state.student, self.state.optimizer)
         return History(
             self.progress.history,
