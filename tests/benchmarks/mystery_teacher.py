@@ -14,7 +14,10 @@ of ImageNet; a part of them is held out. Printed are
 
 A thousand photographs are very few for a thousand classes, and no class of a held-out photograph
 was ever labelled for the student of labels: its agreement is what is had without a teacher, not
-what labels are worth. `--out` keeps the store: the same command resumes a pass that was stopped.
+what labels are worth. With `--groups` the student learns three groups of the classes instead: dogs,
+other animals, and things. The teacher's probabilities of a group are added, the labels are the
+groups of the photographs, and both students have seen many photographs of each. `--out` keeps the
+store: the same command resumes a pass that was stopped.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ NUM_CLASSES = 1000
 TEACHER = "tflite/mobilenet_v2_1.0_224_quant.tflite"
 BACKGROUND = 0  # the output that is no class
 DATA_SEED = 1  # of the split, the same for all seeds of the students
+# The first class of each group, in the order of the teacher's outputs.
+GROUPS = {0: "other animals", 151: "dogs", 269: "other animals", 398: "things"}
 ANSWERS, LABELS = "answers alone", "labels alone"
 
 
@@ -59,11 +64,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--groups", action="store_true", help="three groups of the classes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
 
-def student(size: int, seed: int) -> Any:
+def student(size: int, seed: int, num_classes: int) -> Any:
     """Returns a small convolutional network without weights learned elsewhere."""
     tf_keras.utils.set_random_seed(seed)
     layers = tf_keras.layers
@@ -73,7 +79,7 @@ def student(size: int, seed: int) -> Any:
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
-    return tf_keras.Model(pixels, layers.Dense(NUM_CLASSES)(x))
+    return tf_keras.Model(pixels, layers.Dense(num_classes)(x))
 
 
 def photographs(count: int) -> kd.Manifest:
@@ -82,9 +88,24 @@ def photographs(count: int) -> kd.Manifest:
     Their names begin with the number of the class in WordNet, and the teacher's outputs stand in
     the order of these numbers.
     """
-    images = kd.scan(common.data_directory("imagenet"), labels=list(range(NUM_CLASSES)))
+    directory = common.data_directory("imagenet")
+    names = sorted(path.stem for path in directory.iterdir())
+    images = kd.scan(directory, labels=names)
+    assert images.class_names == names
     order = np.random.default_rng(DATA_SEED).permutation(NUM_CLASSES)
     return images.select(np.sort(order[:count]))
+
+
+def group_of(number: int) -> str:
+    """Returns the group of a class."""
+    return GROUPS[max(first for first in GROUPS if first <= number)]
+
+
+def in_groups(images: kd.Manifest) -> kd.Manifest:
+    """Returns the images labelled by the groups of their classes."""
+    groups = sorted(set(GROUPS.values()))
+    labels = [groups.index(group_of(label)) for label in images.labels.tolist()]
+    return kd.Manifest(images.root, images.keys, labels, groups)
 
 
 def views_of(args: argparse.Namespace) -> kd.Views | None:
@@ -114,10 +135,11 @@ def learned(args: argparse.Namespace, images: kd.Manifest, store: Any, way: str,
         batch_size=args.batch_size,
         seed=seed,
         cache="memory",
+        teacher_class_map=_class_map(store) if args.groups else None,
         progress=False,
     )
     distiller = kd.Distiller(
-        student(args.image_size, seed),
+        student(args.image_size, seed, stream.num_classes),
         optimizer="adam",
         learning_rate=args.learning_rate,
         temperature=args.temperature,
@@ -127,8 +149,18 @@ def learned(args: argparse.Namespace, images: kd.Manifest, store: Any, way: str,
     return distiller.student
 
 
+def _class_map(store: Any) -> dict[str, str]:
+    return {name: group_of(number) for number, name in enumerate(store.class_names)}
+
+
 def compared(args: argparse.Namespace, model: Any, images: kd.Manifest, store: Any) -> dict:
     """Returns how near a student comes to the teacher on images that neither learned from."""
+    if args.groups:
+        report = kd.evaluate(
+            model, images, store=store, teacher_class_map=_class_map(store), progress=False
+        )
+        counts = {n: report[n] for n in ("agreement", "kl_to_teacher", "accuracy")}
+        return {**counts, "teacher_accuracy": report.teacher_accuracy, "median_rank": None}
     report = kd.evaluate(model, images, store=store, progress=False)
     size = (args.image_size, args.image_size)
     options = image_options(store, size, None, {}, MAX_PIXELS)
@@ -165,6 +197,8 @@ def main() -> None:
         "teacher_seconds": round(seconds, 1),
         "students": [],
     }
+    if args.groups:
+        images = in_groups(images)
     shuffled = np.random.default_rng(DATA_SEED).permutation(len(images))
     num_held_out = round(args.held_out * len(images))
     held_out = images.select(np.sort(shuffled[:num_held_out]))
@@ -188,10 +222,12 @@ def _as_text(result: dict[str, Any], num_held_out: int) -> str:
         entries = [entry for entry in result["students"] if entry["way"] == way]
         agreement = [f"{100 * entry['agreement']:.1f}%" for entry in entries]
         divergence = [f"{entry['kl_to_teacher']:.2f}" for entry in entries]
-        ranks = [f"{entry['median_rank']:.0f}" for entry in entries]
+        ranks = [str(entry["median_rank"]) for entry in entries]
+        right = [f"{100 * entry['accuracy']:.1f}%" for entry in entries]
         lines.append(
             f"student of {way}: agrees on {', '.join(agreement)} of {num_held_out} held-out "
-            f"photographs; median rank {', '.join(ranks)}; KL {', '.join(divergence)} nats"
+            f"photographs; right on {', '.join(right)}; median rank {', '.join(ranks)}; "
+            f"KL {', '.join(divergence)} nats"
         )
     return "\n".join(lines)
 
