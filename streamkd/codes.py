@@ -9,8 +9,10 @@ A refusal is a `StreamkdError` (`errors.py`); its `code` is in `ERRORS`. A warni
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
+from collections.abc import Iterator
 
 from streamkd.public import public
 
@@ -279,6 +281,19 @@ def page() -> str:
         ]
         parts.append("")
     return "\n".join(parts)
+
+
+@contextlib.contextmanager
+def without_warnings(code: str = "") -> Iterator[None]:
+    """Within it, streamkd's warnings, or only those of one code, are not shown."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", StreamkdWarning)
+        yield
+    for warning in caught:
+        message = warning.message
+        if not isinstance(message, StreamkdWarning) or (code and message.code != code):
+            where = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *where)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from streamkd.cli import files, flags, pixel_flags, store_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
+from streamkd.codes import without_warnings
 from streamkd.errors import MissingExtraError, OptionError
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.tf_support.quiet_import import import_tensorflow
@@ -187,14 +188,17 @@ def _scope(distribute: str | None) -> Any:
 
 def _join(args: argparse.Namespace, images: kd.Manifest, store: Any, **options: Any) -> kd.Stream:
     """Returns the stream, with more options of `join`; says where its pixel cache is."""
-    stream = kd.join(
-        images,
-        store,
-        progress=not args.quiet,
-        **options,
-        **{name: getattr(args, name) for name in JOIN_FLAGS},
-        **pixel_flags.pixels(args),
-    )
+    # From labels alone, views need no answers of the teacher.
+    is_alone = args.label_weight == 1
+    with without_warnings("independent_views") if is_alone else contextlib.nullcontext():
+        stream = kd.join(
+            images,
+            store,
+            progress=not args.quiet,
+            **options,
+            **{name: getattr(args, name) for name in JOIN_FLAGS},
+            **pixel_flags.pixels(args),
+        )
     if stream.cache is not None and stream.cache.path is not None and not args.quiet:
         line = f"decoded images are kept in {stream.cache.path}, which may be deleted at any time"
         print(line, file=sys.stderr)

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from streamkd.codes import without_warnings
 from streamkd.manifest.manifest import Manifest
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join import join
@@ -22,7 +23,7 @@ from streamkd.training.student_model import student_model
 from streamkd.views.views import Views
 from streamkd.whole_job.parts import check_classes
 from streamkd.whole_job.recipe_choice import Facts, Setting, choose_recipe, values_of
-from streamkd.whole_job.request import Request, independent_views, views_of, without_warnings
+from streamkd.whole_job.request import Request, independent_views, views_of
 from streamkd.whole_job.speed import seconds_per_image
 from streamkd.whole_job.student_source import is_trained
 from streamkd.whole_job.teacher_sample import NUM_SAMPLED, median_side, sampled, summary_of

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd import disk
+from streamkd.codes import without_warnings
 from streamkd.errors import ResumeError
 from streamkd.manifest.manifest import Manifest, scan
 from streamkd.manifest.own_outputs import refuse_among_classes
@@ -39,7 +40,6 @@ from streamkd.whole_job.request import (
     Request,
     independent_views,
     views_of,
-    without_warnings,
 )
 
 LABELS_ALONE = "labels-alone"

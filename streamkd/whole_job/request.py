@@ -10,12 +10,10 @@ import contextlib
 import dataclasses
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from streamkd.codes import StreamkdWarning
 from streamkd.manifest.manifest import Manifest
 from streamkd.store.row_store import RowStore
 from streamkd.teachers.teach import teach
@@ -154,16 +152,3 @@ def independent_views(settings: dict[str, Any], seed: int) -> Views | None:
     if views is None or not views.count:
         return None
     return dataclasses.replace(views, count=1, mixup=0.0, cutmix=0.0)
-
-
-@contextlib.contextmanager
-def without_warnings(code: str = "") -> Iterator[None]:
-    """Within it, streamkd's warnings are not shown, or only those of one code."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", StreamkdWarning)
-        yield
-    for warning in caught:
-        message = warning.message
-        if not isinstance(message, StreamkdWarning) or (code and message.code != code):
-            where = warning.filename, warning.lineno
-            warnings.warn_explicit(warning.message, warning.category, *where)
