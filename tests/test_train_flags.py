@@ -128,6 +128,7 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
         "temperature": 2.0,
         "label_weight": 0.3,
         "student_preprocess": "scale",
+        "standardize": False,
     }
     assert (call["epochs"], call["save_every"], call["class_weight"]) == (3, 7, "balanced")
     assert (call["resume"], call["run"], call["validation"]) == (False, "run", None)
