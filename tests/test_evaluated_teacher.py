@@ -144,6 +144,7 @@ def test_images_that_do_not_fit_are_refused_as_for_a_keras_model(photos, tmp_pat
         kd.evaluate(path, photos, class_names=["a", "b"], progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:The teacher .* is right on:streamkd.StreamkdWarning")
 def test_agreement_with_the_store_of_its_own_answers_is_whole(photos, tmp_path):
     path = make("onnx-any-batch", tmp_path).path
     store = kd.teach(photos, path, tmp_path / "s.h5", codec="float32", progress=False)

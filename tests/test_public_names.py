@@ -119,12 +119,19 @@ def public_classes():
 
 
 def test_the_source_of_a_public_class_is_found():
-    for name, value in public_classes().items():
+    classes = public_classes()
+    del classes["StreamkdWarning"]  # see the next test
+    for name, value in classes.items():
         source, first = inspect.getsourcelines(value)
         assert any(line.startswith(f"class {name}") for line in source)
         lines = Path(inspect.getsourcefile(value)).read_text().splitlines(keepends=True)
         assert lines[first - 1 : first - 1 + len(source)] == source
         assert inspect.getmodule(value).__file__ == inspect.getsourcefile(value)
+
+
+def test_pytest_xdist_can_send_the_module_of_a_warning():
+    """It sends the built-in types alone, to the process that prints the warnings of a test."""
+    assert type(streamkd.StreamkdWarning.__module__) is str
 
 
 def test_a_public_class_is_shown_as_it_is_imported():
