@@ -49,6 +49,7 @@ WITH_ADVICE = (
     "There is no codec {}: BITS is one of",
     "A plan needs logits of the teacher: give one of",
     "The callback {} {}",
+    "The run {} was started with {}{}",
 )
 PACKAGE = Path(errors.__file__).parent
 

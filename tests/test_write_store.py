@@ -97,7 +97,7 @@ class TestWriting:
             ),
             ({"codec": "float32"}, r'another codec\.\n  now:   "float32"\n  store: "float16"'),
             ({"batch_size": 5}, r"another batch_size\.\n  now:   5\n  store: 7"),
-            ({"image_size": (9, 8)}, r'another images\.\n  now:   {"image_size": \[9, 8\]}'),
+            ({"image_size": (9, 8)}, r'other images\.\n  now:   {"image_size": \[9, 8\]}'),
         ],
     )
     def test_a_store_begun_with_something_else_is_refused(self, images, path, arguments, words):
