@@ -139,7 +139,10 @@ OTHERWISE = [
     ("ema", {"ema": 0.9}),
     ("temperature", {"temperature": 2.0}),
     ("label_weight", {"label_weight": 0.5}),
+    ("label_weight", {"label_weight": [(0, 0.1), (1, 1)]}),
     ("label_smoothing", {"label_smoothing": 0.1}),
+    ("loss", {"loss": "mse"}),
+    ("standardize", {"standardize": True}),
     ("on_nonfinite", {"on_nonfinite": "skip"}),
     ("jit", {"jit": "on"}),
     ("epochs", {"epochs": 5}),
@@ -148,8 +151,7 @@ OTHERWISE = [
     ("student", {"student_preprocess": "scale"}),
 ]
 # Settings that a resumed run need not repeat: the last bits are the same with any of them.
-# The loss of this softmax student is settled by its last layer: another is refused before the run.
-FREE = {"steps_per_call", "loss"}
+FREE = {"steps_per_call"}
 
 
 @pytest.mark.filterwarnings("ignore:The pixels of the student are preprocessed twice")
