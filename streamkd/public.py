@@ -48,8 +48,8 @@ def public(value: Named) -> Named:
     Tracebacks, reprs and pickles then say `streamkd.Manifest`, as a user types it. Pickles are for
     processes of one version, such as workers: they are no file format.
     """
-    # The source of a function is found without the name of its module. pytest-xdist sends the module
-    # of a warning to another process, and can send nothing but a plain text.
+    # The source of a function is found without the name of its module. pytest-xdist sends the
+    # module of a warning to another process, and can send nothing but a plain text.
     is_plain = not isinstance(value, type) or issubclass(value, Warning)
     value.__module__ = "streamkd" if is_plain else _Module("streamkd", value.__module__)
     return value

@@ -488,7 +488,7 @@ def test_a_lambda_model_is_taken_with_trust(here, capsys):
         (TRAIN, "--label-weight 1.5", r"^label_weight is 1\.5; it must lie between 0 and 1\.$"),
         (TRAIN, "--label-weight nan", r"^label_weight is nan; it must lie between 0 and 1\.$"),
         (TRAIN, "--temperature 0", r"^temperature is 0\.0; it must be a positive number\.$"),
-        (TRAIN, "--temperature hot", r"^Argument --temperature: 'hot'; give a number, or values at"),
+        (TRAIN, "--temperature hot", r"^Argument --temperature: 'hot'; give a number, or values"),
         (TRAIN, "--epochs 0", r"^epochs is 0; it must be a positive whole number\.$"),
         (TRAIN, "--epochs 1.5", r"^Argument --epochs: invalid int value: '1\.5'\.\nSee"),
         (TRAIN, "--batch-size 0", r"^batch_size is 0; it must be a positive whole number\.$"),
