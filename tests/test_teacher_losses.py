@@ -65,11 +65,12 @@ def numeric_gradient(oracle, teacher, student, labels):
     return gradient
 
 
-@pytest.mark.parametrize("rows", [1, BATCH])
-@pytest.mark.parametrize("num_classes", [2, 7, 21_841])
-@pytest.mark.parametrize(
-    "situation", ["random", "identical", "confident disagreement", "confident agreement"]
-)
+SITUATIONS = ("random", "identical", "confident disagreement", "confident agreement")
+SIZES = [(situation, *size) for situation in SITUATIONS for size in ((2, BATCH), (7, 1))]
+SIZES += [("confident disagreement", 21_841, BATCH)]
+
+
+@pytest.mark.parametrize(("situation", "num_classes", "rows"), SIZES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_that_of_float64(name, situation, num_classes, rows):
     teacher, student = logits_of(situation, num_classes, rows)
