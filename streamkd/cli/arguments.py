@@ -177,8 +177,10 @@ def count(text: str) -> int:
     return int(text)
 
 
-def setting(text: str) -> float | list[tuple[float, ...]]:
+def setting(text: str) -> str | float | list[tuple[float, ...]]:
     """Returns the number of a run, or its values over the run: '0.1', or '0:0.1,0.5:0.1,0.7:1'."""
+    if text == "auto":
+        return text
     try:
         if ":" not in text:
             return float(text)

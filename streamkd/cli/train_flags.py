@@ -111,14 +111,18 @@ def _add_stream(group: arguments.Group) -> None:
 def _add_loss(group: arguments.Group) -> None:
     """Adds the flags of the loss."""
     text = "divisor of the teacher's and the student's logits in the distillation loss"
-    text += " (default: 4, or that of the paper of --loss)"
-    group.add_argument("--temperature", type=arguments.setting, metavar="X", help=text)
+    text += " (default auto: 4, or that of the paper of --loss)"
+    group.add_argument(
+        "--temperature", type=arguments.setting, default="auto", metavar="X", help=text
+    )
     text = "weight of the label loss: 1 learns from labels alone, 0 from the teacher alone"
     text += "; 0:0.1,0.5:0.1,0.7:1 lets it rise from 0.1 to 1 between these fractions of the run, "
     text += (
-        "and --temperature takes such values, too (default: 0.1, or that of the paper of --loss)"
+        "and --temperature takes such values, too (default auto: 0.1, or as in the paper of --loss)"
     )
-    group.add_argument("--label-weight", type=arguments.setting, metavar="FRACTION", help=text)
+    group.add_argument(
+        "--label-weight", type=arguments.setting, default="auto", metavar="FRACTION", help=text
+    )
     text = "fraction of a label that is spread evenly over all classes"
     flags.add_number(group, "--label-smoothing", 0.0, text, metavar="FRACTION")
     group.add_argument(

@@ -74,9 +74,9 @@ class Distiller:
       ema: momentum of a moving average of the weights, such as 0.999, or None. Validation sees the
         averages, and the trained student has them.
       temperature: positive; divides the logits of teacher and student in the distillation loss.
-        None is 4, or that of the paper of `loss`. It may change like label_weight.
-      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone. None is 0.1, or
-        as in the paper of `loss`. It changes over the run if given as pairs of a fraction of the
+        'auto' is 4, or that of the paper of `loss`. It may change like label_weight.
+      label_weight: weight of the label loss, 0 to 1; 1 learns from labels alone. 'auto' is 0.1,
+        or as in the paper of `loss`. It changes over the run if given as pairs of a fraction of the
         run and the weight there, such as [(0, 0.1), (0.5, 0.1), (0.7, 1)].
       label_smoothing: fraction of a label's weight that all classes get alike, at least 0, below 1.
       student_preprocess: the preprocessing that the student expects; becomes its first layers, so
@@ -119,8 +119,8 @@ class Distiller:
         clip_norm: float | None = None,
         accumulate: int = 1,
         ema: float | None = None,
-        temperature: Any = None,
-        label_weight: Any = None,
+        temperature: Any = "auto",
+        label_weight: Any = "auto",
         label_smoothing: float = 0.0,
         student_preprocess: str = "none",
         model_output: str | int | None = None,

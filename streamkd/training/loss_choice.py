@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from streamkd.checks import check_fraction
 from streamkd.errors import OptionError, StudentError
 from streamkd.losses.teacher_loss import PRESETS, name_of
 from streamkd.models.logits_head import LogitsModel
 from streamkd.stream.stream import Stream
+from streamkd.training.schedules import as_setting, typical_of
 
 WORDS = {"bce": "sigmoid", "kl": "softmax"}
 
@@ -55,10 +57,11 @@ def form_of(asked: Any) -> str:
     return "bce" if asked == "bce" else "kl"
 
 
-def needs_sigmoid(asked: str, stream: Stream, label_weight: float | None) -> bool:
+def needs_sigmoid(asked: str, stream: Stream, label_weight: Any) -> bool:
     """Returns whether a student that is still to be built must end in sigmoid."""
-    label_weight = PRESETS["kd"].label_weight if label_weight is None else label_weight
-    shown = _shown_by_targets(stream, label_weight, stream.num_classes).values()
+    weight = PRESETS["kd"].label_weight if label_weight == "auto" else label_weight
+    typical = typical_of(as_setting("label_weight", weight, check_fraction))
+    shown = _shown_by_targets(stream, typical, stream.num_classes).values()
     return "bce" in (asked, *shown) or stream.num_classes == 1
 
 

@@ -53,9 +53,9 @@ class Recipe:
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
-    # A number or a `SettingOverRun`; those that are not given follow from the loss.
-    temperature: Any = None
-    label_weight: Any = None
+    # A number or a `SettingOverRun`; 'auto' follows from the loss.
+    temperature: Any = "auto"
+    label_weight: Any = "auto"
     label_smoothing: float = 0.0
     loss: Any = "auto"
     standardize: bool = False
@@ -102,7 +102,7 @@ class Recipe:
             check_choice("loss", self.loss, LOSSES)
         named = self.loss if isinstance(self.loss, str) else "kd"
         preset = PRESETS.get(named, PRESETS["kd"])
-        if self.temperature is None:
+        if _is_auto(self.temperature):
             self.temperature = preset.temperature
         elif not preset.has_temperature or callable(self.loss):
             raise OptionError(
@@ -110,7 +110,7 @@ class Recipe:
                 "to set.\nLeave the temperature out."
             )
         self.temperature = as_setting("temperature", self.temperature, check_positive)
-        if self.label_weight is None:
+        if _is_auto(self.label_weight):
             self.label_weight = preset.label_weight
         self.label_weight = as_setting("label_weight", self.label_weight, check_fraction)
 
@@ -158,6 +158,10 @@ class Recipe:
                 if getattr(self, name) != defaults[name]:
                     described[name] = getattr(self, name)
         return described
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 def _one_number(name: str, value: Any) -> Any:
