@@ -26,21 +26,8 @@ def add_distill(parser: arguments.Parser) -> None:
     flags.add_trust(parser)
     teacher_flags.add_source(parser)
     teacher_flags.add_teacher(parser)
-    parser.add_argument(
-        "--student",
-        required=True,
-        metavar="M",
-        help="a .keras file or a run; module:function[:name=value,...], called with num_classes, "
-        "image_shape (height, width, channels) and these arguments; or a Keras application "
-        "(MobileNetV3Small:alpha=0.75)",
-    )
-    parser.add_argument(
-        "--student-preprocess",
-        default="none",
-        metavar="P",
-        help="what the student expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
-        "name of a Keras application; becomes the student's first layers",
-    )
+    flags.add_student(parser)
+    flags.add_student_preprocess(parser)
     parser.add_argument(
         "--out",
         required=True,
@@ -104,17 +91,4 @@ def _add_settings(group: arguments.Group) -> None:
         choices=("memory", "disk"),
         help=f"where decoded pixels are kept after the first epoch {CHOSEN}",
     )
-    for name, default, metavar, help in (
-        ("color", 0.4, "C", "change brightness, contrast and saturation by up to C"),
-        ("erase", 0.25, "P", "erase a box in a fraction P of the views"),
-        ("mixup", 0.8, "A", "fade pairs of images into each other, weights from Beta(A, A)"),
-        ("cutmix", 1.0, "A", "paste boxes between pairs of images, areas from Beta(A, A)"),
-    ):
-        group.add_argument(
-            f"--{name}",
-            type=float,
-            nargs="?",
-            const=default,
-            metavar=metavar,
-            help=f"{help} ({default:g} if {metavar} is left out; default: off)",
-        )
+    flags.add_view_strengths(group, off=None)

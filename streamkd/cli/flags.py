@@ -198,6 +198,17 @@ def add_views(parser: arguments.Parser) -> None:
         help="cut a box with a fraction LOW to HIGH of the area, such as 0.35 1 (default: no crop)",
     )
     group.add_argument("--flip", action="store_true", help="mirror about half of the views")
+    add_view_strengths(group, off=0.0)
+    group.add_argument(
+        "--canonical-size",
+        type=arguments.image_size,
+        metavar="HEIGHTxWIDTH",
+        help="bring every image to this size before views are cut from it; a pixel cache needs it",
+    )
+
+
+def add_view_strengths(group: arguments.Group, *, off: float | None) -> None:
+    """Adds the flags of views that take a strength; `off` is the value of one that is not given."""
     for name, default, metavar, help in (
         ("color", 0.4, "C", "change brightness, contrast and saturation by up to C"),
         ("erase", 0.25, "P", "erase a box in a fraction P of the views"),
@@ -209,15 +220,32 @@ def add_views(parser: arguments.Parser) -> None:
             type=float,
             nargs="?",
             const=default,
-            default=0.0,
+            default=off,
             metavar=metavar,
             help=f"{help} ({default:g} if {metavar} is left out; default: off)",
         )
-    group.add_argument(
-        "--canonical-size",
-        type=arguments.image_size,
-        metavar="HEIGHTxWIDTH",
-        help="bring every image to this size before views are cut from it; a pixel cache needs it",
+
+
+def add_student(parser: arguments.Parser) -> None:
+    """Adds the flag of the model that is trained."""
+    parser.add_argument(
+        "--student",
+        required=True,
+        metavar="M",
+        help="a .keras file or a run; module:function[:name=value,...], called with num_classes, "
+        "image_shape (height, width, channels) and these arguments; or a Keras application "
+        "(MobileNetV3Small:alpha=0.75)",
+    )
+
+
+def add_student_preprocess(parser: arguments.Parser) -> None:
+    """Adds the flag of what that model expects of pixels."""
+    parser.add_argument(
+        "--student-preprocess",
+        default="none",
+        metavar="P",
+        help="what the student expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
+        "name of a Keras application; becomes the student's first layers",
     )
 
 

@@ -37,14 +37,7 @@ def add_train(parser: arguments.Parser) -> None:
         "all of the teacher's, or with --teacher-class-map those of IMAGES)",
     )
     flags.add_teacher_class_map(parser, "the student's class of each of the teacher's classes")
-    parser.add_argument(
-        "--student",
-        required=True,
-        metavar="M",
-        help="a .keras file or a run; module:function[:name=value,...], called with num_classes, "
-        "image_shape (height, width, channels) and these arguments; or a Keras application "
-        "(MobileNetV3Small:alpha=0.75)",
-    )
+    flags.add_student(parser)
     parser.add_argument("--out", required=True, metavar="RUN", help="the run directory to write")
     flags.add_no_lock(parser)
     parser.add_argument(
@@ -52,13 +45,7 @@ def add_train(parser: arguments.Parser) -> None:
     )
     flags.add_number(parser, "--epochs", 10, "passes over the images, in all")
     flags.add_number(parser, "--batch-size", 32, "images a batch")
-    parser.add_argument(
-        "--student-preprocess",
-        default="none",
-        metavar="P",
-        help="what the student expects of pixels: none (default, 0 to 255), scale, MEAN,STD or the "
-        "name of a Keras application; becomes the student's first layers",
-    )
+    flags.add_student_preprocess(parser)
     flags.add_output(parser)
     parser.add_argument(
         "--missing",
