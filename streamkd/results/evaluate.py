@@ -29,6 +29,7 @@ from streamkd.results.evaluated_model import KerasModel, open_model
 from streamkd.results.evaluated_teacher import TeacherModel, is_asked_as_teacher
 from streamkd.results.report_fields import report_fields, shown_labels
 from streamkd.results.teacher_classes import TeacherClasses
+from streamkd.results.teacher_logits import gathered
 from streamkd.runs.run_directory import config_of_model
 from streamkd.store.decisions import as_two, fits_names
 from streamkd.store.row_store import RowStore
@@ -42,8 +43,6 @@ from streamkd.training.teacher_strength import warn_of_weaker
 
 NUM_LATENCY_RUNS = 50
 NUM_WARM_UP_RUNS = 5
-# Rows of the store that are read at once.
-MAX_GATHERED_ROWS = 4096
 
 
 class EvaluationReport(Report):
@@ -256,8 +255,7 @@ def _teacher_logits(
     num_outputs: int,
 ) -> np.ndarray:
     """Returns stored logits in the order of the model's outputs, float32 `[rows, num_classes]`."""
-    starts = range(0, len(rows), MAX_GATHERED_ROWS)
-    blocks = (store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts)
+    blocks = gathered(store, rows)
     if {num_outputs, store.num_classes} <= {1, 2} and 1 in (num_outputs, store.num_classes):
         return _of_decision(np.concatenate([*blocks]), store, classes, num_outputs)
     columns = teacher_classes.columns(classes, num_outputs)

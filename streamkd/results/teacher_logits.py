@@ -5,6 +5,8 @@ logits, digests = teacher_logits(names, images, store)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from streamkd.errors import ClassNamesError, StudentError, readable_names
@@ -43,10 +45,14 @@ def teacher_logits(
         )
     columns = _columns(names, store)
     rows = find_rows(images, store, "raise", progress)[1]
-    starts = range(0, len(rows), MAX_GATHERED_ROWS)
-    blocks = (store.gather(rows[start : start + MAX_GATHERED_ROWS]) for start in starts)
-    logits = np.concatenate([block[:, columns] for block in blocks])
+    logits = np.concatenate([block[:, columns] for block in gathered(store, rows)])
     return logits, store.content_of(rows // store.num_views)
+
+
+def gathered(store: RowStore, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the logits of rows, float32 `[at most MAX_GATHERED_ROWS, num_classes]`, in order."""
+    for start in range(0, len(rows), MAX_GATHERED_ROWS):
+        yield store.gather(rows[start : start + MAX_GATHERED_ROWS])
 
 
 def _columns(names: list[str], store: RowStore) -> np.ndarray:
