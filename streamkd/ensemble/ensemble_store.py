@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.checks import check_choice
-from streamkd.ensemble import checks
+from streamkd.ensemble import checks, rules
 from streamkd.ensemble.class_weights import class_weights
 from streamkd.ensemble.combined_header import combined_header
 from streamkd.ensemble.common_images import labels_of, match_members
@@ -43,7 +43,7 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore, StoreDescription
 from streamkd.views.views import Views
 
-RULES = ("auto", "logits", "probabilities", "divergence")
+RULES = ("auto", *rules.RULES)
 # Logits of a teacher that are gathered at once, and the fewest rows: five teachers' answers then
 # stay in the processor's cache until they are combined.
 _CELLS_AT_ONCE = 1 << 15

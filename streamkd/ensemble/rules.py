@@ -13,6 +13,7 @@ weigh the class's term of each sum.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import numpy as np
@@ -122,7 +123,7 @@ class _Outputs:
         return logs, probabilities
 
 
-class Rule:
+class Rule(abc.ABC):
     """What several teachers say together; `make_rule` makes it."""
 
     def __init__(self, members: list[_Outputs], num_classes: int):
@@ -152,8 +153,9 @@ class Rule:
                 combined[part] = self._combined([answer[part] for answer in answers])
         return combined
 
+    @abc.abstractmethod
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
-        raise NotImplementedError
+        """Returns the combined logits of a few rows, as `combine` does."""
 
     def _log_sums(self, logs: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
         """Returns log Σ weight · value of each class, over the teachers that know it.
