@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from streamkd.checks import check_not_negative, check_positive
 from streamkd.losses.distillation import check_temperature, distillation_loss
+from streamkd.losses.logit_losses import as_float32
 from streamkd.public import public
 
 # Below this, the authors of DIST take two distributions for unrelated.
@@ -155,13 +156,11 @@ def _probabilities(
 
     Rows that do not count are even distributions.
     """
-    teacher, student = (tf.cast(z, tf.float32) for z in (teacher_logits, student_logits))
-    teacher.shape.assert_is_compatible_with(student.shape)
+    teacher, student = as_float32(teacher_logits, student_logits)
     rows = tf.ones_like(student[:, :1])
     if counted is not None:
         rows = tf.cast(counted, tf.float32)[:, None]
         teacher, student = (tf.where(rows > 0, z, 0.0) for z in (teacher, student))
-    teacher = tf.stop_gradient(teacher)
     return rows, tf.nn.softmax(teacher / temperature), tf.nn.softmax(student / temperature)
 
 

@@ -44,7 +44,7 @@ def logit_mse_loss(teacher_logits: tf.Tensor, student_logits: tf.Tensor) -> tf.T
       >>> print(float(logit_mse_loss(t, s)[0]))
       1.0
     """
-    teacher, student = _as_float32(teacher_logits, student_logits)
+    teacher, student = as_float32(teacher_logits, student_logits)
     difference = student - teacher
     difference -= tf.reduce_mean(difference, axis=1, keepdims=True)
     return 0.5 * tf.reduce_mean(difference**2, axis=1)
@@ -74,7 +74,7 @@ def hard_loss(teacher_logits: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor
       >>> print(round(float(hard_loss(t, s)[0]), 3))
       0.408
     """
-    teacher, student = _as_float32(teacher_logits, student_logits)
+    teacher, student = as_float32(teacher_logits, student_logits)
     choices = tf.argmax(teacher, axis=1, output_type=tf.int32)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(choices, student)
 
@@ -99,7 +99,7 @@ def dkd_loss(
       teacher_logits, student_logits: `[batch, num_classes]`, before softmax.
       labels: int `[batch]`, 0 to num_classes − 1.
       temperature: positive number.
-      target_weight, other_weight: alpha and beta of the paper.
+      target_weight, other_weight: the two factors of the paper's equation.
 
     Returns:
       float32 `[batch]`, in nats times temperature².
@@ -120,7 +120,7 @@ def dkd_loss(
     check_temperature(temperature)
     check_not_negative("target_weight", target_weight)
     check_not_negative("other_weight", other_weight)
-    teacher, student = _as_float32(teacher_logits, student_logits)
+    teacher, student = as_float32(teacher_logits, student_logits)
     is_label = _one_hot(labels, student)
     teacher_log, student_log = (tf.nn.log_softmax(z / temperature) for z in (teacher, student))
     target = tf.zeros_like(teacher_log[:, 0])
@@ -172,7 +172,7 @@ def nkd_loss(
     """
     check_temperature(temperature)
     check_not_negative("other_weight", other_weight)
-    teacher, student = _as_float32(teacher_logits, student_logits)
+    teacher, student = as_float32(teacher_logits, student_logits)
     is_label = _one_hot(labels, student)
     student_log = _log_sum(tf.nn.log_softmax(student), is_label)
     target = -tf.exp(_log_sum(tf.nn.log_softmax(teacher), is_label)) * student_log
@@ -212,7 +212,7 @@ def ttm_loss(
       0.019
     """
     check_temperature(temperature)
-    teacher, student = _as_float32(teacher_logits, student_logits)
+    teacher, student = as_float32(teacher_logits, student_logits)
     teacher_log = tf.nn.log_softmax(teacher / temperature)
     student_log = tf.nn.log_softmax(student)
     return tf.reduce_sum(tf.exp(teacher_log) * (teacher_log - student_log), axis=1)
@@ -274,7 +274,7 @@ def standardize_logits(logits: tf.Tensor) -> tf.Tensor:
     return centred / (deviation + 1e-7)
 
 
-def _as_float32(teacher_logits: tf.Tensor, student_logits: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def as_float32(teacher_logits: tf.Tensor, student_logits: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns both logits in float32; refuses other shapes."""
     teacher, student = (tf.cast(z, tf.float32) for z in (teacher_logits, student_logits))
     teacher.shape.assert_is_compatible_with(student.shape)

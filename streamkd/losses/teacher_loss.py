@@ -32,8 +32,7 @@ class Preset(NamedTuple):
 
     Attributes:
       function: of teacher_logits and student_logits, and of what the other attributes say.
-      temperature, label_weight: of the paper; `factor` times our total loss is the paper's.
-      factor: as said; 1 where the paper has our form.
+      temperature, label_weight: of the paper.
       has_temperature: whether it takes a temperature.
       needs_labels: whether it takes labels, `[batch]`.
       compares_rows: whether it takes `counted`, since it compares the rows of a batch.
@@ -42,7 +41,6 @@ class Preset(NamedTuple):
     function: Callable[..., tf.Tensor]
     temperature: float = 4.0
     label_weight: float = 0.1
-    factor: float = 1.0
     has_temperature: bool = True
     needs_labels: bool = False
     compares_rows: bool = False
@@ -54,15 +52,11 @@ PRESETS: dict[str, Preset] = {
     "kl": Preset(distillation_loss),
     "mse": Preset(logit_losses.logit_mse_loss, has_temperature=False),
     "hard": Preset(logit_losses.hard_loss, label_weight=0.5, has_temperature=False),
-    "dkd": Preset(logit_losses.dkd_loss, label_weight=0.5, factor=2.0, needs_labels=True),
-    "nkd": Preset(
-        logit_losses.nkd_loss, temperature=1.0, label_weight=0.5, factor=2.0, needs_labels=True
-    ),
-    "ttm": Preset(logit_losses.ttm_loss, temperature=10.0, label_weight=1 / 46, factor=46.0),
-    "wttm": Preset(logit_losses.wttm_loss, temperature=5.0, label_weight=0.2, factor=5.0),
-    "dist": Preset(
-        batch_losses.dist_loss, temperature=1.0, label_weight=0.5, factor=2.0, compares_rows=True
-    ),
+    "dkd": Preset(logit_losses.dkd_loss, label_weight=0.5, needs_labels=True),
+    "nkd": Preset(logit_losses.nkd_loss, temperature=1.0, label_weight=0.5, needs_labels=True),
+    "ttm": Preset(logit_losses.ttm_loss, temperature=10.0, label_weight=1 / 46),
+    "wttm": Preset(logit_losses.wttm_loss, temperature=5.0, label_weight=0.2),
+    "dist": Preset(batch_losses.dist_loss, temperature=1.0, label_weight=0.5, compares_rows=True),
     "mlkd": Preset(batch_losses.mlkd_loss, has_temperature=False, compares_rows=True),
 }
 
