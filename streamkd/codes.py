@@ -145,6 +145,10 @@ WARNINGS = {
         "The teacher is right on fewer of the labelled images than the student.",
         "Give a larger `--label-weight`, or a better teacher.",
     ),
+    "student_failed": Meaning(
+        "A student of a sweep diverged or failed; the others were trained without it.",
+        "The table of the sweep has its message. Leave out the value that it comes from.",
+    ),
     "class_only": Meaning(
         "The teacher gives the class alone, so that soft targets are labels of its choice.",
         "Nothing, if it gives no more; more images help, unlabelled ones too.",

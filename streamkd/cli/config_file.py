@@ -168,13 +168,13 @@ class _Setting:
         wanted, fits = _toml_type(argument)
         if argument.nargs == 0:
             wanted, accepted = "true or false", False
+        elif isinstance(argument, arguments.Repeated):
+            wanted = f"{wanted}, or a list of several in [ ]"
+            accepted = all(map(fits, value if isinstance(value, list) else [value]))
         elif argument.nargs in ("+", "*") or isinstance(argument.nargs, int):
             length = f" of {argument.nargs}" if isinstance(argument.nargs, int) else ""
             wanted = f"a list{length} in [ ], each {wanted}"
             accepted = isinstance(value, list) and all(map(fits, value))
-        elif isinstance(argument, arguments.Repeated):
-            wanted = f"{wanted}, or a list of several in [ ]"
-            accepted = all(map(fits, value if isinstance(value, list) else [value]))
         else:
             accepted = fits(value)
         if not accepted:

@@ -20,6 +20,8 @@ from streamkd.cli import (
     merge,
     pixel_flags,
     store_flags,
+    sweep,
+    sweep_flags,
     teacher_flags,
     train,
     train_flags,
@@ -46,7 +48,7 @@ def build_parser() -> arguments.Parser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         *(_demo, _distill, _scan, _plan, _teach, _verify, _inspect, _import, _merge),
-        *(_cluster, _train, _evaluate, _export),
+        *(_cluster, _train, _sweep, _evaluate, _export),
     ):
         add(subparsers)
     parser.commands = subparsers.choices
@@ -269,6 +271,11 @@ def _cluster(subparsers: Any) -> None:
 
 def _train(subparsers: Any) -> None:
     train_flags.add_train(_command(subparsers, train.train, "Distils a student."))
+
+
+def _sweep(subparsers: Any) -> None:
+    text = "Trains students with several settings from one stream, and chooses the best."
+    sweep_flags.add_sweep(_command(subparsers, sweep.sweep, text))
 
 
 def _evaluate(subparsers: Any) -> None:

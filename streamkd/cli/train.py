@@ -47,7 +47,7 @@ ANSWERED_COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per
 def train(args: argparse.Namespace) -> Answer:
     """Distils the student."""
     _check(args)
-    views = _independent_views(args)
+    views = independent_views(args)
     class_weight = files.read_class_weight(args.class_weight)
     chosen = {
         "classes": files.read_classes(args.classes),
@@ -70,11 +70,11 @@ def train(args: argparse.Namespace) -> Answer:
             run=args.out,
             resume=args.resume,
             progress=not args.quiet,
-            callbacks=_callbacks(args, student),
+            callbacks=callbacks_of(args, student),
             class_weight=class_weight,
             save_every=args.save_every,
             stop=signals.arrived,
-            arguments=_recorded(args),
+            arguments=recorded(args),
         )
     if history.stopped:
         raise signals.stopped_error(_how_to_resume(history))
@@ -156,7 +156,7 @@ def _refuse_outputs_among_classes(
                 refuse_among_classes(scanned, path, kind=kind, flag=flag)
 
 
-def _independent_views(args: argparse.Namespace) -> kd.Views | None:
+def independent_views(args: argparse.Namespace) -> kd.Views | None:
     """Returns the views of `--augment independent`; None to replay the store's."""
     drawn = args.crop or args.flip or args.color or args.erase or args.mixup or args.cutmix
     if args.augment == "independent":
@@ -232,7 +232,7 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
     return student
 
 
-def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
+def callbacks_of(args: argparse.Namespace, student: Any) -> list[Any]:
     """Returns Keras' callbacks, of the student's family."""
     from streamkd.models.families import family_of
 
@@ -247,7 +247,7 @@ def _callbacks(args: argparse.Namespace, student: Any) -> list[Any]:
     return callbacks
 
 
-def _recorded(args: argparse.Namespace) -> dict[str, Any]:
+def recorded(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the flags that config.json keeps for its reader, given or not."""
     given = {name: value for name, value in vars(args).items() if name not in UNRECORDED_FLAGS}
     return {**given, "store": store_flags.recorded(args.store)}

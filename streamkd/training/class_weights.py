@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from streamkd.errors import OptionError
+from streamkd.stream.stream import Stream
 
 
 def class_weights(
@@ -91,4 +92,17 @@ def _number_of(name: Any, class_names: list[str] | None, num_classes: int) -> in
     raise OptionError(
         f"class_weight has an unknown class {name!r}.\n  classes: {shown}{more}\n"
         "Give names or numbers of these classes."
+    )
+
+
+def weights_in_stream(
+    class_weight: Mapping[Any, float] | str | None, stream: Stream
+) -> np.ndarray | None:
+    """Returns the weights of the classes of a stream, as `class_weights` does."""
+    return class_weights(
+        class_weight,
+        class_names=stream.class_names,
+        labels=stream.labels,
+        num_classes=max(stream.num_classes, len(stream.class_names or [])),
+        several=stream.multi_hot is not None,
     )

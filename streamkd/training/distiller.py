@@ -23,24 +23,23 @@ from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.models.families import family_of
 from streamkd.models.logits_head import LogitsModel
-from streamkd.models.precision import precision_of
 from streamkd.models.saving import check_can_be_saved
 from streamkd.public import public
 from streamkd.stream.stream import Stream
 from streamkd.training import callback_checks, run_config
 from streamkd.training.batch_loss import BatchLoss
-from streamkd.training.class_weights import class_weights
+from streamkd.training.batch_source import BatchSource, OwnBatches
+from streamkd.training.class_weights import weights_in_stream
 from streamkd.training.distribution import Workers
 from streamkd.training.history import History
 from streamkd.training.keras_callbacks import KerasCallbacks
 from streamkd.training.keras_metrics import UserMetrics
-from streamkd.training.loop import Loop
-from streamkd.training.optimizers import build_optimizer
+from streamkd.training.loop import Loop, Turns, finished
 from streamkd.training.pacing import CallSizer, SaveSchedule
 from streamkd.training.recipe import Recipe
 from streamkd.training.saver import Saver
 from streamkd.training.schedules import typical_of
-from streamkd.training.state import TrainingState, restorable_random_layers
+from streamkd.training.state import TrainingState, new_state, restorable_random_layers
 from streamkd.training.step import TrainingSteps
 from streamkd.training.step_calls import StepCalls
 from streamkd.training.student_checks import check_is_model, check_student
@@ -230,7 +229,33 @@ class Distiller:
 
         A refusal before the first checkpoint leaves `run` as it was.
         """
-        check_types(Distiller.fit, locals())
+        given = {name: value for name, value in locals().items() if name != "self"}
+        check_types(Distiller.fit, given)
+        return finished(self.fit_in_turns(**given, source=OwnBatches(stream, self.workers)))
+
+    def fit_in_turns(
+        self,
+        stream: Stream,
+        *,
+        source: BatchSource,
+        epochs: int,
+        validation: Manifest | str | os.PathLike | None = None,
+        run: str | os.PathLike | None = None,
+        resume: bool = True,
+        progress: bool = True,
+        callbacks: Any = (),
+        class_weight: Mapping[Any, float] | str | None = None,
+        save_every: int | None = None,
+        stop: Callable[[], bool] | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> Turns:
+        """Trains as `fit` does, and pauses whenever `source` has no batch for the next step.
+
+        Args:
+          source: of the batches of `stream`, which other students may take too.
+
+        Returns a generator of what `fit` returns; a KeyboardInterrupt thrown into it saves the run.
+        """
         check_count("epochs", epochs)
         if validation is not None:
             validation = as_manifest(validation, "validation")
@@ -248,13 +273,7 @@ class Distiller:
         if run is not None:
             image = np.zeros((1, *stream.options.shape), np.float32)
             self.workers.from_chief(lambda: check_can_be_saved(self.student, image))
-        weights = class_weights(
-            class_weight,
-            class_names=stream.class_names,
-            labels=stream.labels,
-            num_classes=max(stream.num_classes, len(stream.class_names or [])),
-            several=stream.multi_hot is not None,
-        )
+        weights = weights_in_stream(class_weight, stream)
         label_weight = typical_of(self.recipe.label_weight)
         warn_of_student(self._given, self.student_preprocess, stream, label_weight)
         strength = TeacherStrength.of(stream, label_weight)
@@ -262,8 +281,10 @@ class Distiller:
             sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
             schedule = self.recipe.schedule or ("constant" if sets_rate else "cosine")
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
-            several = stream.multi_hot is not None
-            state, metrics = self._state(num_outputs, several, num_steps, schedule)
+            plan: dict[str, Any] = {"num_steps": num_steps, "schedule": schedule}
+            outputs = (num_outputs, stream.multi_hot is not None)
+            with self.strategy.scope():
+                state, metrics = new_state(self.recipe, self._ready, self.metrics, *outputs, **plan)
             callback_checks.check_learning_rate(callbacks, state.optimizer)
             called = KerasCallbacks(
                 callbacks,
@@ -288,7 +309,7 @@ class Distiller:
                 stream=stream,
                 epochs=epochs,
                 validation=validation_of(
-                    validation, self._logits.model, stream, metrics, self.workers, loss_kind
+                    validation, self._logits.model, stream, metrics, self.workers, loss_kind, source
                 ),
                 recipe=self.recipe,
                 config=config,
@@ -297,6 +318,7 @@ class Distiller:
                     self._steps(state, metrics, loss),
                     stream,
                     self.workers,
+                    source,
                     xla=XlaPolicy(jit=self.recipe.jit, num_steps=num_steps),
                     clock=time.monotonic,
                 ),
@@ -309,34 +331,10 @@ class Distiller:
                 stop=stop or (lambda: False),
                 shows_progress=progress and self.workers.is_chief,
             )
-            history = loop.train(resume)
+            history = yield from loop.turns(resume)
         if strength is not None and not history.stopped:
             strength.warn_if_weaker(history.last.get("accuracy"), label_weight)
         return history
-
-    def _state(
-        self, num_outputs: int, several: bool, num_steps: int, schedule: str
-    ) -> tuple[TrainingState, UserMetrics]:
-        """Returns the variables of a run, with an optimizer for its steps, and the metrics."""
-        with self.strategy.scope():
-            metrics = UserMetrics(
-                self.metrics,
-                self.family,
-                probabilities=self._logits.removed is not None,
-                num_classes=num_outputs,
-                sigmoid=self._logits.removed == "sigmoid",
-                several=several,
-            )
-            optimizer = build_optimizer(
-                self.recipe,
-                self.family,
-                num_steps=num_steps,
-                variables=self._logits.model.trainable_variables,
-                schedule=schedule,
-                scales_loss="mixed_float16" in precision_of(self.student),
-            )
-            state = TrainingState(self.student, self._logits.model, optimizer, metrics.metrics)
-        return state, metrics
 
     def _steps(self, state: TrainingState, metrics: UserMetrics, loss: BatchLoss) -> TrainingSteps:
         """Returns the compiled steps, without XLA."""

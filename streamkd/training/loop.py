@@ -2,9 +2,9 @@
 
     call → call → … → end of the epoch: validation, callbacks, checkpoint, student.keras
 
-`Distiller.fit` puts a `Loop` together and calls `train`. A call of the compiled loop takes several
-steps. Between two calls the run may be saved, and stopped: by a signal, a Ctrl-C, a callback. The
-next step depends on the state alone, so that a run may be stopped after any step.
+`Distiller.fit` puts a `Loop` together and takes its turns to the end. A call of the compiled loop
+takes several steps. Between two calls the run may be saved, and stopped: by a signal, a Ctrl-C, a
+callback. The next step depends on the state alone, so that a run may be stopped after any step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from streamkd.errors import NonFiniteError, OptionError, RunBusyError
@@ -32,6 +32,9 @@ from streamkd.training.saver import Progress, Saver
 from streamkd.training.state import TrainingState, averaged_weights, exchange_averages
 from streamkd.training.step_calls import StepCalls
 from streamkd.training.validation import Validation
+
+# A training that pauses where it waits for batches, and returns its history.
+Turns = Generator[None, None, History]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -70,10 +73,13 @@ class Loop:
         # Refusal of a step, raised unless a callback ends the run.
         self._refusal: NonFiniteError | None = None
 
-    def train(self, resume: bool) -> History:
-        """Trains the student, or resumes a run that was stopped; see `Distiller.fit`."""
+    def turns(self, resume: bool) -> Turns:
+        """Trains the student, or resumes a run that was stopped; see `Distiller.fit`.
+
+        Yields whenever the source has no batch for the next step.
+        """
         try:
-            return self._train(resume)
+            return (yield from self._train(resume))
         except RunBusyError:
             raise  # the directory belongs to another process
         except BaseException:
@@ -83,7 +89,7 @@ class Loop:
             self.callbacks.close()
             self.saver.release()
 
-    def _train(self, resume: bool) -> History:
+    def _train(self, resume: bool) -> Turns:
         self.calls.choose_xla(self.saver.prepare(resume))
         steps = self.calls.steps
         choice = {"jit": steps.jit, "jit_update": steps.jit_update}
@@ -98,7 +104,7 @@ class Loop:
             if self.state.num_steps:
                 last = self._end_of_epoch(self.epochs)
                 self._say(f"going on at step {self.state.num_steps:,} of {last:,}")
-            self._train_or_stop()
+            yield from self._train_or_stop()
         else:
             self._say(f"already finished at step {self.state.num_steps:,}; nothing is done")
         exchange_averages(self.state.student, self.state.optimizer)
@@ -128,10 +134,10 @@ class Loop:
                 f"{done}.\nGive at least as many, or start again with `--no-resume`."
             )
 
-    def _train_or_stop(self) -> None:
+    def _train_or_stop(self) -> Iterator[None]:
         """Trains; saves the steps done so far if the run is stopped."""
         try:
-            self._train_epochs()
+            yield from self._train_epochs()
         except KeyboardInterrupt:
             if not self.workers.is_alone:
                 raise  # the others are in the middle of a step, and cannot save with this one
@@ -143,7 +149,7 @@ class Loop:
         if self._is_stopped:
             self._save_if_new()
 
-    def _train_epochs(self) -> None:
+    def _train_epochs(self) -> Iterator[None]:
         first = self.state.num_steps
         self.calls.open(first)
         self.callbacks.train_begin(
@@ -160,7 +166,7 @@ class Loop:
             for epoch in range(len(self.progress.history) + 1, self.epochs + 1):
                 bar.set_description(f"epoch {epoch}/{self.epochs}")
                 self._begin_epoch(epoch)
-                times = self._steps_of_epoch(epoch, bar)
+                times = yield from self._steps_of_epoch(epoch, bar)
                 if self._is_stopped:
                     return
                 metrics = self._end_epoch(epoch, times)
@@ -191,14 +197,16 @@ class Loop:
         lengths = {last - first for first, last in itertools.pairwise(ends)}
         return lengths.pop() if len(lengths) == 1 else None
 
-    def _steps_of_epoch(self, epoch: int, bar: Any) -> EpochTimes:
+    def _steps_of_epoch(self, epoch: int, bar: Any) -> Generator[None, None, EpochTimes]:
         """Takes the steps of an epoch that are still to be done; returns their times."""
         begins, ends = self._end_of_epoch(epoch - 1), self._end_of_epoch(epoch)
         times = EpochTimes()
         while (step := self.state.num_steps) < ends:
             # As under `fit`, a callback that stops between two epochs ends the run one step later.
             size = 1 if self.callbacks.stops else self.call_sizer.num_steps
-            size = min(size, ends - step, self.save_schedule.steps_to_go(step))
+            while not (num_ready := self.calls.num_ready(step)):
+                yield
+            size = min(size, num_ready, ends - step, self.save_schedule.steps_to_go(step))
             self.callbacks.batch_begin(step - begins)
             call = self.calls.take(step, size)
             if call.nonfinite is not None:
@@ -299,3 +307,13 @@ class Loop:
         self.progress.callbacks, self.progress.arrays = self.callbacks.state()
         self.saver.save(self.progress)
         self.save_schedule.restart()
+
+
+def finished(turns: Turns) -> History:
+    """Takes all turns of a training that has its batches to itself; returns its history."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as ended:
+            history: History = ended.value
+            return history

@@ -16,8 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from streamkd.models.families import family_of
+from streamkd.models.precision import precision_of
 from streamkd.training.epoch_sums import SUMS
-from streamkd.training.optimizers import inner_optimizer
+from streamkd.training.keras_metrics import UserMetrics
+from streamkd.training.optimizers import build_optimizer, inner_optimizer
+from streamkd.training.recipe import Recipe
+from streamkd.training.student_model import StudentModel
 
 
 class TrainingState:
@@ -96,6 +100,39 @@ class TrainingState:
 
     def _as_tf(self, variables: Sequence[Any]) -> list[Any]:
         return [self.family.as_tf_variable(variable) for variable in variables]
+
+
+def new_state(
+    recipe: Recipe, parts: StudentModel, metrics: Any, num_outputs: int, several: bool, **plan: Any
+) -> tuple[TrainingState, UserMetrics]:
+    """Returns the variables of a run, with an optimizer for its steps, and the user's metrics.
+
+    Args:
+      recipe: of the run.
+      parts: the student.
+      metrics: as in `Distiller`.
+      num_outputs: classes of the student.
+      several: whether an image has several labels.
+      plan: `num_steps` and `schedule`, as in `build_optimizer`.
+    """
+    family = family_of(parts.student)
+    model, removed = parts.logits.model, parts.logits.removed
+    counted = UserMetrics(
+        metrics,
+        family,
+        probabilities=removed is not None,
+        num_classes=num_outputs,
+        sigmoid=removed == "sigmoid",
+        several=several,
+    )
+    optimizer = build_optimizer(
+        recipe,
+        family,
+        variables=model.trainable_variables,
+        scales_loss="mixed_float16" in precision_of(parts.student),
+        **plan,
+    )
+    return TrainingState(parts.student, model, optimizer, counted.metrics), counted
 
 
 def restorable_random_layers(model: Any, strategy: Any) -> contextlib.AbstractContextManager[None]:

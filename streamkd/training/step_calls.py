@@ -1,6 +1,6 @@
 """Calls of the compiled loop: several steps at a time, timed; a failed step names its images.
 
-calls = StepCalls(steps, stream, workers, xla=XlaPolicy(...), clock=time.monotonic)
+calls = StepCalls(steps, stream, workers, source, xla=XlaPolicy(...), clock=time.monotonic)
 calls.choose_xla(begun)
 calls.open(step)
 call = calls.take(step, num_steps)
@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.stream.stream import Stream
+from streamkd.training.batch_source import BatchSource
 from streamkd.training.distribution import Workers
 from streamkd.training.non_finite import NonFiniteStep, examine
 from streamkd.training.step import TrainingSteps
@@ -51,14 +52,16 @@ class StepCalls:
         steps: TrainingSteps,
         stream: Stream,
         workers: Workers,
+        source: BatchSource,
         *,
         xla: XlaPolicy,
         clock: Callable[[], float],
     ) -> None:
-        """Args: `clock`, returns seconds."""
+        """Args: `source`, of the batches of `stream`; `clock`, returns seconds."""
         self.steps = steps
         self._stream = stream
         self._workers = workers
+        self._source = source
         self._xla = xla
         self._clock = clock
         self._iterator: Any = None
@@ -75,10 +78,12 @@ class StepCalls:
     def open(self, step: int) -> None:
         """Begins to read batches from a step on, unless reading has begun."""
         if self._iterator is None:
-            first = step * self.steps.accumulate
-            self._iterator = self._workers.iterate(
-                lambda worker_slice: self._stream.unnamed_dataset(first, worker_slice)
-            )
+            self._iterator = self._source.open(step * self.steps.accumulate)
+
+    def num_ready(self, step: int) -> int:
+        """Returns how many steps from `step` on have their batches."""
+        accumulate = self.steps.accumulate
+        return self._source.num_ready(step * accumulate) // accumulate
 
     def take(self, step: int, num_steps: int) -> Call:
         """Takes `num_steps` steps, or fewer if one is not finite.

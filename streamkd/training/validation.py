@@ -22,6 +22,7 @@ from streamkd.manifest.manifest import Manifest
 from streamkd.stream.evaluation_batches import each_once, evaluation_batches
 from streamkd.stream.stream import Stream
 from streamkd.tf_support.autograph import converted
+from streamkd.training.batch_source import BatchSource
 from streamkd.training.distribution import Workers
 from streamkd.training.keras_metrics import UserMetrics
 
@@ -40,6 +41,7 @@ class Validation:
       metrics: the user's, the same objects as in training; reset before and after a validation.
       workers: each takes a part of the images.
       loss_kind: 'kl', or 'bce' for independent labels.
+      batches_of: returns the batches of the images, as `evaluation_batches` does.
 
     Raises:
       OptionError: the images have no labels, or the store has no class names.
@@ -57,6 +59,7 @@ class Validation:
         metrics: UserMetrics | None = None,
         workers: Workers | None = None,
         loss_kind: str = "kl",
+        batches_of: Callable[..., Any] = evaluation_batches,
     ) -> None:
         if images.class_names is None:
             raise OptionError(
@@ -78,7 +81,7 @@ class Validation:
         worker_slice = self._workers.worker_slice
         self.batch_size = -(-min(batch_size, len(images)) // worker_slice.num_pieces)
         self.labels = tf.constant(labels)
-        self.batches = evaluation_batches(images, options, self.batch_size, worker_slice)
+        self.batches = batches_of(images, options, self.batch_size, worker_slice)
         self._answer = converted(model)
         self._metrics = metrics
         self._sums = tf.function(self._sums_of_all, autograph=False)
@@ -166,6 +169,7 @@ def validation_of(
     metrics: UserMetrics,
     workers: Workers,
     loss_kind: str,
+    source: BatchSource,
 ) -> Validation | None:
     """Returns the validation of a student that learns from a stream; None without images."""
     if images is None:
@@ -179,4 +183,5 @@ def validation_of(
         metrics=metrics if len(metrics) else None,
         workers=workers,
         loss_kind=loss_kind,
+        batches_of=source.validation_batches,
     )

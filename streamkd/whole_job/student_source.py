@@ -103,8 +103,13 @@ class StudentSource:
             return None
         return shape[1], shape[2]
 
-    def build(self, stream: Stream, *, label_weight: float) -> Any:
-        """Returns the student with its first weights, which depend on the seed alone."""
+    def build(self, stream: Stream, *, label_weight: Any, loss: str = "auto") -> Any:
+        """Returns the student with its first weights, which depend on the seed alone.
+
+        Args:
+          stream: to learn from.
+          label_weight, loss: as in `Distiller`.
+        """
         if self.is_model:
             return self._load()
         tf_keras.utils.set_random_seed(self._seed)
@@ -117,7 +122,7 @@ class StudentSource:
             image_size=stream.options.image_size,
             num_channels=stream.options.num_channels,
             trust=self._trust,
-            activation="sigmoid" if needs_sigmoid("auto", stream, label_weight) else None,
+            activation="sigmoid" if needs_sigmoid(loss, stream, label_weight) else None,
         )
 
     def _load(self) -> Any:

@@ -1,0 +1,1 @@
+"""Several students from one stream: the grid, the shared batches, the choice."""
