@@ -143,10 +143,8 @@ def measure_choice(args: argparse.Namespace) -> None:
     outcomes = json.loads(Path("choice/sweep.json").read_text())["outcomes"]
     default = f"temperature-{Recipe().temperature:g}-label-weight-0.1"
     ranked = sorted(outcomes, key=lambda name: -outcomes[name]["val_accuracy"])
-    errors = {
-        name: evaluate(f"choice/{name}", "test", progress=False).num_errors for name in ranked
-    }
     for name in ranked:
+        num_errors = evaluate(f"choice/{name}", "test", progress=False).num_errors
         mark = "  chosen" if name == ranked[0] else "  default" if default in name else ""
         print(
             f"{name:<40} validation {outcomes[name]['val_accuracy']:.4f}  "
