@@ -69,9 +69,10 @@ ARGUMENTS = {
     "stratify progress root",
     "specialist_images": "images classes * others seed dustbin",
     "sweep": "images store student out * temperature label_weight loss learning_rate seed "
-    "validation validation_split epochs batch_size image_size missing on_bad cache views_per_decode "
-    "balance optimizer schedule warm_up weight_decay clip_norm accumulate ema label_smoothing standardize "
-    "student_preprocess jit on_nonfinite at_once resume trust progress",
+    "validation validation_split epochs batch_size image_size missing on_bad cache "
+    "views_per_decode balance optimizer schedule warm_up weight_decay clip_norm accumulate ema "
+    "label_smoothing standardize student_preprocess jit on_nonfinite at_once resume trust "
+    "progress",
     "teach": f"images teacher out * {PIXELS} decode exif background batch_size codec class_names "
     "views shard on_bad max_pixels progress",
     "verify": "path * images sample seed progress",
