@@ -102,6 +102,11 @@ def sweep(args: argparse.Namespace) -> Answer:
         progress=not args.quiet,
         stopping=StopSignals,
     )
+    if args.early_stopping is not None and request.decides_by_teacher:
+        raise OptionError(
+            "--early-stopping watches the loss on labelled images, and those that decide have no "
+            "labels.\nLeave --early-stopping out."
+        )
     report: SweepReport = run_sweep(request)
     return Answer(report, text=describe(report, settings))
 

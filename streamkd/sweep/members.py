@@ -1,8 +1,8 @@
 """The students of a sweep that are trained together, each in turns, from one stream.
 
-member = Member(setting, run)
-member.begin(distiller.fit_in_turns(stream, source=member.feed, …))
-train_together(stream, members, last_step=…, accumulate=1)
+member = Member(setting, run, feed)
+member.begin(distiller, distiller.fit_in_turns(stream, source=feed, …))
+train_together(stream, members, last=100, ended=print, progress=True)
 member.history, member.fault
 """
 

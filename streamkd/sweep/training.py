@@ -1,6 +1,6 @@
 """Trains the students of a sweep, group after group, each group from one stream.
 
-training = Training(request, file)
+training = Training(request, file, criterion="val_accuracy", is_begun=False)
 training.run()                    # every outcome is in `file`
 
 A group has one seed, since the seed gives a stream its order. It has as many students as fit into
@@ -116,8 +116,7 @@ class Training:
         room, taken = _MEMORY_FRACTION * free_memory(), 0
         try:
             for setting in settings[: request.at_once]:
-                feed = Feed(stream.dataset().element_spec, self._validation)
-                member = Member(setting, request.run(setting), feed)
+                member = self._member(setting, stream)
                 group.append(member)
                 self._begin(member, stream, saved=True)
                 size = _COPIES * _num_bytes(member.distiller)
@@ -129,6 +128,10 @@ class Training:
                 member.close()
             raise
         return group
+
+    def _member(self, setting: Setting, stream: Stream) -> Member:
+        feed = Feed(stream.dataset().element_spec, self._validation)
+        return Member(setting, self.request.run(setting), feed)
 
     def _begin(self, member: Member, stream: Stream, *, saved: bool) -> None:
         """Begins the training of one student, in its run directory if it is `saved`."""
@@ -157,11 +160,11 @@ class Training:
         """Writes the sweep down before its first step, once no setting is refused."""
         if self.is_begun:
             return
-        for setting in later:
-            seed = setting.values["seed"]
-            own = stream if seed == stream.seed else self.request.stream(seed)
-            trial = Member(setting, self.request.run(setting), Feed(None, self._validation))
-            self._begin(trial, own, saved=False)
+        for setting in sorted(later, key=lambda setting: setting.values["seed"]):
+            if setting.values["seed"] != stream.seed:
+                stream = self.request.stream(setting.values["seed"])
+            trial = self._member(setting, stream)
+            self._begin(trial, stream, saved=False)
             image = np.zeros((1, *stream.options.shape), np.float32)
             check_can_be_saved(trial.distiller.student, image)
             trial.close()
@@ -183,6 +186,8 @@ class Training:
                 outcome = outcome_of_fault(member.fault, diverged=diverged)
                 warn("student_failed", _words_of_fault(member, outcome), stacklevel=2)
             elif member.history is None or member.history.stopped:
+                if self._signals is None:  # Ctrl-C in a notebook, where a training returns
+                    raise KeyboardInterrupt
                 return
             else:
                 outcome = outcome_of(member.history, images_per_step)
@@ -223,7 +228,5 @@ def _words_of_fault(member: Member, outcome: dict[str, Any]) -> str:
 
 
 def _num_bytes(distiller: Distiller) -> int:
-    """Returns the size of a student's weights."""
-    return sum(
-        np.dtype(np.float32).itemsize * int(np.prod(w.shape)) for w in distiller.student.weights
-    )
+    """Returns the size of a student's weights, float32."""
+    return 4 * sum(int(np.prod(weight.shape)) for weight in distiller.student.weights)
