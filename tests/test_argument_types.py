@@ -25,6 +25,10 @@ FUNCTIONS = {
         kd.distill,
         {"images": "photos", "teacher": "t.keras", "student": "s.keras", "out": "run"},
     ),
+    "sweep": (
+        kd.sweep,
+        {"images": "photos", "store": "s.h5", "student": "s.keras", "out": "sweep"},
+    ),
     "evaluate": (kd.evaluate, {"model": object(), "images": "photos"}),
     "export": (kd.export, {"model": "run", "out": "m.keras"}),
     "plan": (kd.plan, {"images": "photos", "store": "s.h5"}),

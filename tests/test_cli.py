@@ -44,7 +44,7 @@ STORE_KEYS = {
 }
 COMMANDS = (
     *("demo", "distill", "scan", "plan", "teach", "verify", "inspect", "import", "merge"),
-    *("cluster", "train", "evaluate", "export"),
+    *("cluster", "train", "sweep", "evaluate", "export"),
 )
 
 

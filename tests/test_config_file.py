@@ -28,6 +28,7 @@ TYPED = {
     "inspect": "inspect s.h5 --json",
     "cluster": "cluster s.h5 --specialists 3 --out c.json --temperature 2",
     "demo": "demo --out d --seed 3",
+    "sweep": "sweep photos --student m n --out r --temperature 1 0:1,1:4 --seed 3 --jit on",
     "distill": "distill photos --teacher t --student m --out r --no-flip --budget 1h --crop 0.5 1",
 }
 TOML = {
@@ -56,6 +57,10 @@ TOML = {
     "inspect": 'store = "s.h5"\njson = true\n',
     "cluster": 'store = "s.h5"\nspecialists = 3\nout = "c.json"\ntemperature = 2\n',
     "demo": 'out = "d"\nseed = 3\n',
+    "sweep": (
+        'images = "photos"\nstudent = ["m", "n"]\nout = "r"\ntemperature = ["1", "0:1,1:4"]\n'
+        'seed = 3\njit = "on"\n'
+    ),
     "distill": (
         'images = "photos"\nteacher = "t"\nstudent = "m"\nout = "r"\nflip = false\n'
         'budget = "1h"\ncrop = [0.5, 1]\n'

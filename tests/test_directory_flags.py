@@ -30,7 +30,7 @@ def test_every_command_that_reads_a_directory_has_all_its_flags():
     }
     assert set(readers) == {
         *("scan", "teach", "plan", "import", "merge", "verify", "train", "evaluate", "export"),
-        "distill",
+        *("distill", "sweep"),
     }
     for name, arguments in readers.items():
         assert set(arguments) >= LISTING, name
@@ -43,7 +43,7 @@ def test_no_command_reads_a_directory_under_another_name():
         for key, argument in parser.arguments.items()
         if argument.metavar == "IMAGES" and key != "images"
     }
-    assert shown == {("train", "validation"), ("distill", "validation")}
+    assert shown == {(name, "validation") for name in ("train", "distill", "sweep")}
 
 
 @pytest.fixture
