@@ -63,7 +63,7 @@ def sweep(
     cache: str | None = None,
     views_per_decode: int = 1,
     balance: bool = False,
-    optimizer: str = "adamw",
+    optimizer: Any = "adamw",
     schedule: str | None = None,
     warm_up: float | None = None,
     weight_decay: float | None = None,
