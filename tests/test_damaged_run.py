@@ -13,8 +13,8 @@ from run_helpers import command, dense_student, refusal, snapshot
 from run_helpers import fit as fit_student
 
 from streamkd.errors import OutputError, ResumeError, StudentError
+from streamkd.exports.export import export
 from streamkd.manifest.manifest import scan
-from streamkd.results.export import export
 from streamkd.runs import checkpoint
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import RunDirectory, config_of_model

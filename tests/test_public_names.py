@@ -47,7 +47,8 @@ ARGUMENTS = {
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
     "teacher_class_map model_output batch_size max_pixels trust progress",
-    "export": "model out * format images image_size model_output batch_size trust progress",
+    "export": "model out * format precision images max_images image_size class_names model_output "
+    "batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
     "join": "images store * weights rule image_size batch_size seed shuffle color_mode "

@@ -16,6 +16,7 @@ from streamkd.cli import (
     commands,
     distill,
     distill_flags,
+    export_flags,
     flags,
     merge,
     pixel_flags,
@@ -311,23 +312,10 @@ def _evaluate(subparsers: Any) -> None:
 
 
 def _export(subparsers: Any) -> None:
-    parser = _command(
-        subparsers, commands.export, "Writes a student as an ordinary model, and compares the two."
-    )
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
-    flags.add_output(parser)
-    flags.add_trust(parser)
-    parser.add_argument(
-        "--format", choices=("keras",), default="keras", help="format of the file (default keras)"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="PATH", help="the .keras file to write; never replaced"
-    )
-    text = "images to compare the answers on (default: noise)"
-    flags.add_images(parser, text, labels="none")
-    parser.add_argument(
-        "--image-size",
-        type=arguments.image_size,
-        metavar="HEIGHTxWIDTH",
-        help="size of the compared images, for a model that takes any size",
+    export_flags.add_export(
+        _command(
+            subparsers,
+            commands.export,
+            "Writes a student for other programs, and compares the two.",
+        )
     )
