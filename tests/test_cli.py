@@ -427,12 +427,13 @@ def test_class_names_says_whose_classes_are_meant():
         for name, parser in build_parser().commands.items()
         if "class-names" in parser.arguments
     }
-    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate", "distill"}
+    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate", "distill", "export"}
     assert "class folders to list" in helps["scan"] and "for a table" in helps["scan"]
     assert "in the order of the teacher's outputs" in helps["teach"]
     assert helps["teach"] == helps["plan"] == helps["distill"]
     assert "in the order of the columns of LOGITS" in helps["import"]
     assert "in the order of the model's outputs" in helps["evaluate"]
+    assert "in the order of the outputs" in helps["export"]
 
 
 LIGHT = """
