@@ -28,7 +28,7 @@ def check_members(members: Sequence[Member]) -> None:
     """Refuses stores that cannot be combined, whatever their images and classes are.
 
     Raises:
-      OptionError: fewer than two stores, or one store twice.
+      OptionError: fewer than two stores, one store twice, or oversampling of independent labels.
       UnfinishedStoreError: a store in which rows are missing.
       StoreError: the teachers answered different views, or pixels that were made in different ways;
         or one ends in sigmoid and another does not.
@@ -46,6 +46,7 @@ def check_members(members: Sequence[Member]) -> None:
     for store in stores[1:]:
         _check_same_views(stores[0], store)
     _check_activations(stores)
+    _check_oversampling(members)
 
 
 def _check_two_stores(one: RowStore, other: RowStore) -> None:
@@ -106,6 +107,17 @@ def _check_activations(stores: Sequence[RowStore]) -> None:
         f"other.\n  {sigmoid.path}: sigmoid\n  {other.path}: {said}\n"
         "If both end in sigmoid, say so when they are taught: `--teacher-output sigmoid-logits`."
     )
+
+
+def _check_oversampling(members: Sequence[Member]) -> None:
+    """Refuses a ratio that nothing would heed: independent labels have no probability to share."""
+    for member in members:
+        if member.opened.header.is_sigmoid and member.oversampling != 1:
+            raise OptionError(
+                f"oversampling is {member.oversampling:g} for {member.opened.path}, whose labels "
+                "are independent (sigmoid): a dustbin takes nothing from another label.\n"
+                "Leave oversampling out."
+            )
 
 
 def check_rule(
