@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import store_helpers
 from ensemble_helpers import OURS, answers_of, log_softmax, refusal, write_small, write_store_of
+from run_helpers import command
+from run_helpers import refusal as refused
 
 import streamkd as kd
 from streamkd.errors import OptionError
@@ -123,3 +125,72 @@ class TestWeightsWhereTheyDoNotBelong:
         error = refusal(kd.combine_stores, [(path, 0.7), (path, 0.3)])
         assert "A store is given as the pair (" in str(error)
         assert "Give {path: weight}" in str(error)
+
+
+class TestAnswersThatWouldCountTwice:
+    """One store under two names is told by its rows; these hold the same answers otherwise."""
+
+    def test_stores_of_one_teacher(self, tmp_path):
+        teacher = {"name": "net", "weights": "f0f0", "output": "logits"}
+        paths = [
+            write_small(tmp_path / "a.h5", teacher=teacher),
+            write_small(tmp_path / "half.h5", teacher=teacher, codec="float16"),
+        ]
+        words = str(refusal(kd.combine_stores, paths))
+        assert "a.h5 and " in words and "half.h5 hold answers of the same teacher" in words
+        assert "Give one of them." in words and "`streamkd merge` without `--combine`" in words
+
+    def test_teachers_of_the_same_weights_that_saw_other_sizes(self, tmp_path):
+        teacher = {"name": "net", "weights": "f0f0", "output": "logits"}
+        paths = [
+            write_small(
+                tmp_path / f"{n}.h5", seed=n, teacher=teacher, images={"image_size": [n, n]}
+            )
+            for n in (8, 12)
+        ]
+        assert kd.combine_stores(paths).num_images == 10
+
+    def test_a_store_of_answers_that_were_combined_before(self, tmp_path):
+        paths = [write_small(tmp_path / f"{n}.h5", seed=n) for n in range(3)]
+        both = kd.combine_stores(paths[:2]).write(tmp_path / "both.h5", progress=False)
+        assert kd.combine_stores([both, paths[2]]).num_images == 10
+        for stores in ([both, paths[1]], [paths[0], both]):
+            words = str(refusal(kd.combine_stores, stores))
+            assert "both.h5 has the answers of " in words and "count twice" in words
+            assert "Give the single stores, with weights" in words
+
+
+class TestWordsOfTheCommandLine:
+    @pytest.fixture(autouse=True)
+    def stores(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for seed, name in enumerate("ab"):
+            write_small(tmp_path / f"{name}.h5", seed=seed)
+
+    def test_a_file_that_is_called_like_a_rule(self, tmp_path, capsys):
+        (tmp_path / "logits").mkdir()
+        words = ["merge", "a.h5", "b.h5", "--combine", "logits", "--out", "both.h5"]
+        code, answer, _ = command(capsys, *words)
+        assert code == 0 and answer["combination"]["rule"] == "logits"
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (
+                ["merge", "a.h5=0.7", "b.h5=0.3"],
+                "a.h5=0.7 gives a weight, which is for the combined answers of several teachers.\n"
+                "Add `--combine`, or leave the weight out.",
+            ),
+            (
+                ["merge", "--combine", "aa.h5=0.7", "b.h5=0.3"],
+                "--combine is 'aa.h5=0.7'; choose one of auto, logits, probabilities, divergence.\n"
+                "If it is a store, look at its path: there is no such file.",
+            ),
+            (
+                ["merge", "--combine", "logits", "=0.7", "b.h5=0.3"],
+                "The path of the store is empty.",
+            ),
+        ],
+    )
+    def test_words_that_do_not_fit(self, words, message, capsys):
+        assert message in refused(capsys, *words, "--out", "both.h5")

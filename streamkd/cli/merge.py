@@ -68,6 +68,13 @@ def merge(args: argparse.Namespace) -> Answer:
                 f"--{name} is for the combined answers of several teachers.\n"
                 f"Add `--combine`, or leave --{name} out."
             )
+    for text in args.stores:
+        path = store_flags.path_and_weight(text)[0]
+        if path != text and os.path.lexists(path):
+            raise OptionError(
+                f"{text} gives a weight, which is for the combined answers of several teachers.\n"
+                "Add `--combine`, or leave the weight out."
+            )
     report = kd.merge(
         args.stores, args.out, images=_images(args), index=args.index, progress=not args.quiet
     )

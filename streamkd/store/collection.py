@@ -58,6 +58,8 @@ def open_store(path: str | os.PathLike[str] | RowStore, io: Io | None = None) ->
             f"\nGive one path, such as 'teacher.h5'.{several}"
         )
     path = os.fsdecode(path)
+    if not path:
+        raise OptionError("The path of the store is empty.\nGive one path, such as 'teacher.h5'.")
     if store_list.is_index_file(path):
         return _open_listed(path, io)
     index_path = store_list.index_beside(path)
