@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 import streamkd as kd
-from streamkd.checks import check_choice
 from streamkd.cli import arguments, files, flags, store_flags
 from streamkd.cli.answer import Answer
 from streamkd.errors import OptionError
@@ -69,6 +68,13 @@ def merge(args: argparse.Namespace) -> Answer:
                 f"--{name} is for the combined answers of several teachers.\n"
                 f"Add `--combine`, or leave --{name} out."
             )
+    for text in args.stores:
+        path = store_flags.path_and_weight(text)[0]
+        if path != text and os.path.lexists(path):
+            raise OptionError(
+                f"{text} gives a weight, which is for the combined answers of several teachers.\n"
+                "Add `--combine`, or leave the weight out."
+            )
     report = kd.merge(
         args.stores, args.out, images=_images(args), index=args.index, progress=not args.quiet
     )
@@ -81,9 +87,13 @@ def _merge_combined(args: argparse.Namespace) -> Answer:
     rule, stores = args.combine, args.stores
     if args.index:
         raise OptionError("--index copies no rows, and --combine writes new ones.\nLeave one out.")
-    if os.path.lexists(store_flags.path_and_weight(rule)[0]):  # the flag stood before the stores
+    if rule not in store_flags.RULES:  # the flag stood before the stores
+        if not os.path.lexists(store_flags.path_and_weight(rule)[0]):
+            raise OptionError(
+                f"--combine is {rule!r}; choose one of {', '.join(store_flags.RULES)}.\n"
+                "If it is a store, look at its path: there is no such file."
+            )
         rule, stores = "auto", [rule, *stores]
-    check_choice("--combine", rule, store_flags.RULES)
     combination = store_flags.combined(stores, rule, args.dustbin, args.oversampling)
     store = combination.write(
         args.out, images=_images(args), codec=args.codec or CODEC, progress=not args.quiet

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from streamkd.checks import check_choice, check_count
+from streamkd.checks import check_choice, check_count, check_seed
 from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.listing import UNLABELLED
@@ -194,8 +194,7 @@ def check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
             f"batch_size is {batch_size}, and there are {num_images} images.\n"
             f"Give a batch size of at most {num_images}: `--batch-size {num_images}`."
         )
-    if not 0 <= seed < 2**32:
-        raise OptionError(f"seed is {seed!r}; it must lie between 0 and 4294967295.")
+    check_seed(seed)
 
 
 def check_pairs(batch_size: int, rows: np.ndarray, store: RowStore) -> None:
