@@ -19,7 +19,7 @@ from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.progress import image_progress
+from streamkd.progress import image_progress, say_where_it_begins
 from streamkd.store.creation import create_store
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.match_images import match_images
@@ -68,8 +68,11 @@ def write_combination(
         refuse_stale_index(out)
         create_store(out, header, keys, labels, combination.class_names)
     _check_begun(out, header, keys)
+    store = LogitStore(out)
+    done = len(keys) if store.finished else store.rows_done // store.num_views
+    say_where_it_begins(out, done, len(keys), progress)
     with image_progress(len(keys), 0, "combining", progress) as bar:
-        if not LogitStore(out).finished:
+        if not store.finished:
             _fill(combination, numbers, out, bar)
     return LogitStore(out)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from streamkd.progress import image_progress
+from streamkd.progress import image_progress, say_where_it_begins
 from streamkd.store.background_writer import BackgroundWriter
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
@@ -55,12 +55,15 @@ def fill_store(path: str, answers: Answers, *, activity: str, progress: bool) ->
     """
     store = LogitStore(path)
     if store.finished:
+        say_where_it_begins(path, store.num_images, store.num_images, progress)
         return store
     with StoreWriter(path) as writer:
         blocks = writer.pending_blocks().tolist()
         groups = [np.array(writer.images_of_block(block)) for block in blocks]
         num_images = writer.header.num_images
         num_done = num_images - sum(map(len, groups))
+        if num_done < num_images:
+            say_where_it_begins(path, num_done, num_images, progress)
         with (
             image_progress(num_images, num_done, activity, progress) as bar,
             BackgroundWriter(writer) as background,

@@ -23,7 +23,7 @@ from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.progress import image_progress
+from streamkd.progress import image_progress, say_where_it_begins
 from streamkd.public import public
 from streamkd.store.collection import as_one, flatten, link_stores, open_store
 from streamkd.store.creation import create_store
@@ -133,7 +133,10 @@ def _merge_rows(
         refuse_stale_index(out)
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
-    if not LogitStore(out).finished:
+    store = LogitStore(out)
+    done = len(keys) if store.finished else store.rows_done // store.num_views
+    say_where_it_begins(out, done, len(keys), not bar.disable)
+    if not store.finished:
         _copy(as_one(stores), images, out, bar)
     return LogitStore(out)
 
