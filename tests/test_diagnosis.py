@@ -61,7 +61,7 @@ def test_a_run_that_is_long_enough_is_passed_over(changed):
         (
             {"epochs": 1, "num_views": 16},
             "There are too few epochs for the views: an epoch shows one view of each image, so 1 "
-            "epoch show 1 of the 16 that the teacher answered. Train with `--epochs 93`, or teach "
+            "epoch shows 1 of the 16 that the teacher answered. Train with `--epochs 93`, or teach "
             "fewer views (`--views`).",
         ),
         (

@@ -134,12 +134,12 @@ class Plan:
             one = "one view" if self.views_per_epoch == 1 else f"{self.views_per_epoch} views"
             return (
                 f"There are too few epochs for the views: an epoch shows {one} of each image, so "
-                f"{_counted(self.epochs, 'epoch')} show {shown:,} of the {self.num_views:,} that "
+                f"{_epochs(self.epochs, 'show')} {shown:,} of the {self.num_views:,} that "
                 f"the teacher answered. {remedy}"
             )
         if self.epochs < enough / 2:
             return (
-                f"There are too few steps for the views: {_counted(self.epochs, 'epoch')} take "
+                f"There are too few steps for the views: {_epochs(self.epochs, 'take')} "
                 f"{self.num_steps:,}, and views show their worth after {STEPS_FOR_VIEWS:,} or so; "
                 f"before, a student may be worse with them than without. {remedy}"
             )
@@ -174,5 +174,5 @@ def _shown_views(stream: Stream, label_weight: float) -> int:
     return stream.views.count
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _epochs(number: int, verb: str) -> str:
+    return f"1 epoch {verb}s" if number == 1 else f"{number:,} epochs {verb}"

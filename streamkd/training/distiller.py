@@ -308,8 +308,9 @@ class Distiller:
                 workers=self.workers,
                 stop=stop or (lambda: False),
                 shows_progress=progress and self.workers.is_chief,
+                extend=extend,
             )
-            history = loop.train(resume, extend)
+            history = loop.train(resume)
         diagnosis.look_back(history, validation)
         return history
 

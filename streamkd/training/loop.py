@@ -39,7 +39,7 @@ class Loop:
     """One call of `fit`.
 
     Attributes:
-      stream, epochs, stop: as given to `fit`.
+      stream, epochs, stop, extend: as given to `fit`.
       config: of the run, except for the choice about XLA.
       metrics, callbacks: the user's.
       shows_progress: whether to print progress on standard error.
@@ -61,6 +61,7 @@ class Loop:
     workers: Workers
     stop: Callable[[], bool]
     shows_progress: bool
+    extend: bool
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -70,10 +71,10 @@ class Loop:
         # Refusal of a step, raised unless a callback ends the run.
         self._refusal: NonFiniteError | None = None
 
-    def train(self, resume: bool, extend: bool = False) -> History:
+    def train(self, resume: bool) -> History:
         """Trains the student, or resumes a run that was stopped; see `Distiller.fit`."""
         try:
-            return self._train(resume, extend)
+            return self._train(resume)
         except RunBusyError:
             raise  # the directory belongs to another process
         except BaseException:
@@ -83,11 +84,11 @@ class Loop:
             self.callbacks.close()
             self.saver.release()
 
-    def _train(self, resume: bool, extend: bool) -> History:
+    def _train(self, resume: bool) -> History:
         self.calls.choose_xla(self.saver.prepare(resume))
         steps = self.calls.steps
         choice = {"jit": steps.jit, "jit_update": steps.jit_update}
-        self.progress = self.saver.restore({**self.config, **choice}, resume, extend=extend)
+        self.progress = self.saver.restore({**self.config, **choice}, resume, extend=self.extend)
         self._check_epochs()
         began_at, outcome = self.state.num_steps, "already_finished"
         if self.progress.ended_early:
