@@ -27,7 +27,7 @@ def stream(shared):
 def finished(stream, tmp_path_factory):
     """A finished run of two epochs along a cosine."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    fit(stream, dense_student(), run, epochs=2, optimizer="adamw")
+    fit(stream, dense_student(), run, epochs=2)
     return run
 
 
@@ -46,35 +46,24 @@ def config_of(run):
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimizer": "adamw"},
         {"optimizer": "sgd", "ema": 0.9, "accumulate": 2},
-        {"optimizer": "adamw", "label_weight": 0.5, "save_every": 3},
+        pytest.param({"optimizer": "adamw", "save_every": 3}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(options),
 )
-def test_an_extended_run_is_the_run_of_so_many_epochs_to_the_bit(stream, tmp_path, options):
+@pytest.mark.parametrize("steps", [None, pytest.param(3, marks=pytest.mark.slow)])
+def test_an_extended_run_is_the_run_of_so_many_epochs_to_the_bit(stream, tmp_path, options, steps):
     options = {**options, "schedule": "constant"}
     fit(stream, dense_student(), tmp_path / "whole", epochs=3, **options)
-    fit(stream, dense_student(), tmp_path / "run", epochs=2, **options)
+    stop = None if steps is None else after(steps)
+    fit(stream, dense_student(), tmp_path / "run", epochs=2, stop=stop, **options)
     _, history = fit(stream, dense_student(seed=5), tmp_path / "run", epochs=3, **options)
     assert what_remains(tmp_path / "run") == what_remains(tmp_path / "whole")
     assert (history.outcome, len(history.epochs)) == ("resumed", 3)
-
-
-def test_a_run_that_is_extended_in_the_middle_is_that_run_too(stream, tmp_path):
-    options = {"schedule": "constant", "optimizer": "adamw"}
-    fit(stream, dense_student(), tmp_path / "whole", epochs=3, **options)
-    fit(stream, dense_student(), tmp_path / "run", epochs=2, stop=after(5), **options)
-    fit(stream, dense_student(seed=5), tmp_path / "run", epochs=3, **options)
-    assert what_remains(tmp_path / "run") == what_remains(tmp_path / "whole")
-
-
-def test_fewer_epochs_than_were_done_are_refused(stream, tmp_path):
-    fit(stream, dense_student(), tmp_path / "run", epochs=2, schedule="constant")
     before = snapshot(tmp_path)
-    words = r"--epochs is 1, and the run .*run has done 2\.\nGive at least as many, or start again"
+    words = r"--epochs is 1, and the run .*run has done 3\.\nGive at least as many, or start again"
     with pytest.raises(OptionError, match=words):
-        fit(stream, dense_student(), tmp_path / "run", epochs=1, schedule="constant", extend=True)
+        fit(stream, dense_student(), tmp_path / "run", epochs=1, extend=True, **options)
     assert snapshot(tmp_path) == before
 
 
@@ -89,7 +78,7 @@ def cosine(step, num_steps, rate=0.001, warm_up=0.05):
 def test_more_epochs_than_planned_are_refused_with_what_to_type(stream, run):
     before = snapshot(run)
     with pytest.raises(ResumeError) as refusal:
-        fit(stream, dense_student(), run, epochs=3, optimizer="adamw")
+        fit(stream, dense_student(), run, epochs=3)
     assert str(refusal.value) == (
         f"The run {run} was started with 2 epochs, and 3 are asked for now.\nIts learning rate or "
         "its other schedules were planned for these epochs. To go on along the schedules of 3 "
@@ -103,7 +92,7 @@ def test_more_epochs_than_planned_are_refused_with_what_to_type(stream, run):
 
 def test_fewer_epochs_than_planned_are_refused_even_if_it_may_be_extended(stream, run):
     with pytest.raises(ResumeError) as refusal:
-        fit(stream, dense_student(), run, epochs=1, optimizer="adamw", extend=True)
+        fit(stream, dense_student(), run, epochs=1, extend=True)
     assert str(refusal.value) == (
         f"The run {run} was started with 2 epochs, and 1 is asked for now.\nIts learning rate or "
         "its other schedules were planned for 2, so a run cannot be made shorter. Give "
@@ -111,38 +100,30 @@ def test_fewer_epochs_than_planned_are_refused_even_if_it_may_be_extended(stream
     )
 
 
-def test_an_extended_cosine_goes_on_along_that_of_the_larger_number(stream, run, capsys):
-    options = {"optimizer": "adamw", "progress": True}
-    _, history = fit(stream, dense_student(), run, epochs=4, extend=True, **options)
+def test_an_extended_cosine_goes_on_along_that_of_the_larger_number(stream, run, tmp_path, capsys):
+    whole = shutil.copytree(run, tmp_path / "whole")
+    options = {"epochs": 4, "progress": True}
+    _, history = fit(stream, dense_student(), whole, extend=True, **options)
     words = capsys.readouterr().err
-    rate = cosine(8, 15)
     assert (
         "extended from 2 to 4 epochs: from here on the schedules are those of 4, and the learning "
-        f"rate is {rate:.3g}\n" in words
+        f"rate is {cosine(8, 15):.3g}\n" in words
     )
     assert "going on at step 8 of 15\n" in words
     assert (history.outcome, history.began_at_step, len(history.epochs)) == ("extended", 8, 4)
     rates = [epoch["learning_rate"] for epoch in history.epochs]
     np.testing.assert_allclose(rates, [cosine(4, 8), 0, cosine(12, 15), 0], rtol=1e-5, atol=1e-9)
-    config = config_of(run)
+    config = config_of(whole)
     assert config["epochs"] == 4 and config["extended"] == [{"epochs": 2, "step": 8}]
     # Given again, with and without the flag, it has nothing to do.
     for extend in (True, False):
-        _, history = fit(stream, dense_student(), run, epochs=4, extend=extend, **options)
+        _, history = fit(stream, dense_student(), whole, extend=extend, **options)
         assert history.outcome == "already_finished"
         assert "already finished at step 15; nothing is done" in capsys.readouterr().err
-    fit(stream, dense_student(), run, epochs=5, extend=True, optimizer="adamw")
-    assert config_of(run)["extended"] == [{"epochs": 2, "step": 8}, {"epochs": 4, "step": 15}]
-
-
-def test_an_extended_run_that_is_stopped_resumes_to_the_bit(stream, run, tmp_path):
-    whole = shutil.copytree(run, tmp_path / "whole")
-    fit(stream, dense_student(), whole, epochs=4, extend=True, optimizer="adamw")
-    options = {"epochs": 4, "optimizer": "adamw"}
+    # Stopped within the new epochs it resumes without the flag, to the bit.
     fit(stream, dense_student(), run, extend=True, stop=after(3), **options)
-    assert config_of(run)["extended"] == [{"epochs": 2, "step": 8}]
-    _, history = fit(stream, dense_student(seed=5), run, **options)  # without the flag
-    assert history.outcome == "resumed" and history.began_at_step == 11
+    _, history = fit(stream, dense_student(seed=5), run, **options)
+    assert (history.outcome, history.began_at_step) == ("resumed", 11)
     assert what_remains(run) == what_remains(whole)
     assert config_of(run)["extended"] == [{"epochs": 2, "step": 8}]
 
@@ -155,7 +136,6 @@ def test_an_extended_run_still_refuses_other_settings(stream, run):
             run,
             epochs=4,
             extend=True,
-            optimizer="adamw",
             temperature=2.0,
         )
 
@@ -167,12 +147,19 @@ def test_settings_over_the_run_are_planned_for_its_epochs_too(stream, tmp_path):
     assert config_of(run)["epochs"] == 1
     with pytest.raises(ResumeError, match="was started with 1 epoch, and 2 are asked for now"):
         fit(stream, dense_student(), run, epochs=2, **options)
-    # A run that was begun before these epochs were recorded goes on as it did.
-    config = config_of(run)
-    del config["epochs"]
-    (run / "config.json").write_text(json.dumps(config))
-    _, history = fit(stream, dense_student(), run, epochs=2, **options)
-    assert history.outcome == "resumed"
+
+
+def test_a_run_that_did_not_record_its_epochs_goes_on():
+    begun = {"label_weight": [[0, 0.1], [1, 1]], "schedule": "constant"}
+    assert replanned("r", begun, {**begun, "epochs": 2}, extend=False) == (
+        {**begun, "epochs": 2},
+        None,
+    )
+    twice = {"extended": [{"epochs": 2, "step": 8}]}
+    assert earlier_plans(twice, 4, 15)["extended"] == [
+        *twice["extended"],
+        {"epochs": 4, "step": 15},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +211,7 @@ def test_teach_says_what_it_did(tmp_path, directory, capsys):
 
 def test_import_and_merge_say_what_they_did(tmp_path, images, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    np.save("l.npy", np.eye(3, dtype=np.float32)[images.labels])
+    np.save("l.npy", np.eye(3, dtype=np.float32)[images.labels] * 9)
     images.write("k.jsonl")
     words = ["import", "l.npy", "--keys", "k.jsonl", "--images", images.root, "--out", "s.h5"]
     assert command(capsys, *words)[1]["outcome"] == "new"

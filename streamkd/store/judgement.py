@@ -24,7 +24,6 @@ from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.decisions import as_two, chosen, right
 from streamkd.store.layout import DONE
 from streamkd.store.row_store import RowStore
-from streamkd.store.same_pass import effective_images
 
 # Median largest probability above which a teacher is nearly certain; temperatures 1 and 2 were
 # better than 4 then, and 4 is the common choice otherwise.
@@ -243,14 +242,28 @@ def _is_weak(accuracy: float, num_labelled: int) -> bool:
 def _sampled(store: RowStore, sample: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of images that are judged, int64 `[N]`, and their labels, -1 for none."""
     if isinstance(store, StoreCollection):
-        _, images = effective_images(store.stores)
-        labels = np.concatenate([single.labels for single in store.stores])[images]
+        labels = np.concatenate([single.labels for single in store.stores])
     else:
-        images = np.arange(store.num_images)
         labels = np.asarray(getattr(store, "labels"))  # noqa: B009  a file's, or a combination's
-    is_done = store.done_of(images * store.num_views) == DONE
-    images, labels = images[is_done], labels[is_done]
+    images = np.arange(len(labels))
+    if not store.finished:
+        images = images[store.done_of(images * store.num_views) == DONE]
     count = min(sample, max(1, MOST_LOGITS // store.num_classes), len(images))
     # Evenly over all: images stand by class.
     picked = np.linspace(0, max(0, len(images) - 1), count).round().astype(np.int64)
-    return images[picked], labels[picked]
+    images = images[picked]
+    images = images[store.done_of(images * store.num_views) == DONE]
+    if isinstance(store, StoreCollection):
+        images = images[_counts(store, images)]
+    return images, labels[images]
+
+
+def _counts(store: StoreCollection, images: np.ndarray) -> np.ndarray:
+    """Returns whether no later store has an image again, bool `[N]`; `images` are numbers."""
+    last = np.empty(len(images), np.int64)
+    first, owner = 0, store.store_of_images(images)
+    for number, single in enumerate(store.stores):
+        own = np.flatnonzero(owner == number)
+        last[own] = store.images_of_keys(single.keys.take(images[own] - first))
+        first += single.num_images
+    return last == images
