@@ -196,6 +196,10 @@ def test_a_teacher_that_may_be_better_is_passed_over(accuracy, validated, teache
     assert looked_back(accuracy, validated, teacher, num_images=num_images) == ([], "")
 
 
+def test_a_teacher_that_guesses_was_told_of_before():
+    assert looked_back(0.5, 0.5, 0.1) == ([], "")
+
+
 def test_on_its_own_images_a_weaker_teacher_is_told_as_before():
     codes, words = looked_back(0.8, 0.71, 0.6)
     assert codes == ["teacher_weaker"]

@@ -75,6 +75,8 @@ class Diagnosis:
         """
         if self.strength is None or history.stopped or not history.epochs:
             return
+        if self.strength.is_at_chance:
+            return  # of which the user was warned before the first step
         last = history.last
         labels = np.empty(0) if validation is None else validation.labels
         num_validation = int((labels != UNLABELLED).sum())

@@ -60,6 +60,11 @@ class TeacherStrength:
         strength._warn_of_chance(store)
         return strength
 
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the teacher is right hardly more often than a guess."""
+        return is_at_chance(self.accuracy, self.chance, self.num_images)
+
     def warn_if_weaker(
         self,
         student: float | None,
@@ -88,7 +93,7 @@ class TeacherStrength:
 
     def _warn_of_chance(self, store: RowStore) -> None:
         """Warns of a teacher that is right hardly more often than a guess."""
-        if not is_at_chance(self.accuracy, self.chance, self.num_images):
+        if not self.is_at_chance:
             return
         warn(
             "teacher_at_chance",
