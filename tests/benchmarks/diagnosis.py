@@ -9,7 +9,7 @@ and every verdict about the teacher. All models are small networks of Keras 3.
 
   certain      a teacher that has learned these very images by heart
   chance       a teacher whose classes are given in another order
-  weaker       a teacher that saw 300 images for two epochs, and labels that say more
+  weaker       a teacher that saw 1,000 images for three epochs, and labels that say more
   few_steps    16 views of each image, and 10 epochs
   too_small    one mean colour and a linear layer, taught by a good teacher
   healthy      a teacher that was trained on other digits with smoothed labels: nothing is said
@@ -181,7 +181,7 @@ def chance(folder: Path) -> Said:
 
 def weaker(folder: Path) -> Said:
     other = split("cifar10", folder)["other"]
-    teacher = trained(folder / "weak.keras", other, epochs=2, count=300)
+    teacher = trained(folder / "weak.keras", other, epochs=3, count=1_000)
     store, answer = taught(folder, "weaker", teacher, "cifar10")
     model = student(folder, "weaker", (32, 32, 3))
     flags = ["--epochs", 12, "--label-weight", 0.9]
@@ -192,7 +192,7 @@ def weaker(folder: Path) -> Said:
 def few_steps(folder: Path) -> Said:
     other = split("cifar10", folder)["other"]
     teacher = trained(folder / "good.keras", other, epochs=6, smoothing=0.1)
-    flags = ["--views", 16, "--crop", 0.6, 1, "--flip"]
+    flags = ["--views", 16, "--crop", 0.6, 1, "--flip", "--canonical-size", "32x32"]
     store, answer = taught(folder, "few_steps", teacher, "cifar10", *flags)
     model = student(folder, "few_steps", (32, 32, 3))
     said = train(folder, "few_steps", store, model, "cifar10", "--epochs", 10)
