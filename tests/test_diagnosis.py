@@ -222,7 +222,7 @@ def test_train_tells_of_a_small_student_and_not_of_one_that_knows(images, tmp_pa
     monkeypatch.setattr(diagnosis, "FEWEST_IMAGES", 30)
     monkeypatch.setattr(diagnosis, "STEPS_OF_PLAIN_IMAGES", 1)
     store = teach_small(images, EncodingTeacher(), tmp_path / "s.h5")
-    stream = kd.join(images, store, batch_size=8, seed=1)
+    stream = kd.join(images, store, batch_size=6, seed=1)
     for student, codes in ((dense_student(), ["student_too_small"]), (knowing_student(), [])):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -213,7 +213,7 @@ def test_import_and_merge_say_what_they_did(tmp_path, images, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     np.save("l.npy", np.eye(3, dtype=np.float32)[images.labels] * 9)
     images.write("k.jsonl")
-    words = ["import", "l.npy", "--keys", "k.jsonl", "--images", images.root, "--out", "s.h5"]
+    words = ["import", "l.npy", "--keys", "k.jsonl", "--images", "images", "--out", "s.h5"]
     assert command(capsys, *words)[1]["outcome"] == "new"
     code, answer, errors = command(capsys, *words)
     assert (code, answer["outcome"]) == (0, "already_finished")
