@@ -1,8 +1,8 @@
-"""Progress on standard error: bars of images done, their speed and the time left; the beginning.
+"""Progress on standard error: bars of images done, images per second, time left; and lines.
 
 with image_progress(len(images), 0, "checking") as bar:
     bar.update(1)
-say_where_it_begins("teacher.h5", 142, 2_313)        # "going on at image 142 of 2,313"
+say("going on at step 142 of 2,313")
 """
 
 from __future__ import annotations
@@ -43,18 +43,3 @@ def say(words: str, shown: bool = True) -> None:
     """Prints a line beside the bars; `shown` as in `image_progress`."""
     if shown:
         print(words, file=sys.stderr)
-
-
-def say_where_it_begins(path: str, done: int, total: int, shown: bool = True) -> None:
-    """Says of a command that is given again that it goes on, or has nothing to do.
-
-    Args:
-      path: of the store.
-      done: images that an earlier run has done; of 0 nothing is said.
-      total: number of images in all.
-      shown: as in `image_progress`.
-    """
-    if done == total:
-        say(f"already finished: {path} has all {total:,} images; nothing is done", shown)
-    elif done:
-        say(f"going on at image {done:,} of {total:,}, in {path}", shown)

@@ -19,8 +19,9 @@ from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.progress import image_progress, say_where_it_begins
+from streamkd.progress import image_progress
 from streamkd.store.creation import create_store
+from streamkd.store.fill import say_what_is_done
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
@@ -69,8 +70,7 @@ def write_combination(
         create_store(out, header, keys, labels, combination.class_names)
     _check_begun(out, header, keys)
     store = LogitStore(out)
-    done = len(keys) if store.finished else store.rows_done // store.num_views
-    say_where_it_begins(out, done, len(keys), progress)
+    say_what_is_done(store, progress)
     with image_progress(len(keys), 0, "combining", progress) as bar:
         if not store.finished:
             _fill(combination, numbers, out, bar)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from streamkd.progress import image_progress, say_where_it_begins
+from streamkd.progress import image_progress, say
 from streamkd.store.background_writer import BackgroundWriter
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
@@ -54,16 +54,14 @@ def fill_store(path: str, answers: Answers, *, activity: str, progress: bool) ->
       progress: show it.
     """
     store = LogitStore(path)
+    say_what_is_done(store, progress)
     if store.finished:
-        say_where_it_begins(path, store.num_images, store.num_images, progress)
         return store
     with StoreWriter(path) as writer:
         blocks = writer.pending_blocks().tolist()
         groups = [np.array(writer.images_of_block(block)) for block in blocks]
         num_images = writer.header.num_images
         num_done = num_images - sum(map(len, groups))
-        if num_done < num_images:
-            say_where_it_begins(path, num_done, num_images, progress)
         with (
             image_progress(num_images, num_done, activity, progress) as bar,
             BackgroundWriter(writer) as background,
@@ -76,3 +74,12 @@ def fill_store(path: str, answers: Answers, *, activity: str, progress: bool) ->
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))
     return LogitStore(path)
+
+
+def say_what_is_done(store: LogitStore, shown: bool = True) -> None:
+    """Says on standard error that a store goes on, or that nothing is left to do; else nothing."""
+    total, done = store.num_images, store.rows_done // store.num_views
+    if store.finished:
+        say(f"already finished: {store.path} has all {total:,} images; nothing is done", shown)
+    elif 0 < done < total:
+        say(f"going on at image {done:,} of {total:,}, in {store.path}", shown)

@@ -23,10 +23,11 @@ from streamkd.errors import MissingLogitsError, OptionError, StoreError
 from streamkd.keys import Keys
 from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.manifest import Manifest, as_manifest
-from streamkd.progress import image_progress, say_where_it_begins
+from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.store.collection import as_one, flatten, link_stores, open_store
 from streamkd.store.creation import create_store
+from streamkd.store.fill import say_what_is_done
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
@@ -134,8 +135,7 @@ def _merge_rows(
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
     store = LogitStore(out)
-    done = len(keys) if store.finished else store.rows_done // store.num_views
-    say_where_it_begins(out, done, len(keys), not bar.disable)
+    say_what_is_done(store, not bar.disable)
     if not store.finished:
         _copy(as_one(stores), images, out, bar)
     return LogitStore(out)
