@@ -141,7 +141,7 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     done = {"num_refused": 0, "refused": [], "notes": [], "warnings": [], "outcome": "new"}
     assert {**inspected, **done} == answer
     before = snapshot(here)
-    assert command(capsys, *teach)[:2] == (0, answer)
+    assert command(capsys, *teach)[:2] == (0, {**answer, "outcome": "already_finished"})
     assert snapshot(here) == before
 
 
