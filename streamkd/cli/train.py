@@ -38,7 +38,7 @@ JOIN_FLAGS = (
     *("cache", "cache_directory", "cache_bytes", "views_per_decode", "balance"),
 )
 # Arguments that config.json does not keep: the command itself, and how it answers.
-UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet", "extend")
+UNRECORDED_FLAGS = ("command", "run", "config", "json", "quiet")
 # Columns of metrics.csv: the answer has their last values.
 ANSWERED_COLUMNS = ("loss", "accuracy", "val_accuracy", "agreement", "images_per_second")
 
