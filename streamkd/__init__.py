@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.results.evaluate import evaluate as evaluate
     from streamkd.store.collection import StoreCollection as StoreCollection
     from streamkd.store.collection import open_store as open_store
+    from streamkd.store.judgement import judge_teacher as judge_teacher
     from streamkd.store.merge import merge as merge
     from streamkd.store.reader import LogitStore as LogitStore
     from streamkd.store.verify import verify as verify
@@ -102,6 +103,7 @@ _NAMES = {
     "streamkd.results.class_bias": "fit_class_bias fold_class_bias",
     "streamkd.results.evaluate": "evaluate",
     "streamkd.store.collection": "StoreCollection open_store",
+    "streamkd.store.judgement": "judge_teacher",
     "streamkd.store.merge": "merge",
     "streamkd.store.reader": "LogitStore",
     "streamkd.store.verify": "verify",

@@ -138,9 +138,10 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     assert "teaching" in errors
     assert (answer["num_refused"], answer["refused"]) == (0, [])
     inspected = command(capsys, "inspect", "new.h5")[1]
-    assert {**inspected, "num_refused": 0, "refused": [], "notes": [], "warnings": []} == answer
+    done = {"num_refused": 0, "refused": [], "notes": [], "warnings": [], "outcome": "new"}
+    assert {**inspected, **done} == answer
     before = snapshot(here)
-    assert command(capsys, *teach)[:2] == (0, answer)
+    assert command(capsys, *teach)[:2] == (0, {**answer, "outcome": "already_finished"})
     assert snapshot(here) == before
 
 
@@ -192,13 +193,16 @@ def test_train_answers_with_its_keys(here, capsys):
         "images_per_second",
         "num_skipped",
         "run",
+        "outcome",
+        "began_at_step",
         "warnings",
     }
     assert (answer["epochs"], answer["steps"], answer["run"]) == (2, 8, "new")
     assert all(0 <= answer[name] <= 1 for name in ("accuracy", "val_accuracy", "agreement"))
     assert "epoch 1: loss " in errors and "epoch 2: loss " in errors
     again = command(capsys, *words, *options)
-    assert again[:2] == (0, answer)
+    assert answer["outcome"] == "new" and answer["began_at_step"] == 0
+    assert again[:2] == (0, {**answer, "outcome": "already_finished", "began_at_step": 8})
 
 
 def test_train_without_validation_or_store_leaves_that_null(here, capsys):

@@ -18,7 +18,7 @@ ARGUMENTS = {
     "accumulate ema temperature label_weight label_smoothing student_preprocess model_output jit "
     "steps_per_call metrics on_nonfinite loss standardize",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
-    "save_every stop arguments",
+    "save_every stop arguments extend",
     "EnsembleStore": "members rule",
     "EnsembleStore.write": "self out * images codec progress",
     "Keys": "data offsets",

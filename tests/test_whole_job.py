@@ -34,7 +34,7 @@ from streamkd.whole_job.teacher_sample import median_side
 
 KEYS = {
     *("teacher_accuracy", "accuracy", "num_errors", "baseline_accuracy", "baseline_num_errors"),
-    *("num_images", "run", "store", "report", "commands", "warnings"),
+    *("num_images", "run", "store", "report", "commands", "outcome", "warnings"),
 }
 DISTILL = ["distill", "images", "--teacher", "teacher.keras", "--student", "student.keras"]
 DISTILL += ["--out", "run"]
@@ -84,7 +84,8 @@ def test_a_job_killed_at_any_step_goes_on_to_the_same_end_and_then_does_nothing(
     before = snapshot(here)
     code, again, errors = command(capsys, *words)
     assert code == 0 and "the job run is already finished; nothing is done" in errors
-    assert {**again, "warnings": []} == answer
+    assert (answer["outcome"], again["outcome"]) == ("resumed", "already_finished")
+    assert {**again, "warnings": [], "outcome": "resumed"} == answer
     assert main([*words, "--quiet"]) == 0
     text = capsys.readouterr().out
     assert "teacher                100.0% right" in text and "student, distilled" in text

@@ -51,7 +51,7 @@ def add_merge(parser: arguments.Parser) -> None:
     )
     parser.epilog = (
         "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
-        "and num_dropped, images that are not in IMAGES."
+        "num_dropped, images that are not in IMAGES, and outcome: new, resumed or already_finished."
     )
 
 
@@ -75,11 +75,13 @@ def merge(args: argparse.Namespace) -> Answer:
                 f"{text} gives a weight, which is for the combined answers of several teachers.\n"
                 "Add `--combine`, or leave the weight out."
             )
+    before = store_flags.rows_at(args.out)
     report = kd.merge(
         args.stores, args.out, images=_images(args), index=args.index, progress=not args.quiet
     )
     dropped = {"num_superseded": report.num_superseded, "num_dropped": report.num_dropped}
-    return Answer({**report.store.describe(), **dropped})
+    outcome = store_flags.outcome(before, report.store)
+    return Answer({**store_flags.described(report.store), **dropped, "outcome": outcome})
 
 
 def _merge_combined(args: argparse.Namespace) -> Answer:
@@ -95,11 +97,16 @@ def _merge_combined(args: argparse.Namespace) -> Answer:
             )
         rule, stores = "auto", [rule, *stores]
     combination = store_flags.combined(stores, rule, args.dustbin, args.oversampling)
+    before = store_flags.rows_at(args.out)
     store = combination.write(
         args.out, images=_images(args), codec=args.codec or CODEC, progress=not args.quiet
     )
     num_dropped = max(0, combination.num_images - store.num_images)
-    return Answer({**store.describe(), "num_superseded": 0, "num_dropped": num_dropped})
+    described = store_flags.described(store)
+    outcome = store_flags.outcome(before, store)
+    return Answer(
+        {**described, "num_superseded": 0, "num_dropped": num_dropped, "outcome": outcome}
+    )
 
 
 def _images(args: argparse.Namespace) -> Any:

@@ -133,6 +133,7 @@ def _teach(subparsers: Any) -> None:
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
     teacher_flags.add_teacher(parser)
+    parser.epilog = f"{store_flags.JUDGED_KEYS} And {store_flags.OUTCOME_KEY}."
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
@@ -227,8 +228,8 @@ def _import(subparsers: Any) -> None:
     )
     flags.add_class_names(parser, f"{CLASS_NAMES}the columns of LOGITS (default: as the folders)")
     parser.epilog = (
-        "JSON keys: those of inspect, and num_images_without_logits, images of IMAGES that no key "
-        "names."
+        "JSON keys: those of inspect, num_images_without_logits, images of IMAGES that no key "
+        f"names, and {store_flags.OUTCOME_KEY}."
     )
 
 

@@ -50,6 +50,7 @@ class DistillReport(Report):
       store: path of the teacher's answers.
       report: path of a report, or None.
       commands: the steps, as commands to repeat and to change.
+      outcome: 'new', 'resumed', or 'already_finished', and nothing was done.
     """
 
     teacher_accuracy: float | None
@@ -62,6 +63,7 @@ class DistillReport(Report):
     store: str
     report: str | None
     commands: list[str]
+    outcome: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from streamkd.store.judgement import (
+    LOW_TEMPERATURE,
+    NEARLY_CERTAIN,
+    TEMPERATURE,
+    WEAK_LABEL_WEIGHT,
+    WEAK_TEACHER,
+)
 from streamkd.whole_job.budget import Budget, as_time
 
 # A fifth of the images measures the student to about two points on 2,000 images.
@@ -48,13 +55,8 @@ BATCH_SIZE, LARGE_BATCH_SIZE, MANY_IMAGES = 32, 64, 10_000
 # The highest rate of a cosine. 0.001 cost new students two points, 0.004 none; weights that were
 # trained before are lost at 0.004.
 NEW_RATE, TRAINED_RATE = 4e-3, 1e-3
-# Median largest probability above which a teacher is nearly certain; temperatures 1 and 2 were
-# better than 4 then, and 4 is the common choice otherwise.
-NEARLY_CERTAIN = 0.9
-LOW_TEMPERATURE, TEMPERATURE = 2.0, 4.0
-# Labels correct a teacher that is often wrong; a good one says more than they do.
-WEAK_TEACHER = 0.7
-LABEL_WEIGHT, WEAK_LABEL_WEIGHT = 0.1, 0.5
+# The weight of labels beside a good teacher, which says more than they do.
+LABEL_WEIGHT = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
