@@ -149,9 +149,9 @@ def here(work, tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A directory of 30 images and its store, for a module whose tests change neither."""
+    """A directory of 30 images and its store, for tests that change neither."""
     from helpers import EncodingTeacher, draw_directory
 
     from streamkd.manifest.manifest import scan

@@ -76,10 +76,11 @@ def test_many_classes_are_not_all_named():
         weights_of_classes({"owl": 1}, class_names=None, num_classes=9)
 
 
-@pytest.fixture
-def stream(images, store):
+@pytest.fixture(scope="module")
+def stream(shared):
+    images = scan(shared[0])
     images.labels[::7] = -1
-    return join(images, store, batch_size=10, seed=3)
+    return join(images, shared[1], batch_size=10, seed=3)
 
 
 def seen(stream, start=0, stop=None):

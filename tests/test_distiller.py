@@ -74,9 +74,9 @@ def changed(directory, tmp_path):
     return scan(tmp_path / "changed")
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=BATCH_SIZE, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
 
 
 @pytest.fixture
@@ -90,9 +90,8 @@ fit = functools.partial(run_helpers.fit, epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module")
-def whole(shared, tmp_path_factory):
+def whole(stream, tmp_path_factory):
     """A run of the dense student that nothing stopped: its distiller."""
-    stream = join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
     return fit(stream, run=tmp_path_factory.mktemp("whole") / "run")[0]
 
 

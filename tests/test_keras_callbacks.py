@@ -43,7 +43,7 @@ def directory(shared):
     return shared[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stream(shared):
     return join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
 
@@ -79,10 +79,10 @@ def recorder(family):
 
 
 def fitted(stream, directory, family, callbacks, *, optimizer, epochs):
-    """A student trained by its own `fit`."""
+    """A student trained by its own `fit`: eagerly, as tracing it takes longer than these steps."""
     model = linear(family)
     loss = family.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+    model.compile(optimizer, loss=loss, metrics=["accuracy"], run_eagerly=True)
     validation = family.utils.image_dataset_from_directory(
         directory, image_size=(8, 8), shuffle=False, batch_size=BATCH_SIZE
     )

@@ -41,9 +41,9 @@ def confidence(labels, answers):
     return tf.reduce_max(answers, axis=1)
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=8, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=8, seed=3)
 
 
 def as_logits(student, images):

@@ -21,12 +21,13 @@ from run_helpers import (
 from streamkd.codes import StreamkdWarning
 from streamkd.errors import OptionError, ResumeError
 from streamkd.losses.logit_losses import dkd_loss
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=10, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=10, seed=3)
 
 
 def loss_of_first_epoch(stream, student, compare, label_weight):

@@ -49,8 +49,9 @@ def test_the_teacher_answers_the_students_images_as_the_store_says(
     assert_replayed(stream, 0, stream.end_of_epoch(views.count + 1))
 
 
+# RGBA without a cache: `test_transparent_views_are_answered_and_replayed`.
 @pytest.mark.parametrize(
-    ("mode", "color_mode"), [("L", "grayscale"), ("RGBA", "rgba")], ids=["grey", "RGBA"]
+    ("mode", "color_mode"), [("L", "grayscale"), slow("RGBA", "rgba")], ids=["grey", "RGBA"]
 )
 def test_images_with_one_or_four_channels_are_replayed(teach_once, tmp_path, mode, color_mode):
     images = draw_noisy(tmp_path / "noisy", one_size=False, mode=mode)

@@ -11,6 +11,7 @@ import tf_keras
 from run_helpers import dense_student, fit, make_steps, same_weights, weights_of
 
 from streamkd.errors import ResumeError
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import family_of
 from streamkd.stream.join import join
 from streamkd.training import xla_choice
@@ -18,9 +19,9 @@ from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.xla_choice import XlaPolicy, faster_steps, random_batch
 
 
-@pytest.fixture
-def stream(images, shared):
-    return join(images, shared[1], batch_size=8, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=8, seed=3)
 
 
 def batch_norm_student(family):
