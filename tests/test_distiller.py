@@ -231,7 +231,10 @@ def test_a_run_writes_its_files(stream, images, store, tmp_path):
     assert history.run == str(run) and history.last["images_per_second"] > 0
 
 
-@pytest.mark.parametrize(("own", "num_epochs"), [("tf_keras", 3), ("keras", 1)])
+# Another moment of it, and another family: test_resume.py.
+@pytest.mark.parametrize(
+    ("own", "num_epochs"), [("tf_keras", 3), pytest.param("keras", 1, marks=pytest.mark.slow)]
+)
 def test_a_run_killed_after_some_epochs_ends_as_if_it_had_not_been(
     stream, images, tmp_path, own, num_epochs
 ):

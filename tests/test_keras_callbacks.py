@@ -266,6 +266,7 @@ def events_of(folder):
     return events
 
 
+@SAME_LINES_FOR_BOTH
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
     events = {}
     for which in ("ours", "fit"):
@@ -320,6 +321,7 @@ def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, famil
     assert again.epochs == history.epochs, "it is over"
 
 
+@SAME_LINES_FOR_BOTH
 def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, tmp_path):
     keras, student = family.callbacks, linear(family)
     trajectory = [weights_of(student)]
@@ -367,7 +369,7 @@ def test_a_plateau_lowers_the_learning_rate_as_under_fit(stream, directory, fami
     ("family", "hook", "num_steps"),
     [
         ("tf_keras", "on_train_batch_end", 2),
-        ("keras", "on_train_batch_end", 2),
+        pytest.param("keras", "on_train_batch_end", 2, marks=pytest.mark.slow),
         ("keras", "on_epoch_begin", STEPS + 1),
     ],
 )
@@ -545,6 +547,7 @@ class TestCompiledStudent:
         saved = family.models.load_model(run / "student.keras")
         assert type(saved.optimizer).__name__ == "Adam" and int(saved.optimizer.iterations) == 1
 
+    @SAME_LINES_FOR_BOTH
     def test_a_run_resumes_whichever_student_is_compiled(self, stream, family, compiled, tmp_path):
         plain, whole, other = linear(family), linear(family), linear(family)
         compiled.set_weights(weights_of(whole))

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from run_helpers import dense_student, fit, make_steps, same_weights, weights_of
+from run_helpers import (
+    SAME_LINES_FOR_BOTH,
+    dense_student,
+    fit,
+    make_steps,
+    same_weights,
+    weights_of,
+)
 
 from streamkd.errors import ResumeError
 from streamkd.manifest.manifest import scan
@@ -89,6 +96,7 @@ def test_the_batch_of_measurements_is_like_a_real_one_and_lets_a_step_update(str
     assert not same_weights(model, dense_student())
 
 
+@SAME_LINES_FOR_BOTH
 def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
     monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
     model = batch_norm_student(family)
@@ -168,6 +176,7 @@ def test_the_choice_is_kept_with_the_run_and_another_is_refused(stream, monkeypa
         train(2, jit="on")
 
 
+@SAME_LINES_FOR_BOTH
 def test_with_and_without_xla_the_weights_are_the_same_but_for_rounding(stream, family):
     students = []
     for jit in ("off", "on"):
