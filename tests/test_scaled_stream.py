@@ -171,7 +171,7 @@ def test_commands_take_the_flag_and_pass_it_on(tmp_path, monkeypatch, capsys):
     assert command(capsys, *teach, "--decode", "scaled")[0] == 0
     assert kd.open_store("s.h5").header.images["decode"] == "scaled"
     train = ("train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "run")
-    train += ("--epochs", "1", "--batch-size", "4")
+    train += ("--epochs", "1", "--batch-size", "4", "--optimizer", "sgd", "--jit", "off")
     code, answer, _ = command(capsys, *train, "--decode", "exact")
     assert code == 2 and "the teacher saw images made with 'scaled'" in answer["error"]["message"]
     assert command(capsys, *train)[0] == 0
