@@ -116,6 +116,7 @@ def test_with_averages_accumulation_metrics_and_class_weights(
     assert same_weights(*students)
 
 
+@SAME_LINES_FOR_BOTH
 def test_another_seed_of_what_is_dropped_is_another_run(stream, family, tmp_path):
     """Or else the lives above, each with a seed of its own, would prove nothing."""
     for seed in (4, 77):
@@ -165,6 +166,7 @@ def test_too_many_in_a_row_are_counted_over_a_stop(stream, tmp_path):
         fit(stream, student(), tmp_path / "run", epochs=9, **options)
 
 
+@SAME_LINES_FOR_BOTH
 def test_with_a_loss_scale(stream, family, tmp_path):
     """It doubles after every third step, so that count and scale must both be saved."""
 

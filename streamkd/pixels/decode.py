@@ -69,7 +69,7 @@ class KeptDecoder:
         """Returns every image whole, as `ExactDecoder.whole` does."""
         if tf.executing_eagerly():
             return self.decoder.whole(file_bytes, one_size)
-        return _graph_of(self.decoder, _specs(file_bytes, one_size))(file_bytes, one_size)
+        return _kept(self.decoder, file_bytes, one_size)
 
     def crops(
         self,
@@ -82,18 +82,20 @@ class KeptDecoder:
         """Returns crops of files, as `ExactDecoder.crops` does."""
         if tf.executing_eagerly():
             return self.decoder.crops(file_bytes, one_size, boxes, plain_first=plain_first)
-        graph = _graph_of(self.decoder, _specs(file_bytes, one_size, boxes), plain_first)
-        return graph(file_bytes, one_size, boxes)
+        return _kept(self.decoder, file_bytes, one_size, boxes, plain_first=plain_first)
 
 
-def _specs(*tensors: tf.Tensor) -> tuple[tf.TensorSpec, ...]:
-    return tuple(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors)
+def _kept(decoder: Any, *arguments: Any, plain_first: bool = False) -> tf.Tensor:
+    """Returns the result of `whole`, or with boxes that of `crops`, of a kept graph."""
+    tensors = [tf.convert_to_tensor(argument) for argument in arguments]
+    specs = tuple(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors)
+    return _graph_of(decoder, specs, plain_first)(*tensors)
 
 
 # Tracing takes longer than decoding ten thousand small images.
 @functools.lru_cache(NUM_KEPT_GRAPHS)
-def _graph_of(decoder: Any, specs: tuple[tf.TensorSpec, ...], plain_first: bool = False) -> Any:
-    """Returns the graph of `whole`, or with the spec of boxes that of `crops`."""
+def _graph_of(decoder: Any, specs: tuple[tf.TensorSpec, ...], plain_first: bool) -> Any:
+    """Returns the graph for arguments of these specs."""
 
     def decode(file_bytes: tf.Tensor, one_size: tf.Tensor, *boxes: tf.Tensor) -> tf.Tensor:
         if boxes:
