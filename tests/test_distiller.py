@@ -79,10 +79,10 @@ def stream(shared):
     return join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
 
 
-@pytest.fixture
-def pixels(images, stream):
+@pytest.fixture(scope="module")
+def pixels(stream):
     """All images, float32 `[30, 8, 8, 3]`."""
-    batches = join(images, stream.store, batch_size=30, shuffle=False).batches(0, 1)
+    batches = join(stream.images, stream.store, batch_size=30, shuffle=False).batches(0, 1)
     return next(iter(batches))[0].numpy()
 
 

@@ -94,7 +94,7 @@ def fitted(stream, directory, family, callbacks, *, optimizer, epochs):
 
 def distilled(stream, callbacks, *, epochs, student, run=None, validation=True, **options):
     """The history of a student trained by streamkd from labels alone."""
-    distiller = Distiller(student, label_weight=1, **options)
+    distiller = Distiller(student, label_weight=1, jit="off", **options)
     images = stream.images if validation else None
     return distiller.fit(
         stream, epochs=epochs, validation=images, run=run, callbacks=callbacks, progress=False
@@ -564,7 +564,7 @@ class TestCompiledStudent:
         assert same_weights(compiled, whole) and int(compiled.optimizer.iterations) == 1
 
     def fit(self, stream, student, run, stop=lambda: True, callbacks=()):
-        distiller = Distiller(student, optimizer="adam", label_weight=1)
+        distiller = Distiller(student, optimizer="adam", label_weight=1, jit="off")
         options = {"epochs": 1, "run": run, "callbacks": callbacks, "progress": False}
         return distiller.fit(stream, stop=stop, **options)
 

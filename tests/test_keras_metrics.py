@@ -55,7 +55,7 @@ def as_logits(student, images):
 def fit_still(stream, student, metrics, *, family, epochs=1, **options):
     """Trains with a rate of nearly nothing: the student stands still."""
     optimizer = family.optimizers.SGD(1e-12)
-    distiller = Distiller(student, optimizer=optimizer, metrics=metrics)
+    distiller = Distiller(student, optimizer=optimizer, metrics=metrics, jit="off")
     return distiller.fit(stream, epochs=epochs, progress=False, **options)
 
 
