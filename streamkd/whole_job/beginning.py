@@ -119,5 +119,5 @@ def _try_student(request: Request, tried: Stream, settings: dict[str, Any]) -> N
     parts = student_model(student, preprocess=request.student_preprocess, shape=tried.options.shape)
     if parts is not None:
         check_student(distiller.recipe, parts, tried, 1)
-        variables = parts.logits.trainable_variables
+        variables = parts.student.trainable_variables
         build_optimizer(distiller.recipe, distiller.family, num_steps=1, variables=variables)
