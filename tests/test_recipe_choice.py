@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -180,3 +181,17 @@ def test_large_sets_hold_out_as_many_images_as_measure_well():
     assert validation_split(1_000)[0] == 0.2
     split, reason = validation_split(1_000_000)
     assert split == 0.01 and "10,000 images" in reason
+
+
+def test_the_table_of_the_docs_is_what_is_chosen():
+    text = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = [
+        [int(cell.replace(",", "")) for cell in line.strip("|").split("|")]
+        for line in text.partition("| images |")[2].partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert len(rows) > 3
+    for num_images, views, batch_size, epochs, updates in rows:
+        values = values_of(chosen(num_images=num_images))
+        assert (values["views"], values["batch_size"]) == (views, batch_size), num_images
+        assert values["epochs"] == epochs, num_images
+        assert round(epochs * num_images / batch_size) == updates, num_images

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamkd.errors import OptionError
-from streamkd.losses.teacher_loss import PRESETS
 from streamkd.whole_job.budget import Budget, as_time
 
 # A fifth of the images measures the student to about two points on 2,000 images.
@@ -268,6 +267,8 @@ def _label_weight(facts: Facts, given: Mapping[str, Any]) -> tuple[float, str]:
     if not facts.is_labelled:
         return 0.0, "The images have no labels."
     if (loss := given.get("loss", "auto")) not in CHOSEN_LOSSES:
+        from streamkd.losses.teacher_loss import PRESETS  # loads TensorFlow
+
         return PRESETS[loss].label_weight, f"That of the paper of {loss}."
     accuracy = facts.teacher_accuracy
     if accuracy is None:
