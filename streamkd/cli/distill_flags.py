@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 from streamkd.cli import arguments, flags, pixel_flags, teacher_flags
+from streamkd.cli.train_flags import LOSSES
 
 CHOSEN = "(default: chosen, and shown with its reason)"
 
@@ -92,4 +93,10 @@ def _add_settings(group: arguments.Group) -> None:
         choices=("memory", "disk"),
         help=f"where decoded pixels are kept after the first epoch {CHOSEN}",
     )
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help="how student and teacher are compared, as in `train` (default: auto)",
+    )
+    group.add_argument("--optimizer", metavar="NAME", help="a Keras optimizer (default adamw)")
     flags.add_view_strengths(group, off=None)
