@@ -75,9 +75,9 @@ class RowsOnDisk:
         Raises:
           OptionError: the file cannot be read any more, or was cut short.
         """
-        if not isinstance(rows, np.ndarray):
-            raise TypeError(f"rows are numbered by an array, not by {rows!r}")
-        num_rows, num_columns = self.shape
+        if isinstance(rows, tuple):  # for an array, one number an axis
+            raise TypeError("whole rows are read, by their numbers")
+        rows, (num_rows, num_columns) = np.asarray(rows, np.int64), self.shape
         if not self._by_columns:
             return self._pieces(rows, num_columns).reshape(len(rows), num_columns)
         places = np.arange(num_columns)[:, None] * num_rows + rows
