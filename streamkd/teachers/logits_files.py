@@ -173,7 +173,7 @@ def _array_on_disk(path: str) -> RowsOnDisk | np.ndarray | None:
         shape, by_columns, dtype = _array_header(file)
         if len(shape) == 2 and not dtype.hasobject and dtype.itemsize:
             return RowsOnDisk(path, file, dtype, file.tell(), shape, by_columns=by_columns)
-    return np.load(path, allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # of another shape, to be refused
 
 
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
