@@ -99,7 +99,7 @@ def files_of(folder):
     return pixels.name, pixels.read_bytes(), records
 
 
-@pytest.mark.parametrize("kind", quick_and_slow(VIEWS, ("plain", "mixed")))
+@pytest.mark.parametrize("kind", quick_and_slow(VIEWS, ("plain", "crop")))
 def test_a_pass_leaves_what_training_alone_decodes(noisy, tmp_path, opened, kind):
     operation = FADE if kind == "operation" else None
     alone, with_cache = tmp_path / "alone", tmp_path / "with"
