@@ -253,6 +253,7 @@ def prepare(
             settings=chosen,
             seed=seed,
             is_labelled=bool((images.labels != UNLABELLED).any()) or images.multi_hot is not None,
+            keeps_pixels=request.keeps_pixels(chosen),
             baseline=baseline,
             trust=trust,
             common=words.common,
