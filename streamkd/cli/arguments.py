@@ -11,11 +11,11 @@ parser.parse_args(["--sead", "1"])      # OptionError: … has no flag --sead. D
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from streamkd.checks import did_you_mean
 from streamkd.cli.standard_streams import deliver
 from streamkd.errors import OptionError
 from streamkd.image_options import parse_background, parse_image_size
@@ -80,8 +80,7 @@ class Parser(argparse.ArgumentParser):
             return
         name, *rest = words
         if name not in self.commands:
-            near = difflib.get_close_matches(name, self.commands, 1)
-            suggestion = f"Did you mean {near[0]}? " if near else ""
+            suggestion = did_you_mean(name, self.commands)
             raise OptionError(
                 f"There is no command {name!r}.\n{suggestion}See `{self.prog} --help`."
             )
@@ -100,8 +99,7 @@ class Parser(argparse.ArgumentParser):
         others = [name for name, other in self.commands.items() if other.has_flag(flag)]
         if others:
             return f"Other commands have it: {', '.join(others)}. "
-        near = difflib.get_close_matches(flag, [f"--{name}" for name in command.arguments], 1)
-        return f"Did you mean {near[0]}? " if near else ""
+        return did_you_mean(flag, [f"--{name}" for name in command.arguments])
 
     def has_flag(self, flag: str) -> bool:
         """Returns whether a word, with its dashes, is one of the parser's flags."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from importlib.machinery import PathFinder
 from typing import Any
 
+from streamkd.checks import did_you_mean
 from streamkd.errors import OptionError, StreamkdError, TeacherError
 from streamkd.models.reasons import last_lines
 
@@ -134,9 +135,14 @@ def function_of(
         instead = "" if function is None else f"; that is {article} {kind}"
         raise refusal(
             f"The module {module_name!r} has no function {name!r}{instead}.\n"
-            f"Give {flag} package.module:function."
+            f"{did_you_mean(name, _functions_of(module))}Give {flag} package.module:function."
         )
     return function, arguments_of(rest or "", f"{flag} {text}", refusal)
+
+
+def _functions_of(module: Any) -> list[str]:
+    """Returns the names of a module's functions, without private ones."""
+    return [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
 
 
 def arguments_of(text: str, flag: str, refusal: type[StreamkdError]) -> dict[str, Any]:
