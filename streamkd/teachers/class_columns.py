@@ -84,7 +84,7 @@ def _without_counts(
     ]
     if not kept or len(kept) == len(named):
         return table, named
-    logits = np.ascontiguousarray(table.logits[:, kept])
+    logits = np.ascontiguousarray(np.asarray(table.logits)[:, kept])
     return dataclasses.replace(table, logits=logits), [named[column] for column in kept]
 
 
