@@ -115,7 +115,7 @@ def alone(args: argparse.Namespace, values: dict[str, Any], run: str) -> argpars
     """Returns the arguments of `train` with one value for each setting of the grid."""
     given = {name: value for name, value in vars(args).items() if name not in _OWN}
     own = argparse.Namespace(**{**given, **values, "out": run})
-    own.tensorboard = own.distribute = None
+    own.tensorboard, own.distribute, own.extend = None, None, False
     return own
 
 

@@ -15,7 +15,7 @@ from streamkd.cli import arguments, train_flags
 # Flags of `train` that make the grid, without their dashes.
 GRID = ("student", "loss", "temperature", "label-weight", "learning-rate", "seed")
 # Flags of `train` that make no sense for several students in one process.
-OMITTED = ("distribute", "tensorboard", "jit")
+OMITTED = ("distribute", "tensorboard", "jit", "extend")
 # Help texts that differ from those of `train`.
 HELP = {
     "out": "the directory of the sweep; each student has a run directory in it",

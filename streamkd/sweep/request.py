@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from streamkd.codes import without_warnings
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.models.precision import check_precision, precision
+from streamkd.progress import say
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.sweep.grid import Setting
@@ -85,8 +85,7 @@ class Request:
 
     def say(self, words: str) -> None:
         """Shows a line on standard error, where progress is shown."""
-        if self.progress:
-            print(words, file=sys.stderr)
+        say(words, self.progress)
 
     def run(self, setting: Setting) -> Path:
         """Returns the run directory of a student."""

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
-from streamkd.stream.cache.free_space import free_memory
+from streamkd.pixels.cache.free_space import free_memory
 from streamkd.stream.evaluation_batches import evaluation_batches
 from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.stream.stream import Stream

@@ -17,9 +17,9 @@ import numpy as np
 from streamkd.codes import warn
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.models.saving import check_can_be_saved
+from streamkd.pixels.cache.free_space import free_memory
 from streamkd.results.evaluate import evaluate
 from streamkd.runs.run_directory import STUDENT
-from streamkd.stream.cache.free_space import free_memory
 from streamkd.stream.stream import Stream
 from streamkd.sweep.choice import DIVERGED, FINISHED, outcome_of, outcome_of_fault
 from streamkd.sweep.grid import Setting
