@@ -76,7 +76,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[Setting]:
         chosen = dict(zip(names, point, strict=True))
         words = [f"{name.replace('_', '-')}-{text_of(chosen[name])}" for name in varied]
         name = "-".join([f"{number:0{width}}", *words])
-        settings.append(Setting(chosen, re.sub(r"[^\w.-]+", "-", name)[:_MAX_NAME]))
+        settings.append(Setting(chosen, re.sub(r"[^\w.+-]+", "-", name)[:_MAX_NAME]))
     return settings
 
 
