@@ -7,6 +7,7 @@ import csv
 import json
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from streamkd.cli.signals import StopSignals
 from streamkd.errors import OptionError
 from streamkd.models.families import load_model
 from streamkd.runs.checkpoint import Checkpoints
-from streamkd.stream import batch_fetch, evaluation_batches
+from streamkd.stream import columns, evaluation_batches
 from streamkd.sweep.grid import as_values, grid, text_of
 from streamkd.sweep.sweep_file import SweepFile
 
@@ -101,7 +102,7 @@ def test_students_are_those_of_train_alone_and_the_command_makes_the_best_again(
 
 def test_each_image_is_read_once_for_all_students(here, monkeypatch):
     read = {"train": 0, "validation": 0}
-    for module, name in ((batch_fetch, "train"), (evaluation_batches, "validation")):
+    for module, name in ((columns, "train"), (evaluation_batches, "validation")):
 
         def counting(paths, *, real=module.read_files, name=name, **options):
             read[name] += len(paths)
@@ -188,7 +189,8 @@ def test_without_labels_the_teacher_decides(here, capsys):
     assert "The 6 images that decide between the students have no labels" in message
 
 
-def test_groups_seeds_and_students(here, capsys):
+def test_groups_seeds_and_students(here, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(here), *sys.path])
     Path("made.py").write_text(STUDENTS)
     words = [*SWEEP, "made:small:width=2", "--seed", "3", "4"]
     words += ["--at-once", "1", "--validation", "images", "--epochs", "1"]
