@@ -96,11 +96,16 @@ def _kept(decoder: Any, *arguments: Any, plain_first: bool = False) -> tf.Tensor
 @functools.lru_cache(NUM_KEPT_GRAPHS)
 def _graph_of(decoder: Any, specs: tuple[tf.TensorSpec, ...], plain_first: bool) -> Any:
     """Returns the graph for arguments of these specs."""
-    decode = decoder.whole
-    if len(specs) == 3:
-        decode = functools.partial(decoder.crops, plain_first=plain_first)
+
+    def whole(file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
+        return decoder.whole(file_bytes, one_size)
+
+    def crops(file_bytes: tf.Tensor, one_size: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        return decoder.crops(file_bytes, one_size, boxes, plain_first=plain_first)
+
     with tf.init_scope():
-        return tf.function(decode, autograph=False).get_concrete_function(*specs)
+        graph = tf.function(whole if len(specs) == 2 else crops, autograph=False)
+        return graph.get_concrete_function(*specs)
 
 
 _DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {
