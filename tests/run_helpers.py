@@ -59,7 +59,7 @@ EVALUATION_KEYS = {
 # Arguments of `Distiller.fit`; the others of `fit` below are arguments of `Distiller`.
 FIT_ARGUMENTS = (
     *("epochs", "validation", "resume", "callbacks", "class_weight", "save_every", "stop"),
-    *("arguments", "progress"),
+    *("arguments", "progress", "extend"),
 )
 
 

@@ -34,9 +34,9 @@ from streamkd.errors import (
     OutputError,
     StudentError,
 )
+from streamkd.exports.export import export
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
-from streamkd.results.export import export
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import COLUMNS
 from streamkd.stream.join import join

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,19 @@ def test_what_is_given_is_kept_and_others_follow_it():
     assert 3 * recipe["epochs"].value == chosen()["epochs"].value, "views need more updates"
 
 
+def test_plain_images_are_left_on_the_disk_for_a_student_that_sees_the_teachers_size():
+    def cache(**changes):
+        return chosen({"views": 0}, free_disk=10**9, **changes)["cache"]
+
+    assert cache(student_size=(224, 224)).value == "disk"
+    assert "287 MB of pixels: each file is decoded once" in cache(student_size=(224, 224)).reason
+    assert cache(student_size=(160, 160)).value == cache().value == "memory"
+    assert "kept after the first epoch" in cache().reason
+    full = chosen({"views": 0}, student_size=(224, 224))["cache"]
+    assert full.value == "memory" and "has little room for 287 MB" in full.reason
+    assert chosen({"cache": "disk"})["cache"].reason == "As given."
+
+
 def test_no_more_views_are_asked_than_epochs_show():
     assert chosen({"epochs": 3})["views"].value == 3
     assert chosen({"epochs": 3, "views": 5})["views"].value == 5
@@ -108,6 +122,8 @@ def test_no_more_views_are_asked_than_epochs_show():
         ("crop", {"image_size": (32, 32)}, (0.6, 1.0)),
         ("canonical_size", {"file_size": 200}, (224, 224)),
         ("canonical_size", {"file_size": None}, (256, 256)),
+        ("cache", {"free_disk": 10**9}, "disk"),
+        ("cache", {"free_disk": 4000 * 256 * 256 * 3 - 1}, "memory"),
         ("views", {"num_images": 50_000}, 4),
         ("views", {"num_images": 1_000_000}, 2),
         ("codec", {"num_images": 1_000_000, "num_outputs": 1000}, "packed:8"),
@@ -121,6 +137,37 @@ def test_no_more_views_are_asked_than_epochs_show():
 )
 def test_settings_follow_what_is_known(name, changes, value):
     assert chosen(**changes)[name].value == value
+
+
+@pytest.mark.parametrize(
+    ("loss", "temperature", "label_weight"),
+    [("dkd", "auto", 0.5), ("wttm", "auto", 0.2), ("hard", "auto", 0.5)],
+)
+def test_a_loss_of_a_paper_has_the_settings_of_its_paper(loss, temperature, label_weight):
+    recipe = chosen({"loss": loss})
+    assert recipe["loss"].value == loss and recipe["loss"].reason == "As given."
+    assert recipe["temperature"].value == temperature
+    assert recipe["label_weight"].value == label_weight
+    assert recipe["temperature"].reason == f"That of the paper of {loss}."
+    assert chosen({"loss": loss}, is_labelled=False)["label_weight"].value == 0.0
+    assert chosen({"loss": loss, "label_weight": 0.3})["label_weight"].value == 0.3
+
+
+@pytest.mark.parametrize("loss", ["auto", "kd", "kl", "bce"])
+def test_a_common_loss_has_the_settings_that_are_chosen_without_it(loss):
+    recipe = chosen({"loss": loss})
+    assert {name: setting for name, setting in recipe.items() if name != "loss"} == chosen()
+
+
+def test_the_rate_of_another_optimizer_must_be_given():
+    with pytest.raises(OptionError) as info:
+        chosen({"optimizer": "sgd"})
+    assert str(info.value) == (
+        "--optimizer is 'sgd', and the rate that is chosen fits adamw.\n"
+        "Give the rate, too, such as `--learning-rate 0.1` for sgd."
+    )
+    assert chosen({"optimizer": "sgd", "learning_rate": 0.1})["learning_rate"].value == 0.1
+    assert chosen({"optimizer": "Nadam"})["learning_rate"] == chosen()["learning_rate"]
 
 
 def test_a_time_is_spent_on_answers_and_epochs():
@@ -149,3 +196,17 @@ def test_large_sets_hold_out_as_many_images_as_measure_well():
     assert validation_split(1_000)[0] == 0.2
     split, reason = validation_split(1_000_000)
     assert split == 0.01 and "10,000 images" in reason
+
+
+def test_the_table_of_the_docs_is_what_is_chosen():
+    text = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = [
+        [int(cell.replace(",", "")) for cell in line.strip("|").split("|")]
+        for line in text.partition("| images |")[2].partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert len(rows) > 3
+    for num_images, views, batch_size, epochs, updates in rows:
+        values = values_of(chosen(num_images=num_images))
+        assert (values["views"], values["batch_size"]) == (views, batch_size), num_images
+        assert values["epochs"] == epochs, num_images
+        assert round(epochs * num_images / batch_size) == updates, num_images

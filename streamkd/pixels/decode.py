@@ -19,7 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
-from streamkd.pixels.exact_decode import ExactDecoder, crops_of_images, fit
+from streamkd.pixels.exact_decode import ExactDecoder, crops_of_images, fit, rounded
 from streamkd.pixels.scaled_decode import ScaledDecoder
 
 # Number of graphs that are kept: a teacher, a stream and its validation take one each.
@@ -133,6 +133,11 @@ def decode_canonical(
     """
     decoder = KeptDecoder(_DECODERS[canonical.decode](canonical, whole_numbers=True))
     return tf.cast(decoder.whole(file_bytes, one_size), tf.uint8)
+
+
+def as_canonical(images: tf.Tensor) -> tf.Tensor:
+    """Returns what `decode_canonical` returns of files, given their decoded images as float32."""
+    return tf.cast(rounded(images), tf.uint8)
 
 
 def decode_batch(

@@ -13,11 +13,13 @@ from typing import Any
 
 from streamkd.codes import without_warnings
 from streamkd.manifest.manifest import Manifest
+from streamkd.pixels.cache.free_space import free_disk
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.plan import plan
 from streamkd.training.distiller import Distiller
+from streamkd.training.optimizers import build_optimizer
 from streamkd.training.student_checks import check_student
 from streamkd.training.student_model import student_model
 from streamkd.views.views import Views
@@ -79,6 +81,8 @@ def _facts(request: Request, store: RowStore, sample: Manifest, tried: Stream) -
         is_trained=is_trained(student),
         budget=request.budget,
         num_validation=len(request.parts.validation),
+        student_size=tried.options.image_size,
+        free_disk=free_disk(request.out),
     )
 
 
@@ -118,3 +122,5 @@ def _try_student(request: Request, tried: Stream, settings: dict[str, Any]) -> N
     parts = student_model(student, preprocess=request.student_preprocess, shape=tried.options.shape)
     if parts is not None:
         check_student(distiller.recipe, parts, tried, 1)
+        variables = parts.student.trainable_variables
+        build_optimizer(distiller.recipe, distiller.family, num_steps=1, variables=variables)

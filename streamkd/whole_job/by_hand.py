@@ -32,6 +32,7 @@ class Described:
       settings: those of the recipe, and of views.
       seed: of everything.
       is_labelled: whether the student is measured on validation images after every epoch.
+      keeps_pixels: whether the teacher's pass leaves the decoded images for training.
       baseline: whether the student is trained from labels alone, too.
       trust: whether files may run code on loading.
       common: words of every command, such as those of --import.
@@ -47,6 +48,7 @@ class Described:
     settings: dict[str, Any]
     seed: int
     is_labelled: bool
+    keeps_pixels: bool
     baseline: bool
     trust: bool
     common: list[str]
@@ -75,12 +77,15 @@ def commands_by_hand(job: Described) -> list[str]:
     if job.teacher is not None:
         teach = [*job.teacher, *pixels, "--codec", settings["codec"], *seed, *trust, *job.common]
         views = {name: settings.get(name) for name in ("views", *_VIEW_FLAGS)}
-        commands.append(["streamkd", "teach", train, *teach, *_words(views), "--out", store])
+        kept = _words({"cache": "disk" if job.keeps_pixels else None})
+        views_and_cache = [*_words(views), *kept]
+        commands.append(["streamkd", "teach", train, *teach, *views_and_cache, "--out", store])
         commands.append(["streamkd", "teach", validation, *teach, "--out", validation_store])
     shown = ["--validation", validation] if job.is_labelled else []
     size = _words({"image_size": job.image_size})
     student = [*job.student, *_words(_of_training(settings)), *seed, *trust, *job.common]
-    loss = _words({name: settings[name] for name in ("temperature", "label_weight")})
+    compared = ("temperature", "label_weight", "loss")
+    loss = _words({name: settings[name] for name in compared if name in settings})
     run, baseline = f"{job.by_hand}/distilled", f"{job.by_hand}/labels-alone"
     train_words = ["streamkd", "train", train]
     commands.append([*train_words, "--store", store, *student, *loss, *size, *shown, "--out", run])
@@ -95,7 +100,8 @@ def commands_by_hand(job: Described) -> list[str]:
 
 def _of_training(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of `train` that both students have."""
-    return {n: settings[n] for n in ("epochs", "batch_size", "learning_rate", "cache")}
+    names = ("epochs", "batch_size", "learning_rate", "cache", "optimizer")
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _independent(settings: dict[str, Any]) -> list[str]:

@@ -15,6 +15,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from streamkd.errors import OptionError
+from streamkd.store.judgement import (
+    LOW_TEMPERATURE,
+    NEARLY_CERTAIN,
+    TEMPERATURE,
+    WEAK_LABEL_WEIGHT,
+    WEAK_TEACHER,
+)
 from streamkd.whole_job.budget import Budget, as_time
 
 # A fifth of the images measures the student to about two points on 2,000 images.
@@ -35,6 +43,8 @@ MOST_CHANGED_BY_MIRROR = 0.25
 CANONICAL_FACTOR = 8 / 7
 # A store below this size needs no packing; `plan` measures what packing loses.
 LARGE_STORE = 1 << 30
+# Largest part of the free disk that decoded pixels may take unasked.
+CACHE_FRACTION = 0.5
 # Updates with which small students were still learning at the common default: 2,000 on plain
 # images, three times as many on views, of which each shows an image anew.
 UPDATES, VIEWS_FACTOR = 2_000, 3
@@ -48,13 +58,12 @@ BATCH_SIZE, LARGE_BATCH_SIZE, MANY_IMAGES = 32, 64, 10_000
 # The highest rate of a cosine. 0.001 cost new students two points, 0.004 none; weights that were
 # trained before are lost at 0.004.
 NEW_RATE, TRAINED_RATE = 4e-3, 1e-3
-# Median largest probability above which a teacher is nearly certain; temperatures 1 and 2 were
-# better than 4 then, and 4 is the common choice otherwise.
-NEARLY_CERTAIN = 0.9
-LOW_TEMPERATURE, TEMPERATURE = 2.0, 4.0
-# Labels correct a teacher that is often wrong; a good one says more than they do.
-WEAK_TEACHER = 0.7
-LABEL_WEIGHT, WEAK_LABEL_WEIGHT = 0.1, 0.5
+# Optimizers that a rate of AdamW fits as well.
+LIKE_ADAMW = ("adamw", "adam", "nadam")
+# Losses whose temperature and label weight are chosen here; others have those of their papers.
+CHOSEN_LOSSES = ("auto", "kd", "kl", "bce")
+# The weight of labels beside a good teacher, which says more than they do.
+LABEL_WEIGHT = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,8 @@ class Facts:
       budget: or None.
       teacher_seconds: time of one answer; None if it was not measured.
       student_seconds: time of one image in training; None if it was not measured.
+      student_size: (height, width) that the student sees, or None if that is not known.
+      free_disk: bytes that a cache may take of the disk of the job.
     """
 
     num_images: int
@@ -92,6 +103,8 @@ class Facts:
     num_validation: int = 0
     teacher_seconds: float | None = None
     student_seconds: float | None = None
+    student_size: tuple[int, int] | None = None
+    free_disk: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +139,10 @@ def choose_recipe(facts: Facts, given: Mapping[str, Any]) -> dict[str, Setting]:
     epochs = settle("epochs", *_epochs(facts, views, batch_size))
     if "views" not in given and views > epochs:
         recipe["views"] = Setting(epochs, "An epoch shows one view of each image.")
-    settle("learning_rate", *_learning_rate(facts))
-    settle("temperature", *_temperature(facts))
-    settle("label_weight", *_label_weight(facts))
-    settle("cache", "memory", "Each file is decoded once; images without room are decoded again.")
+    settle("learning_rate", *_learning_rate(facts, given))
+    settle("temperature", *_temperature(facts, given))
+    settle("label_weight", *_label_weight(facts, given))
+    settle("cache", *_cache(facts, recipe))
     for name in sorted(set(given) - set(recipe)):
         settle(name, None, "")
     return recipe
@@ -237,22 +250,34 @@ def _epochs_in(seconds: float, facts: Facts, views: int) -> tuple[int, str]:
     return epochs, f"{measured}."
 
 
-def _learning_rate(facts: Facts) -> tuple[float, str]:
+def _learning_rate(facts: Facts, given: Mapping[str, Any]) -> tuple[float, str]:
+    optimizer = given.get("optimizer", "adamw")
+    if "learning_rate" not in given and optimizer.lower() not in LIKE_ADAMW:
+        raise OptionError(
+            f"--optimizer is {optimizer!r}, and the rate that is chosen fits adamw.\n"
+            "Give the rate, too, such as `--learning-rate 0.1` for sgd."
+        )
     if facts.is_trained:
         return TRAINED_RATE, "The student has trained weights, which a larger rate would spoil."
     return NEW_RATE, "A new student was better at this rate than at 0.001."
 
 
-def _temperature(facts: Facts) -> tuple[float, str]:
+def _temperature(facts: Facts, given: Mapping[str, Any]) -> tuple[float | str, str]:
+    if given.get("loss", "auto") not in CHOSEN_LOSSES:
+        return "auto", f"That of the paper of {given['loss']}."
     confidence = f"The teacher's median largest probability is {facts.teacher_confidence:.3f}"
     if facts.teacher_confidence >= NEARLY_CERTAIN:
         return LOW_TEMPERATURE, f"{confidence}: it is nearly certain, and higher ones were worse."
     return TEMPERATURE, f"{confidence}: it says how classes resemble each other."
 
 
-def _label_weight(facts: Facts) -> tuple[float, str]:
+def _label_weight(facts: Facts, given: Mapping[str, Any]) -> tuple[float, str]:
     if not facts.is_labelled:
         return 0.0, "The images have no labels."
+    if (loss := given.get("loss", "auto")) not in CHOSEN_LOSSES:
+        from streamkd.losses.teacher_loss import PRESETS  # loads TensorFlow
+
+        return PRESETS[loss].label_weight, f"That of the paper of {loss}."
     accuracy = facts.teacher_accuracy
     if accuracy is None:
         return LABEL_WEIGHT, "The teacher's accuracy is not known."
@@ -260,6 +285,20 @@ def _label_weight(facts: Facts) -> tuple[float, str]:
     if accuracy < WEAK_TEACHER:
         return WEAK_LABEL_WEIGHT, f"{right}; labels correct it."
     return LABEL_WEIGHT, f"{right}; it says more than the labels."
+
+
+def _cache(facts: Facts, recipe: Mapping[str, Setting]) -> tuple[str, str]:
+    canonical_size = recipe["canonical_size"].value
+    if not recipe["views"].value and facts.student_size == facts.image_size:
+        canonical_size = canonical_size or facts.image_size
+    if canonical_size is None:
+        return "memory", "The student's pixels are kept after the first epoch."
+    num_bytes = facts.num_images * math.prod(canonical_size) * facts.num_channels
+    if num_bytes > CACHE_FRACTION * facts.free_disk:
+        return "memory", f"The disk has little room for {_as_bytes(num_bytes)} of decoded pixels."
+    return "disk", (
+        f"The teacher's pass leaves {_as_bytes(num_bytes)} of pixels: each file is decoded once."
+    )
 
 
 def _as_bytes(num_bytes: int) -> str:
