@@ -7,11 +7,12 @@ check_types(join, locals())      # the first line of `join`: all arguments, by t
 
 from __future__ import annotations
 
+import difflib
 import functools
 import itertools
-import math
 import numbers
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sized
@@ -19,6 +20,9 @@ from typing import Any
 
 from streamkd.errors import OptionError
 
+# Likeness of two names of files, 0 to 1, from which one may be a slip for the other: most names of
+# one directory have the same ending.
+_LIKE_A_FILE = 0.8
 # Longest value that a message shows, in characters.
 _MAX_SHOWN = 80
 # Arguments whose types are refused elsewhere, with a remedy, such as by `as_manifest`.
@@ -56,15 +60,41 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
         )
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a question with the known name most like `name`, and a blank; empty without one."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"Did you mean {near[0]}? " if near else ""
+
+
+def did_you_mean_file(path: str | os.PathLike[str]) -> str:
+    """Returns a question with an existing path that is most like a missing one; empty without.
+
+    One part of the path may differ: the first that is not there.
+    """
+    folder, missing, rest = os.fsdecode(path).rstrip(os.sep), "", ""
+    while folder and not os.path.exists(folder):
+        rest = os.path.join(missing, rest) if missing else ""
+        folder, missing = os.path.split(folder)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    for name in difflib.get_close_matches(missing, names, 3, _LIKE_A_FILE):
+        near = os.path.join(folder, name, rest).rstrip(os.sep)
+        if os.path.exists(near):
+            return f"Did you mean {near}? "
+    return ""
+
+
 def check_positive(name: str, value: float) -> None:
     """Refuses a `value` that is not a positive finite number."""
-    if not (_is_number(value) and 0 < value < math.inf):
+    if not (_is_number(value) and 0 < value <= sys.float_info.max):
         raise OptionError(f"{name} is {_shown(value)}; it must be a positive number.")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Refuses a `value` that is neither zero nor a positive finite number."""
-    if not (_is_number(value) and 0 <= value < math.inf):
+    if not (_is_number(value) and 0 <= value <= sys.float_info.max):
         raise OptionError(f"{name} is {_shown(value)}; it must be zero or a positive number.")
 
 
@@ -72,6 +102,12 @@ def check_count(name: str, value: int) -> None:
     """Refuses a `value` that is not a whole number above zero."""
     if not (_is_whole(value) and value >= 1):
         raise OptionError(f"{name} is {_shown(value)}; it must be a positive whole number.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what NumPy's and Keras' generators do not take as a seed."""
+    if not (_is_whole(seed) and 0 <= seed < 2**32):
+        raise OptionError(f"seed is {_shown(seed)}; it must lie between 0 and 4294967295.")
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -58,7 +58,8 @@ def add_distill(parser: arguments.Parser) -> None:
     parser.epilog = (
         "JSON keys: teacher_accuracy, accuracy, num_errors, baseline_accuracy and "
         "baseline_num_errors (null without --baseline), num_images (that all were measured on), "
-        "run, store, report (null), commands (the same steps by hand), warnings."
+        "run, store, report (null), commands (the same steps by hand), outcome (new, resumed or "
+        "already_finished), warnings."
     )
 
 

@@ -75,6 +75,7 @@ def train(args: argparse.Namespace) -> Answer:
             save_every=args.save_every,
             stop=signals.arrived,
             arguments=_recorded(args),
+            extend=args.extend,
         )
     if history.stopped:
         raise signals.stopped_error(_how_to_resume(history))
@@ -86,6 +87,8 @@ def train(args: argparse.Namespace) -> Answer:
             "num_skipped": history.num_skipped,
             **{name: last.get(name) for name in ANSWERED_COLUMNS},
             "run": history.run,
+            "outcome": history.outcome,
+            "began_at_step": history.began_at_step,
         }
     )
 
@@ -211,13 +214,13 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
-    from streamkd.models.run_code import open_student
+    from streamkd.models.run_code import has_student, open_student
     from streamkd.training.loss_choice import needs_sigmoid
 
     is_sigmoid = needs_sigmoid(args.loss, stream, args.label_weight)
     tf_keras.utils.set_random_seed(args.seed)
     with scope, precision(args.precision):
-        if os.path.exists(os.path.join(args.student, "student.keras")):
+        if has_student(args.student):
             student = open_student(args.student, trust=args.trust)
         else:
             student = load_student(

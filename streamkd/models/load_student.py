@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from streamkd.checks import did_you_mean
 from streamkd.errors import StudentError
-from streamkd.models import families, user_code
+from streamkd.models import families, run_code, user_code
 from streamkd.models.precision import precision_of
 
 
@@ -44,8 +45,8 @@ def load_student(
     """
     text = os.fspath(source)
     path = Path(text)
-    if path.is_dir() and (path / "student.keras").exists():
-        path = path / "student.keras"
+    if path.is_dir() and run_code.has_student(path):
+        path = run_code.student_file(path)
     if path.suffix == ".keras" or path.exists():
         return families.load_model(path, refusal=StudentError, trust=trust)
     image_shape = (*image_size, num_channels)
@@ -101,9 +102,10 @@ def _application(name: str) -> Callable[..., Any]:
 
     build = getattr(tf_keras.applications, name, None)
     if not callable(build):
+        known = [other for other in dir(tf_keras.applications) if other[0].isupper()]
         raise StudentError(
             f"There is no student {name!r}: no such file, and no Keras application of that name.\n"
-            "Give a saved `.keras` file, package.module:function, or an application such as "
-            "MobileNetV3Small:alpha=0.75."
+            f"{did_you_mean(name, known)}Give a saved `.keras` file, package.module:function, or "
+            "an application such as MobileNetV3Small:alpha=0.75."
         )
     return build

@@ -19,9 +19,10 @@ import csv
 import dataclasses
 import itertools
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -39,10 +40,13 @@ from streamkd.teachers.array_files import (
     is_row_each,
     readable,
 )
+from streamkd.teachers.rows_on_disk import RowsOnDisk
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 PARQUET_ENDINGS = (".parquet", ".pq")
 ENDINGS = (".npy", ".npz", *DELIMITERS, *HDF5_ENDINGS, *PARQUET_ENDINGS)
+# A cell of a count, of the number of a class or the like.
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
 # Files that run code when they are opened.
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
 
@@ -51,12 +55,14 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
 class LogitsTable:
     """Logits, float `[rows, num_classes]`, and where the file has them one key for each row.
 
-    The class names are those of the columns, or None.
+    The class names are those of the columns, or None. Whole columns are the numbers of the columns
+    that a table of text writes without a point, beside others with one.
     """
 
-    logits: np.ndarray
+    logits: np.ndarray | RowsOnDisk
     keys: list[bytes] | None = None
     class_names: list[str] | None = None
+    whole_columns: frozenset[int] = frozenset()
 
 
 def read_logits(
@@ -149,10 +155,9 @@ def _read_numpy(path: str, wanted: _Wanted) -> LogitsTable:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for a writer
         raise ValueError("it is no file")
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return LogitsTable(loaded)
-        with loaded:
+        if (array := _array_on_disk(path)) is not None:
+            return LogitsTable(array)
+        with np.load(path, allow_pickle=False) as loaded:
             return _chosen(
                 _npz_infos(path),
                 loaded.__getitem__,
@@ -161,6 +166,26 @@ def _read_numpy(path: str, wanted: _Wanted) -> LogitsTable:
             )
     except DAMAGED as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _array_on_disk(path: str) -> RowsOnDisk | np.ndarray | None:
+    """Returns the array of a `.npy` file, in the file if it has two axes; None for other files."""
+    with open(path, "rb", opener=small_files.opener) as file:
+        is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+        file.seek(0)
+        if not is_array:
+            return None
+        shape, by_columns, dtype = _array_header(file)
+        if len(shape) == 2 and not dtype.hasobject and dtype.itemsize:
+            return RowsOnDisk(path, file, dtype, file.tell(), shape, by_columns=by_columns)
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # of another shape, to be refused
+
+
+def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, whether columns lie behind each other, and dtype of an array of NumPy."""
+    is_first_version = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0
+    return read(file) if is_first_version else np.lib.format.read_array_header_2_0(file)
 
 
 def _npz_infos(path: str) -> dict[str, ArrayInfo]:
@@ -172,12 +197,7 @@ def _npz_infos(path: str) -> dict[str, ArrayInfo]:
             if not name.endswith(".npy"):
                 continue
             with archive.open(name) as file:
-                is_first_version = np.lib.format.read_magic(file) == (1, 0)
-                shape, _, dtype = (
-                    np.lib.format.read_array_header_1_0(file)
-                    if is_first_version
-                    else np.lib.format.read_array_header_2_0(file)
-                )
+                shape, _, dtype = _array_header(file)
             infos[name.removesuffix(".npy")] = ArrayInfo(shape, kinds.get(dtype.kind, "others"))
     return infos
 
@@ -204,13 +224,15 @@ def _read_parquet(path: str, wanted: _Wanted) -> LogitsTable:
 
 def _chosen(
     infos: Mapping[str, ArrayInfo],
-    numbers: Callable[[str], np.ndarray],
+    numbers: Callable[[str], np.ndarray | RowsOnDisk],
     texts: Callable[[str], list[bytes]],
     wanted: _Wanted,
 ) -> LogitsTable:
     """Returns the table in a file of named arrays, read by two functions."""
     if wanted == (None, None, True) and is_row_each(infos):
-        return LogitsTable(np.stack([numbers(name) for name in infos]), [*map(os.fsencode, infos)])
+        return LogitsTable(
+            np.stack([np.asarray(numbers(name)) for name in infos]), [*map(os.fsencode, infos)]
+        )
     name = choose_logits(infos, wanted.logits)
     shape, kind = infos[name]
     if kind != "numbers" or len(shape) != 2:
@@ -229,7 +251,7 @@ def _chosen(
 def _read_csv(path: str, wanted: _Wanted) -> LogitsTable:
     """Returns the numbers of a CSV file, the column of keys, and the names of the others.
 
-    A first line whose cells after the first are no numbers holds names.
+    A first line holds names if its first cell is a name of keys, or the others are no numbers.
     """
     delimiter = DELIMITERS[os.path.splitext(path)[1].lower()]
     with open(
@@ -240,23 +262,35 @@ def _read_csv(path: str, wanted: _Wanted) -> LogitsTable:
         if first is None:
             raise ValueError("it is empty")
         header = None
-        if not _are_numbers(first[1:]):
+        is_named = is_key_name(first[0]) and "/" not in first[0]
+        if is_named or not _are_numbers(first[1:]):
             header, first = first, next(lines, None)
         if first is None:
             raise ValueError("it has a line of names and no numbers")
         key_column, columns = _columns(header, first, wanted)
-        rows, keys = [], []
+        rows, keys, whole = [], [], set(columns)
         for number, line in enumerate(itertools.chain([first], lines), 1 + (header is not None)):
             if len(line) != len(first):
                 raise ValueError(f"line {number} has {len(line)} columns, not {len(first)}")
             if key_column is not None:
                 keys.append(os.fsencode(line[key_column]))
+            whole = {column for column in whole if _WHOLE.fullmatch(line[column])}
             try:
                 rows.append(np.array([line[column] for column in columns], np.float32))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
+            except ValueError:
+                raise ValueError(_no_number(number, header, line, columns)) from None
     names = None if header is None else [header[column] for column in columns]
-    return LogitsTable(np.stack(rows), None if key_column is None else keys, names)
+    whole_columns = frozenset(place for place, column in enumerate(columns) if column in whole)
+    if len(whole_columns) == len(columns):
+        whole_columns = frozenset()
+    return LogitsTable(np.stack(rows), None if key_column is None else keys, names, whole_columns)
+
+
+def _no_number(number: int, header: list[str] | None, line: list[str], columns: list[int]) -> str:
+    """Returns what a message says of the first cell of a line that is no number."""
+    column = next(column for column in columns if not _are_numbers([line[column]]))
+    name = column + 1 if header is None else repr(header[column])
+    return f"line {number}: its column {name} holds {line[column]!r:.80}, which is no number"
 
 
 def _columns(
@@ -291,7 +325,9 @@ def _columns(
         return (0, columns[1:]) if has_keys else (None, columns)
     # The first column of pandas counts the lines, and has no name.
     counted = [0] if names[0] in ("", "Unnamed: 0") and named != [0] else []
-    return named[0], [column for column in columns if column not in (*named, *counted)]
+    others = [column for column in columns if column not in (*named, *counted)]
+    # A column of words, such as the name of the predicted class; an empty cell stays a fault.
+    return named[0], [c for c in others if not first[c].strip() or _are_numbers([first[c]])]
 
 
 def _are_numbers(cells: list[str]) -> bool:

@@ -52,6 +52,7 @@ class DistillReport(Report):
       store: path of the teacher's answers.
       report: path of a report, or None.
       commands: the steps, as commands to repeat and to change.
+      outcome: 'new', 'resumed', or 'already_finished', and nothing was done.
     """
 
     teacher_accuracy: float | None
@@ -64,6 +65,7 @@ class DistillReport(Report):
     store: str
     report: str | None
     commands: list[str]
+    outcome: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,6 +253,7 @@ def prepare(
             settings=chosen,
             seed=seed,
             is_labelled=bool((images.labels != UNLABELLED).any()) or images.multi_hot is not None,
+            keeps_pixels=request.keeps_pixels(chosen),
             baseline=baseline,
             trust=trust,
             common=words.common,
