@@ -2,7 +2,7 @@
 
     with Hdf5Arrays("logits.h5") as arrays:
         arrays.infos                    # {"logits": ArrayInfo((30, 3), "numbers"), …}
-        arrays.numbers("logits")        # float32 [30, 3], mapped where the file holds plain numbers
+        arrays.numbers("logits")        # float32 [30, 3], in the file if these are plain numbers
         arrays.texts("filenames")       # 30 byte strings
 
 HDF5 can name other files (links, external storage, virtual datasets), and turn kilobytes into
@@ -21,9 +21,10 @@ import zlib
 import h5py
 import numpy as np
 
-from streamkd import small_files
+from streamkd import disk, small_files
 from streamkd.teachers.array_files import ArrayInfo
 from streamkd.teachers.hdf5_texts import PLACE, GlobalHeap
+from streamkd.teachers.rows_on_disk import RowsOnDisk
 from streamkd.teachers.tried_in_child import try_in_child
 
 # Groups and datasets of a file; a dataset for each image of a large data set is well below.
@@ -65,6 +66,7 @@ class Hdf5Arrays:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.infos: dict[str, ArrayInfo] = {}
         self._seen: set[int] = set()
+        self._path = path
         with contextlib.ExitStack() as opened:
             self._stream = opened.enter_context(open(path, "rb", opener=small_files.opener))
             status = os.fstat(self._stream.fileno())
@@ -103,11 +105,15 @@ class Hdf5Arrays:
                         break
                     dataset.id.read_direct_chunk(where.chunk_offset)
 
-    def numbers(self, name: str) -> np.ndarray:
-        """Returns an array of numbers: mapped from the file, or unpacked in memory."""
+    def numbers(self, name: str) -> np.ndarray | RowsOnDisk:
+        """Returns an array of numbers: rows that stay in the file, or unpacked in memory."""
         dataset = self._checked(name)
         if not dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype)):
             raise ValueError(f"its dataset {name} has numbers of a kind of its own")
+        layout = dataset.id.get_create_plist().get_layout()
+        if layout == h5py.h5d.CONTIGUOUS and len(dataset.shape) == 2 and dataset.size:
+            offset = self._offset(name, dataset, dataset.size * dataset.dtype.itemsize)
+            return RowsOnDisk(self._path, self._stream, dataset.dtype, offset, dataset.shape)
         return self._elements(name, dataset, dataset.dtype)
 
     def texts(self, name: str) -> list[bytes]:
@@ -155,20 +161,25 @@ class Hdf5Arrays:
         wanted = math.prod(dataset.shape) * dtype.itemsize
         if layout == h5py.h5d.CHUNKED:
             return self._unpacked(name, dataset, dtype)
-        if dataset.id.get_storage_size() != wanted:
-            raise ValueError(f"its dataset {name} was never written")
         if layout == h5py.h5d.COMPACT:  # at most 64 KB, in the header
+            _check_written(name, dataset, wanted)
             if dtype == PLACE:
                 raise ValueError(f"its dataset {name} is in the header; write it contiguous")
             return np.asarray(dataset[()], dtype)
-        offset = dataset.id.get_offset()
-        if offset is None or offset + wanted > self._num_bytes:
-            raise ValueError(f"its dataset {name} ends outside the file")
-        return (
-            np.memmap(self._stream, dtype, "r", offset, dataset.shape)
-            if wanted
-            else np.empty(dataset.shape, dtype)
+        data = disk.read_at(
+            self._stream.fileno(), wanted, self._offset(name, dataset, wanted) if wanted else 0
         )
+        if len(data) != wanted:
+            raise ValueError(f"its dataset {name} was cut short while it was read")
+        return np.frombuffer(data, dtype).reshape(dataset.shape)
+
+    def _offset(self, name: str, dataset: h5py.Dataset, num_bytes: int) -> int:
+        """Returns where the elements of a dataset without chunks begin in the file."""
+        _check_written(name, dataset, num_bytes)
+        offset = dataset.id.get_offset()
+        if offset is None or offset + num_bytes > self._num_bytes:
+            raise ValueError(f"its dataset {name} ends outside the file")
+        return int(offset)
 
     def _unpacked(self, name: str, dataset: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
         """Returns the elements of a dataset in chunks, all of which must be there."""
@@ -202,6 +213,11 @@ class Hdf5Arrays:
             target = elements[inside]
             target[...] = chunk[tuple(slice(0, size) for size in target.shape)]
         return elements
+
+
+def _check_written(name: str, dataset: h5py.Dataset, num_bytes: int) -> None:
+    if dataset.id.get_storage_size() != num_bytes:
+        raise ValueError(f"its dataset {name} was never written")
 
 
 def _info(dataset: h5py.Dataset) -> ArrayInfo:

@@ -46,7 +46,7 @@ def import_logits(
     """Writes a store of logits that were computed before, or resumes an earlier call.
 
     Args:
-      logits: float `[rows, num_classes]`: an array; a `.npy` file (mapped, not loaded); a `.npz` or
+      logits: float `[rows, num_classes]`: an array; a `.npy` file (read row by row); a `.npz` or
         HDF5 file with the array `logits`, or with a single array of that shape; a `.csv` file with
         one line for each image, and optionally a first line of names; or a `.parquet` file with a
         list column, or with one column of numbers for each class, named after it.

@@ -21,7 +21,7 @@ import itertools
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from streamkd.teachers.array_files import (
     is_row_each,
     readable,
 )
+from streamkd.teachers.rows_on_disk import RowsOnDisk
 
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 PARQUET_ENDINGS = (".parquet", ".pq")
@@ -54,7 +55,7 @@ class LogitsTable:
     The class names are those of the columns, or None.
     """
 
-    logits: np.ndarray
+    logits: np.ndarray | RowsOnDisk
     keys: list[bytes] | None = None
     class_names: list[str] | None = None
 
@@ -149,10 +150,9 @@ def _read_numpy(path: str, wanted: _Wanted) -> LogitsTable:
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for a writer
         raise ValueError("it is no file")
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return LogitsTable(loaded)
-        with loaded:
+        if (array := _array_on_disk(path)) is not None:
+            return LogitsTable(array)
+        with np.load(path, allow_pickle=False) as loaded:
             return _chosen(
                 _npz_infos(path),
                 loaded.__getitem__,
@@ -161,6 +161,26 @@ def _read_numpy(path: str, wanted: _Wanted) -> LogitsTable:
             )
     except DAMAGED as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _array_on_disk(path: str) -> RowsOnDisk | np.ndarray | None:
+    """Returns the array of a `.npy` file, in the file if it has two axes; None for other files."""
+    with open(path, "rb", opener=small_files.opener) as file:
+        is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+        file.seek(0)
+        if not is_array:
+            return None
+        shape, by_columns, dtype = _array_header(file)
+        if len(shape) == 2 and not dtype.hasobject and dtype.itemsize:
+            return RowsOnDisk(path, file, dtype, file.tell(), shape, by_columns=by_columns)
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # of another shape, to be refused
+
+
+def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, whether columns lie behind each other, and dtype of an array of NumPy."""
+    is_first_version = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0
+    return read(file) if is_first_version else np.lib.format.read_array_header_2_0(file)
 
 
 def _npz_infos(path: str) -> dict[str, ArrayInfo]:
@@ -172,12 +192,7 @@ def _npz_infos(path: str) -> dict[str, ArrayInfo]:
             if not name.endswith(".npy"):
                 continue
             with archive.open(name) as file:
-                is_first_version = np.lib.format.read_magic(file) == (1, 0)
-                shape, _, dtype = (
-                    np.lib.format.read_array_header_1_0(file)
-                    if is_first_version
-                    else np.lib.format.read_array_header_2_0(file)
-                )
+                shape, _, dtype = _array_header(file)
             infos[name.removesuffix(".npy")] = ArrayInfo(shape, kinds.get(dtype.kind, "others"))
     return infos
 
@@ -204,13 +219,15 @@ def _read_parquet(path: str, wanted: _Wanted) -> LogitsTable:
 
 def _chosen(
     infos: Mapping[str, ArrayInfo],
-    numbers: Callable[[str], np.ndarray],
+    numbers: Callable[[str], np.ndarray | RowsOnDisk],
     texts: Callable[[str], list[bytes]],
     wanted: _Wanted,
 ) -> LogitsTable:
     """Returns the table in a file of named arrays, read by two functions."""
     if wanted == (None, None, True) and is_row_each(infos):
-        return LogitsTable(np.stack([numbers(name) for name in infos]), [*map(os.fsencode, infos)])
+        return LogitsTable(
+            np.stack([np.asarray(numbers(name)) for name in infos]), [*map(os.fsencode, infos)]
+        )
     name = choose_logits(infos, wanted.logits)
     shape, kind = infos[name]
     if kind != "numbers" or len(shape) != 2:
