@@ -281,6 +281,36 @@ class TestHiddenColors:
         [note] = self.notes(tmp_path)
         assert (note.code, note.count) == ("hidden_colors", 1)
 
+    def test_transparent_gif_files_are_shown_black(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        image = Image.fromarray(np.uint8([[0, 1, 2, 1]] * 4), "P")
+        image.putpalette([10, 20, 30, 200, 0, 0, 255, 255, 255])
+        image.save(tmp_path / "a/0.gif", transparency=2)
+        image.save(tmp_path / "a/1.gif", transparency=0)
+        image.save(tmp_path / "a/opaque.gif")
+        image.save(tmp_path / "a/unused.gif", transparency=3)
+        [note] = self.notes(tmp_path)
+        assert (note.code, note.count) == ("transparent_gif", 2)
+        assert note.examples == ["a/0.gif", "a/1.gif"]
+        assert "are shown black, whatever colour the files have there" in note.advice
+        assert "`--background 255,255,255` lays the images on white" in note.advice
+        assert self.notes(tmp_path, background=(0, 0, 0)) == []
+        assert self.notes(tmp_path, color_mode="rgba") == []
+        [note] = self.notes(tmp_path, color_mode="grayscale")  # Pillow shows the palette's colours
+        assert (note.code, note.count) == ("hidden_colors", 2)
+
+    def test_gif_files_of_a_small_first_frame_show_the_hidden_colour(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        image = Image.fromarray(np.uint8([[0, 1, 2, 1]] * 4), "P")
+        image.putpalette([10, 20, 30, 200, 0, 0, 255, 255, 255])
+        image.save(tmp_path / "a/0.gif", transparency=2)
+        data = bytearray((tmp_path / "a/0.gif").read_bytes())
+        data[6:8] = (6).to_bytes(2, "little")  # the screen is wider than the frame
+        (tmp_path / "a/0.gif").write_bytes(data)
+        image.save(tmp_path / "a/1.gif", transparency=2)
+        notes = {note.code: note for note in self.notes(tmp_path)}
+        assert notes["transparent_gif"].examples == ["a/1.gif"]
+
     def test_opaque_alpha_hides_nothing(self, tmp_path):
         (tmp_path / "a").mkdir()
         Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(tmp_path / "a/0.png")

@@ -31,12 +31,15 @@ from streamkd.pixels.pillow_fallback import (
     with_alpha,
 )
 from streamkd.pixels.refusals import naming
+from streamkd.pixels.who_decodes import needs_pillow
 
 ADVICE = {
     "turned_by_exif": "These photographs have an EXIF tag that turns them, and it is ignored; "
     "`--exif apply` shows them upright.",
     "hidden_colors": "Transparent pixels of these images hide colours that differ, and the colours "
     "are shown; `--background 255,255,255` lays the images on white.",
+    "transparent_gif": "Transparent pixels of these GIF files are shown black, whatever colour the "
+    "files have there; `--background 255,255,255` lays the images on white.",
     "few_bits_of_16": "These 16-bit images use at most 14 bits, so they are shown nearly black; "
     "multiply their levels, and save them again.",
 }
@@ -56,11 +59,13 @@ class Oddities(NamedTuple):
       hidden: the colour behind all its transparent pixels, three bytes, or `_SEVERAL`; None if no
         pixel is fully transparent.
       has_few_levels: it has 16 bits, and its brightest level is below `FEW_LEVELS`, and not 0.
+      is_blackened: TensorFlow decodes it to rgb, and makes its transparent pixels black.
     """
 
     is_turned: bool
     hidden: bytes | None
     has_few_levels: bool
+    is_blackened: bool = False
 
 
 NOTHING_ODD = Oddities(is_turned=False, hidden=None, has_few_levels=False)
@@ -69,11 +74,10 @@ NOTHING_ODD = Oddities(is_turned=False, hidden=None, has_few_levels=False)
 def oddities(data: bytes, max_pixels: int = MAX_PIXELS) -> Oddities:
     """Returns what is odd about the bytes of a file that can be decoded.
 
-    Images that may be transparent or have 16 bits are decoded once more. A GIF hides no colour:
-    TensorFlow shows its transparent pixels black.
+    Images that may be transparent or have 16 bits are decoded once more.
     """
     turned = turn_of(data) != UPRIGHT
-    if data.startswith((b"\xff\xd8\xff", b"BM", b"GIF8")) or _is_plain(data):
+    if data.startswith((b"\xff\xd8\xff", b"BM")) or _is_plain(data):
         return Oddities(turned, None, has_few_levels=False)
     try:
         return _seen_by_pillow(data, max_pixels, turned)
@@ -95,7 +99,10 @@ def _seen_by_pillow(data: bytes, max_pixels: int, turned: bool) -> Oddities:
         hidden = None
         if image.has_transparency_data:
             hidden = _hidden_color(np.asarray(with_alpha(data, image)))
-    return Oddities(turned, hidden, is_deep and _has_few_levels(decodable(data, max_pixels)))
+    has_few_levels = is_deep and _has_few_levels(decodable(data, max_pixels))
+    is_gif_of_tensorflow = data.startswith(b"GIF8") and not needs_pillow(data, 3, max_pixels)
+    is_blackened = hidden is not None and is_gif_of_tensorflow
+    return Oddities(turned, hidden, has_few_levels, is_blackened)
 
 
 def _is_plain(data: bytes) -> bool:
@@ -141,6 +148,7 @@ class ImageNotes:
     def __init__(self, exif: str, background: Background, color_mode: str) -> None:
         self._counts_turned = exif == "ignore"
         self._counts_hidden = background is None and color_mode != "rgba"
+        self._shows_rgb = color_mode == "rgb"
         self._found: dict[str, list[str]] = {code: [] for code in ADVICE}
         self._counts: collections.Counter[str] = collections.Counter()
         # Of images that hide one colour: how many hide it, and the first of them.
@@ -154,7 +162,11 @@ class ImageNotes:
             self._count("turned_by_exif", name)
         if found.has_few_levels:
             self._count("few_bits_of_16", name)
-        if found.hidden is not None and self._counts_hidden:
+        if found.hidden is None or not self._counts_hidden:
+            return
+        if found.is_blackened and self._shows_rgb:
+            self._count("transparent_gif", name)
+        else:
             self._hidden[found.hidden] += 1
             _keep(self._first[found.hidden], name)
 
