@@ -12,13 +12,15 @@ import pytest
 from run_helpers import command, dense_student, refusal, snapshot
 from run_helpers import fit as fit_student
 
-from streamkd.errors import OutputError, ResumeError, StudentError
+from streamkd.errors import OutputError, ResumeError, StreamkdError, StudentError
 from streamkd.manifest.manifest import scan
+from streamkd.models.load_student import load_student
 from streamkd.results.export import export
 from streamkd.runs import checkpoint
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import RunDirectory, config_of_model
 from streamkd.stream.join import join
+from streamkd.teachers.load_teacher import load_teacher
 
 
 def fit(stream, student, run, **options):
@@ -175,6 +177,34 @@ def test_a_name_that_is_no_file_s_is_refused_before_training(tmp_path, name, kin
         f"{path} is {kind}, and a run keeps a file of that name.\n"
         f"Move it away (`mv {path} {path}.old`), or give another `--out`."
     )
+
+
+@pytest.mark.parametrize("leads_to", ["another run's student", "nothing", "itself"])
+def test_a_student_that_is_a_link_is_refused_by_name(run, shared, capsys, tmp_path, leads_to):
+    student, other = run / "student.keras", tmp_path / "other.keras"
+    student.rename(other)
+    target = {"itself": student, "nothing": tmp_path / "none.keras"}.get(leads_to, other)
+    student.symlink_to(target)
+    words = (
+        f"{student} is a link, and a run keeps its student in a file of its own.\n"
+        f"  link:  {student}\n  model: {target}\n"
+        "Give the model itself, or copy it into the run: "
+        f"`cp --remove-destination {target} {student}`."
+    )
+    for give in (
+        lambda: load_teacher(run),
+        lambda: load_student(run, num_classes=3, image_size=(8, 8), num_channels=3),
+        lambda: export(run, tmp_path / "out.keras"),
+    ):
+        with pytest.raises(StreamkdError) as refused:
+            give()
+        assert str(refused.value) == words
+    code, found, _ = command(capsys, "evaluate", run, shared[0])
+    assert (code, found["error"]["message"]) == (2, words)
+    assert not (tmp_path / "out.keras").exists()
+    student.unlink()
+    shutil.copy(other, student)
+    assert command(capsys, "evaluate", run, shared[0])[0] == 0
 
 
 @pytest.mark.parametrize("kind", [b"", "a pipe", "a link"])

@@ -211,13 +211,13 @@ def _student(args: argparse.Namespace, stream: kd.Stream, scope: Any) -> Any:
 
     from streamkd.models.load_student import load_student
     from streamkd.models.precision import check_precision, precision
-    from streamkd.models.run_code import open_student
+    from streamkd.models.run_code import has_student, open_student
     from streamkd.training.loss_choice import needs_sigmoid
 
     is_sigmoid = needs_sigmoid(args.loss, stream, args.label_weight)
     tf_keras.utils.set_random_seed(args.seed)
     with scope, precision(args.precision):
-        if os.path.exists(os.path.join(args.student, "student.keras")):
+        if has_student(args.student):
             student = open_student(args.student, trust=args.trust)
         else:
             student = load_student(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd.errors import StudentError
-from streamkd.models import families, user_code
+from streamkd.models import families, run_code, user_code
 from streamkd.models.precision import precision_of
 
 
@@ -44,8 +44,8 @@ def load_student(
     """
     text = os.fspath(source)
     path = Path(text)
-    if path.is_dir() and (path / "student.keras").exists():
-        path = path / "student.keras"
+    if path.is_dir() and run_code.has_student(path):
+        path = run_code.student_file(path)
     if path.suffix == ".keras" or path.exists():
         return families.load_model(path, refusal=StudentError, trust=trust)
     image_shape = (*image_size, num_channels)

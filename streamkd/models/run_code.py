@@ -48,7 +48,7 @@ def open_student(
       refusal: the student cannot be loaded, nobody vouches for the modules that the run
         names, or one of them cannot be imported.
     """
-    path = Path(run) / STUDENT
+    path = student_file(run, refusal)
     try:
         return families.load_model(path, refusal=refusal, trust=trust)
     except refusal as error:
@@ -64,6 +64,29 @@ def open_student(
     for name in modules:
         user_code.import_module(name, f"the run {os.fspath(run)}", refusal)
     return families.load_model(path, refusal=refusal, trust=trust)
+
+
+def has_student(run: str | os.PathLike) -> bool:
+    """Returns whether a run directory has a student, or a link to one."""
+    return os.path.lexists(Path(run) / STUDENT)
+
+
+def student_file(run: str | os.PathLike, refusal: type[StreamkdError] = StudentError) -> Path:
+    """Returns the file of the student in a run directory.
+
+    Raises:
+      refusal: it is a link. What lies beside it speaks of another model than the one it leads to.
+    """
+    path = Path(run) / STUDENT
+    if path.is_symlink():
+        target = os.path.realpath(path)
+        raise refusal(
+            f"{path} is a link, and a run keeps its student in a file of its own.\n"
+            f"  link:  {path}\n  model: {target}\n"
+            f"Give the model itself, or copy it into the run: "
+            f"`cp --remove-destination {target} {path}`."
+        )
+    return path
 
 
 def modules_of(run: str | os.PathLike) -> list[str]:

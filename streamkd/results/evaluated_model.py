@@ -19,7 +19,7 @@ from streamkd.models import families
 from streamkd.models.head_check import checked_answer
 from streamkd.models.interface import Interface, check_interface
 from streamkd.models.logits_head import LogitsModel
-from streamkd.models.run_code import open_student
+from streamkd.models.run_code import has_student, open_student
 from streamkd.results.report_fields import kind_of_answers
 
 
@@ -27,7 +27,7 @@ def open_model(path: str | os.PathLike, *, trust: bool = False) -> Any:
     """Returns the model of a `.keras` file or of a run directory."""
     path = Path(path)
     if path.is_dir():
-        if not (path / "student.keras").exists():
+        if not has_student(path):
             raise StudentError(
                 f"{path} is a directory without student.keras, so it is no finished run.\n"
                 "Give a `.keras` file or the --out of `streamkd train`."

@@ -121,7 +121,7 @@ def _from_path(path: Path, name: str | None, *, trust: bool, **options: Any) -> 
 
 def _from_run(path: Path, name: str | None, *, trust: bool, **options: Any) -> Teacher:
     """Returns the student of a run directory as a teacher, with the classes of the run."""
-    if not (path / run_code.STUDENT).exists():
+    if not run_code.has_student(path):
         raise TeacherError(
             f"{path} is a run directory without student.keras: its training has finished no epoch."
             "\nGo on with the run until then, or give another model."

@@ -19,9 +19,8 @@ from streamkd.errors import ResumeError, StudentError
 from streamkd.models import families
 from streamkd.models.layer_digests import describe_layers
 from streamkd.models.load_student import load_student
-from streamkd.models.run_code import open_student
+from streamkd.models.run_code import has_student, open_student, student_file
 from streamkd.models.saving import check_can_be_saved, save_model
-from streamkd.runs.run_directory import STUDENT
 from streamkd.stream.stream import Stream
 from streamkd.training.loss_choice import needs_sigmoid
 
@@ -94,7 +93,7 @@ class StudentSource:
         model = self._student
         if not self.is_model:
             path = Path(self._student)
-            path = path / STUDENT if path.is_dir() else path
+            path = student_file(path) if path.is_dir() else path
             if path.suffix != ".keras" or not path.exists():
                 return None
             model = families.load_model(path, refusal=StudentError, trust=self._trust)
@@ -109,7 +108,7 @@ class StudentSource:
             return self._load()
         tf_keras.utils.set_random_seed(self._seed)
         source = os.fspath(self._student)
-        if os.path.exists(os.path.join(source, STUDENT)):
+        if has_student(source):
             return open_student(source, trust=self._trust)
         return load_student(
             source,
