@@ -33,6 +33,7 @@ from streamkd.codes import StreamkdWarning
 from streamkd.errors import QueryBudgetError, StoreError, StudentError, TeacherError
 from streamkd.teachers.image_axes import ImageAxes
 from streamkd.teachers.load_teacher import load_teacher
+from streamkd.teachers.onnx_graph import last_operation
 
 # Made in milliseconds; the others are traced or converted by TensorFlow, which takes seconds.
 QUICK = ("tf_keras.h5", "keras.h5", "run", "onnx-any-batch", "onnx-channels-first")
@@ -542,12 +543,62 @@ def test_files_beside_an_onnx_model_must_be_beside_it(tmp_path, place, message):
             load_teacher(path)
 
 
-def test_sigmoid_answers_of_an_onnx_model_are_not_guessed(tmp_path):
+def onnx_ending_in(folder, operation):
+    """Writes a classifier of this last operation; returns its path."""
     pytest.importorskip("onnxruntime")
-    path = tmp_path / "m.onnx"
-    path.write_bytes(onnx_bytes(channels_first=True, end="Sigmoid"))
+    path = folder / f"{operation}.onnx"
+    path.write_bytes(onnx_bytes(channels_first=True, end=operation))
+    return path
+
+
+def test_an_onnx_model_that_ends_in_sigmoid_has_independent_labels(tmp_path):
+    teacher = load_teacher(onnx_ending_in(tmp_path, "Sigmoid"))
+    assert teacher.is_sigmoid and teacher.identity()["output"] == "sigmoid"
+    inner = load_teacher(onnx_ending_in(tmp_path, "Identity"), output="logits")
+    np.testing.assert_allclose(teacher(pixels(3)), inner(pixels(3)), atol=1e-3)
+
+
+def test_answers_between_0_and_1_of_another_operation_are_not_guessed(tmp_path):
     with pytest.raises(TeacherError, match="sigmoid"):
-        load_teacher(path)(pixels(3))
+        load_teacher(onnx_ending_in(tmp_path, "HardSigmoid"))(pixels(3))
+    path = onnx_ending_in(tmp_path, "Sigmoid")
+    assert not load_teacher(path, output="logits").is_sigmoid  # the user's word goes first
+
+
+SIGMOID = ("Sigmoid", ["l"], ["s"])
+ENDS = {
+    "Reshape": ([SIGMOID, ("Reshape", ["s", "row"], ["y"])], "Sigmoid"),
+    "Squeeze and Identity": (
+        [SIGMOID, ("Squeeze", ["s"], ["q"]), ("Identity", ["q"], ["y"])],
+        "Sigmoid",
+    ),
+    "Cast": ([SIGMOID, ("Cast", ["s"], ["y"])], "Cast"),
+    "Mul": ([SIGMOID, ("Mul", ["s", "s"], ["y"])], "Mul"),
+    "the same twice": ([SIGMOID, ("Identity", ["s"], ["y"]), ("Sigmoid", ["l"], ["y"])], ""),
+    "in a circle": ([("Identity", ["y"], ["z"]), ("Identity", ["z"], ["y"])], ""),
+    "nothing": ([SIGMOID], ""),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_last_operation_of_an_onnx_graph_is_found(tmp_path, end):
+    onnx = pytest.importorskip("onnx")
+    steps, wanted = ENDS[end]
+    nodes = [onnx.helper.make_node(*step) for step in steps]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_model(onnx.helper.make_graph(nodes, "g", [], [])).SerializeToString())
+    assert last_operation(path, "y") == wanted
+
+
+def test_a_sigmoid_of_another_domain_or_in_a_damaged_file_is_none(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Sigmoid", ["l"], ["y"], domain="my.own")
+    path = tmp_path / "m.onnx"
+    data = onnx_model(onnx.helper.make_graph([node], "g", [], [])).SerializeToString()
+    path.write_bytes(data)
+    assert last_operation(path, "y") == ""
+    path.write_bytes(data[:-3])
+    assert last_operation(path, "y") == ""
 
 
 # TensorFlow Lite.

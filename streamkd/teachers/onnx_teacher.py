@@ -25,6 +25,7 @@ from streamkd.teachers.image_axes import (
     refuse_several_inputs,
 )
 from streamkd.teachers.onnx_files import external_files
+from streamkd.teachers.onnx_graph import last_operation
 from streamkd.teachers.teacher import Teacher
 
 # Kinds of input that images can be written in.
@@ -45,10 +46,13 @@ def onnx_teacher(
     path: str | os.PathLike,
     *,
     name: str | None = None,
+    output: str = "auto",
     model_output: str | int | None = None,
     **options: Any,
 ) -> Teacher:
     """Returns the teacher in a `.onnx` file; arguments as of `load_teacher`.
+
+    A model whose last operation is a sigmoid answers with probabilities of independent labels.
 
     Raises:
       TeacherError: the package for it is missing, or the file is no model of images.
@@ -67,6 +71,8 @@ def onnx_teacher(
                 f"The teacher {name!r} has {part.name!r} of the type {part.type}; streamkd takes "
                 f"{', '.join(types)}.\nExport the model with such an input and output."
             )
+    if output == "auto" and last_operation(path, target.name) == "Sigmoid":
+        output = "sigmoid"
     axes = ImageAxes.of_shape(_sizes(source), name)
     kind = _TYPES[source.type]
 
@@ -87,6 +93,7 @@ def onnx_teacher(
         answer,
         axes,
         name=name,
+        output=output,
         sizes=_sizes(target),
         files={"model": path, **beside},
         chosen=target.name if len(outputs) > 1 else "",
