@@ -3,8 +3,12 @@
     python tests/benchmarks/remote_teacher.py IMAGES MODEL.tflite
 
 The server speaks TensorFlow Serving's REST predict on this machine, and cuts the connection of one
-request in twenty after the answer was computed. The pass has a query budget, is killed half-way
-(SIGKILL), and is resumed until it is done; its store is compared with that of the model itself.
+request in twenty after the answer was computed. The pass has a query budget, is killed (SIGKILL)
+once half of the images are answered, or as many as `--kill-after` says, and is resumed until it is
+done; its store is compared with that of the model itself. A budget larger than that number, and
+smaller than the rest, stops the pass besides:
+
+    python tests/benchmarks/remote_teacher.py IMAGES MODEL.tflite --kill-after 200 --max-queries 350
 """
 
 import argparse
@@ -55,6 +59,7 @@ def main():
     parser.add_argument("images")
     parser.add_argument("model")
     parser.add_argument("--max-queries", type=int, default=700)
+    parser.add_argument("--kill-after", type=int, metavar="IMAGES", help="default: half of them")
     args = parser.parse_args()
     size = tuple(Model(args.model).input["shape"][1:3].tolist())
     images = kd.scan(args.images, labels=None)
@@ -100,11 +105,18 @@ def remote_passes(args, server, served, store, num_images):
     command += ["--teacher-output", "probabilities", "--max-queries", str(args.max_queries)]
     begin = time.perf_counter()
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while len(served.counts) < num_images // 2 and killed.poll() is None:
+    kill_after = num_images // 2 if args.kill_after is None else args.kill_after
+    while len(served.counts) < kill_after and killed.poll() is None:
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
+    if killed.poll() is None:
+        killed.send_signal(signal.SIGKILL)
     killed.wait()
     at_kill = {"answered_at_kill": len(served.counts), "kept": kd.open_store(store).rows_done}
+    if killed.returncode != -signal.SIGKILL:
+        raise SystemExit(
+            f"The first pass ended with {killed.returncode} before {kill_after} answers.\n"
+            "Give a larger --max-queries, or a smaller --kill-after."
+        )
     codes, messages = [killed.returncode], []
     while codes[-1]:
         ended = subprocess.run(command, capture_output=True, text=True)
