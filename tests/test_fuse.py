@@ -26,17 +26,37 @@ TRAIN = (
 )
 
 
-@pytest.fixture
-def mounted(tmp_path):
+# Where systems keep the server's part of sftp, which sshfs speaks with.
+SFTP_FOLDERS = "/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh:/usr/libexec"
+
+
+def bindfs(back, mount, folder):
+    return ["bindfs", back, mount]
+
+
+def sshfs(back, mount, folder):
+    """Returns the command of a network file system whose other end is a process of this machine."""
+    server = shutil.which("sftp-server", path=f"{os.environ['PATH']}:{SFTP_FOLDERS}")
+    if server is None:
+        pytest.skip("there is no sftp-server, which sshfs asks for files")
+    connection = folder / "connection"  # called instead of ssh, with arguments for it
+    connection.write_text(f"#!/bin/sh\nexec {server}\n")
+    connection.chmod(0o700)
+    return ["sshfs", "-o", f"ssh_command={connection}", f"localhost:{back}", mount]
+
+
+@pytest.fixture(params=[bindfs, sshfs], ids=["bindfs", "sshfs"])
+def mounted(request, tmp_path):
     """A folder that lies on a FUSE file system."""
-    mount, back = tmp_path / "mount", tmp_path / "back"
+    name, mount, back = request.param.__name__, tmp_path / "mount", tmp_path / "back"
     mount.mkdir()
     back.mkdir()
-    if shutil.which("bindfs") is None:
-        pytest.skip("there is no bindfs, which mounts a folder by FUSE")
-    done = subprocess.run(["bindfs", back, mount], capture_output=True, text=True, check=False)
+    if shutil.which(name) is None:
+        pytest.skip(f"there is no {name}, which mounts a folder by FUSE")
+    command = request.param(back, mount, tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"bindfs cannot mount here: {done.stderr.strip()}")
+        pytest.skip(f"{name} cannot mount here: {done.stderr.strip()}")
     try:
         assert os.stat(mount).st_dev != os.stat(back).st_dev
         yield mount
