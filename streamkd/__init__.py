@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.ensemble.specialist_images import SpecialistImages as SpecialistImages
     from streamkd.ensemble.specialist_images import specialist_images as specialist_images
     from streamkd.errors import StreamkdError as StreamkdError
+    from streamkd.exports.export import export as export
     from streamkd.file_access import file_settings as file_settings
     from streamkd.image_options import ImageOptions as ImageOptions
     from streamkd.keys import Keys as Keys
@@ -56,9 +57,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.results.class_bias import fit_class_bias as fit_class_bias
     from streamkd.results.class_bias import fold_class_bias as fold_class_bias
     from streamkd.results.evaluate import evaluate as evaluate
-    from streamkd.results.export import export as export
     from streamkd.store.collection import StoreCollection as StoreCollection
     from streamkd.store.collection import open_store as open_store
+    from streamkd.store.judgement import judge_teacher as judge_teacher
     from streamkd.store.merge import merge as merge
     from streamkd.store.reader import LogitStore as LogitStore
     from streamkd.store.verify import verify as verify
@@ -88,6 +89,7 @@ _NAMES = {
     "streamkd.ensemble.member": "Member",
     "streamkd.ensemble.specialist_images": "SpecialistImages specialist_images",
     "streamkd.errors": "StreamkdError",
+    "streamkd.exports.export": "export",
     "streamkd.file_access": "file_settings",
     "streamkd.image_options": "ImageOptions",
     "streamkd.keys": "Keys",
@@ -100,8 +102,8 @@ _NAMES = {
     "streamkd.manifest.manifest": "Manifest scan",
     "streamkd.results.class_bias": "fit_class_bias fold_class_bias",
     "streamkd.results.evaluate": "evaluate",
-    "streamkd.results.export": "export",
     "streamkd.store.collection": "StoreCollection open_store",
+    "streamkd.store.judgement": "judge_teacher",
     "streamkd.store.merge": "merge",
     "streamkd.store.reader": "LogitStore",
     "streamkd.store.verify": "verify",

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import numbers
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sized
@@ -58,13 +58,13 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
 
 def check_positive(name: str, value: float) -> None:
     """Refuses a `value` that is not a positive finite number."""
-    if not (_is_number(value) and 0 < value < math.inf):
+    if not (_is_number(value) and 0 < value <= sys.float_info.max):
         raise OptionError(f"{name} is {_shown(value)}; it must be a positive number.")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Refuses a `value` that is neither zero nor a positive finite number."""
-    if not (_is_number(value) and 0 <= value < math.inf):
+    if not (_is_number(value) and 0 <= value <= sys.float_info.max):
         raise OptionError(f"{name} is {_shown(value)}; it must be zero or a positive number.")
 
 
@@ -72,6 +72,12 @@ def check_count(name: str, value: int) -> None:
     """Refuses a `value` that is not a whole number above zero."""
     if not (_is_whole(value) and value >= 1):
         raise OptionError(f"{name} is {_shown(value)}; it must be a positive whole number.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what NumPy's and Keras' generators do not take as a seed."""
+    if not (_is_whole(seed) and 0 <= seed < 2**32):
+        raise OptionError(f"seed is {_shown(seed)}; it must lie between 0 and 4294967295.")
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -145,6 +145,14 @@ WARNINGS = {
         "The teacher is right on fewer of the labelled images than the student.",
         "Give a larger `--label-weight`, or a better teacher.",
     ),
+    "few_steps_for_views": Meaning(
+        "The run is too short for the views: some are never shown, or views do not pay yet.",
+        "Give the `--epochs` that the message names, or teach fewer views.",
+    ),
+    "student_too_small": Meaning(
+        "The student stays far behind the teacher on the images that it learns from.",
+        "Give a larger student, or try a larger `--learning-rate`.",
+    ),
     "class_only": Meaning(
         "The teacher gives the class alone, so that soft targets are labels of its choice.",
         "Nothing, if it gives no more; more images help, unlabelled ones too.",

@@ -1,7 +1,8 @@
-"""Progress bars on standard error: images done, images per second, time left.
+"""Progress on standard error: bars of images done, images per second, time left; and lines.
 
 with image_progress(len(images), 0, "checking") as bar:
     bar.update(1)
+say("going on at step 142 of 2,313")
 """
 
 from __future__ import annotations
@@ -36,3 +37,9 @@ def image_progress(total: int | None, done: int, activity: str, shown: bool = Tr
         leave=False,
         file=sys.stderr,
     )
+
+
+def say(words: str, shown: bool = True) -> None:
+    """Prints a line beside the bars; `shown` as in `image_progress`."""
+    if shown:
+        print(words, file=sys.stderr)

@@ -22,6 +22,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 gc.disable()
 
 
+# Modules that take the longest, in the ordinary run. They are begun first, so that no process is
+# left with one of them while the others have nothing to do.
+LONGEST = (
+    *("test_keras_callbacks", "test_resume", "test_distiller", "test_cached_stream"),
+    *("test_operation", "test_golden", "test_train_signals", "test_distribution", "test_demo"),
+    *("test_whole_job", "test_replay", "test_cached_files", "test_teach", "test_keras_metrics"),
+    *("test_resume_saves", "test_bad_images", "test_worker_slice", "test_scaled_stream"),
+    *("test_cli", "test_teach_kills", "test_end_to_end", "test_style", "test_fuzz"),
+    *("test_fit_memory", "test_op_determinism", "test_cache_cli", "test_autograph"),
+)
+
+
+def pytest_configure(config):
+    """pytest-xdist hands out modules as they were collected, and not those of few tests last."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 def pytest_collection_finish():
     """The garbage collector looks at what the tests make alone, and less often: a tenth faster."""
     gc.freeze()
@@ -149,9 +172,9 @@ def here(work, tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A directory of 30 images and its store, for a module whose tests change neither."""
+    """A directory of 30 images and its store, for tests that change neither."""
     from helpers import EncodingTeacher, draw_directory
 
     from streamkd.manifest.manifest import scan

@@ -28,6 +28,20 @@ from streamkd.cli.parser import build_parser
 SAME_LINES_FOR_BOTH = pytest.mark.parametrize(
     "family", [pytest.param("tf_keras", marks=pytest.mark.slow), "keras"], indirect=True
 )
+
+
+def in_pairs(name: str, *pairs: tuple[str, Any]) -> Any:
+    """Parametrizes `family` and `name`: each pair of values in turn, and the others with `-m slow`.
+
+    For tests of lines that both families share, with values that none of them sees: each family and
+    each value is among the pairs.
+    """
+    families, values = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
+    others = [(f, v) for f in families for v in values if (f, v) not in pairs]
+    cases = [*pairs, *(pytest.param(*other, marks=pytest.mark.slow) for other in others)]
+    return pytest.mark.parametrize(("family", name), cases, indirect=["family"])
+
+
 # The keys of `evaluate --json`, which other programs rely on.
 EVALUATION_KEYS = {
     "num_images",
@@ -45,7 +59,7 @@ EVALUATION_KEYS = {
 # Arguments of `Distiller.fit`; the others of `fit` below are arguments of `Distiller`.
 FIT_ARGUMENTS = (
     *("epochs", "validation", "resume", "callbacks", "class_weight", "save_every", "stop"),
-    *("arguments", "progress"),
+    *("arguments", "progress", "extend"),
 )
 
 

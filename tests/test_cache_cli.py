@@ -8,6 +8,7 @@ from streamkd.cli.main import main
 from streamkd.models.families import load_model
 
 TRAIN = ["train", "images", "--student", "student.keras", "--batch-size", "6", "--optimizer", "sgd"]
+TRAIN += ["--jit", "off"]
 DISK = ["--cache", "disk", "--cache-directory", "pixels"]
 
 

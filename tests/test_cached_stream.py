@@ -75,7 +75,8 @@ def assert_the_same_through_caches(tmp_path, make):
     return plain, memory
 
 
-@pytest.mark.parametrize("kind", quick_and_slow(CANONICAL, ("crop", "everything")))
+# Crops alone come again below, with several views of a decode and with skipped files.
+@pytest.mark.parametrize("kind", quick_and_slow(CANONICAL, ("everything",)))
 def test_views_come_the_same_through_the_cache(teach_once, tmp_path, noisy, kind):
     store = teach_once(noisy, tmp_path / "s.h5", **ASKED, views=CANONICAL[kind])
     options = {"batch_size": 4, "seed": 7, "operation": OPERATIONS.get(kind)}
@@ -189,8 +190,8 @@ def test_views_without_one_size_are_refused(teach_once, tmp_path, noisy):
 @pytest.mark.parametrize(
     ("cache", "batch_size"),
     [
-        ("disk", 6),
-        *(slow(c, b) for c in ("memory", "disk") for b in (2, 6, 10, 20) if (c, b) != ("disk", 6)),
+        ("disk", 4),  # of which most is compiled already
+        *(slow(cache, batch_size) for cache in ("memory", "disk") for batch_size in (2, 6, 10, 20)),
     ],
 )
 def test_the_teacher_says_the_same_through_it(
@@ -202,7 +203,8 @@ def test_the_teacher_says_the_same_through_it(
     last = stream.end_of_epoch(4)
     assert_replayed(stream, 2, last)  # entered in the middle of the epoch that fills it
     assert_replayed(stream, 0, last)
-    assert_replayed(join(noisy, store, batch_size=2, operation=FADE, **more), 3, 30)
+    other = 2 if batch_size == 6 else 4
+    assert_replayed(join(noisy, store, batch_size=other, operation=FADE, **more), 3, 30)
 
 
 @pytest.mark.parametrize("num_batches", [3, slow(1), slow(2), slow(5)])

@@ -147,6 +147,8 @@ def test_a_run_directory_knows_its_classes_and_how_images_are_read(tmp_path, ima
             "with the sum 0.9.\nGive parts of all images",
         ),
         ({"classes": ["cat"], "frequencies": {"cat": -0.5}}, "with the sum -0.5.\nGive parts"),
+        ({"classes": ["cat"], "frequencies": {"cat": 10**400}}, "with the sum nan.\nGive parts"),
+        ({"classes": ["cat"], "frequencies": {"cat": [0.5]}}, "with the sum nan.\nGive parts"),
         (
             {"classes": ["cat"], "frequencies": "known"},
             "frequencies is 'known'; choose one of equal",
@@ -214,7 +216,10 @@ def test_a_store_that_does_not_know_a_class_is_refused(images, store):
         fit(dense_student(), images, classes=["cow"], store=store, class_names=names)
 
 
-@pytest.mark.parametrize("bias", [{"cat": 1.0}, "cat", [[0.0, 1.0, 2.0]], [0.0, np.nan, 1.0], None])
+@pytest.mark.parametrize(
+    "bias",
+    [{"cat": 1.0}, "cat", [[0.0, 1.0, 2.0]], [0.0, np.nan, 1.0], [0, 0, 10**400], None],
+)
 def test_what_is_no_bias_is_refused(bias):
     with pytest.raises(kd.StreamkdError, match="it must be the report of `fit_class_bias`, or one"):
         kd.fold_class_bias(dense_student(), bias)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from run_helpers import cross_entropy, dense_student, distillation, fit, log_softmax, softmax
+from run_helpers import (
+    SAME_LINES_FOR_BOTH,
+    cross_entropy,
+    dense_student,
+    distillation,
+    fit,
+    log_softmax,
+    softmax,
+)
 
 from streamkd.errors import OptionError
 from streamkd.losses.distillation import label_loss
@@ -76,10 +84,11 @@ def test_many_classes_are_not_all_named():
         weights_of_classes({"owl": 1}, class_names=None, num_classes=9)
 
 
-@pytest.fixture
-def stream(images, store):
+@pytest.fixture(scope="module")
+def stream(shared):
+    images = scan(shared[0])
     images.labels[::7] = -1
-    return join(images, store, batch_size=10, seed=3)
+    return join(images, shared[1], batch_size=10, seed=3)
 
 
 def seen(stream, start=0, stop=None):
@@ -141,6 +150,7 @@ def write_table(directory, images, weights):
     return scan(directory / "metadata.csv")
 
 
+@SAME_LINES_FOR_BOTH
 def test_weights_of_a_table_reach_the_student(directory, images, store, family):
     """The student ends where a descent in NumPy ends."""
     weights = np.random.default_rng(0).integers(0, 4, len(images)).astype(np.float64)

@@ -138,9 +138,10 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     assert "teaching" in errors
     assert (answer["num_refused"], answer["refused"]) == (0, [])
     inspected = command(capsys, "inspect", "new.h5")[1]
-    assert {**inspected, "num_refused": 0, "refused": [], "notes": [], "warnings": []} == answer
+    done = {"num_refused": 0, "refused": [], "notes": [], "warnings": [], "outcome": "new"}
+    assert {**inspected, **done} == answer
     before = snapshot(here)
-    assert command(capsys, *teach)[:2] == (0, answer)
+    assert command(capsys, *teach)[:2] == (0, {**answer, "outcome": "already_finished"})
     assert snapshot(here) == before
 
 
@@ -192,13 +193,16 @@ def test_train_answers_with_its_keys(here, capsys):
         "images_per_second",
         "num_skipped",
         "run",
+        "outcome",
+        "began_at_step",
         "warnings",
     }
     assert (answer["epochs"], answer["steps"], answer["run"]) == (2, 8, "new")
     assert all(0 <= answer[name] <= 1 for name in ("accuracy", "val_accuracy", "agreement"))
     assert "epoch 1: loss " in errors and "epoch 2: loss " in errors
     again = command(capsys, *words, *options)
-    assert again[:2] == (0, answer)
+    assert answer["outcome"] == "new" and answer["began_at_step"] == 0
+    assert again[:2] == (0, {**answer, "outcome": "already_finished", "began_at_step": 8})
 
 
 def test_train_without_validation_or_store_leaves_that_null(here, capsys):
@@ -427,12 +431,13 @@ def test_class_names_says_whose_classes_are_meant():
         for name, parser in build_parser().commands.items()
         if "class-names" in parser.arguments
     }
-    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate", "distill"}
+    assert set(helps) == {"scan", "plan", "teach", "import", "evaluate", "distill", "export"}
     assert "class folders to list" in helps["scan"] and "for a table" in helps["scan"]
     assert "in the order of the teacher's outputs" in helps["teach"]
     assert helps["teach"] == helps["plan"] == helps["distill"]
     assert "in the order of the columns of LOGITS" in helps["import"]
     assert "in the order of the model's outputs" in helps["evaluate"]
+    assert "in the order of the outputs" in helps["export"]
 
 
 LIGHT = """

@@ -69,20 +69,64 @@ def test_the_covariance_is_numpys_in_blocks_of_any_size(store, monkeypatch):
     expected = np.cov(targets, rowvar=False, bias=True)
     for at_once in (6, 100, 1 << 21):
         monkeypatch.setattr("streamkd.ensemble.clusters._MAX_PROBABILITIES", at_once)
-        covariance, counts = soft_target_covariance(kd.open_store(store), 2.0)
+        covariance, counts, doubt = soft_target_covariance(kd.open_store(store), 2.0)
         np.testing.assert_allclose(covariance, expected, atol=1e-12)
         assert counts.tolist() == np.bincount(logits.argmax(axis=1), minlength=6).tolist()
+        assert doubt == pytest.approx(1 - (targets**2).sum(axis=1).mean())
 
 
 def test_only_plain_views_of_answered_images_count(tmp_path):
     logits = confused_logits(30)
     logits[7] = 1000.0 * np.eye(6)[0]
     path = write(tmp_path / "views.h5", logits, num_views=3, refused=[7])
-    covariance, counts = soft_target_covariance(kd.open_store(path), 1.0)
+    covariance, counts, doubt = soft_target_covariance(kd.open_store(path), 1.0)
     whole = write(tmp_path / "plain.h5", np.delete(logits, 7, axis=0))
-    expected, expected_counts = soft_target_covariance(kd.open_store(whole), 1.0)
+    expected, expected_counts, expected_doubt = soft_target_covariance(kd.open_store(whole), 1.0)
     np.testing.assert_allclose(covariance, expected, atol=1e-12)
     assert counts.tolist() == expected_counts.tolist()
+    assert doubt == pytest.approx(expected_doubt)
+
+
+def test_an_image_that_was_answered_again_counts_once(tmp_path):
+    """A delta, or a later shard, has other answers for some of the images, and new images."""
+    old, new = confused_logits(20), confused_logits(30, seed=1)
+    whole, part = write(tmp_path / "a.h5", old), write(tmp_path / "b.h5", new)
+    kd.merge([whole, part], tmp_path / "index.h5", index=True, progress=False)
+    indexed = kd.open_store(tmp_path / "index.h5")
+    merged = kd.merge([whole, part], tmp_path / "m.h5", progress=False).store
+    expected, expected_counts, _ = soft_target_covariance(merged, 1.0)
+    covariance, counts, _ = soft_target_covariance(indexed, 1.0)
+    np.testing.assert_allclose(covariance, expected, atol=1e-12)
+    assert counts.tolist() == expected_counts.tolist()
+    assert counts.sum() == merged.num_images < 50
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 1e-300])
+def test_a_teacher_that_is_sure_of_every_image_confuses_nothing(tmp_path, temperature):
+    path = write(tmp_path / "sure.h5", 1e4 * np.eye(6, dtype=np.float32)[np.arange(30) % 6])
+    with pytest.raises(kd.StreamkdError, match="is sure of every image") as caught:
+        kd.cluster_classes(path, 2, temperature=temperature)
+    assert f"`--temperature {max(4.0, 4 * temperature):g}`" in str(caught.value)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e300])
+def test_a_teacher_that_answers_every_image_alike_tells_nothing(store, tmp_path, temperature):
+    path = store
+    if temperature == 1:
+        path = write(tmp_path / "same.h5", np.tile(confused_logits(1), (9, 1)))
+    with pytest.raises(kd.StreamkdError, match="answers every image alike"):
+        kd.cluster_classes(path, 2, temperature=temperature)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
+def test_what_is_no_seed_is_refused(store, seed):
+    for use in (
+        lambda: kd.cluster_classes(store, 2, seed=seed),
+        lambda: kd.specialist_images(images_of([0, 1, 2]), ["bus"], seed=seed),
+        lambda: kd.compare_stores([store, store], seed=seed, progress=False),
+    ):
+        with pytest.raises(kd.StreamkdError, match="seed is "):
+            use()
 
 
 def test_one_group_holds_all_classes_and_the_seed_decides(store):
@@ -163,7 +207,8 @@ def test_what_cannot_be_clustered_is_refused(store, tmp_path, monkeypatch):
 
 
 def test_a_file_that_holds_no_clusters_is_refused(tmp_path):
-    for text in ("", "[]", '{"clusters": [{"classes": [1]}]}', '{"clusters": 3}'):
+    texts = ["", "[]", '{"clusters": [{"classes": [1]}]}', '{"clusters": 3}', '{"clusters": "ab"}']
+    for text in (*texts, '{"clusters": [["a", "b"]]}', '{"clusters": [{"classes": "ab"}]}'):
         (tmp_path / "odd.json").write_text(text)
         with pytest.raises(kd.StreamkdError, match=r"odd\.json is not a file of clusters"):
             kd.read_clusters(tmp_path / "odd.json")

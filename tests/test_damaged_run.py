@@ -13,9 +13,9 @@ from run_helpers import command, dense_student, refusal, snapshot
 from run_helpers import fit as fit_student
 
 from streamkd.errors import OutputError, ResumeError, StreamkdError, StudentError
+from streamkd.exports.export import export
 from streamkd.manifest.manifest import scan
 from streamkd.models.load_student import load_student
-from streamkd.results.export import export
 from streamkd.runs import checkpoint
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import RunDirectory, config_of_model

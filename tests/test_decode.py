@@ -1,5 +1,6 @@
 """Pixels against Keras' own loaders, and files that cannot be decoded."""
 
+import functools
 import os
 
 import helpers
@@ -15,9 +16,10 @@ from streamkd.image_options import INTERPOLATIONS, ImageOptions
 from streamkd.manifest.manifest import scan
 from streamkd.pixels.bad_images import find_bad_image, refuse_bad_image, why_bad
 from streamkd.pixels.check_images import check_images
-from streamkd.pixels.decode import decode_batch
+from streamkd.pixels.decode import _graph_of, decode_batch, decoder_of
 from streamkd.pixels.file_batch import read_files
 from streamkd.pixels.files import read_file
+from streamkd.tf_support.autograph import unconverted
 
 SIZES = {"wide": (9, 20), "tall": (21, 8), "small": (3, 4), "square": (12, 12)}
 
@@ -39,6 +41,9 @@ def photos(tmp_path_factory):
     return root
 
 
+BOTH = ({"plain_first": False}, {"plain_first": True})
+
+
 def read(images, options):
     """Returns the pixels of all images of a manifest."""
     files, one_size, *_ = read_files(images.paths(range(len(images))))
@@ -46,6 +51,35 @@ def read(images, options):
     pixels, _ = decoding(tf.constant(files))
     assert pixels.shape == (len(images), *options.shape) and pixels.dtype == tf.float32
     return pixels.numpy()
+
+
+def test_the_graph_of_a_decoder_is_made_once_for_all_datasets_of_one_shape(photos):
+    """And another one for other options, other boxes and views whose first is plain."""
+    data, one_size, *_ = map(tf.constant, read_files(scan(photos).paths(range(4))))
+    boxes = tf.constant(np.tile(np.float32([0.1, 0.2, 0.8, 0.9]), (4, 2, 1)))
+
+    def shown(options, **more):
+        decoder = decoder_of(options)
+        dataset = tf.data.Dataset.from_tensors((data, one_size))
+        if more:
+            decode = functools.partial(decoder.crops, boxes=boxes, **more)
+        else:
+            decode = decoder.whole
+        in_graph = next(iter(dataset.map(unconverted(decode))))
+        return in_graph.numpy(), decode(data, one_size).numpy()
+
+    size = {"image_size": (8, 11)}
+    kinds = [(ImageOptions(**size), more) for more in ({}, *BOTH)]
+    kinds += [(ImageOptions(**size, interpolation="nearest"), {})]
+    first = [shown(options, **more) for options, more in kinds]
+    for number, (in_graph, eagerly) in enumerate(first):
+        np.testing.assert_allclose(in_graph, eagerly, atol=1e-3)
+        assert all(not np.array_equal(in_graph, other) for other, _ in first[:number])
+    made = _graph_of.cache_info().misses
+    again = [shown(options, **more) for options, more in kinds]
+    assert _graph_of.cache_info().misses == made
+    for (one, _), (other, _) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def keras_pixels(family, root, color_mode="rgb", **arguments):

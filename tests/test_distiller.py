@@ -34,9 +34,9 @@ from streamkd.errors import (
     OutputError,
     StudentError,
 )
+from streamkd.exports.export import export
 from streamkd.manifest.manifest import scan
 from streamkd.models.families import load_model
-from streamkd.results.export import export
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.run_directory import COLUMNS
 from streamkd.stream.join import join
@@ -74,15 +74,15 @@ def changed(directory, tmp_path):
     return scan(tmp_path / "changed")
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=BATCH_SIZE, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
 
 
-@pytest.fixture
-def pixels(images, stream):
+@pytest.fixture(scope="module")
+def pixels(stream):
     """All images, float32 `[30, 8, 8, 3]`."""
-    batches = join(images, stream.store, batch_size=30, shuffle=False).batches(0, 1)
+    batches = join(stream.images, stream.store, batch_size=30, shuffle=False).batches(0, 1)
     return next(iter(batches))[0].numpy()
 
 
@@ -90,9 +90,8 @@ fit = functools.partial(run_helpers.fit, epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module")
-def whole(shared, tmp_path_factory):
+def whole(stream, tmp_path_factory):
     """A run of the dense student that nothing stopped: its distiller."""
-    stream = join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
     return fit(stream, run=tmp_path_factory.mktemp("whole") / "run")[0]
 
 
@@ -232,7 +231,10 @@ def test_a_run_writes_its_files(stream, images, store, tmp_path):
     assert history.run == str(run) and history.last["images_per_second"] > 0
 
 
-@pytest.mark.parametrize(("own", "num_epochs"), [("tf_keras", 3), ("keras", 1)])
+# Another moment of it, and another family: test_resume.py.
+@pytest.mark.parametrize(
+    ("own", "num_epochs"), [("tf_keras", 3), pytest.param("keras", 1, marks=pytest.mark.slow)]
+)
 def test_a_run_killed_after_some_epochs_ends_as_if_it_had_not_been(
     stream, images, tmp_path, own, num_epochs
 ):

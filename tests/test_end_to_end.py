@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tf_keras
 from PIL import Image
-from run_helpers import command, dense_student
+from run_helpers import SAME_LINES_FOR_BOTH, command, dense_student
 
 import streamkd as kd
 
@@ -78,6 +78,7 @@ def test_from_the_command_line(world, capsys):
     assert model.evaluate(data, verbose=0)[1] == pytest.approx(report["accuracy"])
 
 
+@SAME_LINES_FOR_BOTH  # the student of the command line is one of tf_keras
 def test_from_python(world, family):
     images = kd.scan("train")
     teacher = kd.load_teacher("teacher.keras")

@@ -270,7 +270,16 @@ def test_a_sigmoid_beside_a_softmax(tmp_path, first):
         ([0.5, None], ["a.h5 has a weight, and", "b.h5 has none", "or for none of them"]),
         ([1.0], ["There are 2 stores and 1 weights"]),
         (0.5, ["weights is 0.5; give a list"]),
-        ([{"ant": 1, "bee": 0.5, "cat": 0.5}, 0.5], ["for the class 'ant' do not", "1 + 0.5"]),
+        ({0.5}, ["weights is {0.5}; give a list with a weight for each store, in the order"]),
+        (b"ab", ["weights is b'ab'; give a list"]),
+        (np.array(0.5), ["weights is array(0.5); give a list"]),
+        (np.full((2, 1), 0.5), ["weights is array(", "give a list"]),
+        ([10**400, 1], ["a.h5 is 1000", "a weight is a number from 0 to 1"]),
+        ([{0: 0.5, "bee": 1, "cat": 1}, 0.5], ["by 0, of the type int", "Write it in quotes"]),
+        (
+            [{"ant": 1, "bee": 0.5, "cat": 0.5}, 0.5],
+            ["for the class 'ant' do not", "1 + 0.5", "0.666667 in"],
+        ),
         ([{"ant": 1, "bee": 0.5}, 0.5], ["leave out 1 of its 3 classes; the first is 'cat'"]),
         ([{"ant": 1, "Bee": 0, "bee": 1, "cat": 1}, 0], ["first unknown: 'Bee'", "in capitals"]),
         ([{"ant": -1, "bee": 1, "cat": 1}, 0], ["a.h5 for 'ant' is -1;"]),
@@ -308,6 +317,7 @@ def test_weights_by_class_without_class_names(tmp_path):
     [
         ({"oversampling": 0, "dustbin": "cat"}, "oversampling is 0; it must be a positive number"),
         ({"oversampling": "2", "dustbin": "cat"}, "oversampling is '2'"),
+        ({"oversampling": 10**400, "dustbin": "cat"}, "oversampling is 1000"),
         ({"oversampling": 2}, "oversampling is 2 for .*a.h5, which has no dustbin"),
         ({"dustbin": 3}, "dustbin is 3; give the name of a class"),
     ],
@@ -316,9 +326,12 @@ def test_a_member(first, options, words):
     assert re.search(words, str(refusal(kd.Member, first, **options)))
 
 
-@pytest.mark.parametrize(("stores", "kind"), [("a.h5", "str"), (7, "int"), ({"a.h5"}, "set")])
+@pytest.mark.parametrize(
+    ("stores", "kind"),
+    [("a.h5", "str"), (7, "int"), ({"a.h5"}, "set"), (iter(()), "tuple_iterator")],
+)
 def test_stores_that_are_no_list(stores, kind):
-    words = [f"The stores are a {kind}.", "Give a list such as"]
+    words = [f"The stores are of the type {kind}, which is no list.", "Give a list such as"]
     assert_refused(OptionError, "bad_option", words, stores)
 
 

@@ -11,7 +11,7 @@ from helpers import small_model
 from run_helpers import dense_student, drifting_model, same_weights, snapshot
 
 from streamkd.errors import BadImageError, OptionError, OutputError, StudentError
-from streamkd.results.export import export
+from streamkd.exports.export import export
 
 
 def test_the_file_is_an_ordinary_model_of_plain_keras(images, tmp_path, family):
@@ -22,9 +22,15 @@ def test_the_file_is_an_ordinary_model_of_plain_keras(images, tmp_path, family):
     noise = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)
     assert np.array_equal(np.asarray(loaded(noise)), np.asarray(model(noise)))
     assert loaded.layers[-1].activation.__name__ == "softmax"
+    assert min(report.pop("latency_ms"), report.pop("original_latency_ms")) > 0
     assert report == {
         "path": str(tmp_path / "out.keras"),
+        "format": "keras",
+        "precision": "float32",
         "num_bytes": os.path.getsize(tmp_path / "out.keras"),
+        "original_bytes": os.path.getsize(tmp_path / "out.keras"),
+        "class_names_path": None,
+        "num_images": len(images),
         "max_abs_difference": 0.0,
         "agreement": 1.0,
         "tolerance": 1e-5,
@@ -78,8 +84,8 @@ def test_a_path_that_cannot_be_is_refused(tmp_path, name, refusal, words):
 
 
 def test_other_formats_are_refused(tmp_path):
-    with pytest.raises(OptionError, match=r"--format is 'tflite'; choose one of keras\."):
-        export(dense_student(), tmp_path / "out.tflite", format="tflite")
+    with pytest.raises(OptionError, match=r"--format is 'pb'; choose one of keras, savedmodel, "):
+        export(dense_student(), tmp_path / "out.pb", format="pb")
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

@@ -35,15 +35,14 @@ from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=8, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=8, seed=3)
 
 
 @pytest.fixture(scope="module")
-def trained(shared, tmp_path_factory):
+def trained(stream, tmp_path_factory):
     """A finished run of one epoch; its optimizer is the user's own."""
-    stream = join(scan(shared[0]), shared[1], batch_size=8, seed=3)
     run = tmp_path_factory.mktemp("trained") / "run"
     fit(stream, run=run, **trained_with())
     return run

@@ -43,7 +43,7 @@ def directory(shared):
     return shared[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stream(shared):
     return join(scan(shared[0]), shared[1], batch_size=BATCH_SIZE, seed=3)
 
@@ -79,10 +79,10 @@ def recorder(family):
 
 
 def fitted(stream, directory, family, callbacks, *, optimizer, epochs):
-    """A student trained by its own `fit`."""
+    """A student trained by its own `fit`: eagerly, as tracing it takes longer than these steps."""
     model = linear(family)
     loss = family.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+    model.compile(optimizer, loss=loss, metrics=["accuracy"], run_eagerly=True)
     validation = family.utils.image_dataset_from_directory(
         directory, image_size=(8, 8), shuffle=False, batch_size=BATCH_SIZE
     )
@@ -94,7 +94,7 @@ def fitted(stream, directory, family, callbacks, *, optimizer, epochs):
 
 def distilled(stream, callbacks, *, epochs, student, run=None, validation=True, **options):
     """The history of a student trained by streamkd from labels alone."""
-    distiller = Distiller(student, label_weight=1, **options)
+    distiller = Distiller(student, label_weight=1, jit="off", **options)
     images = stream.images if validation else None
     return distiller.fit(
         stream, epochs=epochs, validation=images, run=run, callbacks=callbacks, progress=False
@@ -266,6 +266,7 @@ def events_of(folder):
     return events
 
 
+@SAME_LINES_FOR_BOTH
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
     events = {}
     for which in ("ours", "fit"):
@@ -320,6 +321,7 @@ def test_early_stopping_stops_and_restores_as_under_fit(stream, directory, famil
     assert again.epochs == history.epochs, "it is over"
 
 
+@SAME_LINES_FOR_BOTH
 def test_early_stopping_restores_the_averages_of_the_best_epoch(stream, family, tmp_path):
     keras, student = family.callbacks, linear(family)
     trajectory = [weights_of(student)]
@@ -367,7 +369,7 @@ def test_a_plateau_lowers_the_learning_rate_as_under_fit(stream, directory, fami
     ("family", "hook", "num_steps"),
     [
         ("tf_keras", "on_train_batch_end", 2),
-        ("keras", "on_train_batch_end", 2),
+        pytest.param("keras", "on_train_batch_end", 2, marks=pytest.mark.slow),
         ("keras", "on_epoch_begin", STEPS + 1),
     ],
 )
@@ -545,6 +547,7 @@ class TestCompiledStudent:
         saved = family.models.load_model(run / "student.keras")
         assert type(saved.optimizer).__name__ == "Adam" and int(saved.optimizer.iterations) == 1
 
+    @SAME_LINES_FOR_BOTH
     def test_a_run_resumes_whichever_student_is_compiled(self, stream, family, compiled, tmp_path):
         plain, whole, other = linear(family), linear(family), linear(family)
         compiled.set_weights(weights_of(whole))
@@ -561,7 +564,7 @@ class TestCompiledStudent:
         assert same_weights(compiled, whole) and int(compiled.optimizer.iterations) == 1
 
     def fit(self, stream, student, run, stop=lambda: True, callbacks=()):
-        distiller = Distiller(student, optimizer="adam", label_weight=1)
+        distiller = Distiller(student, optimizer="adam", label_weight=1, jit="off")
         options = {"epochs": 1, "run": run, "callbacks": callbacks, "progress": False}
         return distiller.fit(stream, stop=stop, **options)
 

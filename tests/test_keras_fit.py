@@ -7,15 +7,16 @@ from run_helpers import make_steps
 
 import streamkd as kd
 from streamkd.errors import OptionError
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 from streamkd.teachers.teach import teach
 from streamkd.training.batch_loss import BatchLoss
 from streamkd.views.views import Views
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=5, seed=3, progress=False)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=5, seed=3, progress=False)
 
 
 def linear(family):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import draw_directory
-from run_helpers import SAME_LINES_FOR_BOTH, dense_student, log_softmax, softmax
+from run_helpers import SAME_LINES_FOR_BOTH, dense_student, in_pairs, log_softmax, softmax
 
 from streamkd.errors import OptionError
 from streamkd.manifest.manifest import scan
@@ -41,9 +41,9 @@ def confidence(labels, answers):
     return tf.reduce_max(answers, axis=1)
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=8, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=8, seed=3)
 
 
 def as_logits(student, images):
@@ -55,7 +55,7 @@ def as_logits(student, images):
 def fit_still(stream, student, metrics, *, family, epochs=1, **options):
     """Trains with a rate of nearly nothing: the student stands still."""
     optimizer = family.optimizers.SGD(1e-12)
-    distiller = Distiller(student, optimizer=optimizer, metrics=metrics)
+    distiller = Distiller(student, optimizer=optimizer, metrics=metrics, jit="off")
     return distiller.fit(stream, epochs=epochs, progress=False, **options)
 
 
@@ -66,7 +66,7 @@ def seen(stream, epochs=1):
     return labels, np.concatenate([images.numpy() for images, _, _ in batches])
 
 
-@pytest.mark.parametrize("activation", ["softmax", None], ids=["softmax", "logits"])
+@in_pairs("activation", ("keras", "softmax"), ("tf_keras", None))  # None: logits
 def test_numbers_are_those_of_numpy(stream, images, family, tmp_path, activation):
     student = dense_student(family, activation=activation)
     keras = family.metrics
@@ -133,6 +133,7 @@ def test_where_no_image_has_a_label_there_is_no_number(store, directory, family)
     assert last["categorical_accuracy"] is None and last["accuracy"] is None
 
 
+@SAME_LINES_FOR_BOTH
 def test_callbacks_hear_them_and_keras_knows_the_names(stream, images, family):
     student, heard = dense_student(family), []
 
@@ -184,6 +185,7 @@ class Several:
         return {"plain": total, "doubled": 2 * total}
 
 
+@SAME_LINES_FOR_BOTH
 def test_a_metric_with_several_answers_has_several_columns(stream, family):
     kind = type("Pair", (Several, family.metrics.SparseCategoricalAccuracy), {})
     last = fit_still(stream, dense_student(family), [kind()], family=family).last
@@ -191,6 +193,7 @@ def test_a_metric_with_several_answers_has_several_columns(stream, family):
     assert last["doubled"] == pytest.approx(2 * last["accuracy"])
 
 
+@SAME_LINES_FOR_BOTH
 def test_metrics_that_make_variables_late_are_counted_too(stream, family):
     """F1 does so when it is first counted, which is within the compiled loop."""
     student = dense_student(family)

@@ -21,12 +21,13 @@ from run_helpers import (
 from streamkd.codes import StreamkdWarning
 from streamkd.errors import OptionError, ResumeError
 from streamkd.losses.logit_losses import dkd_loss
+from streamkd.manifest.manifest import scan
 from streamkd.stream.join import join
 
 
-@pytest.fixture
-def stream(images, store):
-    return join(images, store, batch_size=10, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=10, seed=3)
 
 
 def loss_of_first_epoch(stream, student, compare, label_weight):
@@ -98,6 +99,7 @@ def test_a_loss_between_classes_is_refused_for_independent_labels(stream):
 
 def test_the_command_line_takes_a_loss(directory, store, tmp_path, capsys):
     words = ["train", directory, "--store", store.path, "--epochs", 1, "--batch-size", 10]
+    words += ["--optimizer", "sgd", "--jit", "off"]
     dense_student().save(tmp_path / "student.keras")
     words += ["--student", tmp_path / "student.keras"]
     said = refusal(capsys, *words, "--out", tmp_path / "a", "--loss", "mse", "--temperature", 3)
@@ -145,6 +147,7 @@ def test_the_command_line_takes_values_over_the_run(directory, store, tmp_path, 
     dense_student().save(tmp_path / "student.keras")
     words = ["train", directory, "--store", store.path, "--student", tmp_path / "student.keras"]
     words += ["--epochs", 1, "--batch-size", 10, "--out", tmp_path / "run"]
+    words += ["--optimizer", "sgd", "--jit", "off"]
     said = refusal(capsys, *words, "--label-weight", "0:0.1,x")
     assert "'0:0.1,x'; give a number, or values at fractions of the run such as" in said
     code, _, _ = command(capsys, *words, "--label-weight", "0:0.1,0.5:0.1,1:1")

@@ -199,7 +199,7 @@ class TestPython:
 
 TEACH = ["teach", "images", "--teacher", "teacher.keras", "--out", "n.h5"]
 TRAIN = ["train", "images", "--store", "s.h5", "--student", "student.keras", "--out", "run"]
-TRAIN += ["--epochs", "1", "--batch-size", "5"]
+TRAIN += ["--epochs", "1", "--batch-size", "5", "--optimizer", "sgd", "--jit", "off"]
 
 
 class TestCommands:

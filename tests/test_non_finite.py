@@ -9,9 +9,17 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from helpers import encoded_logits, pixel_numbers
-from run_helpers import dense_student, fit, make_steps, weights_of
+from run_helpers import (
+    SAME_LINES_FOR_BOTH,
+    dense_student,
+    fit,
+    in_pairs,
+    make_steps,
+    weights_of,
+)
 
 from streamkd.errors import DamagedStoreError, NonFiniteError
+from streamkd.manifest.manifest import scan
 from streamkd.store import checksums, writer
 from streamkd.stream.join import join
 from streamkd.teachers import teacher_pass
@@ -34,21 +42,23 @@ def spoilt_teacher(value):
     return answer
 
 
-@pytest.fixture
-def spoilt(images, tmp_path, monkeypatch):
-    """A stream whose store holds a row of NaN, which no check of rows refuses."""
-    for module in (teacher_pass, writer):
-        monkeypatch.setattr(module, "check_range", lambda *_: None)
-    monkeypatch.setattr(checksums, "impossible_rows", lambda *_: {})
-    store = teach(
-        images,
-        spoilt_teacher(np.nan),
-        tmp_path / "nan.h5",
-        image_size=(8, 8),
-        codec="float32",
-        progress=False,
-    )
+@pytest.fixture(scope="module")
+def with_nan(shared, tmp_path_factory):
+    """A stream whose store holds a row of NaN."""
+    images, path = scan(shared[0]), tmp_path_factory.mktemp("nan") / "nan.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (teacher_pass, writer):
+            patch.setattr(module, "check_range", lambda *_: None)
+        options = {"image_size": (8, 8), "codec": "float32", "progress": False}
+        store = teach(images, spoilt_teacher(np.nan), path, **options)
     return join(images, store, batch_size=BATCH_SIZE, seed=3)
+
+
+@pytest.fixture
+def spoilt(with_nan, monkeypatch):
+    """A stream whose store holds a row of NaN, which no check of rows refuses."""
+    monkeypatch.setattr(checksums, "impossible_rows", lambda *_: {})
+    return with_nan
 
 
 def step_of(stream, key):
@@ -65,14 +75,14 @@ def test_no_such_row_gets_into_a_store(images, tmp_path, value):
     assert ("Give `--codec float32`" in str(info.value)) == (value == 70_000)
 
 
-def test_no_such_row_comes_out_of_a_store(spoilt, images, tmp_path, monkeypatch):
-    monkeypatch.undo()
+def test_no_such_row_comes_out_of_a_store(with_nan, images):
     words = "no teacher gave it: its logits are not finite"
     with pytest.raises(DamagedStoreError, match=words) as info:
-        list(join(images, tmp_path / "nan.h5", batch_size=BATCH_SIZE, seed=3).batches(0, 5))
+        list(join(images, with_nan.store.path, batch_size=BATCH_SIZE, seed=3).batches(0, 5))
     assert info.value.key == BAD_IMAGE
 
 
+@SAME_LINES_FOR_BOTH
 def test_an_image_whose_loss_is_not_finite_is_named(spoilt, tmp_path, family):
     student = dense_student(family)
     step = step_of(spoilt, BAD_IMAGE)
@@ -110,6 +120,7 @@ def test_weights_are_those_of_before_the_step(spoilt, family):
         np.testing.assert_array_equal(one, other)
 
 
+@SAME_LINES_FOR_BOTH
 def test_skip_leaves_the_step_out_and_says_so(spoilt, tmp_path, family):
     step, run = step_of(spoilt, BAD_IMAGE), tmp_path / "run"
     options = {"on_nonfinite": "skip", "learning_rate": 0.01, "epochs": 2}
@@ -136,7 +147,7 @@ def scaled(layers):
     return [layers.Rescaling(1 / 255), layers.Flatten()]
 
 
-@pytest.mark.parametrize("jit", ["off", "on"])
+@in_pairs("jit", ("tf_keras", "off"), ("keras", "on"))
 def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(images, shared, jit, family):
     """As of the square root at zero, where the loss does not see it."""
     layers = family.layers
@@ -158,6 +169,7 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is(images, shared
         np.testing.assert_array_equal(one, other)
 
 
+@SAME_LINES_FOR_BOTH
 def test_a_loss_that_is_not_finite_is_found_where_the_gradient_is(images, shared, family):
     """As of a penalty that depends on no weight."""
     layers = family.layers

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from delta_helpers import change
 from process_helpers import finished
-from replay_helpers import FADE, HASHES, SIZE, answers, assert_replayed, draw_noisy
+from replay_helpers import FADE, HASHES, SIZE, answers, assert_replayed, draw_noisy, slow
 from run_helpers import command, dense_student, killed, same_weights
 from store_helpers import extents_of, flip_bit
 
@@ -147,7 +147,8 @@ class TestReplay:
                 assert np.allclose(pixels[index], wanted[index], atol=1e-3)
         assert num_shown
 
-    @pytest.mark.parametrize("path", ["s.h5", "mixed.h5"])
+    # Mixed views go through all that others do.
+    @pytest.mark.parametrize("path", [slow("s.h5"), "mixed.h5"])
     def test_through_the_pixel_cache(self, noisy, path):
         views = Views.from_dict(kd.open_store(path).header.views)
         views = Views(2, flip=True, mixup=views.mixup, canonical_size=(11, 13), operation=FADE)
@@ -156,6 +157,7 @@ class TestReplay:
         for _ in range(2):
             assert_replayed(stream, 0, stream.end_of_epoch(2))
 
+    @pytest.mark.slow  # with crops as well: `test_views_in_two_shards_…` in test_replay.py
     def test_shards_merged_and_with_deltas(self, images, directory, tmp_path):
         for number in (1, 2):
             answers(images, tmp_path / f"{number}.h5", MIXED, shard=(number, 2))
@@ -186,7 +188,8 @@ class TestReplay:
     def test_a_stopped_run_resumes_to_the_same_weights(self, noisy, monkeypatch):
         def fit(run):
             stream = join(noisy, "mixed.h5", batch_size=4, seed=3, operation=FADE)
-            distiller = Distiller(dense_student(image_size=SIZE), learning_rate=0.01)
+            options = {"learning_rate": 0.01, "optimizer": "sgd", "jit": "off"}
+            distiller = Distiller(dense_student(image_size=SIZE), **options)
             distiller.fit(stream, epochs=2, run=run, progress=False)
             return distiller.student
 

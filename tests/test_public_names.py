@@ -18,7 +18,7 @@ ARGUMENTS = {
     "accumulate ema temperature label_weight label_smoothing student_preprocess model_output jit "
     "steps_per_call metrics on_nonfinite loss standardize",
     "Distiller.fit": "self stream * epochs validation run resume progress callbacks class_weight "
-    "save_every stop arguments",
+    "save_every stop arguments extend",
     "EnsembleStore": "members rule",
     "EnsembleStore.write": "self out * images codec progress",
     "Keys": "data offsets",
@@ -47,7 +47,8 @@ ARGUMENTS = {
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
     "teacher_class_map model_output batch_size max_pixels trust progress",
-    "export": "model out * format images image_size model_output batch_size trust progress",
+    "export": "model out * format precision images max_images image_size class_names model_output "
+    "batch_size trust progress",
     "import_logits": "logits keys images out * output teacher logits_dataset keys_dataset "
     "class_names **options",
     "join": "images store * weights rule image_size batch_size seed shuffle color_mode "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,37 @@ def test_settings_follow_what_is_known(name, changes, value):
     assert chosen(**changes)[name].value == value
 
 
+@pytest.mark.parametrize(
+    ("loss", "temperature", "label_weight"),
+    [("dkd", "auto", 0.5), ("wttm", "auto", 0.2), ("hard", "auto", 0.5)],
+)
+def test_a_loss_of_a_paper_has_the_settings_of_its_paper(loss, temperature, label_weight):
+    recipe = chosen({"loss": loss})
+    assert recipe["loss"].value == loss and recipe["loss"].reason == "As given."
+    assert recipe["temperature"].value == temperature
+    assert recipe["label_weight"].value == label_weight
+    assert recipe["temperature"].reason == f"That of the paper of {loss}."
+    assert chosen({"loss": loss}, is_labelled=False)["label_weight"].value == 0.0
+    assert chosen({"loss": loss, "label_weight": 0.3})["label_weight"].value == 0.3
+
+
+@pytest.mark.parametrize("loss", ["auto", "kd", "kl", "bce"])
+def test_a_common_loss_has_the_settings_that_are_chosen_without_it(loss):
+    recipe = chosen({"loss": loss})
+    assert {name: setting for name, setting in recipe.items() if name != "loss"} == chosen()
+
+
+def test_the_rate_of_another_optimizer_must_be_given():
+    with pytest.raises(OptionError) as info:
+        chosen({"optimizer": "sgd"})
+    assert str(info.value) == (
+        "--optimizer is 'sgd', and the rate that is chosen fits adamw.\n"
+        "Give the rate, too, such as `--learning-rate 0.1` for sgd."
+    )
+    assert chosen({"optimizer": "sgd", "learning_rate": 0.1})["learning_rate"].value == 0.1
+    assert chosen({"optimizer": "Nadam"})["learning_rate"] == chosen()["learning_rate"]
+
+
 def test_a_time_is_spent_on_answers_and_epochs():
     times = {"teacher_seconds": 0.01, "student_seconds": 0.001}
     budget = Budget("20m", seconds=1200)
@@ -149,3 +181,17 @@ def test_large_sets_hold_out_as_many_images_as_measure_well():
     assert validation_split(1_000)[0] == 0.2
     split, reason = validation_split(1_000_000)
     assert split == 0.01 and "10,000 images" in reason
+
+
+def test_the_table_of_the_docs_is_what_is_chosen():
+    text = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = [
+        [int(cell.replace(",", "")) for cell in line.strip("|").split("|")]
+        for line in text.partition("| images |")[2].partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert len(rows) > 3
+    for num_images, views, batch_size, epochs, updates in rows:
+        values = values_of(chosen(num_images=num_images))
+        assert (values["views"], values["batch_size"]) == (views, batch_size), num_images
+        assert values["epochs"] == epochs, num_images
+        assert round(epochs * num_images / batch_size) == updates, num_images

@@ -49,8 +49,9 @@ def test_the_teacher_answers_the_students_images_as_the_store_says(
     assert_replayed(stream, 0, stream.end_of_epoch(views.count + 1))
 
 
+# RGBA without a cache: `test_transparent_views_are_answered_and_replayed`.
 @pytest.mark.parametrize(
-    ("mode", "color_mode"), [("L", "grayscale"), ("RGBA", "rgba")], ids=["grey", "RGBA"]
+    ("mode", "color_mode"), [("L", "grayscale"), slow("RGBA", "rgba")], ids=["grey", "RGBA"]
 )
 def test_images_with_one_or_four_channels_are_replayed(teach_once, tmp_path, mode, color_mode):
     images = draw_noisy(tmp_path / "noisy", one_size=False, mode=mode)
@@ -156,18 +157,17 @@ def test_the_student_may_have_another_resolution(teach_once, tmp_path):
 
 
 def test_views_in_two_shards_merged_and_with_deltas_are_replayed(images, directory, tmp_path):
-    views = Views(2, crop=(0.5, 1.0), flip=True, mixup=1.0)
+    views = Views(2, crop=(0.5, 1.0), flip=True, mixup=1.0, operation=FADE)
+    own = {"batch_size": 4, "operation": FADE, "progress": False}
     for number in (1, 2):
         answers(images, tmp_path / f"{number}.h5", views, shard=(number, 2))
     merged = merge([tmp_path / "1.h5", tmp_path / "2.h5"], tmp_path / "m.h5", progress=False).store
-    assert_replayed(join(images, merged, batch_size=4), 0, 15)
+    assert_replayed(join(images, merged, **own), 0, 15)
     images = change(directory)
     store = answers(images, tmp_path / "m.h5", views)
-    stream = join(images, store, batch_size=4, progress=False)
-    assert_replayed(stream, 0, 20)
+    assert_replayed(join(images, store, **own), 0, 20)
     compact = merge([tmp_path / "m.h5"], tmp_path / "c.h5", images=images, progress=False).store
-    stream = join(images, compact, batch_size=4, progress=False)
-    assert_replayed(stream, 0, 20)
+    assert_replayed(join(images, compact, **own), 0, 20)
     assert kd.verify(tmp_path / "c.h5", images=images, progress=False).sound
 
 

@@ -19,7 +19,7 @@ from resume_helpers import (
     tensors_of,
     what_remains,
 )
-from run_helpers import dense_student, same_weights, snapshot
+from run_helpers import SAME_LINES_FOR_BOTH, dense_student, same_weights, snapshot
 
 from streamkd.errors import NonFiniteError
 from streamkd.manifest.manifest import scan
@@ -89,9 +89,12 @@ def assert_resumes(stream, make_student, make_options, root, *, stops, epochs=3)
 @pytest.mark.parametrize(
     ("family", "jit", "stops"),
     [
+        ("tf_keras", "off", (3,)),
+        ("keras", "off", (1,)),
+        # XLA changes no line of what is saved, and a third life none of how.
+        pytest.param("tf_keras", "on", (3,), marks=pytest.mark.slow),
         pytest.param("tf_keras", "off", (1, 2), marks=pytest.mark.slow),
-        ("tf_keras", "on", (3,)),
-        ("keras", "off", (1, 2)),
+        pytest.param("keras", "off", (1, 2), marks=pytest.mark.slow),
     ],
     indirect=["family"],
 )
@@ -113,6 +116,7 @@ def test_with_averages_accumulation_metrics_and_class_weights(
     assert same_weights(*students)
 
 
+@SAME_LINES_FOR_BOTH
 def test_another_seed_of_what_is_dropped_is_another_run(stream, family, tmp_path):
     """Or else the lives above, each with a seed of its own, would prove nothing."""
     for seed in (4, 77):
@@ -162,6 +166,7 @@ def test_too_many_in_a_row_are_counted_over_a_stop(stream, tmp_path):
         fit(stream, student(), tmp_path / "run", epochs=9, **options)
 
 
+@SAME_LINES_FOR_BOTH
 def test_with_a_loss_scale(stream, family, tmp_path):
     """It doubles after every third step, so that count and scale must both be saved."""
 
@@ -174,7 +179,7 @@ def test_with_a_loss_scale(stream, family, tmp_path):
         scaling = family.mixed_precision.LossScaleOptimizer
         return {"optimizer": scaling(inner, initial_scale=16.0, dynamic_growth_steps=3)}
 
-    assert_resumes(stream, student, options, tmp_path, stops=(4, 1))
+    assert_resumes(stream, student, options, tmp_path, stops=(4,))
     tensors = tensors_of(checkpoints_of(tmp_path / "cut")[-1])
     assert any(array.size == 1 and float(array) == 16.0 * 2**4 for array in tensors.values())
 
@@ -199,6 +204,7 @@ def memory_of(callbacks):
     return known, [weight.tobytes() for weight in stopping.best_weights]
 
 
+@SAME_LINES_FOR_BOTH
 def test_with_callbacks_that_remember(stream, family, tmp_path):
     """An own optimizer, whose learning rate they set; stopped at the end of an epoch and in two."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -219,6 +225,7 @@ def test_with_callbacks_that_remember(stream, family, tmp_path):
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.025]), "as in the epoch, before its end"
 
 
+@SAME_LINES_FOR_BOTH
 def test_a_learning_rate_that_is_set_as_an_epoch_begins_is_set_once(stream, family, tmp_path):
     def options():
         lower = family.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
@@ -253,6 +260,7 @@ def test_the_same_distiller_resumes_after_its_learning_rate_was_set(stream, tmp_
     assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
 
 
+@SAME_LINES_FOR_BOTH
 def test_a_metric_that_waits_for_its_first_batch_is_saved_too(stream, family, tmp_path):
     assert_resumes(
         stream,
@@ -302,10 +310,9 @@ def test_an_image_that_was_skipped_before_a_stop_is_listed_at_the_end(shared, tm
 
 
 STREAMS = {
-    "balance": {"balance": True},
+    "balance and missing logits": {"balance": True, "missing": "label"},
     "views per decode": {"views_per_decode": 2},
     "independent views": {"augment": "independent", "views": Views(1, flip=True)},
-    "missing logits": {"missing": "label"},
 }
 
 
@@ -314,7 +321,7 @@ STREAMS = {
 def test_a_run_resumes_in_every_kind_of_stream(kind, tmp_path):
     """Classes are uneven; every life has a stream of its own, as a process has."""
     images = scan(draw_directory(tmp_path / "images", {"ant": 13, "bee": 7, "cat": 10}))
-    taught = images.select(np.arange(0, 30, 2)) if kind == "missing logits" else images
+    taught = images.select(np.arange(0, 30, 2)) if "missing" in STREAMS[kind] else images
     views = {"views": Views(2, flip=True)} if kind == "views per decode" else {}
     options = {"image_size": (8, 8), "progress": False, **views}
     store = teach(taught, EncodingTeacher(), tmp_path / "teacher.h5", **options)
@@ -330,8 +337,8 @@ def test_a_run_resumes_in_every_kind_of_stream(kind, tmp_path):
     assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change", ["deleted", "grown"])
-def test_a_run_resumes_with_a_disk_cache_that_changed_meanwhile(images, store, change, tmp_path):
+def test_a_run_resumes_with_a_disk_cache_that_changed_meanwhile(images, store, tmp_path):
+    """Deleted or grown."""
     folder = tmp_path / "cache"
 
     def stream():
@@ -341,10 +348,11 @@ def test_a_run_resumes_with_a_disk_cache_that_changed_meanwhile(images, store, c
     fit(stream(), dense_student(), tmp_path / "whole")
     shutil.rmtree(folder)
     fit(stream(), dense_student(), tmp_path / "cut", stop=after(2))
-    if change == "deleted":
-        shutil.rmtree(folder)
-    else:
-        for _ in stream().batches(0, 4):
-            pass
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    for _ in stream().batches(0, 4):
+        pass
     fit(stream(), dense_student(seed=9), tmp_path / "cut")
-    assert what_remains(tmp_path / "cut") == what_remains(tmp_path / "whole")
+    shutil.rmtree(folder)
+    fit(stream(), dense_student(seed=9), tmp_path / "other")
+    for run in ("cut", "other"):
+        assert what_remains(tmp_path / run) == what_remains(tmp_path / "whole"), run

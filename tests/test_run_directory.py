@@ -78,25 +78,12 @@ def test_the_same_configuration_resumes(run):
 
 
 @pytest.mark.parametrize(
-    ("was", "now", "words"),
-    [(40, 60, "40 epochs, and 60 are"), (1, 2, "1 epoch, and 2 are"), (3, 1, "3 epochs, and 1 is")],
-)
-def test_another_number_of_epochs_is_said_in_a_sentence(run, was, now, words):
-    run.write_config({**CONFIG, "epochs": was})
-    with pytest.raises(
-        ResumeError, match=rf"was started with {words} asked for now\.\nThe learning"
-    ):
-        run.check_config(run.read_config(), {**CONFIG, "epochs": now})
-
-
-@pytest.mark.parametrize(
     ("name", "value", "old", "new"),
     [
         ("batch_size", 16, "8", "16"),
         ("temperature", 2.0, "4.0", "2.0"),
         ("images", "90ab", '"8f31"', '"90ab"'),
         ("store", None, r'\{"fingerprint".*', "null"),
-        ("epochs", 5, "null", "5"),
     ],
 )
 def test_another_configuration_is_refused_by_name(run, name, value, old, new):
@@ -106,10 +93,9 @@ def test_another_configuration_is_refused_by_name(run, name, value, old, new):
     ) as info:
         run.check_config(run.read_config(), {**CONFIG, name: value})
     assert f"  now: {new}\n" in str(info.value)
-    way_on = f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
-    if name == "epochs":
-        way_on = "to start again, add `--no-resume`."
-    assert str(info.value).endswith(way_on)
+    assert str(info.value).endswith(
+        f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
+    )
 
 
 def test_a_damaged_configuration_is_refused(run):

@@ -119,11 +119,3 @@ def test_a_layer_that_tells_its_settings_later_is_the_same_layer(tmp_path):
     told["student"]["layers"]["1 Dense"] = "11111111"
     with pytest.raises(ResumeError, match="another student"):
         run.check_config(config, told)
-
-
-def test_more_epochs_say_how_to_train_longer(tmp_path):
-    with pytest.raises(ResumeError) as refusal:
-        RunDirectory(tmp_path / "r").check_config({"epochs": 2}, {"epochs": 4})
-    run = tmp_path / "r"
-    assert f"`--student {run} --out {run}-longer`" in str(refusal.value)
-    assert "add `--no-resume`" in str(refusal.value)

@@ -47,6 +47,8 @@ class StubHistory:
     step: int = 12
     num_skipped: int = 0
     epochs: tuple = ({"step": 12, "loss": 1.0},)
+    outcome: str = "new"
+    began_at_step: int = 0
 
     @property
     def last(self):
@@ -107,7 +109,8 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
         "--schedule constant --warm-up 0.1 --weight-decay 0.01 --clip-norm 1 --accumulate 2 "
         "--ema 0.99 --label-smoothing 0.05 --jit on --steps-per-call 4 --on-nonfinite skip "
         "--optimizer sgd --learning-rate 0.5 --temperature 2 --label-weight 0.3 --loss bce "
-        "--student-preprocess scale --save-every 7 --class-weight balanced --no-resume --epochs 3"
+        "--student-preprocess scale --save-every 7 --class-weight balanced --no-resume --epochs 3 "
+        "--extend"
     )
     call = called(capsys, *words.split())
     assert call["exit"] == 0, call["answer"]
@@ -132,6 +135,7 @@ def test_flags_become_arguments_of_the_same_name(called, capsys):
     }
     assert (call["epochs"], call["save_every"], call["class_weight"]) == (3, 7, "balanced")
     assert (call["resume"], call["run"], call["validation"]) == (False, "run", None)
+    assert call["extend"] is True
     assert call["callbacks"] == [] and call["stop"]() is False
 
 

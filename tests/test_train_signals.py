@@ -1,7 +1,4 @@
-"""SIGINT, SIGTERM and SIGKILL on a real `streamkd train`: the same command resumes the run.
-
-Students are of tf_keras where a signal asks the run to stop, and of Keras 3 where it is killed.
-"""
+"""SIGINT, SIGTERM and SIGKILL on a real `streamkd train`: the same command resumes the run."""
 
 from __future__ import annotations
 
@@ -42,29 +39,28 @@ sys.exit(main(sys.argv[4:]))
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """images, teacher.h5, and of each family a student and a run that nothing stopped."""
+    """images, teacher.h5, student.keras, and `whole`, a run that nothing stopped."""
     root = tmp_path_factory.mktemp("work")
     images = scan(draw_directory(root / "images", {"ant": 31, "bee": 29, "cat": 30}))
     teach(images, EncodingTeacher(), root / "teacher.h5", image_size=(8, 8), progress=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        for family in ("tf_keras", "keras"):
-            dense_student(family).save(f"{family}-student.keras")
-            assert main([*words(family, f"{family}-whole"), "--quiet"]) == 0
+        dense_student("keras").save("student.keras")
+        assert main([*words("whole"), "--quiet"]) == 0
     return root
 
 
-def words(family, out="run"):
-    flags = f"--student {family}-student.keras --batch-size 3 --epochs {NUM_EPOCHS} --jit off"
+def words(out="run"):
+    flags = f"--student student.keras --batch-size 3 --epochs {NUM_EPOCHS} --jit off"
     return ["train", "images", "--store", "teacher.h5", "--out", out, *flags.split()]
 
 
-def resume_to_the_end(capsys, family):
+def resume_to_the_end(capsys):
     """Types the same command again; asserts that the run ends as the one that nothing stopped."""
-    code, answer, _ = command(capsys, *words(family))
+    code, answer, _ = command(capsys, *words())
     assert code == 0 and (answer["epochs"], answer["steps"]) == (NUM_EPOCHS, 30 * NUM_EPOCHS)
-    assert what_remains(Path("run")) == what_remains(Path(f"{family}-whole"))
-    students = [load_model(Path(run, "student.keras")) for run in ("run", f"{family}-whole")]
+    assert what_remains(Path("run")) == what_remains(Path("whole"))
+    students = [load_model(Path(run, "student.keras")) for run in ("run", "whole")]
     assert same_weights(*students)
 
 
@@ -81,7 +77,7 @@ def num_epochs(run):
     ],
 )
 def test_a_signal_saves_the_run_and_the_same_command_resumes_it(here, capsys, number, code, word):
-    line = [*words("tf_keras"), "--json", "--quiet"]
+    line = [*words(), "--json", "--quiet"]
     with paused(PAUSING, "write_metrics", 2, *line) as training:
         training.send_signal(number)
         out, errors = training.communicate(timeout=TIMEOUT_SECS)
@@ -103,12 +99,12 @@ def test_a_signal_saves_the_run_and_the_same_command_resumes_it(here, capsys, nu
         "off",
         "teacher.h5",
     )
-    resume_to_the_end(capsys, "tf_keras")
+    resume_to_the_end(capsys)
 
 
 def test_a_run_that_is_killed_within_an_epoch_resumes_to_the_bit(here, capsys):
     """SIGKILL in the second, while a checkpoint is complete but does not have its name yet."""
-    line = [*words("keras"), "--save-every", "7", "--quiet"]
+    line = [*words(), "--save-every", "7", "--quiet"]
     with paused(PAUSING, "write_config", 6, *line) as training:
         training.kill()
         training.communicate(timeout=TIMEOUT_SECS)
@@ -116,4 +112,4 @@ def test_a_run_that_is_killed_within_an_epoch_resumes_to_the_bit(here, capsys):
     names = sorted(path.name for path in Path("run/checkpoints").iterdir())
     assert names == ["step-0000000028", "step-0000000030", "step-0000000035.tmp"]
     assert num_epochs("run") == 1
-    resume_to_the_end(capsys, "keras")
+    resume_to_the_end(capsys)

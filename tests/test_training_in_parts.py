@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import tf_keras
-from helpers import EncodingTeacher, teach_small
 from run_helpers import dense_student, fit, same_weights
 from stream_helpers import joined
 
 import streamkd as kd
 from streamkd.errors import OptionError
+from streamkd.manifest.manifest import scan
 
 
-@pytest.fixture
-def stream(images, tmp_path):
-    return joined(images, teach_small(images, EncodingTeacher(), tmp_path / "s.h5"))
+@pytest.fixture(scope="module")
+def stream(shared):
+    return joined(scan(shared[0]), shared[1])
 
 
 def test_a_callback_that_changes_the_recipe_is_refused_and_not_ignored(stream):

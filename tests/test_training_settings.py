@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import draw_noise
-from run_helpers import averages_of, cross_entropy, dense_student, weights_of
+from run_helpers import (
+    SAME_LINES_FOR_BOTH,
+    averages_of,
+    cross_entropy,
+    dense_student,
+    in_pairs,
+    weights_of,
+)
 
 from streamkd.errors import StudentError
 from streamkd.manifest.manifest import scan
@@ -128,7 +135,7 @@ def weight_recorder(family, student):
     return callback, trajectory
 
 
-@pytest.mark.parametrize("asked", [None, 2.0], ids=["Keras' own 0.004", "2"])
+@in_pairs("asked", ("keras", None), ("tf_keras", 2.0))  # None: Keras' own 0.004
 def test_adamw_decays_kernels_and_neither_biases_nor_norms(stream, family, asked):
     """Loshchilov and Hutter, arXiv:1711.05101, algorithm 2, with epsilon as Keras has it."""
     rate, decay = 0.02, 0.004 if asked is None else asked
@@ -154,7 +161,7 @@ def test_adamw_decays_kernels_and_neither_biases_nor_norms(stream, family, asked
     assert_close(trained(student), expected, atol=3e-5)
 
 
-@pytest.mark.parametrize("clip_norm", [0.5, 1e6], ids=["clipped", "far above"])
+@in_pairs("clip_norm", ("tf_keras", 0.5), ("keras", 1e6))  # 1e6 is far above every norm
 def test_gradients_are_clipped_by_the_norm_of_all_of_them_together(stream, family, clip_norm):
     norms = []
 
@@ -171,6 +178,7 @@ def test_gradients_are_clipped_by_the_norm_of_all_of_them_together(stream, famil
     assert np.min(norms) < 0.5 < np.max(norms), "by itself some weights would not be clipped"
 
 
+@SAME_LINES_FOR_BOTH
 def test_accumulated_batches_are_one_batch_as_large_as_all_of_them(images, family):
     small, large = stream_of(images, 2), batches_of(stream_of(images, 6), STEPS)
     assert len({*np.concatenate([labels for _, labels in large[:1]])}) > 1
@@ -267,9 +275,10 @@ def cosine_with_warm_up(step, num_steps, warm_up, highest):
 @pytest.mark.parametrize(
     ("family", "warm_up"),
     [
-        *(("tf_keras", 0.3), ("tf_keras", 1), ("keras", 0), ("keras", 0.5)),
-        *(pytest.param("tf_keras", value, marks=pytest.mark.slow) for value in (0, 0.5)),
-        *(pytest.param("keras", value, marks=pytest.mark.slow) for value in (0.3, 1)),
+        *(("tf_keras", 0.3), ("keras", 0)),
+        # What the schedule says for these is in test_optimizers.py.
+        *(pytest.param("tf_keras", value, marks=pytest.mark.slow) for value in (0, 0.5, 1)),
+        *(pytest.param("keras", value, marks=pytest.mark.slow) for value in (0.3, 0.5, 1)),
     ],
     indirect=["family"],
 )
@@ -327,7 +336,7 @@ def partly_idle_student(family):
 
 # Of Keras 3, as under its own `fit`.
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
-@pytest.mark.parametrize("accumulate", [1, 2])
+@in_pairs("accumulate", ("keras", 1), ("tf_keras", 2))
 def test_frozen_and_idle_weights_stay_to_the_bit_and_the_others_learn(images, family, accumulate):
     stream = stream_of(images, BATCH_SIZE // accumulate)
     student = partly_idle_student(family)

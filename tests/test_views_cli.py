@@ -9,6 +9,7 @@ from streamkd.store.collection import open_store
 
 TEACH = ["teach", "images", "--teacher", "teacher.keras", "--batch-size", "9"]
 TRAIN = ["train", "images", "--student", "student.keras", "--epochs", "2", "--batch-size", "6"]
+TRAIN += ["--optimizer", "sgd", "--jit", "off"]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from streamkd.whole_job.teacher_sample import median_side
 
 KEYS = {
     *("teacher_accuracy", "accuracy", "num_errors", "baseline_accuracy", "baseline_num_errors"),
-    *("num_images", "run", "store", "report", "commands", "warnings"),
+    *("num_images", "run", "store", "report", "commands", "outcome", "warnings"),
 }
 DISTILL = ["distill", "images", "--teacher", "teacher.keras", "--student", "student.keras"]
 DISTILL += ["--out", "run"]
@@ -84,7 +84,8 @@ def test_a_job_killed_at_any_step_goes_on_to_the_same_end_and_then_does_nothing(
     before = snapshot(here)
     code, again, errors = command(capsys, *words)
     assert code == 0 and "the job run is already finished; nothing is done" in errors
-    assert {**again, "warnings": []} == answer
+    assert (answer["outcome"], again["outcome"]) == ("resumed", "already_finished")
+    assert {**again, "warnings": [], "outcome": "resumed"} == answer
     assert main([*words, "--quiet"]) == 0
     text = capsys.readouterr().out
     assert "teacher                100.0% right" in text and "student, distilled" in text
@@ -166,6 +167,9 @@ def test_models_in_memory_and_unlabelled_images_do(tmp_path):
         image_size=(8, 8),
         epochs=1,
         views=0,
+        loss="mse",
+        optimizer="sgd",
+        learning_rate=0.01,
         progress=False,
     )
     assert report.accuracy is None is report.teacher_accuracy and report.num_images == 2
@@ -176,6 +180,9 @@ def test_models_in_memory_and_unlabelled_images_do(tmp_path):
         ["streamkd", "train"],
         ["streamkd", "evaluate"],
     ], "what is in memory has no command; its store is read"
+    assert "--loss mse" in report.commands[1] and "--optimizer sgd" in report.commands[1]
+    recipe = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    assert (recipe["loss"], recipe["optimizer"]) == ("mse", "sgd")
     with pytest.raises(ResumeError, match="started with another student"):
         StudentSource(dense_student(activation=None), directory=tmp_path / "run", seed=0).keep(
             tmp_path / "run"
@@ -194,6 +201,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(here, capsys):
         (["--batch-size", "25"], ("there are 24 images to learn from",)),
         (["--epochs", "0"], ("--epochs",)),
         (["--views", "0", "--crop", "0.5", "1"], ("There are no views to crop",)),
+        (["--optimizer", "sgd"], ("fits adamw", "`--learning-rate 0.1`")),
+        (["--optimizer", "best", "--learning-rate", "1"], ("no optimizer 'best' in tf_keras",)),
+        (["--loss", "bce"], ("independent labels", "Leave `--loss` out")),
+        (["--loss", "mse", "--temperature", "2"], ("the loss mse has none to set",)),
         (["--out", "images/run"], ("lies in the directory of the images",)),
     ):
         message = refusal(capsys, *DISTILL, *more)

@@ -62,8 +62,8 @@ def assert_cut(make, crews, start=0, stop=8):
 
 @pytest.mark.parametrize(
     ("shuffle", "start", "crews"),
-    [(True, 5, [(2, 1), (1, 3), (4, 3)]), (False, 0, [(3, 2)])],
-    ids=["shuffled", "in order"],
+    [(True, 5, [(2, 1), (1, 3)]), (False, 0, [(3, 2)]), slow(True, 5, [(4, 3)])],
+    ids=["shuffled", "in order", "many"],
 )
 def test_pieces_are_the_batch_for_any_number_of_workers_and_replicas(
     images, store, shuffle, start, crews

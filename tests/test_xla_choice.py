@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from run_helpers import dense_student, fit, make_steps, same_weights, weights_of
+from run_helpers import (
+    SAME_LINES_FOR_BOTH,
+    dense_student,
+    fit,
+    make_steps,
+    same_weights,
+    weights_of,
+)
 
 from streamkd.errors import ResumeError
+from streamkd.manifest.manifest import scan
 from streamkd.models.families import family_of
 from streamkd.stream.join import join
 from streamkd.training import xla_choice
@@ -18,9 +26,9 @@ from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.xla_choice import XlaPolicy, faster_steps, random_batch
 
 
-@pytest.fixture
-def stream(images, shared):
-    return join(images, shared[1], batch_size=8, seed=3)
+@pytest.fixture(scope="module")
+def stream(shared):
+    return join(scan(shared[0]), shared[1], batch_size=8, seed=3)
 
 
 def batch_norm_student(family):
@@ -88,6 +96,7 @@ def test_the_batch_of_measurements_is_like_a_real_one_and_lets_a_step_update(str
     assert not same_weights(model, dense_student())
 
 
+@SAME_LINES_FOR_BOTH
 def test_measuring_for_real_learns_nothing(stream, family, monkeypatch):
     monkeypatch.setattr(xla_choice, "SHORT_RUN_SECS", 0.0)
     model = batch_norm_student(family)
@@ -167,6 +176,7 @@ def test_the_choice_is_kept_with_the_run_and_another_is_refused(stream, monkeypa
         train(2, jit="on")
 
 
+@SAME_LINES_FOR_BOTH
 def test_with_and_without_xla_the_weights_are_the_same_but_for_rounding(stream, family):
     students = []
     for jit in ("off", "on"):

@@ -70,6 +70,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _part(value: Any) -> str:
+    """Returns a value within an object as a person reads it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _shown(value: Any) -> str:
     """Returns a value as a person reads it."""
     if value is None or value == []:
@@ -79,7 +84,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, list) and isinstance(value[0], Mapping):
-        lines = ("  " + ", ".join(f"{n}: {v}" for n, v in entry.items()) for entry in value)
+        lines = ["  " + ", ".join(f"{n}: {_part(v)}" for n, v in one.items()) for one in value]
         return "\n" + "\n".join(lines)
     if isinstance(value, list):
         return ", ".join(map(str, value[:MAX_SHOWN])) + (" …" if len(value) > MAX_SHOWN else "")

@@ -17,6 +17,7 @@ import streamkd as kd
 from streamkd.cli import files, flags, pixel_flags, store_flags, teacher_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
+from streamkd.cli.export_text import export_text
 from streamkd.codes import warn
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
@@ -103,6 +104,7 @@ def teach(args: argparse.Namespace) -> Answer:
     manifest = flags.scan_images(args)
     notes = _warned_notes(manifest)
     teacher = _load_teacher(args)  # imports TensorFlow without its messages, before `kd.teach` does
+    before = store_flags.rows_at(args.out)
     store = kd.teach(
         manifest,
         teacher,
@@ -121,7 +123,13 @@ def teach(args: argparse.Namespace) -> Answer:
     refused = refused_images(manifest, store)
     reasons = _with_reasons(manifest, refused, args.max_pixels)
     return Answer(
-        {**store.describe(), "num_refused": len(refused), "refused": reasons, "notes": notes}
+        {
+            **store_flags.described(store),
+            "outcome": store_flags.outcome(before, store),
+            "num_refused": len(refused),
+            "refused": reasons,
+            "notes": notes,
+        }
     )
 
 
@@ -156,6 +164,7 @@ def import_(args: argparse.Namespace) -> Answer:
     class_names = files.read_class_names(args.class_names)
     manifest = flags.scan_images(args)
     notes = _warned_notes(manifest)
+    before = store_flags.rows_at(args.out)
     store = kd.import_logits(
         args.logits,
         args.keys,
@@ -172,8 +181,16 @@ def import_(args: argparse.Namespace) -> Answer:
         **pixel_flags.pixels(args),
     )
     num_without = len(manifest) - store.num_images
-    fields = {**store.describe(), "num_images_without_logits": num_without, "notes": notes}
-    return Answer(fields)
+    described = store_flags.described(store)
+    outcome = store_flags.outcome(before, store)
+    return Answer(
+        {
+            **described,
+            "outcome": outcome,
+            "num_images_without_logits": num_without,
+            "notes": notes,
+        }
+    )
 
 
 def verify(args: argparse.Namespace) -> Answer:
@@ -202,7 +219,7 @@ def inspect(args: argparse.Namespace) -> Answer:
                     f"--{flag} is for several stores, and there is one.\n"
                     f"Add another store, or leave --{flag} out."
                 )
-        return Answer(kd.open_store(args.store).describe())
+        return Answer(store_flags.described(kd.open_store(args.store)))
     stores = [args.store, *args.other_stores]
     store = store_flags.combined(stores, args.combine, args.dustbin, args.oversampling)
     from streamkd.ensemble import comparison
@@ -242,19 +259,23 @@ def export(args: argparse.Namespace) -> Answer:
     """Writes a student as an ordinary model."""
     files.check_model(args.model, "model")
     files.check_out(args.out, kind="model")
+    class_names = files.read_class_names(args.class_names)
     images = _scan_unlabelled(args)
     import_tensorflow()
     report = kd.export(
         args.model,
         args.out,
         format=args.format,
+        precision=args.precision,
+        max_images=args.max_images,
+        class_names=class_names,
         images=images,
         image_size=args.image_size,
         model_output=args.output,
         trust=args.trust,
         progress=not args.quiet,
     )
-    return Answer(report, exit_code=0 if report.parity else 1)
+    return Answer(report, exit_code=0 if report.parity else 1, text=export_text(report))
 
 
 def demo(args: argparse.Namespace) -> Answer:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 from streamkd.cli import arguments, flags, pixel_flags, teacher_flags
+from streamkd.cli.train_flags import LOSSES
 
 CHOSEN = "(default: chosen, and shown with its reason)"
 
@@ -57,7 +58,8 @@ def add_distill(parser: arguments.Parser) -> None:
     parser.epilog = (
         "JSON keys: teacher_accuracy, accuracy, num_errors, baseline_accuracy and "
         "baseline_num_errors (null without --baseline), num_images (that all were measured on), "
-        "run, store, report (null), commands (the same steps by hand), warnings."
+        "run, store, report (null), commands (the same steps by hand), outcome (new, resumed or "
+        "already_finished), warnings."
     )
 
 
@@ -91,4 +93,10 @@ def _add_settings(group: arguments.Group) -> None:
         choices=("memory", "disk"),
         help=f"where decoded pixels are kept after the first epoch {CHOSEN}",
     )
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help="how student and teacher are compared, as in `train` (default: auto)",
+    )
+    group.add_argument("--optimizer", metavar="NAME", help="a Keras optimizer (default adamw)")
     flags.add_view_strengths(group, off=None)

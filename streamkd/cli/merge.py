@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 import streamkd as kd
-from streamkd.checks import check_choice
 from streamkd.cli import arguments, files, flags, store_flags
 from streamkd.cli.answer import Answer
 from streamkd.errors import OptionError
@@ -52,7 +51,7 @@ def add_merge(parser: arguments.Parser) -> None:
     )
     parser.epilog = (
         "JSON keys: those of inspect, and num_superseded, images that a later store has as well, "
-        "and num_dropped, images that are not in IMAGES."
+        "num_dropped, images that are not in IMAGES, and outcome: new, resumed or already_finished."
     )
 
 
@@ -69,11 +68,20 @@ def merge(args: argparse.Namespace) -> Answer:
                 f"--{name} is for the combined answers of several teachers.\n"
                 f"Add `--combine`, or leave --{name} out."
             )
+    for text in args.stores:
+        path = store_flags.path_and_weight(text)[0]
+        if path != text and os.path.lexists(path):
+            raise OptionError(
+                f"{text} gives a weight, which is for the combined answers of several teachers.\n"
+                "Add `--combine`, or leave the weight out."
+            )
+    before = store_flags.rows_at(args.out)
     report = kd.merge(
         args.stores, args.out, images=_images(args), index=args.index, progress=not args.quiet
     )
     dropped = {"num_superseded": report.num_superseded, "num_dropped": report.num_dropped}
-    return Answer({**report.store.describe(), **dropped})
+    outcome = store_flags.outcome(before, report.store)
+    return Answer({**store_flags.described(report.store), **dropped, "outcome": outcome})
 
 
 def _merge_combined(args: argparse.Namespace) -> Answer:
@@ -81,15 +89,24 @@ def _merge_combined(args: argparse.Namespace) -> Answer:
     rule, stores = args.combine, args.stores
     if args.index:
         raise OptionError("--index copies no rows, and --combine writes new ones.\nLeave one out.")
-    if os.path.lexists(store_flags.path_and_weight(rule)[0]):  # the flag stood before the stores
+    if rule not in store_flags.RULES:  # the flag stood before the stores
+        if not os.path.lexists(store_flags.path_and_weight(rule)[0]):
+            raise OptionError(
+                f"--combine is {rule!r}; choose one of {', '.join(store_flags.RULES)}.\n"
+                "If it is a store, look at its path: there is no such file."
+            )
         rule, stores = "auto", [rule, *stores]
-    check_choice("--combine", rule, store_flags.RULES)
     combination = store_flags.combined(stores, rule, args.dustbin, args.oversampling)
+    before = store_flags.rows_at(args.out)
     store = combination.write(
         args.out, images=_images(args), codec=args.codec or CODEC, progress=not args.quiet
     )
     num_dropped = max(0, combination.num_images - store.num_images)
-    return Answer({**store.describe(), "num_superseded": 0, "num_dropped": num_dropped})
+    described = store_flags.described(store)
+    outcome = store_flags.outcome(before, store)
+    return Answer(
+        {**described, "num_superseded": 0, "num_dropped": num_dropped, "outcome": outcome}
+    )
 
 
 def _images(args: argparse.Namespace) -> Any:

@@ -16,6 +16,7 @@ from streamkd.cli import (
     commands,
     distill,
     distill_flags,
+    export_flags,
     flags,
     merge,
     pixel_flags,
@@ -132,6 +133,7 @@ def _teach(subparsers: Any) -> None:
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
     teacher_flags.add_teacher(parser)
+    parser.epilog = f"{store_flags.JUDGED_KEYS} And {store_flags.OUTCOME_KEY}."
 
 
 def _add_out_store(parser: arguments.Parser) -> None:
@@ -226,8 +228,8 @@ def _import(subparsers: Any) -> None:
     )
     flags.add_class_names(parser, f"{CLASS_NAMES}the columns of LOGITS (default: as the folders)")
     parser.epilog = (
-        "JSON keys: those of inspect, and num_images_without_logits, images of IMAGES that no key "
-        "names."
+        "JSON keys: those of inspect, num_images_without_logits, images of IMAGES that no key "
+        f"names, and {store_flags.OUTCOME_KEY}."
     )
 
 
@@ -311,23 +313,10 @@ def _evaluate(subparsers: Any) -> None:
 
 
 def _export(subparsers: Any) -> None:
-    parser = _command(
-        subparsers, commands.export, "Writes a student as an ordinary model, and compares the two."
-    )
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or a run directory")
-    flags.add_output(parser)
-    flags.add_trust(parser)
-    parser.add_argument(
-        "--format", choices=("keras",), default="keras", help="format of the file (default keras)"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="PATH", help="the .keras file to write; never replaced"
-    )
-    text = "images to compare the answers on (default: noise)"
-    flags.add_images(parser, text, labels="none")
-    parser.add_argument(
-        "--image-size",
-        type=arguments.image_size,
-        metavar="HEIGHTxWIDTH",
-        help="size of the compared images, for a model that takes any size",
+    export_flags.add_export(
+        _command(
+            subparsers,
+            commands.export,
+            "Writes a student for other programs, and compares the two.",
+        )
     )

@@ -13,8 +13,10 @@ import math
 import os
 from typing import Any
 
+import streamkd as kd
 from streamkd.cli import arguments
-from streamkd.errors import OptionError
+from streamkd.errors import DamagedStoreError, OptionError, StreamkdError
+from streamkd.reports import MAX_LISTED
 
 # As in `combine_stores`, which is imported when it is first used.
 RULES = ("auto", "logits", "probabilities", "divergence")
@@ -26,6 +28,24 @@ COMBINE = (
 DUSTBIN = (
     "class that stands for 'none of these' in the stores that have it, and is no class of the "
     "student"
+)
+
+# What a store says about its teacher, as `TeacherJudgement` has it.
+JUDGED = (
+    *("num_judged", "teacher_accuracy", "teacher_confidence", "teacher_entropy"),
+    *("teacher_verdict", "teacher_advice", "teacher_classes"),
+)
+JUDGED_KEYS = (
+    "JSON keys about the teacher, from the answers of num_judged images: teacher_confidence, the "
+    "median largest probability; teacher_entropy, the mean, in nats; teacher_verdict: at_chance, "
+    "nearly_even, nearly_certain, often_wrong, or null; teacher_advice, the same in words; "
+    "teacher_classes, the least often right first: class, num_images, accuracy, confidence, "
+    "entropy."
+)
+
+OUTCOME_KEY = (
+    "outcome: new, resumed, already_finished (nothing was done), or extended by new or changed "
+    "images"
 )
 
 # The JSON object of `compare_stores`, as `--help` lists it.
@@ -80,7 +100,41 @@ def add_inspected(parser: Any) -> None:
     parser.add_argument(
         "--sample", type=int, metavar="N", help="compare N images, drawn at random (default: all)"
     )
-    parser.epilog = f"JSON keys of several stores besides those of one: {COMPARISON_KEYS}"
+    parser.epilog = f"{JUDGED_KEYS} Of several stores, besides those of one: {COMPARISON_KEYS}"
+
+
+def rows_at(path: str) -> tuple[int, bool]:
+    """Returns the rows of a store before a command writes it, and whether it is finished."""
+    try:
+        store = kd.open_store(path)
+        return store.rows_done, store.finished
+    except StreamkdError:  # there is none, or the command is about to say what is wrong
+        return 0, False
+
+
+def outcome(before: tuple[int, bool], store: Any) -> str:
+    """Returns what a command did with a store, by what `rows_at` returned before it."""
+    rows, was_finished = before
+    if not rows:
+        return "new"
+    if not was_finished:
+        return "resumed"
+    return "already_finished" if store.rows_done == rows else "extended"
+
+
+def described(store: Any) -> dict[str, Any]:
+    """Returns what a store holds and what it says about its teacher, as `inspect` prints them.
+
+    What a damaged store says is unknown; `verify` names its rows.
+    """
+    try:
+        judged: dict[str, Any] = kd.judge_teacher(store).to_dict()
+    except DamagedStoreError:
+        judged = dict.fromkeys(JUDGED)
+    else:
+        judged["teacher_classes"] = judged["teacher_classes"][:MAX_LISTED]
+    held = store.describe()
+    return {**held, **{name: value for name, value in judged.items() if name not in held}}
 
 
 def open_stores(args: argparse.Namespace) -> Any:

@@ -75,6 +75,7 @@ def train(args: argparse.Namespace) -> Answer:
             save_every=args.save_every,
             stop=signals.arrived,
             arguments=_recorded(args),
+            extend=args.extend,
         )
     if history.stopped:
         raise signals.stopped_error(_how_to_resume(history))
@@ -86,6 +87,8 @@ def train(args: argparse.Namespace) -> Answer:
             "num_skipped": history.num_skipped,
             **{name: last.get(name) for name in ANSWERED_COLUMNS},
             "run": history.run,
+            "outcome": history.outcome,
+            "began_at_step": history.began_at_step,
         }
     )
 

@@ -219,3 +219,10 @@ def _add_loop(group: arguments.Group) -> None:
         default=True,
         help="resume from the newest checkpoint in --out (the default), or start over",
     )
+    group.add_argument(
+        "--extend",
+        action="store_true",
+        help="let the run in --out take more --epochs than it was planned for: it goes on along "
+        "the schedules of so many epochs from the step that it has reached (a constant learning "
+        "rate needs no --extend)",
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ def check_members(members: Sequence[Member]) -> None:
     """Refuses stores that cannot be combined, whatever their images and classes are.
 
     Raises:
-      OptionError: fewer than two stores, or one store twice.
+      OptionError: fewer than two stores, answers that would count twice, or oversampling of
+        independent labels.
       UnfinishedStoreError: a store in which rows are missing.
       StoreError: the teachers answered different views, or pixels that were made in different ways;
         or one ends in sigmoid and another does not.
@@ -46,18 +48,48 @@ def check_members(members: Sequence[Member]) -> None:
     for store in stores[1:]:
         _check_same_views(stores[0], store)
     _check_activations(stores)
+    _check_oversampling(members)
 
 
 def _check_two_stores(one: RowStore, other: RowStore) -> None:
-    """Refuses a store that is given twice, under one path or as a copy."""
-    if [file.digest for file in flatten([one])] != [file.digest for file in flatten([other])]:
-        return
-    if one.digest_of_rows() == other.digest_of_rows():
+    """Refuses answers that would count twice: a store, a copy, a teacher, or a part of another."""
+    if (
+        [file.digest for file in flatten([one])] == [file.digest for file in flatten([other])]
+    ) and one.digest_of_rows() == other.digest_of_rows():
         copy = "" if one.path == other.path else f", once as the copy {other.path}"
         raise OptionError(
             f"The store {one.path} is given twice{copy}.\n"
             "Give each store once; to let it count more, give weights: `--store S.h5=0.7`."
         )
+    if _is_of_same_teacher(one, other):
+        raise OptionError(
+            f"The stores {one.path} and {other.path} hold answers of the same teacher, which would "
+            "count twice.\nGive one of them. To join a teacher's stores of different images: "
+            "`streamkd merge` without `--combine`."
+        )
+    for whole, part in ((one, other), (other, one)):
+        combined = _rows_combined_in(whole)
+        if combined and part.digest_of_rows() in combined:
+            raise OptionError(
+                f"The store {whole.path} has the answers of {part.path} in it, which would count "
+                "twice.\nGive the single stores, with weights: `--store S.h5=0.7`."
+            )
+
+
+def _is_of_same_teacher(one: RowStore, other: RowStore) -> bool:
+    """Returns whether two teachers have the same weights and saw images in the same way."""
+    ours, theirs = one.header, other.header
+    has_weights = ours.teacher.get("weights") is not None
+    return has_weights and ours.teacher == theirs.teacher and ours.images == theirs.images
+
+
+def _rows_combined_in(store: RowStore) -> set[str]:
+    """Returns the digests of the rows that a store of combined answers was made of."""
+    found: Any = store.header.teacher
+    for name in ("teachers", "members"):
+        found = found.get(name) if isinstance(found, dict) else None
+    members = found.values() if isinstance(found, dict) else ()
+    return {str(member.get("rows")) for member in members if isinstance(member, dict)}
 
 
 def _check_same_views(first: RowStore, store: RowStore) -> None:
@@ -106,6 +138,17 @@ def _check_activations(stores: Sequence[RowStore]) -> None:
         f"other.\n  {sigmoid.path}: sigmoid\n  {other.path}: {said}\n"
         "If both end in sigmoid, say so when they are taught: `--teacher-output sigmoid-logits`."
     )
+
+
+def _check_oversampling(members: Sequence[Member]) -> None:
+    """Refuses a ratio that nothing would heed: independent labels have no probability to share."""
+    for member in members:
+        if member.opened.header.is_sigmoid and member.oversampling != 1:
+            raise OptionError(
+                f"oversampling is {member.oversampling:g} for {member.opened.path}, whose labels "
+                "are independent (sigmoid): a dustbin takes nothing from another label.\n"
+                "Leave oversampling out."
+            )
 
 
 def check_rule(

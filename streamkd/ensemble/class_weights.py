@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.ensemble.member import Member, is_number
+from streamkd.ensemble.member import Member, as_float
 from streamkd.ensemble.union_of_classes import UnionOfClasses
 from streamkd.errors import OptionError, readable_names
 from streamkd.manifest import look_alikes
@@ -62,6 +62,11 @@ def _by_class(members: Sequence[Member], classes: UnionOfClasses) -> list[np.nda
             "Weights by class name classes, and these stores have no class names.\n"
             "Give one weight a store, or teach with `--class-names FILE`."
         )
+    if len(classes.names) != classes.num_classes:
+        raise OptionError(
+            f"The teachers have a single output for {readable_names(classes.names)}, so that "
+            "nothing is weighed class by class.\nGive one weight a store, such as 0.7 and 0.3."
+        )
     rows = []
     for member, columns in zip(members, classes.columns, strict=True):
         row = np.zeros(classes.num_classes)
@@ -88,11 +93,18 @@ def _weights_of_classes(member: Member, names: list[str]) -> list[float]:
     assert isinstance(weight, Mapping)
     path = member.opened.path
     known = set(names)
-    foreign = [str(name) for name in weight if name not in known]
+    for name in weight:
+        if not isinstance(name, str):
+            raise OptionError(
+                f"The weights of {path} name a class by {name!r}, of the type "
+                f"{type(name).__name__}; the name of a class is text.\n"
+                f"  store: {readable_names(names)}\nWrite it in quotes, as the store has it."
+            )
+    foreign = [name for name in weight if name not in known]
     if foreign:
         raise OptionError(
             f"The weights of {path} name a class that its teacher does not know.\n"
-            f"  weights: {readable_names([str(name) for name in weight])}\n"
+            f"  weights: {readable_names(list(weight))}\n"
             f"  store:   {readable_names(names)}\n"
             f"  first unknown: {look_alikes.shown(foreign[0])}\n"
             f"{look_alikes.difference(foreign[0], names)}Leave it out, or spell it as the store."
@@ -109,12 +121,13 @@ def _weights_of_classes(member: Member, names: list[str]) -> list[float]:
 
 def _checked(weight: Any, member: Member, where: str) -> float:
     """Returns a weight; refuses what is no number, negative or not finite."""
-    if not is_number(weight) or not 0 <= float(weight) < math.inf:
+    number = as_float(weight)
+    if not 0 <= number < math.inf:
         raise OptionError(
-            f"The weight of {member.opened.path}{where} is {weight!r}; a weight is a number from "
-            "0 to 1.\nGive weights that sum to 1, such as 0.7 and 0.3."
+            f"The weight of {member.opened.path}{where} is {weight!r:.80}; a weight is a number "
+            "from 0 to 1.\nGive weights that sum to 1, such as 0.7 and 0.3."
         )
-    return float(weight)
+    return number
 
 
 def _check_sum(weights: list[float], members: Sequence[Member], where: str) -> None:
@@ -126,12 +139,17 @@ def _check_sum(weights: list[float], members: Sequence[Member], where: str) -> N
             f"The weights{where} are all 0, so that no teacher is heard.\n"
             "Give weights that sum to 1, such as 0.7 and 0.3."
         )
-    given = " + ".join(f"{weight:g}" for weight in weights)
-    typed = " ".join(
-        f"--store {member.opened.path}={weight:.10g}"
+    given = " + ".join(f"{weight:.10g}" for weight in weights)
+    pairs = [
+        (member.opened.path, f"{weight:.10g}")
         for member, weight in zip(members, normalised(weights), strict=True)
-    )
-    remedy = f"Give weights that do: `{typed}`." if not where else f"In proportion: `{typed}`."
+    ]
+    if where:
+        listed = ", ".join(f"{weight} in {path}" for path, weight in pairs)
+        remedy = f"Give it weights that do, over the teachers that know it: {listed}."
+    else:
+        typed = " ".join(f"--store {path}={weight}" for path, weight in pairs)
+        remedy = f"Give weights that do: `{typed}`."
     raise OptionError(
         f"The weights of the teachers{where} do not sum to 1.\n"
         f"  sum: {given} = {total:.10g}\n{remedy}"

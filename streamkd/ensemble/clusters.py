@@ -18,19 +18,21 @@ from typing import Any
 import numpy as np
 
 from streamkd import disk, json_text, small_files
-from streamkd.checks import check_count, check_positive, check_types
+from streamkd.checks import check_count, check_positive, check_seed, check_types
 from streamkd.ensemble.k_means import k_means
 from streamkd.errors import OptionError, StoreError
 from streamkd.public import public
 from streamkd.reports import Report
-from streamkd.store.collection import open_store
+from streamkd.store.collection import StoreCollection, open_store
 from streamkd.store.decisions import chosen
 from streamkd.store.layout import DONE
 from streamkd.store.row_store import RowStore
-from streamkd.store.same_pass import check_finished
+from streamkd.store.same_pass import check_finished, effective_images
 
 # Probabilities in memory at once, whatever the number of classes.
 _MAX_PROBABILITIES = 1 << 21
+# Less is rounding: no class then takes probability from another.
+_LEAST_DOUBT = 1e-12
 # The covariance of so many classes takes 800 MB.
 _MAX_CLASSES = 10_000
 
@@ -96,15 +98,19 @@ def cluster_classes(
 
     Raises:
       UnfinishedStoreError: rows are missing.
-      StoreError: a teacher of independent labels, a store without class names or without answers.
+      StoreError: a teacher of independent labels, or one that confuses no classes; a store without
+        class names or without answers.
       OptionError: an argument that does not fit.
     """
     check_types(cluster_classes, locals())
     check_count("num_specialists", num_specialists)
     check_positive("temperature", temperature)
+    check_seed(seed)
     store = open_store(store)
     _check_store(store, num_specialists)
-    covariance, chosen_counts = soft_target_covariance(store, temperature)
+    covariance, chosen_counts, doubt = soft_target_covariance(store, temperature)
+    if doubt < _LEAST_DOUBT or np.abs(covariance).max() < _LEAST_DOUBT:
+        raise _confuses_nothing(store, doubt, temperature)
     group_of = k_means(without_variances(covariance), num_specialists, seed=seed)
     num_images = int(chosen_counts.sum())
     groups = [np.flatnonzero(group_of == group) for group in range(num_specialists)]
@@ -133,36 +139,53 @@ def read_clusters(path: str | os.PathLike[str]) -> list[list[str]]:
     Raises:
       OptionError: there is no such file, or it is another.
     """
+    check_types(read_clusters, locals())
     try:
         content = json_text.load(small_files.text_of(small_files.read_input(path)))
-        classes = [cluster["classes"] for cluster in content["clusters"]]
-        if not all(isinstance(name, str) for names in classes for name in names):
-            raise TypeError("its classes are no names")
-    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+        classes = _classes_of(content)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise OptionError(
-            f"{os.fspath(path)} is not a file of clusters: {error}.\n"
+            f"{os.fsdecode(path)} is not a file of clusters: {reason}.\n"
             "Make one: `streamkd cluster S.h5 --specialists N --out FILE`."
         ) from error
     return classes
 
 
-def soft_target_covariance(store: RowStore, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def _classes_of(content: Any) -> list[list[str]]:
+    """Returns the class names of each cluster; ValueError for what holds no clusters."""
+    clusters = content.get("clusters") if isinstance(content, dict) else None
+    if not isinstance(clusters, list):
+        raise ValueError("it has no list 'clusters'")
+    classes = [one.get("classes") if isinstance(one, dict) else None for one in clusters]
+    for names in classes:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("a cluster has no list 'classes' of names")
+    return [list(names) for names in classes if names is not None]
+
+
+def soft_target_covariance(
+    store: RowStore, temperature: float
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns what the teacher's answers for the plain views have in common, in one pass.
 
     Returns:
-      float64 `[num_classes, num_classes]`, the covariance of the soft targets over the images, and
-      int64 `[num_classes]`, how often the teacher chooses each class. Refused images do not count.
+      float64 `[num_classes, num_classes]`, the covariance of the soft targets over the images;
+      int64 `[num_classes]`, how often the teacher chooses each class; and the mean of
+      1 - Σ p², 0 where it is sure of every image. Refused images do not count, nor images that a
+      later store answered again.
     """
     num_classes = store.num_classes
     sums, products = np.zeros(num_classes), np.zeros((num_classes, num_classes))
     counts = np.zeros(num_classes, np.int64)
     at_once = max(1, _MAX_PROBABILITIES // num_classes)
-    for start in range(0, store.num_images, at_once):
-        images = np.arange(start, min(start + at_once, store.num_images))
-        rows = images * store.num_views
+    numbers, doubt = _image_numbers(store), 0.0
+    for start in range(0, len(numbers), at_once):
+        rows = numbers[start : start + at_once] * store.num_views
         logits = store.gather(rows[store.done_of(rows) == DONE])
         counts += np.bincount(chosen(logits), minlength=num_classes)
-        targets = _softmax(logits / np.float64(temperature))
+        targets = _softmax(logits, temperature)
+        doubt += float((targets * (1 - targets)).sum())
         # Of uniform answers nothing is left, so that large and equal numbers do not cancel.
         targets -= 1 / num_classes
         sums += targets.sum(axis=0)
@@ -174,7 +197,29 @@ def soft_target_covariance(store: RowStore, temperature: float) -> tuple[np.ndar
             "Give the store of a teacher that answered images."
         )
     means = sums / num_images
-    return products / num_images - np.outer(means, means), counts
+    return products / num_images - np.outer(means, means), counts, doubt / int(num_images)
+
+
+def _image_numbers(store: RowStore) -> np.ndarray:
+    """Returns the number of each image of a store, int64, ascending."""
+    if isinstance(store, StoreCollection):
+        return np.sort(effective_images(store.stores)[1])
+    return np.arange(store.num_images)
+
+
+def _confuses_nothing(store: RowStore, doubt: float, temperature: float) -> StoreError:
+    """Returns the refusal of answers that set no class apart: groups of them would be chance."""
+    if doubt < _LEAST_DOUBT:
+        return StoreError(
+            f"The teacher of {store.path} is sure of every image, so that it confuses no classes.\n"
+            f"Give a higher temperature than {temperature:g}, such as `--temperature "
+            f"{max(4.0, 4 * temperature):g}`, or the store of a teacher that answers with "
+            "probabilities."
+        )
+    return StoreError(
+        f"The teacher of {store.path} answers every image alike, so that it tells no classes "
+        "apart.\nLook at the teacher, or give a lower temperature."
+    )
 
 
 def without_variances(covariance: np.ndarray) -> np.ndarray:
@@ -188,8 +233,11 @@ def without_variances(covariance: np.ndarray) -> np.ndarray:
     return changed
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    below = logits.astype(np.float64)
+    below -= below.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        powers = np.exp(below / temperature)
     return powers / powers.sum(axis=1, keepdims=True)
 
 

@@ -23,6 +23,7 @@ from streamkd.store.collection import flatten
 from streamkd.store.layout import DONE
 from streamkd.store.row_store import RowStore
 from streamkd.store.same_pass import effective_images
+from streamkd.views.views import Views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,10 +52,16 @@ def match_members(members: Sequence[Member]) -> CommonImages:
     keys, first_numbers = effective_images(flatten([first]))
     content = _content_of_all(first)[first_numbers]
     numbers, moved = [first_numbers], [np.zeros(len(keys), bool)]
+    has_drawn_views = bool(Views.from_dict(first.header.views).datasets())
     for store in stores[1:]:
         own = store.images_of_keys(keys)
         unknown = np.flatnonzero(own < 0)
-        own[unknown] = store.images_of_content(content[unknown])
+        moved_to = store.images_of_content(content[unknown])
+        if has_drawn_views:
+            # A copy of an image that both stores have under one name was not renamed, and its
+            # views are its own: the other teacher has not answered it.
+            moved_to[np.isin(moved_to, own[own >= 0])] = -1
+        own[unknown] = moved_to
         _check_content(first, store, keys, numbers[0], own, content)
         if (own < 0).all():
             raise _no_common_image(first, store, keys)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_count, check_types
+from streamkd.checks import check_count, check_seed, check_types
 from streamkd.ensemble.agreement import AccuracyTally, Contradiction, PairTally
 from streamkd.ensemble.comparison import (
     MAX_CONTRADICTIONS,
@@ -70,6 +70,7 @@ def compare_stores(
     check_types(compare_stores, locals())
     if sample is not None:
         check_count("--sample", sample)
+    check_seed(seed)
     combined = _combined(stores, weights, rule)
     numbers, labels, unknown = _compared_images(combined, images, progress)
     num_images = len(numbers)

@@ -26,7 +26,7 @@ from streamkd.ensemble import checks, rules
 from streamkd.ensemble.class_weights import class_weights
 from streamkd.ensemble.combined_header import combined_header
 from streamkd.ensemble.common_images import labels_of, match_members
-from streamkd.ensemble.member import Member, as_members
+from streamkd.ensemble.member import Member, as_float, as_members
 from streamkd.ensemble.rules import MemberClasses, make_rule
 from streamkd.ensemble.same_views import SameViews
 from streamkd.ensemble.union_of_classes import UnionOfClasses, unite
@@ -86,7 +86,8 @@ def as_store(stores: Any, weights: Any = None, rule: str = "auto") -> RowStore:
         isinstance(stores, list | tuple | Mapping) and len(stores) == 1
     ):
         (only,) = as_members([stores] if isinstance(stores, Member) else stores, weights)
-        if only.dustbin is not None or only.weight not in (None, 1):
+        has_weight = only.weight is not None and as_float(only.weight) != 1
+        if only.dustbin is not None or has_weight:
             raise OptionError(
                 f"{only.opened.path} is the only store, and has a weight or a dustbin.\n"
                 "Give several stores, or the store alone."

@@ -16,6 +16,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from streamkd.errors import OptionError
 from streamkd.public import public
 from streamkd.store.collection import open_store
@@ -53,8 +55,8 @@ class Member:
         if self.dustbin is not None and not isinstance(self.dustbin, str):
             raise OptionError(f"dustbin is {self.dustbin!r}; give the name of a class.")
         ratio = self.oversampling
-        if not is_number(ratio) or not 0 < ratio < math.inf:
-            raise OptionError(f"oversampling is {ratio!r}; it must be a positive number.")
+        if not 0 < as_float(ratio) < math.inf:
+            raise OptionError(f"oversampling is {ratio!r:.80}; it must be a positive number.")
         if self.dustbin is None and ratio != 1:
             raise OptionError(
                 f"oversampling is {ratio:g} for {self.opened.path}, which has no dustbin to be "
@@ -85,16 +87,17 @@ def as_members(stores: Any, weights: Any = None) -> list[Member]:
                 "Give one of them."
             )
         stores, weights = list(stores), list(stores.values())
-    if isinstance(stores, str | bytes | os.PathLike | RowStore | Member) or not isinstance(
-        stores, Sequence
-    ):
-        raise OptionError(f"The stores are a {type(stores).__name__}.\n{_EXAMPLE}")
-    members = [one if isinstance(one, Member) else Member(one) for one in stores]
+    if not _is_listing(stores):
+        raise OptionError(
+            f"The stores are of the type {type(stores).__name__}, which is no list.\n{_EXAMPLE}"
+        )
+    members = [one if isinstance(one, Member) else Member(_path(one)) for one in stores]
     if weights is None:
         return members
-    if isinstance(weights, str | Mapping) or not hasattr(weights, "__len__"):
+    if not _is_listing(weights):
         raise OptionError(
-            f"weights is {weights!r}; give a list with a weight for each store, such as [0.7, 0.3]."
+            f"weights is {weights!r:.80}; give a list with a weight for each store, in the order "
+            "of the stores, such as [0.7, 0.3]."
         )
     if len(weights) != len(members):
         raise OptionError(
@@ -111,6 +114,32 @@ def as_members(stores: Any, weights: Any = None) -> list[Member]:
     return [dataclasses.replace(member, weight=weight) for member, weight in pairs]
 
 
-def is_number(value: Any) -> bool:
-    """Returns whether a value is a number, of Python or of NumPy, and no bool."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def as_float(value: Any) -> float:
+    """Returns a number, of Python or of NumPy, as a float; NaN for what is none, or too large."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _is_listing(value: Any) -> bool:
+    """Returns whether a value has several entries in an order. A set has none."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _path(store: Any) -> Any:
+    """Returns what names a store; refuses a weight that is written as on the command line."""
+    remedy = "Give {path: weight}, or weights=[0.7, 0.3] beside the list of the stores."
+    if isinstance(store, tuple) and len(store) == 2:
+        raise OptionError(f"A store is given as the pair {store!r:.200}.\n{remedy}")
+    if isinstance(store, str) and not os.path.lexists(store):
+        path, equals, _ = store.rpartition("=")
+        if equals and os.path.lexists(path):
+            raise OptionError(
+                f"There is no store {store!r}; `PATH=WEIGHT` is for the command line.\n{remedy}"
+            )
+    return store

@@ -29,6 +29,8 @@ LOWEST = -30000.0
 _SMALL_SUM = 1e-280
 # The same in float32, which has no smaller normal numbers than 1e-38.
 _SMALL_FLOAT32_SUM = 1e-30
+# A sum of float32 logits is exact to 1e-4 below this.
+_LARGE_LOGIT = 2048.0
 # Numbers that are worked on at once: their arrays stay in the processor's cache.
 _CELLS_AT_ONCE = 1 << 16
 # Rows whose cells are searched at once.
@@ -107,11 +109,18 @@ class _Outputs:
         else:
             sums[:, self.classes] += values
 
+    def label_logits(self, answers: np.ndarray) -> np.ndarray:
+        """Returns the logits of the labels that the teacher knows, float64, finite."""
+        logits = self.of_classes(self._kept(answers))
+        return np.clip(logits.astype(np.float64), LOWEST, -LOWEST)
+
+    def _kept(self, answers: np.ndarray) -> np.ndarray:
+        """Returns the columns of all outputs but a dustbin that means nothing."""
+        return answers if self._without_dustbin is None else answers[:, self._without_dustbin]
+
     def probabilities(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns log probabilities and probabilities, float64 `[batch, outputs]`."""
-        if self._without_dustbin is not None:
-            answers = answers[:, self._without_dustbin]
-        logs = answers.astype(np.float64)
+        logs = self._kept(answers).astype(np.float64)
         if self.dustbin is not None:
             logs[:, self.dustbin] += self._log_oversampling
         logs -= logs.max(axis=1, keepdims=True)
@@ -196,14 +205,18 @@ class _MeanOfLogits(Rule):
             return self._of_log_probabilities(answers)
         sums = np.zeros((len(answers[0]), self._num_classes), np.float32)
         product = np.empty_like(sums)
+        far = np.zeros(len(sums), bool)
         for member, answer in zip(self._members, answers, strict=True):
             share = np.float32(member.weights[0] / self._weights[0, 0])
-            member.add(sums, np.multiply(member.of_classes(answer), share, out=product))
+            own = np.multiply(member.of_classes(answer), share, out=product)
+            member.add(sums, own)
+            # What a row has in common, each of its logits has: it would round away the others'.
+            far |= ~(np.abs(own[:, 0]) < _LARGE_LOGIT)
         if sums.size and not sums.max() - sums.min() < -LOWEST:
-            # A class that is ruled out, or no number. Each row is handled by itself, so that it
-            # has the same bits in any batch.
-            ranges = sums.max(axis=1) - sums.min(axis=1)
-            (far,) = np.nonzero(~(ranges < -LOWEST))
+            # A class that is ruled out, or no number.
+            far |= ~(sums.max(axis=1) - sums.min(axis=1) < -LOWEST)
+        if far.any():
+            # Each row is handled by itself, so that it has the same bits in any batch.
             sums[far] = self._of_log_probabilities([answer[far] for answer in answers])
         return sums
 
@@ -221,7 +234,7 @@ class _MeanOfLabelLogits(Rule):
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
         sums = np.zeros((len(answers[0]), self._num_classes))
         for member, answer in zip(self._members, answers, strict=True):
-            member.add(sums, member.weights * _label_logits(member, answer))
+            member.add(sums, member.weights * member.label_logits(answer))
         return sums / self._weights
 
 
@@ -268,7 +281,7 @@ class _MeanOfLabelProbabilities(Rule):
 
     def _combined(self, answers: list[np.ndarray]) -> np.ndarray:
         pairs = zip(self._members, answers, strict=True)
-        logits = [_label_logits(member, answer) for member, answer in pairs]
+        logits = [member.label_logits(answer) for member, answer in pairs]
         sums = []
         for signed in (logits, [-logit for logit in logits]):
             logs = [-np.logaddexp(0.0, -logit) for logit in signed]
@@ -328,11 +341,6 @@ def _are_alike(members: list[_Outputs], num_classes: int) -> bool:
         member.knows_all_alike(num_classes) and (member.weights == member.weights[0]).all()
         for member in members
     )
-
-
-def _label_logits(member: _Outputs, answers: np.ndarray) -> np.ndarray:
-    """Returns the logits of the labels that a teacher knows, float64, finite."""
-    return member.of_classes(np.clip(answers.astype(np.float64), LOWEST, -LOWEST))
 
 
 def _bounded(logs: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from streamkd.checks import check_positive, check_types
+from streamkd.checks import check_positive, check_seed, check_types
 from streamkd.errors import ClassNamesError, OptionError, readable_names
 from streamkd.manifest import look_alikes
 from streamkd.manifest.listing import UNLABELLED
@@ -66,6 +66,7 @@ def specialist_images(
     """
     check_types(specialist_images, locals())
     check_positive("others", others)
+    check_seed(seed)
     images = as_manifest(images)
     numbers = _numbers_of(images, classes, dustbin)
     new_number = np.full(len(images.class_names or []), len(classes), np.int32)

@@ -21,6 +21,7 @@ from streamkd.manifest.fingerprint import fingerprint
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.progress import image_progress
 from streamkd.store.creation import create_store
+from streamkd.store.fill import say_what_is_done
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
@@ -68,8 +69,10 @@ def write_combination(
         refuse_stale_index(out)
         create_store(out, header, keys, labels, combination.class_names)
     _check_begun(out, header, keys)
+    store = LogitStore(out)
+    say_what_is_done(store, progress)
     with image_progress(len(keys), 0, "combining", progress) as bar:
-        if not LogitStore(out).finished:
+        if not store.finished:
             _fill(combination, numbers, out, bar)
     return LogitStore(out)
 

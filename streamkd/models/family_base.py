@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from streamkd.tf_support.keras_configuration import check_configuration
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -61,6 +63,8 @@ class Family(abc.ABC):
     def keras(self) -> ModuleType:
         """The module `tf_keras` or `keras`, imported now and not before."""
         self.check_backend()
+        if self.name not in sys.modules:
+            check_configuration()
         return importlib.import_module(self.name)
 
     @abc.abstractmethod

@@ -7,16 +7,14 @@ family.keras is keras
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from streamkd.errors import OptionError
 from streamkd.models.family_base import Call, Family, is_last_axis
+from streamkd.tf_support.keras_configuration import BACKEND, backend_of_configuration
 
-BACKEND = "tensorflow"
 # Better direction of a metric, by the metric's own word for it.
 DIRECTIONS = {"up": "max", "down": "min"}
 
@@ -28,7 +26,7 @@ class Keras3(Family):
     chief_only_callbacks = ("CSVLogger", "ModelCheckpoint", "TensorBoard")
 
     def check_backend(self) -> None:
-        backend = os.environ.get("KERAS_BACKEND") or _backend_of_configuration()
+        backend = os.environ.get("KERAS_BACKEND") or backend_of_configuration()
         if backend != BACKEND:
             raise OptionError(
                 f"Keras 3 is set to the backend {backend!r}, and streamkd trains with TensorFlow.\n"
@@ -113,15 +111,3 @@ class Keras3(Family):
     def takes_smallest_as_best(self, callback: Any) -> bool:
         # Undecided yet: `settle_direction` will know what is better.
         return not hasattr(callback, "_set_monitor_op") and super().takes_smallest_as_best(callback)
-
-
-def _backend_of_configuration() -> str:
-    """Returns the backend that Keras will read from its own file, as users of PyTorch have it."""
-    home = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser())
-    try:
-        configuration = json.loads((home / "keras.json").read_text())
-    except (OSError, ValueError):
-        return BACKEND  # so does Keras
-    return (
-        str(configuration.get("backend", BACKEND)) if isinstance(configuration, dict) else BACKEND
-    )

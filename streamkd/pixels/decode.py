@@ -13,12 +13,17 @@ background, has become a PNG before (`pixels/pillow_fallback.py`).
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.exact_decode import ExactDecoder, crops_of_images, fit
 from streamkd.pixels.scaled_decode import ScaledDecoder
+
+# Number of graphs that are kept: a teacher, a stream and its validation take one each.
+NUM_KEPT_GRAPHS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +55,72 @@ class CanonicalDecoder:
         return crops_of_images(images, boxes, self.options, plain_first)
 
 
-Decoder = ExactDecoder | ScaledDecoder | CanonicalDecoder
+@dataclasses.dataclass(frozen=True)
+class KeptDecoder:
+    """A decoder whose graphs are made once a process, however many datasets decode by them.
+
+    Attributes:
+      decoder: does the work; its arguments are those of `ExactDecoder`.
+    """
+
+    decoder: ExactDecoder | ScaledDecoder | CanonicalDecoder
+
+    def whole(self, file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
+        """Returns every image whole, as `ExactDecoder.whole` does."""
+        if tf.executing_eagerly():
+            return self.decoder.whole(file_bytes, one_size)
+        return _kept(self.decoder, file_bytes, one_size)
+
+    def crops(
+        self,
+        file_bytes: tf.Tensor,
+        one_size: tf.Tensor,
+        boxes: tf.Tensor,
+        *,
+        plain_first: bool = False,
+    ) -> tf.Tensor:
+        """Returns crops of files, as `ExactDecoder.crops` does."""
+        if tf.executing_eagerly():
+            return self.decoder.crops(file_bytes, one_size, boxes, plain_first=plain_first)
+        return _kept(self.decoder, file_bytes, one_size, boxes, plain_first=plain_first)
+
+
+def _kept(decoder: Any, *arguments: Any, plain_first: bool = False) -> tf.Tensor:
+    """Returns the result of `whole`, or with boxes that of `crops`, of a kept graph."""
+    tensors = [tf.convert_to_tensor(argument) for argument in arguments]
+    specs = tuple(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors)
+    return _graph_of(decoder, specs, plain_first)(*tensors)
+
+
+# Tracing takes longer than decoding ten thousand small images.
+@functools.lru_cache(NUM_KEPT_GRAPHS)
+def _graph_of(decoder: Any, specs: tuple[tf.TensorSpec, ...], plain_first: bool) -> Any:
+    """Returns the graph for arguments of these specs."""
+
+    def decode(file_bytes: tf.Tensor, one_size: tf.Tensor, *boxes: tf.Tensor) -> tf.Tensor:
+        if boxes:
+            return decoder.crops(file_bytes, one_size, *boxes, plain_first=plain_first)
+        return decoder.whole(file_bytes, one_size)
+
+    with tf.init_scope():
+        graph = tf.function(decode, input_signature=specs, autograph=False)
+        return graph.get_concrete_function()
+
+
 _DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {
     "exact": ExactDecoder,
     "scaled": ScaledDecoder,
 }
 
 
-def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> Decoder:
+def decoder_of(options: ImageOptions, canonical: ImageOptions | None = None) -> KeptDecoder:
     """Returns the decoder that `options.decode` names.
 
     With `canonical`, every image is brought to one size first, rounded to whole numbers.
     """
     if canonical is not None:
-        return CanonicalDecoder(options, canonical)
-    return _DECODERS[options.decode](options)
+        return KeptDecoder(CanonicalDecoder(options, canonical))
+    return KeptDecoder(_DECODERS[options.decode](options))
 
 
 def decode_canonical(
@@ -74,7 +130,7 @@ def decode_canonical(
 
     Arguments as in `decode_batch`.
     """
-    decoder = _DECODERS[canonical.decode](canonical, whole_numbers=True)
+    decoder = KeptDecoder(_DECODERS[canonical.decode](canonical, whole_numbers=True))
     return tf.cast(decoder.whole(file_bytes, one_size), tf.uint8)
 
 

@@ -1,1 +1,1 @@
-"""Results of a training run: evaluation and export."""
+"""Results of a training run: evaluation, and repairs of the last layer."""

@@ -47,7 +47,9 @@ def given_frequencies(
         )
     try:
         values = np.array([given[name] for name in given], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        values = np.full(len(given), np.nan)
+    if values.ndim != 1:
         values = np.full(len(given), np.nan)
     total, is_all = values.sum(), len(given) == len(names)
     fits = abs(total - 1) <= SUM_TOLERANCE if is_all else total < 1

@@ -192,7 +192,7 @@ def fold_class_bias(
     numbers = bias.get("logit_bias") if isinstance(bias, Mapping) else bias
     try:
         values = np.asarray(numbers, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = np.array(np.nan)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise OptionError(

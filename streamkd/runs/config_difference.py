@@ -14,7 +14,7 @@ from streamkd.models.layer_digests import UNKNOWN
 # Entries for the reader, which may differ when a run resumes.
 INFORMATIVE = (
     *("versions", "platform", "initial_weights", "arguments", "class_names", "replicas"),
-    "code",
+    *("code", "extended"),
 )
 # Entries named first if several differ: the others may follow from them.
 NAMED_FIRST = ("optimizer", "schedule")
@@ -42,15 +42,6 @@ def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 def both_sides(old: dict[str, Any], new: dict[str, Any], name: str, titles: tuple[str, str]) -> str:
     """Returns two lines with the values of an entry in two configurations, where they differ."""
     return differences.both_sides(dict(zip(titles, (old.get(name), new.get(name)), strict=True)))
-
-
-def in_words(begun: dict[str, Any], now: dict[str, Any], name: str) -> str:
-    """Returns the end of 'The run was started with', and lines that show both sides."""
-    was, asked = begun.get(name), now.get(name)
-    if name == "epochs" and isinstance(was, int) and isinstance(asked, int):
-        noun, verb = "epoch" if was == 1 else "epochs", "is" if asked == 1 else "are"
-        return f"{was} {noun}, and {asked} {verb} asked for now.\n"
-    return f"{differences.another(name)}.\n{both_sides(begun, now, name, ('run', 'now'))}"
 
 
 def _has_layers(config: dict[str, Any]) -> bool:

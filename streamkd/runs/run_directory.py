@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from streamkd import disk, small_files
+from streamkd import differences, disk, small_files
 from streamkd.disk import TEMPORARY, make_directory, replacing, write_atomically
 from streamkd.errors import OutputError, ResumeError, RunBusyError, StreamkdError, StudentError
 from streamkd.file_access import take_lock, warn_if_not_locked
@@ -30,7 +30,7 @@ from streamkd.keys import key_fields, key_of_fields
 from streamkd.models.run_code import STUDENT
 from streamkd.models.saving import save_model
 from streamkd.runs.checkpoint import finished_checkpoints
-from streamkd.runs.config_difference import first_difference, in_words
+from streamkd.runs.config_difference import both_sides, first_difference
 
 # Columns of metrics.csv; the user's metrics follow.
 COLUMNS = (
@@ -192,8 +192,9 @@ class RunDirectory:
         name = first_difference(begun, now)
         if name is not None:
             raise ResumeError(
-                f"The run {self.path} was started with {in_words(begun, now, name)}"
-                + _way_on(self.path, name)
+                f"The run {self.path} was started with {differences.another(name)}.\n"
+                f"{both_sides(begun, now, name, ('run', 'now'))}"
+                f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
             )
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -251,17 +252,6 @@ class RunDirectory:
         with replacing(self.student, temporary):
             disk.open_new(temporary).close()  # Keras follows a link of that name
             save_model(student, temporary)
-
-
-def _way_on(run: Path, name: str) -> str:
-    """Returns what to do about a run that was started with another `name`."""
-    if name != "epochs":
-        return f"Give the same {name}, start again with `--no-resume`, or give another `--out`."
-    return (
-        "The learning rate was planned for these epochs. To train the student of this run longer, "
-        f"give `--student {run} --out {run}-longer` and the epochs that it is to train besides; to "
-        "start again, add `--no-resume`."
-    )
 
 
 def _not_a(wanted: str, path: Path, kind: str) -> OutputError:

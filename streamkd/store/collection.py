@@ -15,7 +15,7 @@ import bisect
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,12 +52,14 @@ def open_store(path: str | os.PathLike[str] | RowStore, io: Io | None = None) ->
     if isinstance(path, RowStore):
         return path
     if not isinstance(path, str | bytes | os.PathLike):
-        several = " To read several as one: kd.combine_stores([…])." * isinstance(path, list)
+        several = " To read several as one: kd.combine_stores([…])." * isinstance(path, Iterable)
         raise OptionError(
             f"The store is of the type {type(path).__name__}, not a path or an open store."
             f"\nGive one path, such as 'teacher.h5'.{several}"
         )
     path = os.fsdecode(path)
+    if not path:
+        raise OptionError("The path of the store is empty.\nGive one path, such as 'teacher.h5'.")
     if store_list.is_index_file(path):
         return _open_listed(path, io)
     index_path = store_list.index_beside(path)

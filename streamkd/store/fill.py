@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from streamkd.progress import image_progress
+from streamkd.progress import image_progress, say
 from streamkd.store.background_writer import BackgroundWriter
 from streamkd.store.reader import LogitStore
 from streamkd.store.summary import teacher_summary
@@ -54,6 +54,7 @@ def fill_store(path: str, answers: Answers, *, activity: str, progress: bool) ->
       progress: show it.
     """
     store = LogitStore(path)
+    say_what_is_done(store, progress)
     if store.finished:
         return store
     with StoreWriter(path) as writer:
@@ -73,3 +74,12 @@ def fill_store(path: str, answers: Answers, *, activity: str, progress: bool) ->
             background.wait()
         writer.finish(teacher_summary(LogitStore(path)))
     return LogitStore(path)
+
+
+def say_what_is_done(store: LogitStore, shown: bool = True) -> None:
+    """Says on standard error that a store goes on, or that nothing is left to do; else nothing."""
+    total, done = store.num_images, store.rows_done // store.num_views
+    if store.finished:
+        say(f"already finished: {store.path} has all {total:,} images; nothing is done", shown)
+    elif 0 < done < total:
+        say(f"going on at image {done:,} of {total:,}, in {store.path}", shown)

@@ -27,6 +27,7 @@ from streamkd.progress import image_progress
 from streamkd.public import public
 from streamkd.store.collection import as_one, flatten, link_stores, open_store
 from streamkd.store.creation import create_store
+from streamkd.store.fill import say_what_is_done
 from streamkd.store.layout import REFUSED, StoreHeader
 from streamkd.store.match_images import match_images
 from streamkd.store.reader import LogitStore
@@ -133,7 +134,9 @@ def _merge_rows(
         refuse_stale_index(out)
         create_store(out, header, keys, labels, stores[0].class_names)
     _check_begun(out, header, keys)
-    if not LogitStore(out).finished:
+    store = LogitStore(out)
+    say_what_is_done(store, not bar.disable)
+    if not store.finished:
         _copy(as_one(stores), images, out, bar)
     return LogitStore(out)
 

@@ -13,24 +13,22 @@ import math
 
 import numpy as np
 
-from streamkd.checks import check_choice, check_count
+from streamkd.checks import check_choice, check_count, check_seed
 from streamkd.codes import warn
 from streamkd.errors import MissingLogitsError, OptionError, readable_key
 from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
+from streamkd.store.chance import is_at_chance
 from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.order.class_balance import draws_of_epoch
 from streamkd.stream.teacher_columns import TeacherColumns
-from streamkd.teachers.last_checks import is_at_chance
 from streamkd.views.operation import ViewOperation, check_replayed
 from streamkd.views.views import Views
 
 AUGMENTS = ("replay", "independent")
 # Number of rows whose accuracy is compared: enough to show a wrong pairing, and soon read.
 ACCURACY_ROWS = 4096
-# Number of labelled rows from which an accuracy is compared with chance.
-FEWEST_ROWS = 20
 # Fraction of images with one logit for all chosen classes that is not worth a word.
 FEW_EQUAL_ANSWERS = 0.01
 
@@ -154,7 +152,7 @@ def spread_out(indices: np.ndarray) -> np.ndarray:
 def _check_chance(correct: np.ndarray, columns: TeacherColumns, store: RowStore) -> None:
     """Warns if the teacher's columns of the student's classes choose hardly better than chance."""
     chance = 1 / len(columns.class_names)
-    if len(correct) >= FEWEST_ROWS and is_at_chance(float(correct.mean()), chance):
+    if is_at_chance(float(correct.mean()), chance, len(correct)):
         warn(
             "teacher_at_chance",
             f"Among the student's {len(columns.class_names):,} classes, the teacher of "
@@ -194,8 +192,7 @@ def check_batch_size(batch_size: int, seed: int, num_images: int) -> None:
             f"batch_size is {batch_size}, and there are {num_images} images.\n"
             f"Give a batch size of at most {num_images}: `--batch-size {num_images}`."
         )
-    if not 0 <= seed < 2**32:
-        raise OptionError(f"seed is {seed!r}; it must lie between 0 and 4294967295.")
+    check_seed(seed)
 
 
 def check_pairs(batch_size: int, rows: np.ndarray, store: RowStore) -> None:

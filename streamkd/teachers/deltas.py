@@ -16,7 +16,7 @@ import numpy as np
 from streamkd.errors import StoreError, readable_key
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.content_digest import digest_each, digest_files
-from streamkd.progress import image_progress
+from streamkd.progress import image_progress, say
 from streamkd.store.collection import flatten, link_stores, open_store
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
@@ -56,6 +56,7 @@ def teach_changes(
     setup.check_same(base)
     setup.teacher.settle_output(base.header.teacher["output"])
     TeacherPass(setup, images, path, skip_bad=skip_bad).check_answers(base)
+    has_grown = False
     while True:
         delta = _next_delta(path, store)
         if os.path.exists(delta):
@@ -63,12 +64,17 @@ def teach_changes(
         else:
             changed = find_changes(images, store, progress)
         if not len(changed):
+            words = (
+                f"already finished: no image is new or has changed since {path}; nothing is done"
+            )
+            say(words, progress and not has_grown)
             return store
         if len(changed) == len(images):
             raise other_images(images, base)
         TeacherPass(setup, images.select(changed), delta, skip_bad=skip_bad).run(progress)
         index = path if is_index_file(path) else index_beside(path)
         link_stores([path, delta], index)
+        has_grown = True
         store = open_store(path)
 
 

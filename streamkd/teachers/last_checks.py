@@ -11,15 +11,16 @@ from streamkd.codes import warn
 from streamkd.errors import readable_names
 from streamkd.manifest.contradictions import contradictions, described
 from streamkd.manifest.listing import UNLABELLED
+from streamkd.store.chance import is_at_chance
 from streamkd.store.layout import DONE
 from streamkd.store.reader import LogitStore
 
 
 def warn_of_chance(name: str, store: LogitStore) -> None:
     """Warns of a teacher hardly better than chance, by its preprocessing, classes or rows."""
-    accuracy = (store.summary or {}).get("teacher_accuracy")
-    chance = 1 / max(2, store.num_classes)
-    if accuracy is not None and is_at_chance(accuracy, chance):
+    summary = store.summary or {}
+    accuracy, chance = summary.get("teacher_accuracy"), 1 / max(2, store.num_classes)
+    if accuracy is not None and is_at_chance(accuracy, chance, summary["num_labelled"]):
         warn(
             "teacher_at_chance",
             f"The teacher {name!r} is right on {accuracy:.1%} of the labelled "
@@ -57,12 +58,6 @@ def warn_of_lost_answers(
             "it stands for in the mean, at most half a step.",
             stacklevel=3,
         )
-
-
-def is_at_chance(accuracy: float, chance: float) -> bool:
-    """Returns whether an accuracy is hardly better than that of a guess."""
-    # With two classes, twice chance would be every image.
-    return accuracy < min(2 * chance, chance + (1 - chance) / 10)
 
 
 def warn_of_unanswered_classes(store: LogitStore) -> None:

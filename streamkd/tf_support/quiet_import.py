@@ -13,6 +13,7 @@ import os
 import sys
 
 from streamkd.tf_support import native_lines
+from streamkd.tf_support.keras_configuration import check_configuration
 
 # Levels of TensorFlow's log: warnings, and what ends the process.
 _WARNINGS, _FATAL = "1", "3"
@@ -22,7 +23,12 @@ def import_tensorflow() -> None:
     """Imports TensorFlow and lists the devices; lines below the log level do not show.
 
     A user who sets TF_CPP_MIN_LOG_LEVEL gets TensorFlow's own behaviour.
+
+    Raises:
+      OptionError: a configuration with which tf_keras cannot be imported.
     """
+    if "tf_keras" not in sys.modules:
+        check_configuration()
     if "tensorflow" in sys.modules:
         return
     own_level = os.environ.get(native_lines.LEVEL_VARIABLE)

@@ -64,6 +64,11 @@ def learning_rate_callback(callbacks: list[Any]) -> str | None:
     return next(names, None)
 
 
+def default_schedule(callbacks: list[Any]) -> str:
+    """Returns the schedule of an optimizer given by name: none beside a callback with its own."""
+    return "cosine" if learning_rate_callback(callbacks) is None else "constant"
+
+
 def check_learning_rate(callbacks: list[Any], optimizer: Any) -> None:
     """Refuses, as an OptionError, a callback that would set the learning rate of a schedule."""
     name = learning_rate_callback(callbacks)

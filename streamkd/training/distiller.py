@@ -30,6 +30,7 @@ from streamkd.stream.stream import Stream
 from streamkd.training import callback_checks, run_config
 from streamkd.training.batch_loss import BatchLoss
 from streamkd.training.class_weights import class_weights
+from streamkd.training.diagnosis import Diagnosis
 from streamkd.training.distribution import Workers
 from streamkd.training.history import History
 from streamkd.training.keras_callbacks import KerasCallbacks
@@ -46,7 +47,6 @@ from streamkd.training.step_calls import StepCalls
 from streamkd.training.student_checks import check_is_model, check_student
 from streamkd.training.student_model import StudentModel, student_model
 from streamkd.training.student_warnings import warn_of_student
-from streamkd.training.teacher_strength import TeacherStrength
 from streamkd.training.validation import validation_of
 from streamkd.training.xla_choice import XlaPolicy
 
@@ -167,9 +167,8 @@ class Distiller:
                 output=self._model_output,
                 shape=shape,
             )
-        if self._parts is None:
-            return
-        self.student = self._parts.student
+        if self._parts is not None:
+            self.student = self._parts.student
 
     @property
     def recipe(self) -> Recipe:
@@ -197,6 +196,7 @@ class Distiller:
         save_every: int | None = None,
         stop: Callable[[], bool] | None = None,
         arguments: dict[str, Any] | None = None,
+        extend: bool = False,
     ) -> History:
         """Trains for `epochs` epochs, or resumes a run that was stopped.
 
@@ -218,6 +218,7 @@ class Distiller:
           stop: asked after every call of the compiled loop; once it returns True, the run is
             saved, and `fit` returns the history so far.
           arguments: kept in config.json for the reader, such as the flags of a command.
+          extend: let a run take more epochs than planned, by the schedules of so many from now on.
 
         A KeyboardInterrupt saves too; in a notebook it then returns, in a script it is raised. The
         same call resumes the run.
@@ -257,11 +258,10 @@ class Distiller:
         )
         label_weight = typical_of(self.recipe.label_weight)
         warn_of_student(self._given, self.student_preprocess, stream, label_weight)
-        strength = TeacherStrength.of(stream, label_weight)
         with restorable_random_layers(self._logits.model, self.strategy):
-            sets_rate = callback_checks.learning_rate_callback(callbacks) is not None
-            schedule = self.recipe.schedule or ("constant" if sets_rate else "cosine")
+            schedule = self.recipe.schedule or callback_checks.default_schedule(callbacks)
             num_steps = self.recipe.num_steps(stream.end_of_epoch(epochs))
+            diagnosis = Diagnosis(stream, self.recipe, epochs=epochs, num_steps=num_steps)
             several = stream.multi_hot is not None
             state, metrics = self._state(num_outputs, several, num_steps, schedule)
             callback_checks.check_learning_rate(callbacks, state.optimizer)
@@ -308,10 +308,10 @@ class Distiller:
                 workers=self.workers,
                 stop=stop or (lambda: False),
                 shows_progress=progress and self.workers.is_chief,
+                extend=extend,
             )
             history = loop.train(resume)
-        if strength is not None and not history.stopped:
-            strength.warn_if_weaker(history.last.get("accuracy"), label_weight)
+        diagnosis.look_back(history, validation)
         return history
 
     def _state(

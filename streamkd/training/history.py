@@ -24,6 +24,9 @@ class History:
       step: steps that were done.
       jit: whether XLA compiled forward and gradient.
       jit_update: whether it compiled the optimizer's update.
+      outcome: what this call did: 'new', 'resumed', 'extended' to more epochs than were planned, or
+        'already_finished', and nothing was done.
+      began_at_step: the step at which it began, 0 for a new run.
     """
 
     epochs: list[dict[str, Any]]
@@ -33,6 +36,8 @@ class History:
     step: int = 0
     jit: bool = False
     jit_update: bool = False
+    outcome: str = "new"
+    began_at_step: int = 0
 
     @property
     def history(self) -> dict[str, list]:

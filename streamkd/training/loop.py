@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamkd.errors import NonFiniteError, OptionError, RunBusyError
-from streamkd.progress import image_progress
+from streamkd.progress import image_progress, say
 from streamkd.stream.stream import Stream
 from streamkd.training.distribution import Workers
 from streamkd.training.epoch_sums import EpochTimes, metrics_of
@@ -39,7 +39,7 @@ class Loop:
     """One call of `fit`.
 
     Attributes:
-      stream, epochs, stop: as given to `fit`.
+      stream, epochs, stop, extend: as given to `fit`.
       config: of the run, except for the choice about XLA.
       metrics, callbacks: the user's.
       shows_progress: whether to print progress on standard error.
@@ -61,6 +61,7 @@ class Loop:
     workers: Workers
     stop: Callable[[], bool]
     shows_progress: bool
+    extend: bool
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -87,17 +88,16 @@ class Loop:
         self.calls.choose_xla(self.saver.prepare(resume))
         steps = self.calls.steps
         choice = {"jit": steps.jit, "jit_update": steps.jit_update}
-        self.progress = self.saver.restore({**self.config, **choice}, resume)
+        self.progress = self.saver.restore({**self.config, **choice}, resume, extend=self.extend)
         self._check_epochs()
+        began_at, outcome = self.state.num_steps, "already_finished"
         if self.progress.ended_early:
             self._say(
                 f"a callback ended this run after epoch {len(self.progress.history)}; "
                 "start again with `--no-resume`"
             )
         elif len(self.progress.history) < self.epochs:
-            if self.state.num_steps:
-                last = self._end_of_epoch(self.epochs)
-                self._say(f"going on at step {self.state.num_steps:,} of {last:,}")
+            outcome = self._say_where_it_goes_on()
             self._train_or_stop()
         else:
             self._say(f"already finished at step {self.state.num_steps:,}; nothing is done")
@@ -110,15 +110,29 @@ class Loop:
             self.state.num_steps,
             steps.jit,
             steps.jit_update,
+            outcome,
+            began_at,
         )
+
+    def _say_where_it_goes_on(self) -> str:
+        """Says at which step a resumed run goes on; returns the outcome, as `History` has it."""
+        step, was = self.state.num_steps, self.saver.planned_for
+        if was is not None:
+            self._say(
+                f"extended from {was:,} to {self.epochs:,} epochs: from here on the schedules are "
+                f"those of {self.epochs:,}, and the learning rate is "
+                f"{learning_rate_of(self.state.optimizer):.3g}"
+            )
+        if step:
+            self._say(f"going on at step {step:,} of {self._end_of_epoch(self.epochs):,}")
+        return "extended" if was is not None else "resumed" if step else "new"
 
     @property
     def _images_per_step(self) -> int:
         return self.stream.batch_size * self.recipe.accumulate
 
     def _say(self, words: str) -> None:
-        if self.shows_progress:
-            print(words, file=sys.stderr)
+        say(words, self.shows_progress)
 
     def _check_epochs(self) -> None:
         done = len(self.progress.history)

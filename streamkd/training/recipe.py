@@ -21,7 +21,7 @@ from streamkd.checks import (
 from streamkd.errors import OptionError
 from streamkd.losses.teacher_loss import PRESETS, name_of
 from streamkd.training import schedules
-from streamkd.training.schedules import as_setting
+from streamkd.training.schedules import SettingOverRun, as_setting
 
 SCHEDULES = ("cosine", "constant")
 LOSSES = ("auto", "bce", *PRESETS)
@@ -134,6 +134,12 @@ class Recipe:
     def num_steps(self, num_batches: int) -> int:
         """Returns the steps for `num_batches` batches; the last step may take more of them."""
         return -(-num_batches // self.accumulate)
+
+    @property
+    def changes_over_run(self) -> bool:
+        """Whether a setting of the loss has other values at other fractions of the run."""
+        settings = (self.temperature, self.label_weight)
+        return any(isinstance(setting, SettingOverRun) for setting in settings)
 
     def described(self) -> dict[str, Any]:
         """Returns the settings that a resumed run must repeat, except the user's own optimizer.

@@ -31,6 +31,7 @@ from streamkd.models.family_base import Family
 from streamkd.models.layer_digests import describe_layers, settings_text
 from streamkd.models.precision import precision_of
 from streamkd.models.run_code import describe_code
+from streamkd.runs.extension import PLANNED
 from streamkd.stream.stream import Stream
 from streamkd.training.keras_metrics import UserMetrics
 from streamkd.training.optimizers import check_family
@@ -109,13 +110,12 @@ def describe_training(recipe: Recipe, student: Any, schedule: str, epochs: int) 
     precision = precision_of(student)
     if precision != "float32":
         described["student"]["precision"] = precision
-    if not isinstance(recipe.optimizer, str):
-        return described
-    if schedule == "cosine":
-        # A cosine is built for a number of epochs; another number is another run.
-        described["epochs"] = epochs
-    else:
+    has_rate = isinstance(recipe.optimizer, str)
+    if has_rate and schedule != "cosine":
         described["schedule"] = schedule
+    # A cosine is built for a number of epochs; another number is another run.
+    if (has_rate and schedule == "cosine") or recipe.changes_over_run:
+        described[PLANNED] = epochs
     return described
 
 

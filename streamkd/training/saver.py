@@ -27,6 +27,7 @@ from streamkd.differences import another
 from streamkd.errors import OptionError, ResumeError
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.runs.config_difference import both_sides, first_difference
+from streamkd.runs.extension import earlier_plans, replanned
 from streamkd.runs.run_directory import START_AGAIN, RunDirectory, skipped_entries, skipped_of
 from streamkd.training.distribution import Workers
 from streamkd.training.state import TrainingState, averaged_weights
@@ -90,6 +91,7 @@ class Saver:
     Attributes:
       run: path of the directory, or None.
       saved_step: step of the newest checkpoint; -1 before the first.
+      planned_for: epochs that the run was planned for until this start extends it; else None.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Saver:
         """Args: `newly_skipped`, returns the keys of images that this process skipped, and why."""
         self.run = None if run is None else str(Path(run))
         self.saved_step = -1
+        self.planned_for: int | None = None
         self._directory = RunDirectory(run) if run is not None and workers.is_chief else None
         self._state = state
         self._workers = workers
@@ -133,12 +136,13 @@ class Saver:
             return None
         return directory.read_config()
 
-    def restore(self, config: dict[str, Any], resume: bool) -> Progress:
+    def restore(self, config: dict[str, Any], resume: bool, *, extend: bool = False) -> Progress:
         """Restores the tensors of the newest checkpoint; returns how far the run has come.
 
         Args:
           config: of this start.
           resume: False starts over.
+          extend: whether the run may take more epochs than it was planned for.
 
         Raises:
           ResumeError: the run was started with another configuration.
@@ -148,11 +152,12 @@ class Saver:
         check_alike(self._workers.from_all(config))
         if self.run is None or not resume:
             return Progress()
-        restored = self._workers.from_chief(self._restore)
+        restored = self._workers.from_chief(lambda: self._restore(extend))
         if restored is None:
             return Progress()
         values = restored["state"]
         self._skipped = skipped_of(restored["skipped"])
+        self.planned_for = restored["planned_for"]
         self.saved_step = values.pop("step")
         progress = Progress.from_json(values)
         progress.arrays = self._restored_arrays()
@@ -160,12 +165,13 @@ class Saver:
             self.publish(progress)  # a kill came between the checkpoint and student.keras
         return progress
 
-    def _restore(self) -> dict[str, Any] | None:
+    def _restore(self, extend: bool) -> dict[str, Any] | None:
         """Restores the tensors on the chief; returns the rest as JSON, without the arrays."""
         if self._begun is None:
             return None
         directory, checkpoints = self._at_chief()
-        directory.check_config(self._begun, self._config)
+        begun, planned_for = replanned(directory.path, self._begun, self._config, extend=extend)
+        directory.check_config(begun, self._config)
         first = {name: self._begun.get(name) for name in KEPT_FROM_FIRST_START}
         self._config = {**self._config, **first}
         restored = checkpoints.restore()
@@ -178,9 +184,11 @@ class Saver:
                 f"The newest checkpoint in {checkpoints.directory} is of no run of streamkd: "
                 f"{error}.\n{START_AGAIN}"
             ) from error
+        self._config |= earlier_plans(self._begun, planned_for, state["step"])
         is_whole = state["step"] == progress.last_step
         return {
             "state": state,
+            "planned_for": planned_for,
             "skipped": skipped_entries(directory.read_skipped()),
             "is_behind": is_whole and not directory.has_metrics(progress.history),
         }

@@ -13,17 +13,16 @@ import numpy as np
 
 from streamkd.codes import warn
 from streamkd.manifest.listing import UNLABELLED
+from streamkd.store.chance import is_at_chance
 from streamkd.store.decisions import right
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join_checks import spread_out
 from streamkd.stream.stream import Stream
-from streamkd.teachers.last_checks import is_at_chance
 from streamkd.training.student_checks import LABELS_ALONE
 
-# Images without which chance cannot be told from a weak teacher.
-FEWEST_IMAGES = 25
-# Difference of two accuracies that is told, besides three standard deviations.
-LEAST_DIFFERENCE = 0.01
+# Difference of two accuracies that is told, besides three standard deviations; and that of the
+# student on validation images from the teacher on others, which may be harder.
+LEAST_DIFFERENCE, LEAST_DIFFERENCE_OF_OTHERS = 0.01, 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +60,40 @@ class TeacherStrength:
         strength._warn_of_chance(store)
         return strength
 
-    def warn_if_weaker(self, student: float | None, label_weight: float) -> None:
-        """Warns of a teacher that is right less often than its student, if that is known."""
-        warn_of_weaker(self.accuracy, student, self.num_images, label_weight)
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the teacher is right hardly more often than a guess."""
+        return is_at_chance(self.accuracy, self.chance, self.num_images)
+
+    def warn_if_weaker(
+        self,
+        student: float | None,
+        label_weight: float,
+        validated: float | None = None,
+        num_validation: int = 0,
+    ) -> None:
+        """Warns of a teacher that is right less often than its student, if that is known.
+
+        Args:
+          student: its accuracy on the images that it learns from.
+          label_weight: of the training.
+          validated, num_validation: its accuracy on validation images, and their number.
+        """
+        num_images = min(self.num_images, num_validation)
+        if is_weaker(self.accuracy, student, self.num_images):
+            warn_of_weaker(self.accuracy, student, self.num_images, label_weight)
+        elif is_weaker(self.accuracy, validated, num_images, LEAST_DIFFERENCE_OF_OTHERS):
+            warn(
+                "teacher_weaker",
+                f"The teacher is the weaker one: it is right on {self.accuracy:.1%} of the images "
+                f"that the student learns from, and the student on {validated:.1%} of the "
+                f"validation images. {_more_label_weight(label_weight)}",
+                stacklevel=4,
+            )
 
     def _warn_of_chance(self, store: RowStore) -> None:
         """Warns of a teacher that is right hardly more often than a guess."""
-        if self.num_images < FEWEST_IMAGES or not is_at_chance(self.accuracy, self.chance):
+        if not self.is_at_chance:
             return
         warn(
             "teacher_at_chance",
@@ -89,16 +115,35 @@ def warn_of_weaker(
       num_images: images of which the teacher's accuracy is known.
       label_weight: of the training, if known.
     """
-    if teacher is None or student is None or not num_images:
+    if not is_weaker(teacher, student, num_images):
         return
-    deviation = math.sqrt(max(teacher * (1 - teacher), 1 / num_images) / num_images)
-    if student - teacher <= max(LEAST_DIFFERENCE, 3 * deviation):
-        return
-    now = "" if label_weight is None else f" (it is {label_weight:g})"
     warn(
         "teacher_weaker",
         f"The teacher is the weaker one on the labelled images: it is right on {teacher:.1%} of "
-        f"them, and the student on {student:.1%}. A student learns its teacher's mistakes, too. "
-        f"Give a larger `--label-weight`{now}, label_weight in Python, or a better teacher.",
+        f"them, and the student on {student:.1%}. {_more_label_weight(label_weight)}",
         stacklevel=3,
+    )
+
+
+def is_weaker(
+    teacher: float | None, student: float | None, num_images: int, least: float = LEAST_DIFFERENCE
+) -> bool:
+    """Returns whether a teacher is right less often than its student, and not by chance.
+
+    Args:
+      teacher, student: their accuracy on labelled images; None if unknown.
+      num_images: images of which each is known, at least.
+      least: difference that is told.
+    """
+    if teacher is None or student is None or not num_images:
+        return False
+    deviation = math.sqrt(max(teacher * (1 - teacher), 1 / num_images) / num_images)
+    return student - teacher > max(least, 3 * deviation)
+
+
+def _more_label_weight(label_weight: float | None) -> str:
+    now = "" if label_weight is None else f" (it is {label_weight:g})"
+    return (
+        "A student learns its teacher's mistakes, too. Give a larger "
+        f"`--label-weight`{now}, label_weight in Python, or a better teacher."
     )

@@ -18,6 +18,7 @@ from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
 from streamkd.teachers.plan import plan
 from streamkd.training.distiller import Distiller
+from streamkd.training.optimizers import build_optimizer
 from streamkd.training.student_checks import check_student
 from streamkd.training.student_model import student_model
 from streamkd.views.views import Views
@@ -118,3 +119,5 @@ def _try_student(request: Request, tried: Stream, settings: dict[str, Any]) -> N
     parts = student_model(student, preprocess=request.student_preprocess, shape=tried.options.shape)
     if parts is not None:
         check_student(distiller.recipe, parts, tried, 1)
+        variables = parts.student.trainable_variables
+        build_optimizer(distiller.recipe, distiller.family, num_steps=1, variables=variables)

@@ -80,7 +80,8 @@ def commands_by_hand(job: Described) -> list[str]:
     shown = ["--validation", validation] if job.is_labelled else []
     size = _words({"image_size": job.image_size})
     student = [*job.student, *_words(_of_training(settings)), *seed, *trust, *job.common]
-    loss = _words({name: settings[name] for name in ("temperature", "label_weight")})
+    compared = ("temperature", "label_weight", "loss")
+    loss = _words({name: settings[name] for name in compared if name in settings})
     run, baseline = f"{job.by_hand}/distilled", f"{job.by_hand}/labels-alone"
     train_words = ["streamkd", "train", train]
     commands.append([*train_words, "--store", store, *student, *loss, *size, *shown, "--out", run])
@@ -95,7 +96,8 @@ def commands_by_hand(job: Described) -> list[str]:
 
 def _of_training(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of `train` that both students have."""
-    return {n: settings[n] for n in ("epochs", "batch_size", "learning_rate", "cache")}
+    names = ("epochs", "batch_size", "learning_rate", "cache", "optimizer")
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _independent(settings: dict[str, Any]) -> list[str]:

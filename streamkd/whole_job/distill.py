@@ -21,18 +21,20 @@ from streamkd.reports import Report
 from streamkd.store import codecs
 from streamkd.stream.join import CACHES
 from streamkd.teachers.load_teacher import load_teacher
+from streamkd.training.recipe import LOSSES
 from streamkd.whole_job.budget import Budget, parse_budget
 from streamkd.whole_job.by_hand import Described
 from streamkd.whole_job.job import Job
 from streamkd.whole_job.parts import parts_of
 from streamkd.whole_job.recipe_choice import validation_split as chosen_split
-from streamkd.whole_job.request import CLASSES, VIEW_SETTINGS, Request, no_signals
+from streamkd.whole_job.request import CLASSES, OF_TRAIN, VIEW_SETTINGS, Request, no_signals
 from streamkd.whole_job.student_source import StudentSource
 
 # Settings that are chosen, or given by the flag of the same name.
 SETTINGS = (
     *("views", *VIEW_SETTINGS, "codec"),
     *("epochs", "batch_size", "learning_rate", "temperature", "label_weight", "cache"),
+    *OF_TRAIN,
 )
 
 
@@ -50,6 +52,7 @@ class DistillReport(Report):
       store: path of the teacher's answers.
       report: path of a report, or None.
       commands: the steps, as commands to repeat and to change.
+      outcome: 'new', 'resumed', or 'already_finished', and nothing was done.
     """
 
     teacher_accuracy: float | None
@@ -62,6 +65,7 @@ class DistillReport(Report):
     store: str
     report: str | None
     commands: list[str]
+    outcome: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,8 @@ def distill(
     temperature: float | None = None,
     label_weight: float | None = None,
     cache: str | None = None,
+    loss: str | None = None,
+    optimizer: str | None = None,
 ) -> DistillReport:
     """Does the whole job: holds images out, asks the teacher, trains the student, and measures it.
 
@@ -145,6 +151,7 @@ def distill(
       epochs: as in `Distiller.fit`.
       batch_size, cache: as in `join`.
       learning_rate, temperature, label_weight: as in `Distiller`.
+      loss, optimizer: names, as in `Distiller`; its defaults unless they are given.
 
     Raises:
       OptionError: a setting out of range, or images that cannot be split.
@@ -300,6 +307,7 @@ def _check_settings(settings: dict[str, Any], num_images: int) -> None:
     if "codec" in settings:
         codecs.get(settings["codec"])
     check_choice("cache", settings.get("cache"), (None, *CACHES))
+    check_choice("loss", settings.get("loss"), (None, *LOSSES))
     if settings.get("batch_size", 0) > num_images:
         raise OptionError(
             f"--batch-size is {settings['batch_size']:,}, and there are {num_images:,} images to "

@@ -26,6 +26,7 @@ from streamkd.manifest.manifest import Manifest, scan
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.results.evaluate import EvaluationReport, evaluate
 from streamkd.runs.run_directory import STUDENT
+from streamkd.store.judgement import judge_teacher
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
@@ -70,13 +71,15 @@ class Job:
             self._compare_images()
         if is_begun and (answer := self._finished()) is not None:
             request.say(f"the job {request.out} is already finished; nothing is done")
-            return answer
+            return {**answer, "outcome": "already_finished"}
         if is_begun:
             request.student.keep(request.out)
             self._settle(self.file.recipe(), f"going on with the job {request.out}:")
         else:
             self._begin()
         store = self._teach(request.parts.train, STORE, views_of(self.settings, request.seed))
+        if (advice := judge_teacher(store).teacher_advice) is not None:
+            request.say(advice)
         validation_store = self._teach(request.parts.validation, VALIDATION_STORE, None)
         stream = self._stream(store)
         self._fit(stream, request.out, self.settings["label_weight"])
@@ -84,7 +87,7 @@ class Job:
             self._fit(self._stream_of_labels(store), self._labels_alone, 1.0)
         answer = self._answer(validation_store, stream.options.image_size)
         self.file.finish(answer)
-        return answer
+        return {**answer, "outcome": "resumed" if is_begun else "new"}
 
     @property
     def _labels_alone(self) -> Path:

@@ -15,6 +15,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from streamkd.errors import OptionError
+from streamkd.store.judgement import (
+    LOW_TEMPERATURE,
+    NEARLY_CERTAIN,
+    TEMPERATURE,
+    WEAK_LABEL_WEIGHT,
+    WEAK_TEACHER,
+)
 from streamkd.whole_job.budget import Budget, as_time
 
 # A fifth of the images measures the student to about two points on 2,000 images.
@@ -48,13 +56,12 @@ BATCH_SIZE, LARGE_BATCH_SIZE, MANY_IMAGES = 32, 64, 10_000
 # The highest rate of a cosine. 0.001 cost new students two points, 0.004 none; weights that were
 # trained before are lost at 0.004.
 NEW_RATE, TRAINED_RATE = 4e-3, 1e-3
-# Median largest probability above which a teacher is nearly certain; temperatures 1 and 2 were
-# better than 4 then, and 4 is the common choice otherwise.
-NEARLY_CERTAIN = 0.9
-LOW_TEMPERATURE, TEMPERATURE = 2.0, 4.0
-# Labels correct a teacher that is often wrong; a good one says more than they do.
-WEAK_TEACHER = 0.7
-LABEL_WEIGHT, WEAK_LABEL_WEIGHT = 0.1, 0.5
+# Optimizers that a rate of AdamW fits as well.
+LIKE_ADAMW = ("adamw", "adam", "nadam")
+# Losses whose temperature and label weight are chosen here; others have those of their papers.
+CHOSEN_LOSSES = ("auto", "kd", "kl", "bce")
+# The weight of labels beside a good teacher, which says more than they do.
+LABEL_WEIGHT = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,9 +133,9 @@ def choose_recipe(facts: Facts, given: Mapping[str, Any]) -> dict[str, Setting]:
     epochs = settle("epochs", *_epochs(facts, views, batch_size))
     if "views" not in given and views > epochs:
         recipe["views"] = Setting(epochs, "An epoch shows one view of each image.")
-    settle("learning_rate", *_learning_rate(facts))
-    settle("temperature", *_temperature(facts))
-    settle("label_weight", *_label_weight(facts))
+    settle("learning_rate", *_learning_rate(facts, given))
+    settle("temperature", *_temperature(facts, given))
+    settle("label_weight", *_label_weight(facts, given))
     settle("cache", "memory", "Each file is decoded once; images without room are decoded again.")
     for name in sorted(set(given) - set(recipe)):
         settle(name, None, "")
@@ -237,22 +244,34 @@ def _epochs_in(seconds: float, facts: Facts, views: int) -> tuple[int, str]:
     return epochs, f"{measured}."
 
 
-def _learning_rate(facts: Facts) -> tuple[float, str]:
+def _learning_rate(facts: Facts, given: Mapping[str, Any]) -> tuple[float, str]:
+    optimizer = given.get("optimizer", "adamw")
+    if "learning_rate" not in given and optimizer.lower() not in LIKE_ADAMW:
+        raise OptionError(
+            f"--optimizer is {optimizer!r}, and the rate that is chosen fits adamw.\n"
+            "Give the rate, too, such as `--learning-rate 0.1` for sgd."
+        )
     if facts.is_trained:
         return TRAINED_RATE, "The student has trained weights, which a larger rate would spoil."
     return NEW_RATE, "A new student was better at this rate than at 0.001."
 
 
-def _temperature(facts: Facts) -> tuple[float, str]:
+def _temperature(facts: Facts, given: Mapping[str, Any]) -> tuple[float | str, str]:
+    if given.get("loss", "auto") not in CHOSEN_LOSSES:
+        return "auto", f"That of the paper of {given['loss']}."
     confidence = f"The teacher's median largest probability is {facts.teacher_confidence:.3f}"
     if facts.teacher_confidence >= NEARLY_CERTAIN:
         return LOW_TEMPERATURE, f"{confidence}: it is nearly certain, and higher ones were worse."
     return TEMPERATURE, f"{confidence}: it says how classes resemble each other."
 
 
-def _label_weight(facts: Facts) -> tuple[float, str]:
+def _label_weight(facts: Facts, given: Mapping[str, Any]) -> tuple[float, str]:
     if not facts.is_labelled:
         return 0.0, "The images have no labels."
+    if (loss := given.get("loss", "auto")) not in CHOSEN_LOSSES:
+        from streamkd.losses.teacher_loss import PRESETS  # loads TensorFlow
+
+        return PRESETS[loss].label_weight, f"That of the paper of {loss}."
     accuracy = facts.teacher_accuracy
     if accuracy is None:
         return LABEL_WEIGHT, "The teacher's accuracy is not known."

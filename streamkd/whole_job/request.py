@@ -28,6 +28,8 @@ from streamkd.whole_job.student_source import StudentSource
 CLASSES = "classes.txt"
 # Settings that are arguments of `Views`, besides the number of views.
 VIEW_SETTINGS = ("crop", "flip", "color", "erase", "mixup", "cutmix", "canonical_size")
+# Settings of `train` that are used only where they are given.
+OF_TRAIN = ("loss", "optimizer")
 
 
 @contextlib.contextmanager
@@ -124,8 +126,9 @@ class Request:
         )
 
     def distilling(self, settings: dict[str, Any], label_weight: float) -> dict[str, Any]:
-        """Returns the arguments of `Distiller`; labels alone need no temperature."""
-        distilled = {"temperature": settings["temperature"]} if label_weight < 1 else {}
+        """Returns the arguments of `Distiller`; labels alone need no temperature and no loss."""
+        compared = ("temperature", "loss") if label_weight < 1 else ()
+        distilled = {name: settings[name] for name in (*compared, "optimizer") if name in settings}
         return {
             "learning_rate": settings["learning_rate"],
             "label_weight": label_weight,

@@ -17,7 +17,8 @@ from streamkd.manifest.listing import UNLABELLED
 from streamkd.manifest.manifest import Manifest
 from streamkd.pixels.files import read_head
 from streamkd.pixels.header import dimensions
-from streamkd.store.decisions import as_two, chosen, right
+from streamkd.store.decisions import chosen, right
+from streamkd.store.judgement import confidence_and_entropy
 from streamkd.store.layout import DONE
 from streamkd.store.row_store import RowStore
 
@@ -62,21 +63,12 @@ def summary_of(store: RowStore, images: Manifest) -> SampleSummary:
         known = labels != UNLABELLED
         if known.any():
             accuracy = float(right(logits[known], labels[known], store.class_names).mean())
+    confidence, _ = confidence_and_entropy(logits, is_sigmoid=store.header.is_sigmoid)
     return SampleSummary(
-        confidence=float(np.median(_confidence(logits, is_sigmoid=store.header.is_sigmoid))),
+        confidence=float(np.median(confidence)),
         accuracy=accuracy,
         mirror_agreement=_mirror_agreement(store, plain),
     )
-
-
-def _confidence(logits: np.ndarray, *, is_sigmoid: bool) -> np.ndarray:
-    """Returns the largest probability of each row; of independent labels the mean of each one's."""
-    logits = logits.astype(np.float64)
-    if is_sigmoid and logits.shape[1] > 1:
-        return (1 / (1 + np.exp(-np.abs(logits)))).mean(axis=1)
-    logits = as_two(logits)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return 1 / np.exp(shifted).sum(axis=1)
 
 
 def _mirror_agreement(store: RowStore, plain: np.ndarray) -> float | None:

@@ -1,0 +1,1 @@
+"""Exports: a student as a file for other programs, checked against the original."""
