@@ -66,7 +66,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from streamkd.stream.join import join as join
     from streamkd.stream.order.worker_slice import WorkerSlice as WorkerSlice
     from streamkd.stream.stream import Stream as Stream
-    from streamkd.sweep.sweep import sweep as sweep
+    from streamkd.sweeps.sweep import sweep as sweep
     from streamkd.teachers.import_logits import import_logits as import_logits
     from streamkd.teachers.load_teacher import load_teacher as load_teacher
     from streamkd.teachers.plan import plan as plan
@@ -111,7 +111,7 @@ _NAMES = {
     "streamkd.stream.join": "join",
     "streamkd.stream.order.worker_slice": "WorkerSlice",
     "streamkd.stream.stream": "Stream",
-    "streamkd.sweep.sweep": "sweep",
+    "streamkd.sweeps.sweep": "sweep",
     "streamkd.teachers.import_logits": "import_logits",
     "streamkd.teachers.load_teacher": "load_teacher",
     "streamkd.teachers.plan": "plan",

@@ -18,7 +18,7 @@ ROOMS = (
     *("keys", "disk", "progress"),
     *("tf_support", "manifest", "pixels", "views", "store", "ensemble"),
     *("models", "teachers"),
-    *("stream", "losses", "runs", "training", "results", "exports", "whole_job", "sweep", "cli"),
+    *("stream", "losses", "runs", "training", "results", "exports", "whole_job", "sweeps", "cli"),
 )
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -33,8 +33,8 @@ from streamkd.errors import OptionError
 from streamkd.models.families import load_model
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.stream import columns, evaluation_batches
-from streamkd.sweep.grid import as_values, grid, text_of
-from streamkd.sweep.sweep_file import SweepFile
+from streamkd.sweeps.grid import as_values, grid, text_of
+from streamkd.sweeps.sweep_file import SweepFile
 
 WORDS = ["images", "--store", "teacher.h5", "--batch-size", "8", "--epochs", "2"]
 WORDS += ["--optimizer", "sgd"]

@@ -44,7 +44,7 @@ def sweep(args: argparse.Namespace) -> Answer:
             "sweep uses both sides of --validation-split: one to learn from, the other to choose "
             "by.\nLeave --subset out."
         )
-    from streamkd.sweep.grid import AXES, grid
+    from streamkd.sweeps.grid import AXES, grid
 
     settings = grid({name: list(getattr(args, name)) for name in AXES})
     first = alone(args, settings[0].values, args.out)
@@ -58,9 +58,9 @@ def sweep(args: argparse.Namespace) -> Answer:
     validation = flags.scan_other(first, args.validation) if args.validation else None
     store = store_flags.open_stores(args)
     import_tensorflow()
-    from streamkd.sweep.report import SweepReport, describe
-    from streamkd.sweep.request import TRAIN, VALIDATION
-    from streamkd.sweep.sweep import prepare, run_sweep
+    from streamkd.sweeps.report import SweepReport, describe
+    from streamkd.sweeps.request import TRAIN, VALIDATION
+    from streamkd.sweeps.sweep import prepare, run_sweep
 
     def settle(setting: Any, run: str) -> argparse.Namespace:
         """Returns the arguments of `train` for one student alone."""
@@ -89,7 +89,7 @@ def sweep(args: argparse.Namespace) -> Answer:
         distilling_all={**distilling, "model_output": args.output},
         fitting={"class_weight": class_weight, "save_every": args.save_every},
         views_of=lambda seed: train.independent_views(alone(args, {"seed": seed}, args.out)),
-        callbacks_of=lambda student: train.callbacks_of(args, student),
+        callbacks_of=lambda student: train.callbacks_of(first, student),
         recorded=lambda setting, run: train.recorded(settle(setting, run)),
         command=lambda setting: shlex.join(
             ["streamkd", "train", *words_of(_train_parser(), settle(setting, f"{args.out}-best"))]

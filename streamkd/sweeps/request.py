@@ -18,7 +18,7 @@ from streamkd.models.precision import check_precision, precision
 from streamkd.progress import say
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
-from streamkd.sweep.grid import Setting
+from streamkd.sweeps.grid import Setting
 from streamkd.views.views import Views
 from streamkd.whole_job.parts import Parts
 from streamkd.whole_job.request import no_signals

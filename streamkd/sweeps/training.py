@@ -21,12 +21,12 @@ from streamkd.pixels.cache.free_space import free_memory
 from streamkd.results.evaluate import evaluate
 from streamkd.runs.run_directory import STUDENT
 from streamkd.stream.stream import Stream
-from streamkd.sweep.choice import DIVERGED, FINISHED, outcome_of, outcome_of_fault
-from streamkd.sweep.grid import Setting
-from streamkd.sweep.members import Member, train_together
-from streamkd.sweep.request import TRAIN, VALIDATION, Request
-from streamkd.sweep.shared_batches import Feed, SharedValidation
-from streamkd.sweep.sweep_file import SweepFile
+from streamkd.sweeps.choice import DIVERGED, FINISHED, outcome_of, outcome_of_fault
+from streamkd.sweeps.grid import Setting
+from streamkd.sweeps.members import Member, train_together
+from streamkd.sweeps.request import TRAIN, VALIDATION, Request
+from streamkd.sweeps.shared_batches import Feed, SharedValidation
+from streamkd.sweeps.sweep_file import SweepFile
 from streamkd.training.distiller import Distiller
 from streamkd.training.recipe import Recipe
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamkd.sweep.grid import AXES, Setting, flag_of, text_of, varied_axes
+from streamkd.sweeps.grid import AXES, Setting, flag_of, text_of, varied_axes
 from streamkd.training.history import History
 
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"

@@ -14,11 +14,11 @@ from typing import Any
 from streamkd import disk
 from streamkd.errors import NonFiniteError, OptionError
 from streamkd.reports import Report
-from streamkd.sweep.choice import COLUMNS, CRITERIA, FINISHED, as_text, ranked
-from streamkd.sweep.grid import Setting, text_of
-from streamkd.sweep.picture import draw
-from streamkd.sweep.request import Request
-from streamkd.sweep.sweep_file import SweepFile
+from streamkd.sweeps.choice import COLUMNS, CRITERIA, FINISHED, as_text, ranked
+from streamkd.sweeps.grid import Setting, text_of
+from streamkd.sweeps.picture import draw
+from streamkd.sweeps.request import Request
+from streamkd.sweeps.sweep_file import SweepFile
 
 # Files in the directory of a sweep.
 TABLE, PICTURE = "sweep.csv", "sweep.png"

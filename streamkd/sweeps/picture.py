@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from streamkd import disk
-from streamkd.sweep.choice import CRITERIA, FINISHED
-from streamkd.sweep.grid import Setting, text_of, varied_axes
+from streamkd.sweeps.choice import CRITERIA, FINISHED
+from streamkd.sweeps.grid import Setting, text_of, varied_axes
 
 # Sizes in pixels.
 _CELL, _HEIGHT, _MARGIN, _FONT = 110, 40, 12, 15

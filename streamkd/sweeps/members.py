@@ -17,8 +17,8 @@ import tensorflow as tf
 from streamkd.errors import NonFiniteError, StudentError
 from streamkd.progress import image_progress
 from streamkd.stream.stream import Stream
-from streamkd.sweep.grid import Setting
-from streamkd.sweep.shared_batches import Feed, SharedBatches
+from streamkd.sweeps.grid import Setting
+from streamkd.sweeps.shared_batches import Feed, SharedBatches
 from streamkd.training.history import History
 from streamkd.training.loop import Turns
 

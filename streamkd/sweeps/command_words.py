@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamkd.errors import OptionError
-from streamkd.sweep.grid import flag_of, text_of
+from streamkd.sweeps.grid import flag_of, text_of
 
 
 def store_words(store: Any) -> list[str]:

@@ -19,12 +19,12 @@ from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
 from streamkd.public import public
 from streamkd.runs.run_directory import RunDirectory
-from streamkd.sweep.command_words import flag_words, store_words
-from streamkd.sweep.grid import AXES, Setting, as_values, grid, text_of
-from streamkd.sweep.report import SweepReport, criterion_of, report_of
-from streamkd.sweep.request import TRAIN, VALIDATION, Request
-from streamkd.sweep.sweep_file import SweepFile
-from streamkd.sweep.training import Training
+from streamkd.sweeps.command_words import flag_words, store_words
+from streamkd.sweeps.grid import AXES, Setting, as_values, grid, text_of
+from streamkd.sweeps.report import SweepReport, criterion_of, report_of
+from streamkd.sweeps.request import TRAIN, VALIDATION, Request
+from streamkd.sweeps.sweep_file import SweepFile
+from streamkd.sweeps.training import Training
 from streamkd.training.recipe import LEARNING_RATE
 from streamkd.whole_job.parts import parts_of
 from streamkd.whole_job.recipe_choice import validation_split as chosen_split
