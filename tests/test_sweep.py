@@ -120,13 +120,15 @@ def test_a_sweep_killed_at_any_moment_goes_on_to_the_same_end(here, capsys):
     done([*_out(words, "whole")])
     with killed(Checkpoints, "save", call=3, after=True):
         main([*words, "--quiet"])
-    with killed(SweepFile, "record", call=2):  # two runs are whole, and one is written down
+    # The first student had ended then. Now three runs are whole, and two are written down.
+    with killed(SweepFile, "record", call=2):
         main([*words, "--quiet"])
     finished = json.loads(Path("sweep/sweep.json").read_text())["outcomes"]
-    assert list(finished) == ["01-temperature-1-label-weight-0"]
+    names = ["01-temperature-1-label-weight-0", "02-temperature-1-label-weight-0.5"]
+    assert list(finished) == names
     before = snapshot(here / "sweep" / "01-temperature-1-label-weight-0")
     code, answer, errors = command(capsys, *words)
-    assert code == 0 and "2 of 4: 02-temperature-1-label-weight-0.5: val_accuracy" in errors
+    assert code == 0 and "3 of 4: 03-temperature-4-label-weight-0: val_accuracy" in errors
     assert snapshot(here / "sweep" / "01-temperature-1-label-weight-0") == before
     for row in answer["students"]:
         name = Path(row["run"]).name
