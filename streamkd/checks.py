@@ -7,6 +7,7 @@ check_types(join, locals())      # the first line of `join`: all arguments, by t
 
 from __future__ import annotations
 
+import difflib
 import functools
 import itertools
 import numbers
@@ -19,6 +20,9 @@ from typing import Any
 
 from streamkd.errors import OptionError
 
+# Likeness of two names of files, 0 to 1, from which one may be a slip for the other: most names of
+# one directory have the same ending.
+_LIKE_A_FILE = 0.8
 # Longest value that a message shows, in characters.
 _MAX_SHOWN = 80
 # Arguments whose types are refused elsewhere, with a remedy, such as by `as_manifest`.
@@ -54,6 +58,32 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
         raise OptionError(
             f"{name} is {_shown(value)}; choose one of {', '.join(map(str, choices))}."
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a question with the known name most like `name`, and a blank; empty without one."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"Did you mean {near[0]}? " if near else ""
+
+
+def did_you_mean_file(path: str | os.PathLike[str]) -> str:
+    """Returns a question with an existing path that is most like a missing one; empty without.
+
+    One part of the path may differ: the first that is not there.
+    """
+    folder, missing, rest = os.fsdecode(path).rstrip(os.sep), "", ""
+    while folder and not os.path.exists(folder):
+        rest = os.path.join(missing, rest) if missing else ""
+        folder, missing = os.path.split(folder)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    for name in difflib.get_close_matches(missing, names, 3, _LIKE_A_FILE):
+        near = os.path.join(folder, name, rest).rstrip(os.sep)
+        if os.path.exists(near):
+            return f"Did you mean {near}? "
+    return ""
 
 
 def check_positive(name: str, value: float) -> None:

@@ -333,7 +333,7 @@ def _look_into_the_cache() -> str | None:
     from PIL import Image
 
     from streamkd.image_options import ImageOptions
-    from streamkd.stream.cache.pixel_cache import PixelCache
+    from streamkd.pixels.cache.pixel_cache import PixelCache
 
     images = kd.scan("images")
     try:

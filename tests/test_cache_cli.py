@@ -50,6 +50,23 @@ def test_a_run_with_a_cache_is_the_run_without_one(here, capsys):
     assert sorted(path.name for path in (here / "pixels").iterdir()) == names
 
 
+def test_a_pass_leaves_its_pixels_for_training(here, capsys):
+    teach = ["teach", "images", "--teacher", "teacher.keras", "--batch-size", "9"]
+    views = ["--views", "2", "--crop", "0.5", "1", "--canonical-size", "10x12"]
+    code, answer, errors = command(capsys, *teach, *views, "--out", "new.h5", *DISK)
+    assert code == 0 and (here / "new.h5").read_bytes() == (here / "s.h5").read_bytes()
+    (pixels,) = (here / "pixels").glob("*.pixels")
+    path = f"pixels/{pixels.name}"
+    assert answer["cache"] == {"path": path, "image_size": [10, 12], "num_images": 15}
+    assert f"pixels of 15 of 15 images, at 10x12, are kept in {path} for `train" in errors
+    before = pixels.stat().st_mtime_ns
+    trained(capsys, "disk", "--epochs", 4, *DISK)
+    assert weights(here / "disk") == weights(here / "whole")
+    assert pixels.stat().st_mtime_ns == before
+    words = [*teach, *views, "--out", "quiet.h5", *DISK, "--quiet"]
+    assert "kept in" not in command(capsys, *words)[2]
+
+
 def test_quiet_says_nothing_of_the_cache(here, capsys):
     _, errors = trained(capsys, "quiet", "--epochs", 1, *DISK, "--quiet")
     assert "kept in" not in errors
@@ -93,3 +110,18 @@ def test_a_directory_that_takes_no_files_is_refused(here, capsys):
 def test_flags_that_do_not_fit_are_refused(here, capsys, words, message):
     assert message in refusal(capsys, *TRAIN, "--store", "s.h5", "--out", "new", *words)
     assert not (here / "new").exists() and not (here / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cache-directory", "p"], "--cache-directory is p, and no cache is asked for"),
+        (["--cache-bytes", "9"], "--cache-bytes is 9, and no cache is asked for"),
+        (["--cache", "memory"], "Argument --cache: invalid choice: 'memory'"),
+        (["--cache", "disk", "--cache-directory", "images"], "lies in the directory of the images"),
+    ],
+)
+def test_flags_of_a_pass_that_do_not_fit_are_refused(here, capsys, words, message):
+    teach = ["teach", "images", "--teacher", "teacher.keras", "--out", "new.h5"]
+    assert message in refusal(capsys, *teach, *words)
+    assert not (here / "new.h5").exists() and not (here / "p").exists()

@@ -10,8 +10,8 @@ from cache_helpers import ALL, OPTIONS, assert_right, fill, pixels_of
 
 from streamkd import disk
 from streamkd.errors import OutputError
-from streamkd.stream.cache import cache_files
-from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.pixels.cache import cache_files
+from streamkd.pixels.cache.pixel_cache import PixelCache
 
 WHICH = pytest.mark.parametrize("which", [0, 1], ids=["pixels", "records"])
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -24,8 +24,8 @@ from timeouts import TIMEOUT_SECS
 from streamkd import disk
 from streamkd.errors import BadImageError, ChangedImageError
 from streamkd.manifest.manifest import scan
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.runs.checkpoint import Checkpoints
-from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
 from streamkd.stream.order.worker_slice import WHOLE
 

@@ -138,8 +138,8 @@ def test_teach_and_inspect_answer_with_their_keys(here, capsys):
     assert "teaching" in errors
     assert (answer["num_refused"], answer["refused"]) == (0, [])
     inspected = command(capsys, "inspect", "new.h5")[1]
-    done = {"num_refused": 0, "refused": [], "notes": [], "warnings": [], "outcome": "new"}
-    assert {**inspected, **done} == answer
+    own = {"num_refused": 0, "refused": [], "cache": None, "notes": [], "warnings": []}
+    assert {**inspected, **own, "outcome": "new"} == answer
     before = snapshot(here)
     assert command(capsys, *teach)[:2] == (0, {**answer, "outcome": "already_finished"})
     assert snapshot(here) == before
@@ -267,9 +267,13 @@ def test_a_refusal_is_one_object(here, capsys):
     ("words", "message"),
     [
         ([], r"The following arguments are required: COMMAND.\nSee `streamkd --help`."),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "There is no command 'fly'.\nSee `streamkd --help`."),
         (["scan"], "The following arguments are required: IMAGES.\nSee `streamkd scan --help`."),
-        (["scan", "images", "--fast"], "Unrecognized arguments: --fast"),
+        (
+            ["scan", "images", "--fast"],
+            "`streamkd scan` has no flag --fast.\nSee `streamkd scan --help`.",
+        ),
+        (["scan", "images", "-f"], "Unrecognized arguments: -f"),
         (["teach", "images", "--out", "n.h5"], "arguments are required: --teacher"),
         (["evaluate", "run", "images", "--image-size", "12"], "write it as HEIGHTxWIDTH, for ex"),
         (["scan", "images", "--seed", "-1"], "'-1' is no seed; give a whole number from 0 to 429"),

@@ -254,10 +254,11 @@ def test_a_file_that_cannot_be_read_and_two_files_are_refused(tmp_path, monkeypa
 
 def test_typed_mistakes_are_refused_as_without_a_file(parsed):
     for words, message in (
-        (["scan", "--fast"], "Unrecognized arguments: --fast"),
+        (["scan", "--fast"], "`streamkd scan` has no flag --fast."),
         (["scan", "a", "b"], "Unrecognized arguments: b"),
         (["scan", "--subset", "x"], "Argument --subset: invalid choice: 'x'"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "There is no command 'fly'."),
+        (["scan", "--sead", "1"], "`streamkd scan` has no flag --sead.\nDid you mean --seed?"),
     ):
         with pytest.raises(OptionError) as refused:
             parsed('images = "photos"', *words)

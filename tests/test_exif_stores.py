@@ -15,8 +15,8 @@ from run_helpers import command, dense_student, exact_teacher
 import streamkd as kd
 from streamkd.errors import OptionError, StoreError
 from streamkd.image_options import ImageOptions
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.pixels.check_images import check_images
-from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.views.views import Views
 
 # What the teacher of this file answers is right by chance alone.

@@ -125,6 +125,41 @@ def test_what_is_given_as_a_teacher(folder, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "l.npy",
+            "is no model; by its ending it may hold a model's predictions.\nMake a store of th",
+        ),
+        (
+            "p.parquet",
+            "`streamkd import {path} --images IMAGES --out S.h5`, and train from it: `str",
+        ),
+        ("predictions.CSV", "`streamkd import {path} --images"),
+        (
+            "m.joblib",
+            "ends in '.joblib', and opening such a file runs code in it.\nOpen it in a func",
+        ),
+        (
+            "models",
+            "is a directory of 2 model files, and a teacher is one of them.\nGive its path, s",
+        ),
+        ("models", "path, such as {path}/a.onnx."),
+    ],
+)
+def test_a_teacher_that_is_no_model_but_can_be_used(folder, name, words):
+    (folder / "predictions.CSV").write_text("file_name,ant,bee\nant/1.png,0.5,0.5\n")
+    (folder / "m.joblib").write_bytes(b"\x80\x04.")
+    (folder / "models").mkdir(exist_ok=True)
+    shutil.copy(folder / "s.h5", folder / "models" / "a.h5")
+    for other in ("b.keras", "a.onnx", "notes.txt"):
+        (folder / "models" / other).touch()
+    with pytest.raises(TeacherError) as caught:
+        load_teacher(folder / name)
+    assert words.format(path=folder / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("[1, 2]", "its lines are not those of a manifest"),

@@ -18,7 +18,7 @@ from streamkd.manifest.own_outputs import (
     refuse_among_classes,
     refuse_store_in_class,
 )
-from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.stream.join import join
 from streamkd.training.distiller import Distiller
 

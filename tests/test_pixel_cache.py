@@ -31,8 +31,9 @@ from streamkd import disk
 from streamkd.errors import DiskFullError, OutputError
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import scan
-from streamkd.stream.cache import free_space, pixel_cache
-from streamkd.stream.cache.pixel_cache import PixelCache, default_directory
+from streamkd.pixels.cache import free_space, pixel_cache
+from streamkd.pixels.cache.cache_place import default_directory
+from streamkd.pixels.cache.pixel_cache import PixelCache
 
 
 @pytest.fixture
@@ -306,7 +307,7 @@ import sys
 import numpy as np
 from streamkd.manifest.manifest import scan
 from streamkd.image_options import ImageOptions
-from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.pixels.cache.pixel_cache import PixelCache
 
 images, options = scan(sys.argv[1]), ImageOptions(image_size=(96, 96))
 pixels = np.random.default_rng(0).integers(0, 256, (30, 96, 96, 3), np.uint8)

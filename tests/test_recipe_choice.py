@@ -88,6 +88,19 @@ def test_what_is_given_is_kept_and_others_follow_it():
     assert 3 * recipe["epochs"].value == chosen()["epochs"].value, "views need more updates"
 
 
+def test_plain_images_are_left_on_the_disk_for_a_student_that_sees_the_teachers_size():
+    def cache(**changes):
+        return chosen({"views": 0}, free_disk=10**9, **changes)["cache"]
+
+    assert cache(student_size=(224, 224)).value == "disk"
+    assert "287 MB of pixels: each file is decoded once" in cache(student_size=(224, 224)).reason
+    assert cache(student_size=(160, 160)).value == cache().value == "memory"
+    assert "kept after the first epoch" in cache().reason
+    full = chosen({"views": 0}, student_size=(224, 224))["cache"]
+    assert full.value == "memory" and "has little room for 287 MB" in full.reason
+    assert chosen({"cache": "disk"})["cache"].reason == "As given."
+
+
 def test_no_more_views_are_asked_than_epochs_show():
     assert chosen({"epochs": 3})["views"].value == 3
     assert chosen({"epochs": 3, "views": 5})["views"].value == 5
@@ -109,6 +122,8 @@ def test_no_more_views_are_asked_than_epochs_show():
         ("crop", {"image_size": (32, 32)}, (0.6, 1.0)),
         ("canonical_size", {"file_size": 200}, (224, 224)),
         ("canonical_size", {"file_size": None}, (256, 256)),
+        ("cache", {"free_disk": 10**9}, "disk"),
+        ("cache", {"free_disk": 4000 * 256 * 256 * 3 - 1}, "memory"),
         ("views", {"num_images": 50_000}, 4),
         ("views", {"num_images": 1_000_000}, 2),
         ("codec", {"num_images": 1_000_000, "num_outputs": 1000}, "packed:8"),

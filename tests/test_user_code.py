@@ -396,3 +396,29 @@ def test_a_module_that_is_given_by_its_file_is_named(tmp_path, capsys, teacher, 
     images = draw_directory(tmp_path / "images", {"ant": 1, "bee": 1})
     assert main(["teach", str(images), "--teacher", teacher, "--out", str(tmp_path / "t.h5")]) == 2
     assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_function_from_images_is_a_teacher_itself(tmp_path):
+    (tmp_path / "own_predictions.py").write_text(
+        "def predict_proba(images, power=1):\n    return images[:, :3, 0, 0] ** power\n"
+        "def two(images, labels):\n    return images\n"
+        "def builder(width, *, images=None):\n    return None\n"
+        "def at_work(*, images):\n    return lambda pixels: pixels[:, :3, 0, 0]\n"
+    )
+    images = np.arange(192, dtype=np.float32).reshape(1, 8, 8, 3)
+    teacher = kd.load_teacher("own_predictions:predict_proba")
+    np.testing.assert_array_equal(teacher(images), images[:, :3, 0, 0])
+    teacher = kd.load_teacher("own_predictions:predict_proba:power=2")
+    np.testing.assert_array_equal(teacher(images), images[:, :3, 0, 0] ** 2)
+    for name, words in (
+        ("two", r"missing 2 required positional arguments.*\n  called with nothing"),
+        ("at_work", "missing 1 required keyword-only argument"),
+        ("predict_proba:powr=2", "unexpected keyword argument 'powr'"),
+        (
+            "builder:width=8",
+            r"returned NoneType\.\n.*; or it takes images itself, `def teacher\(im",
+        ),
+    ):
+        with pytest.raises(TeacherError, match=words):
+            kd.load_teacher(f"own_predictions:{name}")
+    sys.modules.pop("own_predictions")

@@ -67,8 +67,10 @@ def test_a_job_killed_at_any_step_goes_on_to_the_same_end_and_then_does_nothing(
     monkeypatch.setattr(job, "begin", pytest.fail)  # the settings stand
     with killed(Checkpoints, "save", call=1, after=True):
         main([*words, "--quiet"])
+    assert settings["cache"]["value"] == "disk" and len(list(Path("run/pixels").iterdir())) == 2
     code, answer, errors = command(capsys, *words)
     assert code == 0 and "going on at step 1 of 2" in errors
+    assert not Path("run/pixels").exists(), "the pixels go with the end of the job"
     assert set(answer) == KEYS
     assert answer["teacher_accuracy"] == 1.0 and answer["num_images"] == 6
     assert answer["accuracy"] == pytest.approx(1 - answer["num_errors"] / 6)
@@ -154,7 +156,7 @@ def test_a_baseline_may_be_asked_for_later_and_a_time_decides_the_epochs(here, c
     assert after["student.keras"] == before["student.keras"]
 
 
-def test_models_in_memory_and_unlabelled_images_do(tmp_path):
+def test_models_in_memory_and_unlabelled_images_do(tmp_path, opened):
     shutil.copytree(draw_directory(tmp_path / "all", {"a": 14}), tmp_path / "photos")
     images = kd.scan(tmp_path / "photos" / "a", labels=None)
     student = dense_student()
@@ -173,6 +175,8 @@ def test_models_in_memory_and_unlabelled_images_do(tmp_path):
         progress=False,
     )
     assert report.accuracy is None is report.teacher_accuracy and report.num_images == 2
+    counts = [opened.count(path) for path in kd.scan(tmp_path / "run" / "train.jsonl").each_path()]
+    assert counts == [2] * 12, "for the sample, and for the teacher's pass and the student"
     assert all(map(np.array_equal, weights_of(student), before)), "the user's own model stays"
     trained = weights_of(load_model(tmp_path / "run" / "student.keras"))
     assert not all(map(np.array_equal, trained, before))

@@ -5,6 +5,7 @@ parser.add_argument("--seed", type=seed, default=0)
 parser.arguments["seed"]                # the argparse.Action, by the flag without its dashes
 parser.parse_args(["--seed", "-1"])     # OptionError: Argument --seed: '-1' is no seed; …
 parser.parse_args(["--seed", "1", "--seed", "2"])     # OptionError: --seed is given twice: 1 and 2.
+parser.parse_args(["--sead", "1"])      # OptionError: … has no flag --sead. Did you mean --seed?
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from streamkd.checks import did_you_mean
 from streamkd.cli.standard_streams import deliver
 from streamkd.errors import OptionError
 from streamkd.image_options import parse_background, parse_image_size
@@ -62,10 +64,46 @@ class Parser(argparse.ArgumentParser):
         return argument
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as argparse does, and refuses a flag of one value that is given twice."""
+        """Parses as argparse does, and refuses a flag of one value that is given twice.
+
+        The parser of all commands also refuses a command or a flag that does not exist, before
+        argparse misses the flag that was meant.
+        """
         if args is not None:  # the words of a command
             self._refuse_repeated(list(args))
+            self.refuse_unknown(list(args))
         return super().parse_known_args(args, namespace)
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """Refuses a word that is no command, or no flag of its command, and suggests another."""
+        if not self.commands or not words or words[0].startswith("-"):
+            return
+        name, *rest = words
+        if name not in self.commands:
+            suggestion = did_you_mean(name, self.commands)
+            raise OptionError(
+                f"There is no command {name!r}.\n{suggestion}See `{self.prog} --help`."
+            )
+        command = self.commands[name]
+        for word in itertools.takewhile(lambda word: word != "--", rest):
+            flag = word.partition("=")[0]
+            # argparse takes a word with a blank in it for a value.
+            if flag.startswith("--") and " " not in word and not command.has_flag(flag):
+                raise OptionError(
+                    f"`{command.prog}` has no flag {flag}.\n{self._instead_of(flag, command)}"
+                    f"See `{command.prog} --help`."
+                )
+
+    def _instead_of(self, flag: str, command: Parser) -> str:
+        """Returns a sentence that names a similar flag, or the commands that have this one."""
+        others = [name for name, other in self.commands.items() if other.has_flag(flag)]
+        if others:
+            return f"Other commands have it: {', '.join(others)}. "
+        return did_you_mean(flag, [f"--{name}" for name in command.arguments])
+
+    def has_flag(self, flag: str) -> bool:
+        """Returns whether a word, with its dashes, is one of the parser's flags."""
+        return flag in self._option_string_actions
 
     def _refuse_repeated(self, words: Sequence[str]) -> None:
         """Refuses a repeated flag; argparse would take its last value without a word."""

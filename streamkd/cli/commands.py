@@ -10,6 +10,7 @@ early refusals come at once.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import streamkd as kd
 from streamkd.cli import files, flags, pixel_flags, store_flags, teacher_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
-from streamkd.cli.export_text import export_text
 from streamkd.codes import warn
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
@@ -115,22 +115,43 @@ def teach(args: argparse.Namespace) -> Answer:
         views=views,
         shard=args.shard,
         on_bad=args.on_bad,
+        cache=args.cache,
+        cache_directory=args.cache_directory,
+        cache_bytes=args.cache_bytes,
         progress=not args.quiet,
         **pixel_flags.pixels(args),
     )
     from streamkd.teachers.teach import refused_images
 
     refused = refused_images(manifest, store)
-    reasons = _with_reasons(manifest, refused, args.max_pixels)
     return Answer(
         {
             **store_flags.described(store),
             "outcome": store_flags.outcome(before, store),
             "num_refused": len(refused),
-            "refused": reasons,
+            "refused": _with_reasons(manifest, refused, args.max_pixels),
+            "cache": _cache_of(args, manifest, store),
             "notes": notes,
         }
     )
+
+
+def _cache_of(args: argparse.Namespace, manifest: kd.Manifest, store: Any) -> dict | None:
+    """Returns what the pixel cache of a pass holds, and says it; None without a cache."""
+    if args.cache is None:
+        return None
+    from streamkd.teachers.kept_pixels import pixels_kept
+
+    kept = pixels_kept(manifest, store, args.cache_directory)
+    if not args.quiet:
+        height, width = kept["image_size"]
+        print(
+            f"decoded pixels of {kept['num_images']:,} of {len(manifest):,} images, at "
+            f"{height}x{width}, are kept in {kept['path']} for `train --cache disk`; they may be "
+            "deleted at any time",
+            file=sys.stderr,
+        )
+    return kept
 
 
 def plan(args: argparse.Namespace) -> Answer:
@@ -255,29 +276,6 @@ def evaluate(args: argparse.Namespace) -> Answer:
     return Answer(report)
 
 
-def export(args: argparse.Namespace) -> Answer:
-    """Writes a student as an ordinary model."""
-    files.check_model(args.model, "model")
-    files.check_out(args.out, kind="model")
-    class_names = files.read_class_names(args.class_names)
-    images = _scan_unlabelled(args)
-    import_tensorflow()
-    report = kd.export(
-        args.model,
-        args.out,
-        format=args.format,
-        precision=args.precision,
-        max_images=args.max_images,
-        class_names=class_names,
-        images=images,
-        image_size=args.image_size,
-        model_output=args.output,
-        trust=args.trust,
-        progress=not args.quiet,
-    )
-    return Answer(report, exit_code=0 if report.parity else 1, text=export_text(report))
-
-
 def demo(args: argparse.Namespace) -> Answer:
     """Runs a whole distillation on real handwritten digits."""
     files.check_out(args.out, kind="run directory")
@@ -292,11 +290,6 @@ def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
     """Returns the teacher that the flags describe."""
     files.check_model(args.teacher, "teacher")
     return teacher_flags.load(args, args.teacher, args.teacher_name)
-
-
-def _scan_unlabelled(args: argparse.Namespace) -> kd.Manifest | None:
-    """Returns the images of --images, by default without labels; None without that flag."""
-    return None if args.images is None else flags.scan_images(args, default_labels="none")
 
 
 def _labels_of_store(path: str) -> str:

@@ -53,6 +53,7 @@ def parse(parser: arguments.Parser, words: Sequence[str], into: argparse.Namespa
     into.command = words[0]
     tables = _read(path)
     into.json = into.json or _asks_for_json(tables, into.command)
+    parser.refuse_unknown(words)
     for setting in _settings(path, tables, into.command, parser.commands):
         setting.apply(command)
     # Intermixed, or argparse would give up an optional positional at the first flag.

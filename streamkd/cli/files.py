@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streamkd import json_text, small_files
+from streamkd.checks import did_you_mean_file
 from streamkd.errors import OptionError, OutputError, StudentError, TeacherError
 from streamkd.file_kinds import kind_of_path
 from streamkd.models.user_code import is_function
@@ -107,7 +108,13 @@ def check_model(path: str, kind: str, *, may_be_asked: bool = False) -> None:
                 f"The teacher is {path}, and a function is given by its module, not by its file."
                 f"\nWrite `{module}:{function}`, from the directory of the file."
             )
-        raise refusal(f"There is no {kind} at {path}.\nGive the path of a saved `.keras` file.")
+        ways = "the path of a saved `.keras` file, or of a run directory"
+        if kind == "teacher" or may_be_asked:
+            ways = (
+                "a `.keras`, `.h5`, `.tflite` or `.onnx` file, a SavedModel or a run directory, an "
+                "address, or module:function"
+            )
+        raise refusal(f"There is no {kind} at {path}.\n{did_you_mean_file(path)}Give {ways}.")
 
 
 def check_out(path: str, *, kind: str, flag: str = "--out") -> None:

@@ -16,6 +16,7 @@ from streamkd.cli import (
     commands,
     distill,
     distill_flags,
+    export,
     export_flags,
     flags,
     merge,
@@ -132,6 +133,13 @@ def _teach(subparsers: Any) -> None:
         metavar="I/N",
         help="answer only the I-th of N parts, counted from 1; `streamkd merge` joins the stores",
     )
+    parser.add_argument(
+        "--cache",
+        choices=("disk",),
+        help="leave the decoded images for `train --cache disk`, at --canonical-size or else at "
+        "the teacher's size; a student that is shown others decodes again (default: leave none)",
+    )
+    pixel_flags.add_cache_place(parser, bytes_default="room for all images, or the pass is refused")
     teacher_flags.add_teacher(parser)
     parser.epilog = f"{store_flags.JUDGED_KEYS} And {store_flags.OUTCOME_KEY}."
 
@@ -316,7 +324,7 @@ def _export(subparsers: Any) -> None:
     export_flags.add_export(
         _command(
             subparsers,
-            commands.export,
+            export.export,
             "Writes a student for other programs, and compares the two.",
         )
     )

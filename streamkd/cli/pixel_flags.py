@@ -122,6 +122,21 @@ def add_on_bad(parser: arguments.Parser) -> None:
     )
 
 
+def add_cache_place(to: arguments.Parser | arguments.Group, *, bytes_default: str) -> None:
+    """Adds the flags that say where a pixel cache on disk lies, and how large it may get."""
+    to.add_argument(
+        "--cache-directory",
+        metavar="DIRECTORY",
+        help="directory of --cache disk (default: streamkd/pixels in the user's cache directory)",
+    )
+    to.add_argument(
+        "--cache-bytes",
+        type=int,
+        metavar="N",
+        help=f"largest size of the cache (default: {bytes_default})",
+    )
+
+
 def pixels(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the pixel flags that were given, as keyword arguments."""
     given = {name: getattr(args, name, None) for name in PIXEL_FLAGS}

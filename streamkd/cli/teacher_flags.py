@@ -28,8 +28,9 @@ def add_source(parser: arguments.Parser) -> None:
         required=True,
         metavar="T",
         help="a .keras, .h5, .tflite or .onnx file, a SavedModel, a run, or http://…; or "
-        "module:function[:name=value,...], called with these arguments, which returns a Keras "
-        "model, or a function from images (float32, 0 to 255) to logits [images, classes]",
+        "module:function[:name=value,...]: a function from images (float32, 0 to 255) to logits or "
+        "probabilities [images, classes], or one that is called with these arguments and returns "
+        "such a function or a Keras model",
     )
 
 

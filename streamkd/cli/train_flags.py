@@ -78,18 +78,8 @@ def _add_stream(group: arguments.Group) -> None:
         help="keep decoded pixels after the first epoch, for this run (memory) or also for later "
         "runs (disk) (default: decode every time)",
     )
-    group.add_argument(
-        "--cache-directory",
-        metavar="DIRECTORY",
-        help="directory of --cache disk (default: streamkd/pixels in the user's cache directory)",
-    )
-    group.add_argument(
-        "--cache-bytes",
-        type=int,
-        metavar="N",
-        help="largest size of the cache (default: half of the free memory, or nine tenths of the "
-        "free disk)",
-    )
+    room = "half of the free memory, or nine tenths of the free disk"
+    pixel_flags.add_cache_place(group, bytes_default=room)
     text = "show K views of each decoded image in a batch; an epoch then has K times as many steps"
     flags.add_number(group, "--views-per-decode", 1, text, metavar="K")
     group.add_argument("--balance", action="store_true", help="draw every class equally often")

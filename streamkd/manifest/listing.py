@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from streamkd.checks import did_you_mean_file
 from streamkd.errors import ClassNamesError, ImagesNotFoundError, readable_names
 from streamkd.keys import Keys
 from streamkd.manifest import look_alikes
@@ -77,7 +78,8 @@ def check_directory(directory: bytes) -> None:
     path = os.fsdecode(directory)
     if not os.path.exists(directory):
         raise ImagesNotFoundError(
-            f"There is no directory {path!r}.\nGive a directory with one folder of images a class."
+            f"There is no directory {path!r}.\n{did_you_mean_file(path)}"
+            "Give a directory with one folder of images a class."
         )
     if not os.path.isdir(directory):
         raise ImagesNotFoundError(

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from streamkd.checks import did_you_mean_file
 from streamkd.codes import warn
 from streamkd.errors import OptionError, StreamkdError, TeacherError
 from streamkd.file_kinds import PathKind, kind_of_path
@@ -90,7 +91,10 @@ def load_model(
     """
     path = Path(path)
     if not path.exists():
-        raise refusal(f"There is no model at {path}.\nGive the path of a saved `.keras` file.")
+        raise refusal(
+            f"There is no model at {path}.\n{did_you_mean_file(path)}"
+            "Give the path of a saved `.keras` file."
+        )
     kind = kind_of_path(path)
     _refuse_other_kinds(path, kind, refusal)
     is_hdf5 = kind is not None and kind.code == "h5"

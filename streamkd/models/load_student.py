@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from streamkd.checks import did_you_mean
 from streamkd.errors import StudentError
 from streamkd.models import families, run_code, user_code
 from streamkd.models.precision import precision_of
@@ -101,9 +102,10 @@ def _application(name: str) -> Callable[..., Any]:
 
     build = getattr(tf_keras.applications, name, None)
     if not callable(build):
+        known = [other for other in dir(tf_keras.applications) if other[0].isupper()]
         raise StudentError(
             f"There is no student {name!r}: no such file, and no Keras application of that name.\n"
-            "Give a saved `.keras` file, package.module:function, or an application such as "
-            "MobileNetV3Small:alpha=0.75."
+            f"{did_you_mean(name, known)}Give a saved `.keras` file, package.module:function, or "
+            "an application such as MobileNetV3Small:alpha=0.75."
         )
     return build

@@ -11,7 +11,9 @@ file without `--trust`: its code has run already.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from importlib.machinery import PathFinder
 from typing import Any
 
+from streamkd.checks import did_you_mean
 from streamkd.errors import OptionError, StreamkdError, TeacherError
 from streamkd.models.reasons import last_lines
 
@@ -134,9 +137,14 @@ def function_of(
         instead = "" if function is None else f"; that is {article} {kind}"
         raise refusal(
             f"The module {module_name!r} has no function {name!r}{instead}.\n"
-            f"Give {flag} package.module:function."
+            f"{did_you_mean(name, _functions_of(module))}Give {flag} package.module:function."
         )
     return function, arguments_of(rest or "", f"{flag} {text}", refusal)
+
+
+def _functions_of(module: Any) -> list[str]:
+    """Returns the names of a module's functions, without private ones."""
+    return [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
 
 
 def arguments_of(text: str, flag: str, refusal: type[StreamkdError]) -> dict[str, Any]:
@@ -184,19 +192,43 @@ def call(
 
 
 def build_teacher(text: str) -> Any:
-    """Returns what the function `module:function[:name=value,…]` returns: a model or a callable.
+    """Returns the teacher that `module:function[:name=value,…]` names: a model or a callable.
+
+    It is what the function returns, or the function itself if it cannot be called without images.
 
     Raises:
       TeacherError: there is no such function, it fails, or it returns none of these.
     """
     function, arguments = function_of(text, "--teacher", TeacherError)
+    if _takes_images(function, arguments):
+        return functools.partial(function, **arguments)
     teacher = call(function, arguments, f"The teacher {text!r}", TeacherError)
     if not callable(teacher):
         raise TeacherError(
             f"The teacher {text!r} returned {type(teacher).__name__}.\n"
-            "The function must return a Keras model, a `Teacher`, or a callable: images -> logits."
+            "The function must return a Keras model, a `Teacher`, or a callable: images -> logits; "
+            "or it takes images itself, `def teacher(images)`."
         )
     return teacher
+
+
+def _takes_images(function: Callable[..., Any], arguments: dict[str, Any]) -> bool:
+    """Returns whether a function lacks one argument, its first, besides those that are given."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a function of C
+        return False
+    lacking = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in arguments
+    ]
+    if len(lacking) != 1 or lacking[0] != parameters[0].name:
+        return False
+    is_by_place = parameters[0].kind != parameters[0].KEYWORD_ONLY
+    return is_by_place and set(arguments) <= {parameter.name for parameter in parameters}
 
 
 def is_own_layer(module: str, name: str) -> bool:

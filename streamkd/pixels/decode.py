@@ -19,7 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from streamkd.image_options import ImageOptions
-from streamkd.pixels.exact_decode import ExactDecoder, crops_of_images, fit
+from streamkd.pixels.exact_decode import ExactDecoder, crops_of_images, fit, rounded
 from streamkd.pixels.scaled_decode import ScaledDecoder
 
 # Number of graphs that are kept: a teacher, a stream and its validation take one each.
@@ -97,14 +97,15 @@ def _kept(decoder: Any, *arguments: Any, plain_first: bool = False) -> tf.Tensor
 def _graph_of(decoder: Any, specs: tuple[tf.TensorSpec, ...], plain_first: bool) -> Any:
     """Returns the graph for arguments of these specs."""
 
-    def decode(file_bytes: tf.Tensor, one_size: tf.Tensor, *boxes: tf.Tensor) -> tf.Tensor:
-        if boxes:
-            return decoder.crops(file_bytes, one_size, *boxes, plain_first=plain_first)
+    def whole(file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
         return decoder.whole(file_bytes, one_size)
 
+    def crops(file_bytes: tf.Tensor, one_size: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        return decoder.crops(file_bytes, one_size, boxes, plain_first=plain_first)
+
     with tf.init_scope():
-        graph = tf.function(decode, input_signature=specs, autograph=False)
-        return graph.get_concrete_function()
+        graph = tf.function(whole if len(specs) == 2 else crops, autograph=False)
+        return graph.get_concrete_function(*specs)
 
 
 _DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {
@@ -132,6 +133,11 @@ def decode_canonical(
     """
     decoder = KeptDecoder(_DECODERS[canonical.decode](canonical, whole_numbers=True))
     return tf.cast(decoder.whole(file_bytes, one_size), tf.uint8)
+
+
+def as_canonical(images: tf.Tensor) -> tf.Tensor:
+    """Returns what `decode_canonical` returns of files, given their decoded images as float32."""
+    return tf.cast(rounded(images), tf.uint8)
 
 
 def decode_batch(

@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 
 from streamkd import disk
+from streamkd.checks import did_you_mean_file
 from streamkd.errors import OptionError, StoreError, StreamkdError
 from streamkd.file_access import Io, default_store_io
 from streamkd.keys import Keys
@@ -185,7 +186,7 @@ def _open_descriptor(path: str, writable: bool) -> int:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise StoreError(
-                f"There is no logit store {path}: no such file.\n"
+                f"There is no logit store {path}: no such file.\n{did_you_mean_file(path)}"
                 f"Make it with `streamkd teach IMAGES --teacher T --out {path}`."
             ) from error
         if error.errno == errno.EISDIR:

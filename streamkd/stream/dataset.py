@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.pixels.cache.cache_part import CachePart
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.stream.batch_fetch import BatchColumns, BatchFetcher
 from streamkd.stream.batch_render import BatchRenderer, CachedBatchRenderer
-from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.order.sequence import Sequence
 from streamkd.stream.order.worker_slice import WorkerSlice
 from streamkd.stream.stream_spec import StreamSpec
@@ -155,7 +156,7 @@ class CachedDatasets(FileDatasets):
         sequence: Sequence,
         fetcher: BatchFetcher,
         renderer: CachedBatchRenderer,
-        cache: PixelCache,
+        cache: PixelCache | CachePart,
     ) -> None:
         super().__init__(sequence, fetcher, renderer)
         self._spec = spec

@@ -24,19 +24,21 @@ from streamkd.image_options import MAX_PIXELS, ON_BAD, Background, ImageOptions,
 from streamkd.manifest.class_names import renumber, several_labels
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.manifest.wrapper import hinting
+from streamkd.pixels.cache.cache_part import CachePart
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.public import public
 from streamkd.store.layout import ELSEWHERE, REFUSED
 from streamkd.store.match_images import match_images
 from streamkd.store.row_store import RowStore
 from streamkd.store.same_pass import check_finished
 from streamkd.stream import join_checks
-from streamkd.stream.cache.pixel_cache import PixelCache
+from streamkd.stream.cache.cache_choice import choose_cache
 from streamkd.stream.stream import Stream
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.stream.teacher_columns import TO_MAP, Classes, ClassMap, choose_columns
 from streamkd.views.operation import ViewOperation
 from streamkd.views.operation_check import check_operation
-from streamkd.views.render import canonical_options
+from streamkd.views.render import cached_options
 from streamkd.views.views import Views
 
 CACHES = ("memory", "disk")
@@ -129,7 +131,7 @@ def join(
       OptionError: options that do not fit.
     """
     check_types(join, locals())
-    images = as_manifest(images)
+    images = listed = as_manifest(images)
     check_choice("missing", missing, MISSING)
     check_choice("on_bad", on_bad, ON_BAD)
     independent = join_checks.independent_views(augment, views, operation)
@@ -194,7 +196,7 @@ def join(
         independent=independent,
         operation=shown.operation,
         on_bad=on_bad,
-        cache=_pixel_cache(images, shown, options, cache, cache_directory, cache_bytes),
+        cache=_pixel_cache(images, listed, shown, options, cache, cache_directory, cache_bytes),
         balance=balance,
         views_per_decode=views_per_decode,
         multi_hot=multi_hot,
@@ -205,13 +207,14 @@ def join(
 
 def _pixel_cache(
     images: Manifest,
+    listed: Manifest,
     views: Views,
     options: ImageOptions,
     cache: str | None,
     directory: str | os.PathLike | None,
     num_bytes: int | None,
-) -> PixelCache | None:
-    """Returns the cache of decoded images, or None."""
+) -> PixelCache | CachePart | None:
+    """Returns the cache of decoded images, or None; images that are left out are `listed`."""
     check_choice("cache", cache, (None, *CACHES))
     if num_bytes is not None:
         check_count("cache_bytes", num_bytes)
@@ -222,16 +225,8 @@ def _pixel_cache(
         )
     if cache is None:
         return None
-    if views.count and views.canonical_size is None:
-        raise OptionError(
-            "The pixel cache keeps images of one size, and these views are cut from the files' own "
-            "pixels.\nTeach a store of views that are cut from one size: "
-            "`streamkd teach … --canonical-size 256x256`; or leave the cache out."
-        )
-    canonical = canonical_options(views, options) or options
-    if cache == "memory":
-        return PixelCache.in_memory(images, canonical, num_bytes=num_bytes)
-    return PixelCache.on_disk(images, canonical, directory, num_bytes=num_bytes)
+    canonical = cached_options(views, options)
+    return choose_cache(images, listed, canonical, cache, directory=directory, num_bytes=num_bytes)
 
 
 def image_options(

@@ -15,8 +15,9 @@ import numpy as np
 
 from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
+from streamkd.pixels.cache.cache_part import CachePart
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.store.row_store import RowStore
-from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.teacher_columns import TeacherColumns
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
@@ -39,7 +40,7 @@ class StreamSpec:
     independent: Views | None = None
     operation: ViewOperation | None = None
     on_bad: str = "raise"
-    cache: PixelCache | None = None
+    cache: PixelCache | CachePart | None = None
     balance: bool = False
     views_per_decode: int = 1
     multi_hot: np.ndarray | None = None

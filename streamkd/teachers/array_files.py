@@ -15,7 +15,10 @@ from typing import NamedTuple
 
 # Names of arrays and columns that hold the keys, without 's' at the end and marks between words.
 KEY_NAMES = frozenset(
-    ("key", "file", "filename", "filepath", "path", "image", "imagefile", "imagename", "imagepath")
+    (
+        *("key", "file", "filename", "filepath", "path", "image", "imagefile", "imagename"),
+        *("imagepath", "img", "imgname", "imgpath"),
+    )
 )
 # Names of arrays that hold the classes in the order of the logits, written like those of keys.
 CLASS_NAMES = frozenset(("classname", "classe"))

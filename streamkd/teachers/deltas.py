@@ -21,6 +21,7 @@ from streamkd.store.collection import flatten, link_stores, open_store
 from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import index_beside, is_index_file
+from streamkd.teachers.kept_pixels import KeptPixels
 from streamkd.teachers.other_images import other_images
 from streamkd.teachers.teacher_pass import TeacherPass, TeacherSetup
 
@@ -31,6 +32,7 @@ def teach_changes(
     path: str,
     *,
     skip_bad: bool = False,
+    kept: KeptPixels | None = None,
     progress: bool = True,
 ) -> RowStore:
     """Returns the finished store at `path` once every image has its logits.
@@ -43,7 +45,7 @@ def teach_changes(
       setup: the setup of the pass that filled the store.
       images: the images, in key order.
       path: of a finished store, or of an index file.
-      skip_bad: as in `TeacherPass`.
+      skip_bad, kept: as in `TeacherPass`, for all images.
       progress: show progress on standard error.
 
     Raises:
@@ -71,7 +73,10 @@ def teach_changes(
             return store
         if len(changed) == len(images):
             raise other_images(images, base)
-        TeacherPass(setup, images.select(changed), delta, skip_bad=skip_bad).run(progress)
+        left = None if kept is None else kept.selected(changed)
+        TeacherPass(setup, images.select(changed), delta, skip_bad=skip_bad, kept=left).run(
+            progress
+        )
         index = path if is_index_file(path) else index_beside(path)
         link_stores([path, delta], index)
         has_grown = True

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from streamkd.checks import check_choice, check_types
-from streamkd.errors import ClassNamesError, OptionError, readable_key, readable_names
+from streamkd.errors import OptionError, readable_key
 from streamkd.manifest.manifest import Manifest, as_manifest
 from streamkd.models import odd_answers, output_kind, rounding
 from streamkd.public import public
 from streamkd.store.reader import LogitStore
+from streamkd.teachers.class_columns import class_columns
 from streamkd.teachers.key_forms import fit_keys
 from streamkd.teachers.keys_files import read_keys
 from streamkd.teachers.last_checks import warn_of_lost_answers
-from streamkd.teachers.logits_files import LogitsTable, read_logits
+from streamkd.teachers.logits_files import read_logits
 from streamkd.teachers.write_store import ImageBatch, write_store
 
 # Number of rows that tell whether an array holds logits or probabilities.
@@ -63,11 +64,13 @@ def import_logits(
         list column of a Parquet file.
       keys_dataset: name of the array, or of the column of a table, that has the keys.
       class_names: the classes in the order of the columns; by default as the file names its
-        columns, if all classes of the images are among them, else the images'.
+        columns, if all classes of the images are among them, alone or with the same words around
+        each (`prob_cat`). Columns that are numbered, or have no names, are the images' classes.
       **options: as in `write_store`.
 
     Raises:
       OptionError: keys and rows do not fit together, or a key is no image.
+      ClassNamesError: the file names its columns after other classes.
       TeacherError: numbers that cannot be logits.
       MissingExtraError: the file is Parquet, and pyarrow is not installed.
       StreamkdError: anything else that does not fit; nothing that was written is lost.
@@ -81,13 +84,14 @@ def import_logits(
             "Leave out the one that has other keys."
         )
     table = read_logits(logits, logits_dataset, keys_dataset, with_keys=keys is None)
-    array, row_keys = table.logits, table.keys if keys is None else read_keys(keys)
+    row_keys = table.keys if keys is None else read_keys(keys)
     if row_keys is None:
         raise OptionError(
             "The rows of logits have no keys, which say to which image each row belongs.\n"
             "Give a file with one key for each row: `--keys KEYS.jsonl`."
         )
-    class_names = _class_names(table, class_names, images.class_names)
+    table, class_names = class_columns(table, class_names, images.class_names)
+    array = table.logits
     if len(row_keys) != len(array):
         raise OptionError(
             f"There are {len(array):,} rows of logits and {len(row_keys):,} keys.\n"
@@ -129,31 +133,6 @@ def _step(sample: np.ndarray, output: str, out: str | os.PathLike[str]) -> float
     step = rounding.rounding_step(sample)
     is_begun = step is not None and step < 1 and os.path.exists(out)
     return rounding.step_of(LogitStore(out).header.teacher) if is_begun else step
-
-
-def _class_names(
-    table: LogitsTable, given: list[str] | None, own: list[str] | None
-) -> list[str] | None:
-    """Returns the classes in the order of the columns, or None for that of the images' classes.
-
-    Args:
-      table: the logits.
-      given: the classes that the user named, if any.
-      own: the classes of the images, if any.
-    """
-    named = table.class_names
-    if named is None or len(set(named)) < len(named):
-        return given
-    if given is None:
-        return named if own is not None and set(own) <= set(named) else None
-    if given != named and sorted(given) == sorted(named):
-        raise ClassNamesError(
-            "The file of logits names its columns in another order than the class names.\n"
-            f"  columns:     {readable_names(named)}\n"
-            f"  class names: {readable_names(given)}\n"
-            "Leave `--class-names` out, and the columns are taken by their names."
-        )
-    return given
 
 
 def select_listed(images: Manifest, keys: list[bytes]) -> tuple[Manifest, np.ndarray]:

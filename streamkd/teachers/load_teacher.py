@@ -23,6 +23,11 @@ from streamkd.public import public
 from streamkd.teachers.http_teacher import http_teacher, is_address, refuse_service
 from streamkd.teachers.teacher import Teacher
 
+# Endings of files that `streamkd import` may take, of files that only Python opens, and of models.
+_PREDICTIONS = (".csv", ".tsv", ".parquet", ".pq", ".npy", ".npz")
+_PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
+_MODELS = (".keras", ".h5", ".tflite", ".onnx")
+
 
 @public
 def load_teacher(
@@ -49,7 +54,8 @@ def load_teacher(
         `streamkd.models.preprocessing`.
       output: kind of the answers: 'logits', 'probabilities', 'log-probabilities', 'sigmoid' (a
         probability for each of several independent labels), 'sigmoid-logits' (the same before
-        sigmoid), or 'auto' to judge by the layers or the first answers.
+        sigmoid), 'class' (the number of a class, or scores of which only the first choice is
+        taken), or 'auto' to judge by the layers or the first answers.
       drop_output: index, or several indices, of outputs that are no class, such as background.
       model_output: name or number of the output to take, for a model or function with several.
       name: the teacher's name in the store; by default that of the file or the function.
@@ -115,8 +121,40 @@ def _from_path(path: Path, name: str | None, *, trust: bool, **options: Any) -> 
         from streamkd.teachers.onnx_teacher import onnx_teacher
 
         return onnx_teacher(path, **named)
+    _refuse_what_is_no_model(path)
     model = families.load_model(path, trust=trust)
     return Teacher.from_model(model, name=name or path.name, **options)
+
+
+def _refuse_what_is_no_model(path: Path) -> None:
+    """Refuses predictions, pickles, and a directory of models, with what to give instead."""
+    ending = path.suffix.lower()
+    if path.is_file() and ending in _PREDICTIONS:
+        raise TeacherError(
+            f"{path} is no model; by its ending it may hold a model's predictions.\n"
+            f"Make a store of them, `streamkd import {path} --images IMAGES --out S.h5`, and train "
+            "from it: `streamkd train IMAGES --store S.h5 ...`."
+        )
+    if path.is_file() and ending in _PICKLES:
+        raise TeacherError(
+            f"{path} ends in {ending!r}, and opening such a file runs code in it.\n"
+            "Open it in a function of your own that returns a function from images to answers, and "
+            "give that: `--teacher my_models:teacher`."
+        )
+    models = []
+    if path.is_dir():
+        named = (one for one in path.iterdir() if one.suffix.lower() in _MODELS)
+        models = sorted(one for one in named if not _is_store(one))
+    if models:
+        raise TeacherError(
+            f"{path} is a directory of {len(models)} model files, and a teacher is one of them.\n"
+            f"Give its path, such as {models[0]}."
+        )
+
+
+def _is_store(path: Path) -> bool:
+    kind = kind_of_path(path)
+    return kind is not None and kind.code == "store"
 
 
 def _from_run(path: Path, name: str | None, *, trust: bool, **options: Any) -> Teacher:

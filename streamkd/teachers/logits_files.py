@@ -19,6 +19,7 @@ import csv
 import dataclasses
 import itertools
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import IO, NamedTuple
@@ -44,6 +45,8 @@ from streamkd.teachers.rows_on_disk import RowsOnDisk
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 PARQUET_ENDINGS = (".parquet", ".pq")
 ENDINGS = (".npy", ".npz", *DELIMITERS, *HDF5_ENDINGS, *PARQUET_ENDINGS)
+# A cell of a count, of the number of a class or the like.
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
 # Files that run code when they are opened.
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
 
@@ -52,12 +55,14 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
 class LogitsTable:
     """Logits, float `[rows, num_classes]`, and where the file has them one key for each row.
 
-    The class names are those of the columns, or None.
+    The class names are those of the columns, or None. Whole columns are the numbers of the columns
+    that a table of text writes without a point, beside others with one.
     """
 
     logits: np.ndarray | RowsOnDisk
     keys: list[bytes] | None = None
     class_names: list[str] | None = None
+    whole_columns: frozenset[int] = frozenset()
 
 
 def read_logits(
@@ -246,7 +251,7 @@ def _chosen(
 def _read_csv(path: str, wanted: _Wanted) -> LogitsTable:
     """Returns the numbers of a CSV file, the column of keys, and the names of the others.
 
-    A first line whose cells after the first are no numbers holds names.
+    A first line holds names if its first cell is a name of keys, or the others are no numbers.
     """
     delimiter = DELIMITERS[os.path.splitext(path)[1].lower()]
     with open(
@@ -257,23 +262,35 @@ def _read_csv(path: str, wanted: _Wanted) -> LogitsTable:
         if first is None:
             raise ValueError("it is empty")
         header = None
-        if not _are_numbers(first[1:]):
+        is_named = is_key_name(first[0]) and "/" not in first[0]
+        if is_named or not _are_numbers(first[1:]):
             header, first = first, next(lines, None)
         if first is None:
             raise ValueError("it has a line of names and no numbers")
         key_column, columns = _columns(header, first, wanted)
-        rows, keys = [], []
+        rows, keys, whole = [], [], set(columns)
         for number, line in enumerate(itertools.chain([first], lines), 1 + (header is not None)):
             if len(line) != len(first):
                 raise ValueError(f"line {number} has {len(line)} columns, not {len(first)}")
             if key_column is not None:
                 keys.append(os.fsencode(line[key_column]))
+            whole = {column for column in whole if _WHOLE.fullmatch(line[column])}
             try:
                 rows.append(np.array([line[column] for column in columns], np.float32))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
+            except ValueError:
+                raise ValueError(_no_number(number, header, line, columns)) from None
     names = None if header is None else [header[column] for column in columns]
-    return LogitsTable(np.stack(rows), None if key_column is None else keys, names)
+    whole_columns = frozenset(place for place, column in enumerate(columns) if column in whole)
+    if len(whole_columns) == len(columns):
+        whole_columns = frozenset()
+    return LogitsTable(np.stack(rows), None if key_column is None else keys, names, whole_columns)
+
+
+def _no_number(number: int, header: list[str] | None, line: list[str], columns: list[int]) -> str:
+    """Returns what a message says of the first cell of a line that is no number."""
+    column = next(column for column in columns if not _are_numbers([line[column]]))
+    name = column + 1 if header is None else repr(header[column])
+    return f"line {number}: its column {name} holds {line[column]!r:.80}, which is no number"
 
 
 def _columns(
@@ -308,7 +325,9 @@ def _columns(
         return (0, columns[1:]) if has_keys else (None, columns)
     # The first column of pandas counts the lines, and has no name.
     counted = [0] if names[0] in ("", "Unnamed: 0") and named != [0] else []
-    return named[0], [column for column in columns if column not in (*named, *counted)]
+    others = [column for column in columns if column not in (*named, *counted)]
+    # A column of words, such as the name of the predicted class; an empty cell stays a fault.
+    return named[0], [c for c in others if not first[c].strip() or _are_numbers([first[c]])]
 
 
 def _are_numbers(cells: list[str]) -> bool:

@@ -28,6 +28,7 @@ from streamkd.store.reader import LogitStore
 from streamkd.store.row_store import RowStore
 from streamkd.store.store_list import is_index_file
 from streamkd.teachers.deltas import teach_changes
+from streamkd.teachers.kept_pixels import check_cache, kept_pixels
 from streamkd.teachers.last_checks import (
     warn_of_chance,
     warn_of_contradictions,
@@ -65,6 +66,9 @@ def teach(
     shard: tuple[int, int] | None = None,
     on_bad: str = "raise",
     max_pixels: int = MAX_PIXELS,
+    cache: str | None = None,
+    cache_directory: str | os.PathLike | None = None,
+    cache_bytes: int | None = None,
     progress: bool = True,
 ) -> RowStore:
     """Asks the teacher about every image, or resumes a pass that was stopped.
@@ -95,6 +99,11 @@ def teach(
         in the store, warns at the end, and does not ask again until the file changes;
         `refused_images` lists these images, and `join(..., missing="drop")` leaves them out.
       max_pixels: largest number of pixels of an image; one with more cannot be decoded.
+      cache: 'disk' leaves the decoded images for `join(…, cache="disk")`: at the canonical size of
+        the views, or else at the size that the teacher sees. A stream of the same list of images
+        at that size then decodes none of them. A disk that gets full ends the cache, with a
+        warning, and not the pass.
+      cache_directory, cache_bytes: as in `join`.
       progress: show images per second and the time left on standard error.
 
     Returns:
@@ -108,6 +117,7 @@ def teach(
     refuse_store_in_class(images, out)
     check_choice("on_bad", on_bad, ON_BAD)
     skip_bad = on_bad == "skip"
+    check_cache(cache, cache_directory, cache_bytes)
     setup = teacher_setup(
         images,
         teacher,
@@ -127,17 +137,28 @@ def teach(
     )
     if exif is None:
         _warn_of_turned(images)
+    kept = kept_pixels(
+        images,
+        setup.options,
+        setup.views,
+        cache,
+        directory=cache_directory,
+        num_bytes=cache_bytes,
+    )
     images, path = images.select(images.keys.sort_order()), os.fspath(out)
     if shard is not None:
         whole = TeacherPass(setup, images, path, skip_bad=skip_bad)
         setup.teacher.first_pixels = whole.first_pixels if shard[0] > 1 else None
-        images = shard_of(images, shard, setup.images_per_block)
+        part = part_of(len(images), shard, setup.images_per_block)
+        images, kept = images.select(part), None if kept is None else kept.selected(part)
     elif is_index_file(path) or (os.path.exists(path) and LogitStore(path).finished):
-        with_deltas = teach_changes(setup, images, path, skip_bad=skip_bad, progress=progress)
+        with_deltas = teach_changes(
+            setup, images, path, skip_bad=skip_bad, kept=kept, progress=progress
+        )
         _warn_of_refused(images, with_deltas)
         return with_deltas
     with hinting(images):
-        store = TeacherPass(setup, images, path, skip_bad=skip_bad).run(progress)
+        store = TeacherPass(setup, images, path, skip_bad=skip_bad, kept=kept).run(progress)
     _warn_of_refused(images, store)
     warn_of_lost_answers(setup.teacher.name, setup.teacher.output_kind)
     warn_of_chance(setup.teacher.name, store)
@@ -187,7 +208,7 @@ def teacher_setup(
     )
 
 
-def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) -> Manifest:
+def part_of(num_images: int, shard: tuple[int, int], images_per_block: int) -> slice:
     """Returns part i of n of images in key order, cut between blocks; `shard` is (i, n), i from 1.
 
     Raises:
@@ -199,16 +220,16 @@ def shard_of(images: Manifest, shard: tuple[int, int], images_per_block: int) ->
             f"--shard is {number}/{count}; the parts of a pass are counted from 1 to {count}.\n"
             f"Give one of them, such as --shard 1/{max(count, 1)}."
         )
-    num_blocks = -(-len(images) // images_per_block)
+    num_blocks = -(-num_images // images_per_block)
     if count > num_blocks:
         raise OptionError(
-            f"--shard is {number}/{count}, and {len(images):,} images are {num_blocks:,} blocks of "
+            f"--shard is {number}/{count}, and {num_images:,} images are {num_blocks:,} blocks of "
             f"{images_per_block}: a part would be empty.\n"
             f"Divide the pass into at most {num_blocks:,} parts, or give a smaller --batch-size."
         )
     first = (number - 1) * num_blocks // count * images_per_block
-    stop = min(number * num_blocks // count * images_per_block, len(images))
-    return images.select(slice(first, stop))
+    stop = min(number * num_blocks // count * images_per_block, num_images)
+    return slice(first, stop)
 
 
 def _warn_of_turned(images: Manifest) -> None:

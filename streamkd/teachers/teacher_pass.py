@@ -46,6 +46,7 @@ from streamkd.store.store_list import refuse_stale_index
 from streamkd.teachers.drawn_views import DrawnViews
 from streamkd.teachers.dropped_outputs import classes_to_give
 from streamkd.teachers.first_answers import answers_vary, nearly_equal, warn_of_first_answers
+from streamkd.teachers.kept_pixels import KeptPixels
 from streamkd.teachers.other_images import other_images
 from streamkd.teachers.provenance import check_same, package_versions
 from streamkd.teachers.rendered_blocks import Blocks, rendered_blocks
@@ -115,6 +116,7 @@ class TeacherPass:
       path: of the store.
       skip_bad: mark images that cannot be decoded as refused in the store; by default the first
         such image ends the pass.
+      kept: where the pass leaves the decoded images for training.
 
     Raises:
       ClassNamesError: a class of the images is not one of the teacher's.
@@ -127,11 +129,13 @@ class TeacherPass:
         path: str | os.PathLike,
         *,
         skip_bad: bool = False,
+        kept: KeptPixels | None = None,
     ) -> None:
         self.setup = setup
         self.images = images
         self.path = os.fspath(path)
         self.skip_bad = skip_bad
+        self._kept = kept
         classes = setup.class_names
         self._labels = renumber(
             images.labels, images.class_names, classes, "the teacher", _MAPPED_LATER
@@ -154,6 +158,8 @@ class TeacherPass:
           StreamkdError: setup, images and store do not fit; nothing that was written is lost.
         """
         answers = self.answers
+        if self._kept is not None:
+            self._kept.open()
         if not os.path.exists(self.path):
             refuse_stale_index(self.path)
             answers = functools.partial(self._resumed, self._create())
@@ -234,7 +240,7 @@ class TeacherPass:
 
         `look` is called with the pixels and the logits of the first group.
         """
-        for group, block in zip(groups, self._read(groups, self._drawn), strict=True):
+        for group, block in zip(groups, self._read(groups, self._drawn, self._kept), strict=True):
             pixels, content_digests, refused, alone = block
             views = self._drawn.of_rows(group, alone)
             logits = self.setup.teacher(pixels)
@@ -291,18 +297,21 @@ class TeacherPass:
         return ["pillow"] if may_need_pillow(self.images.keys, self.setup.options) else []
 
     def _read(
-        self, groups: Sequence[np.ndarray], drawn: DrawnViews
+        self, groups: Sequence[np.ndarray], drawn: DrawnViews, kept: KeptPixels | None = None
     ) -> Iterator[tuple[tf.Tensor, np.ndarray, np.ndarray, np.ndarray]]:
         """Yields the fields of the `Block` of each group, with the views `drawn`.
 
         Args:
           groups: int64 arrays, indices of images that are read together.
+          kept: as in `rendered_blocks`.
 
         Raises:
           BadImageError: names the file that cannot be decoded.
         """
         options = self.setup.options
-        blocks = iter(rendered_blocks(self.images, groups, drawn, options, skip_bad=self.skip_bad))
+        blocks = iter(
+            rendered_blocks(self.images, groups, drawn, options, skip_bad=self.skip_bad, kept=kept)
+        )
         for group in groups:
             try:
                 pixels, *rest = next(blocks)

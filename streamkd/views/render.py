@@ -15,8 +15,10 @@ import functools
 
 import tensorflow as tf
 
+from streamkd.errors import OptionError
 from streamkd.image_options import ImageOptions
 from streamkd.pixels.decode import decoder_of
+from streamkd.pixels.exact_decode import crops_of_images, fit
 from streamkd.tf_support.autograph import converted
 from streamkd.views.operation import ViewOperation
 from streamkd.views.views import Views
@@ -34,6 +36,7 @@ def render_block(
     partners: tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]] | None,
     views: Views,
     options: ImageOptions,
+    canonical: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns every view of a block's images, as the teacher is shown them.
 
@@ -45,15 +48,21 @@ def render_block(
         `[files * (num_views - 1), …]`.
       views: the specification; an operation comes with its function.
       options: how files become pixels.
+      canonical: the files at the canonical size, uint8 `[files, height, width, channels]`, if they
+        are decoded already.
 
     Returns:
       float32 `[files * num_views, height, width, channels]`, in the order of the store's rows.
     """
     num_views, shape = views.num_views, options.shape
     decoder = decoder_of(options, canonical_options(views, options))
-    if "view_crop" in parameters:
+    if "view_crop" in parameters and canonical is not None:
+        pixels = crops_of_images(canonical, parameters["view_crop"], options, plain_first=True)
+    elif "view_crop" in parameters:
         boxes = parameters["view_crop"]
         pixels = decoder.crops(file_bytes, one_size, boxes, plain_first=True)
+    elif canonical is not None:
+        pixels = tf.repeat(fit(canonical, options), num_views, axis=0)
     else:
         pixels = tf.repeat(decoder.whole(file_bytes, one_size), num_views, axis=0)
     pixels = tf.reshape(pixels, (-1, *shape))
@@ -102,6 +111,21 @@ def canonical_options(views: Views, options: ImageOptions) -> ImageOptions | Non
     if views.canonical_size is None:
         return None
     return dataclasses.replace(options, image_size=views.canonical_size)
+
+
+def cached_options(views: Views, options: ImageOptions) -> ImageOptions:
+    """Returns how cached images are made: at the canonical size, or at the size that is shown.
+
+    Raises:
+      OptionError: views that are not cut from one size.
+    """
+    if views.count and views.canonical_size is None:
+        raise OptionError(
+            "The pixel cache keeps images of one size, and these views are cut from the files' own "
+            "pixels.\nTeach a store of views that are cut from one size: "
+            "`streamkd teach … --canonical-size 256x256`; or leave the cache out."
+        )
+    return canonical_options(views, options) or options
 
 
 def change(

@@ -13,6 +13,7 @@ from typing import Any
 
 from streamkd.codes import without_warnings
 from streamkd.manifest.manifest import Manifest
+from streamkd.pixels.cache.free_space import free_disk
 from streamkd.store.row_store import RowStore
 from streamkd.stream.join import join
 from streamkd.stream.stream import Stream
@@ -80,6 +81,8 @@ def _facts(request: Request, store: RowStore, sample: Manifest, tried: Stream) -
         is_trained=is_trained(student),
         budget=request.budget,
         num_validation=len(request.parts.validation),
+        student_size=tried.options.image_size,
+        free_disk=free_disk(request.out),
     )
 
 

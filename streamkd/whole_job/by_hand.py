@@ -32,6 +32,7 @@ class Described:
       settings: those of the recipe, and of views.
       seed: of everything.
       is_labelled: whether the student is measured on validation images after every epoch.
+      keeps_pixels: whether the teacher's pass leaves the decoded images for training.
       baseline: whether the student is trained from labels alone, too.
       trust: whether files may run code on loading.
       common: words of every command, such as those of --import.
@@ -47,6 +48,7 @@ class Described:
     settings: dict[str, Any]
     seed: int
     is_labelled: bool
+    keeps_pixels: bool
     baseline: bool
     trust: bool
     common: list[str]
@@ -75,7 +77,9 @@ def commands_by_hand(job: Described) -> list[str]:
     if job.teacher is not None:
         teach = [*job.teacher, *pixels, "--codec", settings["codec"], *seed, *trust, *job.common]
         views = {name: settings.get(name) for name in ("views", *_VIEW_FLAGS)}
-        commands.append(["streamkd", "teach", train, *teach, *_words(views), "--out", store])
+        kept = _words({"cache": "disk" if job.keeps_pixels else None})
+        views_and_cache = [*_words(views), *kept]
+        commands.append(["streamkd", "teach", train, *teach, *views_and_cache, "--out", store])
         commands.append(["streamkd", "teach", validation, *teach, "--out", validation_store])
     shown = ["--validation", validation] if job.is_labelled else []
     size = _words({"image_size": job.image_size})

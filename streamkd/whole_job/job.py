@@ -11,6 +11,7 @@ The directory of a job is the run directory of its student, and holds besides:
     teacher.h5, teacher-validation.h5        the teacher's answers
     classes.txt                              the teacher's classes, where only the job knows them
     labels-alone/                            the run of the student from labels alone
+    pixels/                                  decoded images, until the job is finished
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from streamkd.whole_job.request import (
 
 LABELS_ALONE = "labels-alone"
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
+PIXELS = "pixels"
 STORE, VALIDATION_STORE = "teacher.h5", "teacher-validation.h5"
 
 
@@ -77,7 +79,10 @@ class Job:
             self._settle(self.file.recipe(), f"going on with the job {request.out}:")
         else:
             self._begin()
-        store = self._teach(request.parts.train, STORE, views_of(self.settings, request.seed))
+        views = views_of(self.settings, request.seed)
+        keeps = request.keeps_pixels(self.settings)
+        kept = {"cache": "disk", "cache_directory": self._cache_directory} if keeps else {}
+        store = self._teach(request.parts.train, STORE, views, **kept)
         if (advice := judge_teacher(store).teacher_advice) is not None:
             request.say(advice)
         validation_store = self._teach(request.parts.validation, VALIDATION_STORE, None)
@@ -86,12 +91,22 @@ class Job:
         if request.baseline:
             self._fit(self._stream_of_labels(store), self._labels_alone, 1.0)
         answer = self._answer(validation_store, stream.options.image_size)
+        disk.remove(request.out / PIXELS)
         self.file.finish(answer)
         return {**answer, "outcome": "resumed" if is_begun else "new"}
 
     @property
     def _labels_alone(self) -> Path:
         return self.request.out / LABELS_ALONE
+
+    @property
+    def _cache_directory(self) -> Path | None:
+        """Where decoded images are kept; None for the place of a cache that was asked for.
+
+        A cache that was chosen belongs to the job, and goes with its end.
+        """
+        is_chosen = self.settings["cache"] == "disk" and "cache" not in self.request.given
+        return self.request.out / PIXELS if is_chosen else None
 
     def _finished(self) -> dict[str, Any] | None:
         """Returns the answer of a job that has done all that is asked; else None."""
@@ -139,11 +154,11 @@ class Job:
             flag = f"--{name.replace('_', '-')}"
             self.request.say(f"  {flag:<16} {_shown(setting.value):<10} {setting.reason}")
 
-    def _teach(self, images: Manifest, name: str, views: Views | None) -> RowStore:
+    def _teach(self, images: Manifest, name: str, views: Views | None, **kept: Any) -> RowStore:
         """Returns the store of the teacher's answers; a stopped pass goes on."""
-        request = self.request
-        codec, progress = self.settings["codec"], request.progress
-        return request.teach(images, request.out / name, views, codec=codec, progress=progress)
+        path, progress = self.request.out / name, self.request.progress
+        codec = self.settings["codec"]
+        return self.request.teach(images, path, views, codec=codec, progress=progress, **kept)
 
     def _stream(self, store: RowStore, **options: Any) -> Stream:
         """Returns the stream of the images to learn from."""
@@ -154,6 +169,7 @@ class Job:
             batch_size=self.settings["batch_size"],
             seed=self.request.seed,
             cache=self.settings["cache"],
+            cache_directory=self._cache_directory,
             progress=self.request.progress,
             **options,
         )

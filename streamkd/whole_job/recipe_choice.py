@@ -43,6 +43,8 @@ MOST_CHANGED_BY_MIRROR = 0.25
 CANONICAL_FACTOR = 8 / 7
 # A store below this size needs no packing; `plan` measures what packing loses.
 LARGE_STORE = 1 << 30
+# Largest part of the free disk that decoded pixels may take unasked.
+CACHE_FRACTION = 0.5
 # Updates with which small students were still learning at the common default: 2,000 on plain
 # images, three times as many on views, of which each shows an image anew.
 UPDATES, VIEWS_FACTOR = 2_000, 3
@@ -83,6 +85,8 @@ class Facts:
       budget: or None.
       teacher_seconds: time of one answer; None if it was not measured.
       student_seconds: time of one image in training; None if it was not measured.
+      student_size: (height, width) that the student sees, or None if that is not known.
+      free_disk: bytes that a cache may take of the disk of the job.
     """
 
     num_images: int
@@ -99,6 +103,8 @@ class Facts:
     num_validation: int = 0
     teacher_seconds: float | None = None
     student_seconds: float | None = None
+    student_size: tuple[int, int] | None = None
+    free_disk: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +142,7 @@ def choose_recipe(facts: Facts, given: Mapping[str, Any]) -> dict[str, Setting]:
     settle("learning_rate", *_learning_rate(facts, given))
     settle("temperature", *_temperature(facts, given))
     settle("label_weight", *_label_weight(facts, given))
-    settle("cache", "memory", "Each file is decoded once; images without room are decoded again.")
+    settle("cache", *_cache(facts, recipe))
     for name in sorted(set(given) - set(recipe)):
         settle(name, None, "")
     return recipe
@@ -279,6 +285,20 @@ def _label_weight(facts: Facts, given: Mapping[str, Any]) -> tuple[float, str]:
     if accuracy < WEAK_TEACHER:
         return WEAK_LABEL_WEIGHT, f"{right}; labels correct it."
     return LABEL_WEIGHT, f"{right}; it says more than the labels."
+
+
+def _cache(facts: Facts, recipe: Mapping[str, Setting]) -> tuple[str, str]:
+    canonical_size = recipe["canonical_size"].value
+    if not recipe["views"].value and facts.student_size == facts.image_size:
+        canonical_size = canonical_size or facts.image_size
+    if canonical_size is None:
+        return "memory", "The student's pixels are kept after the first epoch."
+    num_bytes = facts.num_images * math.prod(canonical_size) * facts.num_channels
+    if num_bytes > CACHE_FRACTION * facts.free_disk:
+        return "memory", f"The disk has little room for {_as_bytes(num_bytes)} of decoded pixels."
+    return "disk", (
+        f"The teacher's pass leaves {_as_bytes(num_bytes)} of pixels: each file is decoded once."
+    )
 
 
 def _as_bytes(num_bytes: int) -> str:

@@ -105,15 +105,37 @@ class Request:
             pixels["image_size"] = self.image_size
         return pixels
 
+    def keeps_pixels(self, settings: dict[str, Any]) -> bool:
+        """Whether the teacher's pass leaves decoded images on the disk that the student is shown.
+
+        Views that are cut from one size are cut from it for both; else both must see one size.
+        """
+        if settings["cache"] != "disk":
+            return False
+        if settings["views"] or settings.get("canonical_size"):
+            return settings.get("canonical_size") is not None
+        size = self.teacher.image_size or self.teacher_pixels.get("image_size")
+        return self.image_size in (None, size)
+
     def say(self, words: str) -> None:
         """Shows a line on standard error, where progress is shown."""
         if self.progress:
             print(words, file=sys.stderr)
 
     def teach(
-        self, images: Manifest, path: Path, views: Views | None, *, codec: str, progress: bool
+        self,
+        images: Manifest,
+        path: Path,
+        views: Views | None,
+        *,
+        codec: str,
+        progress: bool,
+        **cache: Any,
     ) -> RowStore:
-        """Returns the store of the teacher's answers; a stopped pass goes on."""
+        """Returns the store of the teacher's answers; a stopped pass goes on.
+
+        `cache` are the arguments of `teach` that leave decoded images for the student.
+        """
         return teach(
             images,
             self.teacher,
@@ -122,6 +144,7 @@ class Request:
             views=views,
             codec=codec,
             progress=progress,
+            **cache,
             **self.teacher_pixels,
         )
 

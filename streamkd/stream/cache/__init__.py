@@ -1,1 +1,1 @@
-"""Decoded pixels, kept after they were read for the first time."""
+"""Batches whose images come from the pixel cache, or from their files."""

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from streamkd.pixels.cache.cache_part import CachePart
+from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.pixels.file_batch import BLACK_PIXEL, Files
 from streamkd.stream.cache.buffer_pool import BufferPool
-from streamkd.stream.cache.pixel_cache import PixelCache
 from streamkd.stream.columns import FILE, READ_COLUMNS, SOME_FILES, Column, FileColumns, Slots
 from streamkd.stream.stream_spec import StreamSpec
 from streamkd.tf_support.python_calls import python_call
@@ -32,7 +33,7 @@ class CachedImages(FileColumns):
       as_float: whether pixels are float32, since nothing is cut from them; else uint8.
     """
 
-    def __init__(self, spec: StreamSpec, cache: PixelCache) -> None:
+    def __init__(self, spec: StreamSpec, cache: PixelCache | CachePart) -> None:
         super().__init__(spec)
         self.canonical = canonical = cache.canonical
         self.as_float = canonical == spec.options and "view_crop" not in spec.shown.datasets()

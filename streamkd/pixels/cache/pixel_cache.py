@@ -24,12 +24,9 @@ first, and a reader that copies pixels looks at the record before and after.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import math
 import mmap
 import os
-import shutil
 import threading
 from pathlib import Path
 
@@ -38,18 +35,17 @@ import numpy as np
 from streamkd import disk
 from streamkd.codes import warn
 from streamkd.file_access import give_lock_back, wait_for_lock
-from streamkd.image_options import DECODER, ImageOptions
+from streamkd.image_options import ImageOptions
 from streamkd.manifest.manifest import Manifest
 from streamkd.manifest.own_outputs import refuse_among_classes
-from streamkd.stream.cache.cache_files import open_own_file
-from streamkd.stream.cache.free_space import RECORD_BYTES, capacity_of, free_memory
+from streamkd.pixels.cache.cache_files import open_own_file
+from streamkd.pixels.cache.cache_place import cache_path
+from streamkd.pixels.cache.free_space import RECORD_BYTES, capacity_of, free_disk, free_memory
 
-VERSION = 2
 # Values of each image's byte in `_state`.
 _ABSENT, _UNCHECKED, _READY = 0, 1, 2
-# Fractions of the memory, and of the room on the disk, that is free when a cache is made.
+# Fraction of the memory that is free when a cache is made.
 _MEMORY_FRACTION = 0.5
-_DISK_FRACTION = 0.9
 _NUM_FIELDS = RECORD_BYTES // 8
 # Size in bytes up to which images are gathered together, and how many at a time.
 _SMALL_BYTES, _NUM_GATHERED = 1 << 14, 64
@@ -123,14 +119,13 @@ class PixelCache:
         Raises:
           OutputError, DiskFullError: the directory cannot be written, or has another user's cache.
         """
-        folder = default_directory() if directory is None else Path(directory)
+        path = cache_path(images, canonical, directory)
+        folder = path.parent
         refuse_among_classes(images, folder, kind="pixel cache", flag="--cache-directory")
-        path = folder / f"{_name_of(images, canonical)}.pixels"
         with disk.refusals(str(folder), ending="Give another one: `--cache-directory`."):
             folder.mkdir(parents=True, exist_ok=True)
             held = path.lstat().st_blocks * 512 if os.path.lexists(path) else 0
-            room = int(_DISK_FRACTION * shutil.disk_usage(folder).free) + held
-            room = room if num_bytes is None else num_bytes
+            room = free_disk(folder) + held if num_bytes is None else num_bytes
             capacity = capacity_of(images, canonical, room, f"in {folder}")
             return cls(images, canonical, capacity, path)
 
@@ -146,6 +141,10 @@ class PixelCache:
     def is_filled(self) -> bool:
         """Whether every image is present, as far as the records tell without reading pixels."""
         return self.capacity == len(self._images) and bool((self._state != _ABSENT).all())
+
+    def are_recorded(self, indices: np.ndarray) -> bool:
+        """Whether images (int64 `[images]`) are present, as far as the records tell."""
+        return bool((indices < self.capacity).all() and (self._state[indices] != _ABSENT).all())
 
     def has(self, indices: np.ndarray) -> np.ndarray:
         """Returns bool `[images]`, the images (int64 `[images]`) that are present and sound."""
@@ -301,23 +300,6 @@ class PixelCache:
         words.view(np.uint8)[: self._image_bytes] = image
         of_pixels = int((words * self._factors).sum(dtype=np.uint64))
         return (of_pixels + self._salt + index * int(self._factors[0])) % 2**64 | 1
-
-
-def default_directory() -> Path:
-    """Returns the directory of pixel caches unless a user names another one."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "streamkd" / "pixels"
-
-
-def _name_of(images: Manifest, canonical: ImageOptions) -> str:
-    """Returns the name of a cache; it differs wherever an image's index or pixels could differ."""
-    digest = hashlib.blake2b(digest_size=12)
-    made_with = {"version": VERSION, "decoder": DECODER, "images": canonical.to_dict()}
-    digest.update(json.dumps(made_with, sort_keys=True).encode())
-    digest.update(os.path.abspath(images.root) + b"\0")
-    digest.update(images.keys.offsets.tobytes())
-    digest.update(images.keys.data.tobytes())
-    return digest.hexdigest()
 
 
 def _lengthen(descriptor: int, num_bytes: int, *, with_holes: bool) -> None:

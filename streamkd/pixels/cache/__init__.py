@@ -1,0 +1,1 @@
+"""Decoded pixels, kept after they were read for the first time."""
