@@ -19,6 +19,8 @@ PIXEL_FLAGS = (
     *("image_size", "color_mode", "interpolation", "crop_to_aspect_ratio"),
     *("pad_to_aspect_ratio", "max_pixels", "decode", "exif", "background"),
 )
+# Flags of a pixel cache, by the names of a file's keys.
+CACHE_FLAGS = frozenset(("cache", "cache-directory", "cache-bytes"))
 
 
 def add_pixels(
