@@ -52,6 +52,14 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settled():
+    """What a module leaves, such as graphs that TensorFlow keeps, is not looked through again."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory):
     """Keeps what runs write for their user out of the user's own folder."""

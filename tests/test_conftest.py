@@ -1,6 +1,9 @@
-"""The fixture that teaches a store once and hands out copies."""
+"""The fixture that teaches a store once and hands out copies; the order of the modules."""
+
+from pathlib import Path
 
 import numpy as np
+from conftest import LONGEST
 from helpers import EncodingTeacher, draw_image
 
 from streamkd.manifest.manifest import scan
@@ -33,3 +36,9 @@ def test_a_store_is_taught_once_for_the_same_files_teacher_and_options(
         path = tmp_path / f"{number}.h5"
         teach_once(scan(elsewhere), path, CountingTeacher, **{**options, **changed})
     assert CountingTeacher.num_calls_of_all == 9
+
+
+def test_the_modules_that_are_begun_first_are_there():
+    folder = Path(__file__).parent
+    assert [name for name in LONGEST if not (folder / f"{name}.py").exists()] == []
+    assert len(set(LONGEST)) == len(LONGEST)

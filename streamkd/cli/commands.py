@@ -17,7 +17,6 @@ import streamkd as kd
 from streamkd.cli import files, flags, pixel_flags, store_flags, teacher_flags
 from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
-from streamkd.cli.export_text import export_text
 from streamkd.codes import warn
 from streamkd.errors import OptionError
 from streamkd.image_options import MAX_PIXELS
@@ -258,29 +257,6 @@ def evaluate(args: argparse.Namespace) -> Answer:
     return Answer(report)
 
 
-def export(args: argparse.Namespace) -> Answer:
-    """Writes a student as an ordinary model."""
-    files.check_model(args.model, "model")
-    files.check_out(args.out, kind="model")
-    class_names = files.read_class_names(args.class_names)
-    images = _scan_unlabelled(args)
-    import_tensorflow()
-    report = kd.export(
-        args.model,
-        args.out,
-        format=args.format,
-        precision=args.precision,
-        max_images=args.max_images,
-        class_names=class_names,
-        images=images,
-        image_size=args.image_size,
-        model_output=args.output,
-        trust=args.trust,
-        progress=not args.quiet,
-    )
-    return Answer(report, exit_code=0 if report.parity else 1, text=export_text(report))
-
-
 def demo(args: argparse.Namespace) -> Answer:
     """Runs a whole distillation on real handwritten digits."""
     files.check_out(args.out, kind="run directory")
@@ -295,11 +271,6 @@ def _load_teacher(args: argparse.Namespace) -> kd.Teacher:
     """Returns the teacher that the flags describe."""
     files.check_model(args.teacher, "teacher")
     return teacher_flags.load(args, args.teacher, args.teacher_name)
-
-
-def _scan_unlabelled(args: argparse.Namespace) -> kd.Manifest | None:
-    """Returns the images of --images, by default without labels; None without that flag."""
-    return None if args.images is None else flags.scan_images(args, default_labels="none")
 
 
 def _labels_of_store(path: str) -> str:

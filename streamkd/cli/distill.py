@@ -9,6 +9,7 @@ The flags themselves are in `distill_flags`.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from streamkd.cli import files, flags, pixel_flags, teacher_flags
@@ -55,7 +56,7 @@ def distill(args: argparse.Namespace) -> Answer:
     validation = flags.scan_other(args, args.validation) if args.validation else None
     files.check_model(args.teacher, "teacher")
     import_tensorflow()
-    from streamkd.whole_job.distill import SETTINGS, DistillReport, Words, describe, prepare
+    from streamkd.whole_job.distill import SETTINGS, DistillReport, Words, prepare
     from streamkd.whole_job.job import Job
 
     pixels = pixel_flags.pixels(args)
@@ -87,7 +88,7 @@ def distill(args: argparse.Namespace) -> Answer:
         stopping=StopSignals,
     )
     report = DistillReport(**Job(request).run())
-    return Answer(report, text=describe(report))
+    return Answer(report, text=_text(report))
 
 
 def _setting(value: Any) -> Any:
@@ -106,3 +107,23 @@ def _words(args: argparse.Namespace, defaults: dict[str, Any]) -> list[str]:
         for part in value if isinstance(value, list) else [value]:
             words += [flag] if part is True else [flag, str(part)]
     return words
+
+
+def _text(report: Any) -> str:
+    """Returns the answer as a person reads it: one line a model, then the commands."""
+    rows = [
+        ("teacher", report.teacher_accuracy, None),
+        ("student, distilled", report.accuracy, report.num_errors),
+        ("student, labels alone", report.baseline_accuracy, report.baseline_num_errors),
+    ]
+    lines = ["", f"On {report.num_images:,} images that the students did not learn from:"]
+    for name, accuracy, errors in rows:
+        if accuracy is None:
+            continue
+        wrong = "" if errors is None else f", {errors:,} errors"
+        lines.append(f"  {name:<22} {accuracy:.1%} right{wrong}")
+    if report.accuracy is None:
+        lines[-1:] = ["", "No accuracy is known: these images have no classes."]
+    lines += ["", f"The student is {Path(report.run) / 'student.keras'}."]
+    lines += ["", "The same steps by hand:", *(f"  {line}" for line in report.commands)]
+    return "\n".join(lines)

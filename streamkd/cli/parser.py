@@ -16,6 +16,7 @@ from streamkd.cli import (
     commands,
     distill,
     distill_flags,
+    export,
     export_flags,
     flags,
     merge,
@@ -325,7 +326,7 @@ def _export(subparsers: Any) -> None:
     export_flags.add_export(
         _command(
             subparsers,
-            commands.export,
+            export.export,
             "Writes a student for other programs, and compares the two.",
         )
     )

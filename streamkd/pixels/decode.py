@@ -97,14 +97,15 @@ def _kept(decoder: Any, *arguments: Any, plain_first: bool = False) -> tf.Tensor
 def _graph_of(decoder: Any, specs: tuple[tf.TensorSpec, ...], plain_first: bool) -> Any:
     """Returns the graph for arguments of these specs."""
 
-    def decode(file_bytes: tf.Tensor, one_size: tf.Tensor, *boxes: tf.Tensor) -> tf.Tensor:
-        if boxes:
-            return decoder.crops(file_bytes, one_size, *boxes, plain_first=plain_first)
+    def whole(file_bytes: tf.Tensor, one_size: tf.Tensor) -> tf.Tensor:
         return decoder.whole(file_bytes, one_size)
 
+    def crops(file_bytes: tf.Tensor, one_size: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        return decoder.crops(file_bytes, one_size, boxes, plain_first=plain_first)
+
     with tf.init_scope():
-        graph = tf.function(decode, input_signature=specs, autograph=False)
-        return graph.get_concrete_function()
+        graph = tf.function(whole if len(specs) == 2 else crops, autograph=False)
+        return graph.get_concrete_function(*specs)
 
 
 _DECODERS: dict[str, type[ExactDecoder] | type[ScaledDecoder]] = {

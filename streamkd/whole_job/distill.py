@@ -2,7 +2,6 @@
 
 report = distill("photos/train", "teacher.keras", "MobileNetV3Small", "runs/first", baseline=True)
 report.accuracy, report.baseline_accuracy, report.teacher_accuracy
-print(describe(report))
 """
 
 from __future__ import annotations
@@ -331,23 +330,3 @@ def _budget(text: str | None, settings: dict[str, Any]) -> Budget | None:
             "Leave one of them out."
         )
     return parse_budget(text)
-
-
-def describe(report: DistillReport) -> str:
-    """Returns the answer as a person reads it: one line a model, then the commands."""
-    rows = [
-        ("teacher", report.teacher_accuracy, None),
-        ("student, distilled", report.accuracy, report.num_errors),
-        ("student, labels alone", report.baseline_accuracy, report.baseline_num_errors),
-    ]
-    lines = ["", f"On {report.num_images:,} images that the students did not learn from:"]
-    for name, accuracy, errors in rows:
-        if accuracy is None:
-            continue
-        wrong = "" if errors is None else f", {errors:,} errors"
-        lines.append(f"  {name:<22} {accuracy:.1%} right{wrong}")
-    if report.accuracy is None:
-        lines[-1:] = ["", "No accuracy is known: these images have no classes."]
-    lines += ["", f"The student is {Path(report.run) / 'student.keras'}."]
-    lines += ["", "The same steps by hand:", *(f"  {line}" for line in report.commands)]
-    return "\n".join(lines)

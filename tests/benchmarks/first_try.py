@@ -139,7 +139,7 @@ def result_path(one: Set, seed: int, work: Path) -> Path:
 
 
 def directory(source: str, part: str, first: int, count: int, target: Path) -> Path:
-    """Returns a directory of links to `count` files of a part, the classes in turn."""
+    """Returns a directory of `count` files of a part, the classes in turn."""
     if target.exists():
         return target
     root = data_directory(source) / part
@@ -154,9 +154,9 @@ def directory(source: str, part: str, first: int, count: int, target: Path) -> P
     unfinished = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     for path in turns[first : first + count]:
-        link = unfinished / path.parent.name / path.name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
+        copy = unfinished / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     unfinished.rename(target)
     return target
 
