@@ -167,5 +167,5 @@ def test_a_file_that_is_cut_short_between_look_and_reading_is_refused(
         monkeypatch.setattr(logits_files, "choose_logits", cut_and_choose)
     else:
         monkeypatch.setattr(parquet_logits, "try_in_child", cut)
-    with pytest.raises(OptionError, match=rf"The logits {path} cannot be read: it"):
+    with pytest.raises(OptionError, match=rf"The logits {path} cannot be read: "):
         read_logits(path)
