@@ -45,7 +45,7 @@ VIEWS = {
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """How many images were decoded: a list of one number."""
+    """How many images were decoded: a list of one number. Kept graphs are made anew, to count."""
     count = [0]
     real = exact_decode.decode_as_stored
 
