@@ -150,7 +150,7 @@ def _kind_of_hdf5(name: str) -> PathKind:
                 bool(file.keys()) and set(file.keys()) <= {*_WEIGHTS_OF_KERAS_3, "optimizer"}
             )
     except (OSError, RuntimeError, ValueError):
-        is_weights = False  # a damaged file
+        return PathKind("an HDF5 file that is damaged or cut short", "Copy it again, as a whole.")
     if is_weights:
         use = (
             "Build the model in Python, `model.load_weights(...)`, and save it whole with "

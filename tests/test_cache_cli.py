@@ -67,6 +67,17 @@ def test_a_pass_leaves_its_pixels_for_training(here, capsys):
     assert "kept in" not in command(capsys, *words)[2]
 
 
+def test_a_cache_for_all_commands_of_a_file_is_that_of_train(here, capsys):
+    (here / "s.toml").write_text('cache = "memory"\nteacher = "teacher.keras"\n')
+    words = ["teach", "images", "--config", "s.toml", "--batch-size", "9"]
+    code, answer, errors = command(capsys, *words, "--out", "plain.h5")
+    assert code == 0 and answer["cache"] is None, errors
+    with (here / "s.toml").open("a") as file:
+        file.write('[teach]\ncache = "disk"\ncache-directory = "pixels"\n')
+    answer = command(capsys, *words, "--out", "kept.h5")[1]
+    assert answer["cache"]["num_images"] == 15 and answer["cache"]["image_size"] == [8, 8]
+
+
 def test_quiet_says_nothing_of_the_cache(here, capsys):
     _, errors = trained(capsys, "quiet", "--epochs", 1, *DISK, "--quiet")
     assert "kept in" not in errors

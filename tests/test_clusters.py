@@ -91,8 +91,8 @@ def test_an_image_that_was_answered_again_counts_once(tmp_path):
     """A delta, or a later shard, has other answers for some of the images, and new images."""
     old, new = confused_logits(20), confused_logits(30, seed=1)
     whole, part = write(tmp_path / "a.h5", old), write(tmp_path / "b.h5", new)
-    kd.merge([whole, part], tmp_path / "index.h5", index=True, progress=False)
-    indexed = kd.open_store(tmp_path / "index.h5")
+    kd.merge([whole, part], tmp_path / "all.index", index=True, progress=False)
+    indexed = kd.open_store(tmp_path / "all.index")
     merged = kd.merge([whole, part], tmp_path / "m.h5", progress=False).store
     expected, expected_counts, _ = soft_target_covariance(merged, 1.0)
     covariance, counts, _ = soft_target_covariance(indexed, 1.0)

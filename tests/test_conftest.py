@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from conftest import LONGEST
 from helpers import EncodingTeacher, draw_image
 
 from streamkd.manifest.manifest import scan
@@ -38,7 +37,8 @@ def test_a_store_is_taught_once_for_the_same_files_teacher_and_options(
     assert CountingTeacher.num_calls_of_all == 9
 
 
-def test_the_modules_that_are_begun_first_are_there():
+def test_the_modules_that_are_begun_first_are_there(request):
     folder = Path(__file__).parent
-    assert [name for name in LONGEST if not (folder / f"{name}.py").exists()] == []
-    assert len(set(LONGEST)) == len(LONGEST)
+    conftest = request.config.pluginmanager.get_plugin(str(folder / "conftest.py"))
+    assert [name for name in conftest.LONGEST if not (folder / f"{name}.py").exists()] == []
+    assert len(set(conftest.LONGEST)) == len(conftest.LONGEST)

@@ -83,14 +83,14 @@ def test_a_run_that_is_too_short_for_its_views_is_told_what_to_type(changed, wor
     assert plan(**changed).too_few() == words
 
 
-def test_train_warns_of_too_few_epochs_for_the_views(teach_once, images, tmp_path, monkeypatch):
+def test_a_run_warns_of_too_few_epochs_for_the_views(teach_once, images, tmp_path, monkeypatch):
     monkeypatch.setattr(diagnosis, "FEWEST_IMAGES", 30)
     teacher = EncodingTeacher()
     views = kd.Views(3, flip=True)
     store = teach_once(images, tmp_path / "s.h5", teacher, image_size=(8, 8), views=views)
     stream = kd.join(images, store, batch_size=8, seed=1)
     with pytest.warns(kd.StreamkdWarning, match="2 epochs show 2 of the 3 that") as caught:
-        fit(stream, dense_student(), None, epochs=2)
+        Diagnosis(stream, Recipe(), epochs=2, num_steps=8)
     assert codes_of(caught) == ["few_steps_for_views"]
     # From labels alone, or with other views, the store's views are not shown.
     for recipe in (Recipe(label_weight=1.0), Recipe()):
@@ -218,16 +218,24 @@ def knowing_student():
     return student
 
 
-def test_train_tells_of_a_small_student_and_not_of_one_that_knows(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("make", "codes"),
+    [
+        (dense_student, ["student_too_small"]),
+        pytest.param(knowing_student, [], marks=pytest.mark.slow),
+    ],
+)
+def test_train_tells_of_a_small_student_and_not_of_one_that_knows(
+    images, tmp_path, monkeypatch, make, codes
+):
     monkeypatch.setattr(diagnosis, "FEWEST_IMAGES", 30)
     monkeypatch.setattr(diagnosis, "STEPS_OF_PLAIN_IMAGES", 1)
     store = teach_small(images, EncodingTeacher(), tmp_path / "s.h5")
     stream = kd.join(images, store, batch_size=6, seed=1)
-    for student, codes in ((dense_student(), ["student_too_small"]), (knowing_student(), [])):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            fit(stream, student, None, learning_rate=1e-9, epochs=2, validation=images)
-        assert codes_of(caught) == codes
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(stream, make(), None, learning_rate=1e-9, epochs=2, validation=images)
+    assert codes_of(caught) == codes
 
 
 def test_teach_tells_of_a_nearly_certain_teacher_and_not_of_a_fair_one(
@@ -247,4 +255,3 @@ def test_teach_tells_of_a_nearly_certain_teacher_and_not_of_a_fair_one(
         assert (code, told["teacher_verdict"]) == (0, verdict)
         assert told["warnings"] == [] and told["outcome"] == "new"
         assert told["teacher_accuracy"] == 1.0
-        assert command(capsys, *words)[1]["outcome"] == "already_finished"

@@ -225,6 +225,7 @@ def test_import_and_merge_say_what_they_did(tmp_path, images, monkeypatch, capsy
     assert command(capsys, "merge", "s.h5", "--out", "m.h5", "--quiet")[2] == ""
 
 
+@pytest.mark.slow
 def test_train_says_what_it_did(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     dense_student("keras").save("m.keras")

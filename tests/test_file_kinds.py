@@ -177,6 +177,21 @@ def test_texts_that_are_no_manifest_are_refused_in_plain_words(tmp_path, text, r
     assert str(caught.value).split("\n")[0].endswith(f"a manifest: {reason}.")
 
 
+def test_models_that_were_cut_short_are_to_be_copied_again(folder, tmp_path):
+    for name in ("model", "m.h5"):
+        data = (folder / name).read_bytes()
+        short = tmp_path / ("short.keras" if name == "model" else "short.h5")
+        short.write_bytes(data[: len(data) // 2])
+    with pytest.raises(TeacherError) as caught:
+        load_teacher(tmp_path / "short.keras")
+    assert re.search(
+        r"its zip is cut short, or .* behind it\.\nCopy the file again, as a whole, or save the",
+        str(caught.value),
+    )
+    kind = kind_of_path(tmp_path / "short.h5")
+    assert kind == ("an HDF5 file that is damaged or cut short", "Copy it again, as a whole.", "")
+
+
 def test_a_protocol_buffer_that_is_cut_or_is_another_is_no_onnx_model(folder):
     assert kind_of_path(folder / "text.onnx") is None
     assert kind_of_path(folder / "saved" / "saved_model.pb").use.startswith("Give the directory")

@@ -28,7 +28,7 @@ from stream_helpers import assert_same, batches_of
 import streamkd as kd
 from streamkd import disk
 from streamkd.errors import DiskFullError, OptionError
-from streamkd.pixels import exact_decode
+from streamkd.pixels import decode, exact_decode
 from streamkd.pixels.cache import pixel_cache
 from streamkd.pixels.cache.pixel_cache import PixelCache
 from streamkd.teachers.kept_pixels import pixels_kept
@@ -45,7 +45,7 @@ VIEWS = {
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """How many images were decoded: a list of one number."""
+    """How many images were decoded: a list of one number. Kept graphs are made anew, to count."""
     count = [0]
     real = exact_decode.decode_as_stored
 
@@ -57,7 +57,10 @@ def decoded(monkeypatch):
             return real(tf.identity(data), options, ratio)
 
     monkeypatch.setattr(exact_decode, "decode_as_stored", counting)
-    return count
+    # Graphs of before do not count, and none that counts stays.
+    decode._graph_of.cache_clear()
+    yield count
+    decode._graph_of.cache_clear()
 
 
 @pytest.fixture(scope="module")

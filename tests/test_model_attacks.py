@@ -91,7 +91,8 @@ CHILD = """
 import contextlib, io, json, os, sys
 import h5py, keras, numpy, PIL.Image, tensorflow, tf_keras
 from streamkd.cli import commands as _, main, train
-from streamkd.results import evaluate, export
+from streamkd.exports import export as _export
+from streamkd.results import evaluate
 from streamkd.teachers import teach
 from streamkd.training import distiller
 commands, answers = json.load(open(sys.argv[1])), {}

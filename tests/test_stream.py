@@ -128,7 +128,8 @@ def test_a_changed_file_is_refused_by_name_with_both_digests(images, store, dire
         f"  content digest taught: {taught}\n"
         "Put the old file back, or give the `teach` command of the store again: it answers only "
         "images that are new or changed. Imported logits are imported again: "
-        "`streamkd import … --out NEW.h5`."
+        "`streamkd import … --out NEW.h5`.\n"
+        "If the store is that of another directory with the same names, give that directory."
     )
     assert refusal.value.key == b"bee/00015.png"
     assert isinstance(refusal.value.__cause__, tf.errors.InvalidArgumentError)

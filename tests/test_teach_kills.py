@@ -24,6 +24,10 @@ from process_helpers import finished, paused, running
 from run_helpers import exact_teacher
 
 from streamkd.cli.main import main
+from streamkd.image_options import ImageOptions
+from streamkd.manifest.manifest import scan
+from streamkd.pixels.cache.pixel_cache import PixelCache
+from streamkd.store.reader import LogitStore
 
 # Datasets that the pass fills row by row.
 ROW_DATASETS = ("logits", "content", "row_crc32")
@@ -87,6 +91,44 @@ sys.exit(main(sys.argv[3:]))
         assert Path("killed.h5").read_bytes() == Path("whole.h5").read_bytes()
         names = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"}
         assert names == {"images", "teacher.keras", "whole.h5", "killed.h5"}
+
+    @pytest.mark.slow
+    def test_pixels_for_training_are_whole_or_absent_and_there_before_their_rows(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        images = scan(draw_directory(tmp_path / "images", {"ant": 25, "bee": 15, "cat": 20}))
+        exact_teacher().save("teacher.keras")
+        with mock.patch("os.pwrite", side_effect=os.pwrite) as writes:
+            assert main([*self.words("whole.h5"), *cache_in("whole")]) == 0
+        options = ImageOptions.from_dict(LogitStore("whole.h5").header.images)
+        everything = np.arange(len(images))
+        whole = pixels_in(PixelCache.on_disk(images, options, "whole"), everything)
+        for number in (writes.call_count // 3, writes.call_count // 5, 3):
+            words = [*self.words("killed.h5"), *cache_in("killed")]
+            with paused(self.PAUSING, number, *words) as process:
+                process.kill()
+            kept = PixelCache.on_disk(images, options, "killed")
+            present = np.flatnonzero(kept.has(everything))
+            np.testing.assert_array_equal(pixels_in(kept, present), whole[present])
+            if Path("killed.h5").exists():
+                assert np.isin(np.flatnonzero(done_and_rows(Path("killed.h5"))[0]), present).all()
+        assert main([*self.words("killed.h5"), *cache_in("killed")]) == 0
+        kept = PixelCache.on_disk(images, options, "killed")
+        assert kept.has(everything).all()
+        np.testing.assert_array_equal(pixels_in(kept, everything), whole)
+        assert Path("killed.h5").read_bytes() == Path("whole.h5").read_bytes()
+
+
+def cache_in(directory: str) -> list[str]:
+    return ["--cache", "disk", "--cache-directory", directory]
+
+
+def pixels_in(cache: PixelCache, indices: np.ndarray) -> np.ndarray:
+    """Returns uint8 `[images, height, width, channels]`, images that the cache has."""
+    out = np.empty((len(indices), *cache.canonical.shape), np.uint8)
+    cache.copy_to(indices, out)
+    return out
 
 
 # Real images, killed at random moments.

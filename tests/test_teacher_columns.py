@@ -318,7 +318,8 @@ def test_folders_that_the_teacher_does_not_name_hear_of_the_map(wide, images, tm
     assert teacher.num_calls == 0
     assert "unknown to the teacher: 'insect'\n" in str(refusal.value)
     assert str(refusal.value).endswith(
-        "If several of the teacher's classes are one of yours, teach with `--labels none`, and "
+        "Teach with `--labels none` if the teacher knows only some of your classes. If several of "
+        "the teacher's classes are one of yours, teach with `--labels none`, and "
         "train with `--teacher-class-map FILE.json`."
     )
     renamed = kd.Manifest(

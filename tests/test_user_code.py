@@ -402,6 +402,7 @@ def test_a_function_from_images_is_a_teacher_itself(tmp_path):
     (tmp_path / "own_predictions.py").write_text(
         "def predict_proba(images, power=1):\n    return images[:, :3, 0, 0] ** power\n"
         "def two(images, labels):\n    return images\n"
+        "def small(num_classes, image_shape, width=8):\n    return None\n"
         "def builder(width, *, images=None):\n    return None\n"
         "def at_work(*, images):\n    return lambda pixels: pixels[:, :3, 0, 0]\n"
     )
@@ -412,6 +413,7 @@ def test_a_function_from_images_is_a_teacher_itself(tmp_path):
     np.testing.assert_array_equal(teacher(images), images[:, :3, 0, 0] ** 2)
     for name, words in (
         ("two", r"missing 2 required positional arguments.*\n  called with nothing"),
+        ("small", "builds a student: .*\nGive it as `--student own_predictions:small`, and the"),
         ("at_work", "missing 1 required keyword-only argument"),
         ("predict_proba:powr=2", "unexpected keyword argument 'powr'"),
         (

@@ -185,8 +185,8 @@ def test_models_in_memory_and_unlabelled_images_do(tmp_path, opened):
         ["streamkd", "evaluate"],
     ], "what is in memory has no command; its store is read"
     assert "--loss mse" in report.commands[1] and "--optimizer sgd" in report.commands[1]
-    recipe = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
-    assert (recipe["loss"], recipe["optimizer"]) == ("mse", "sgd")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["loss"], config["optimizer"]) == ("mse", "sgd")
     with pytest.raises(ResumeError, match="started with another student"):
         StudentSource(dense_student(activation=None), directory=tmp_path / "run", seed=0).keep(
             tmp_path / "run"

@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     Attributes:
       arguments: every flag, by its name without dashes, and every positional, by its name.
       commands: the parsers of the commands, by name.
-      own_table_only: names of flags that mean another model in other commands, so that `--config`
+      own_table_only: names of flags that mean something else in other commands, so that `--config`
         sets them in the command's own table alone.
     """
 

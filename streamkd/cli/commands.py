@@ -10,7 +10,6 @@ early refusals come at once.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,28 +129,10 @@ def teach(args: argparse.Namespace) -> Answer:
             "outcome": store_flags.outcome(before, store),
             "num_refused": len(refused),
             "refused": _with_reasons(manifest, refused, args.max_pixels),
-            "cache": _cache_of(args, manifest, store),
+            "cache": pixel_flags.kept_pixels(args, manifest, store),
             "notes": notes,
         }
     )
-
-
-def _cache_of(args: argparse.Namespace, manifest: kd.Manifest, store: Any) -> dict | None:
-    """Returns what the pixel cache of a pass holds, and says it; None without a cache."""
-    if args.cache is None:
-        return None
-    from streamkd.teachers.kept_pixels import pixels_kept
-
-    kept = pixels_kept(manifest, store, args.cache_directory)
-    if not args.quiet:
-        height, width = kept["image_size"]
-        print(
-            f"decoded pixels of {kept['num_images']:,} of {len(manifest):,} images, at "
-            f"{height}x{width}, are kept in {kept['path']} for `train --cache disk`; they may be "
-            "deleted at any time",
-            file=sys.stderr,
-        )
-    return kept
 
 
 def plan(args: argparse.Namespace) -> Answer:

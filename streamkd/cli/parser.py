@@ -142,6 +142,8 @@ def _teach(subparsers: Any) -> None:
         "the teacher's size; a student that is shown others decodes again (default: leave none)",
     )
     pixel_flags.add_cache_place(parser, bytes_default="room for all images, or the pass is refused")
+    # In a file for all commands these are flags of `train`.
+    parser.own_table_only = pixel_flags.CACHE_FLAGS
     teacher_flags.add_teacher(parser)
     parser.epilog = f"{store_flags.JUDGED_KEYS} And {store_flags.OUTCOME_KEY}."
 

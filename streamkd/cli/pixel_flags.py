@@ -7,8 +7,10 @@ kd.teach(images, teacher, out, **pixel_flags.pixels(parser.parse_args()))
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
+import streamkd as kd
 from streamkd.cli import arguments
 from streamkd.image_options import COLOR_CHANNELS, DECODES, EXIFS, INTERPOLATIONS, MAX_PIXELS
 
@@ -17,6 +19,8 @@ PIXEL_FLAGS = (
     *("image_size", "color_mode", "interpolation", "crop_to_aspect_ratio"),
     *("pad_to_aspect_ratio", "max_pixels", "decode", "exif", "background"),
 )
+# Flags of a pixel cache, by the names of a file's keys.
+CACHE_FLAGS = frozenset(("cache", "cache-directory", "cache-bytes"))
 
 
 def add_pixels(
@@ -141,3 +145,21 @@ def pixels(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the pixel flags that were given, as keyword arguments."""
     given = {name: getattr(args, name, None) for name in PIXEL_FLAGS}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def kept_pixels(args: argparse.Namespace, manifest: kd.Manifest, store: Any) -> dict | None:
+    """Returns what the pixel cache of a pass holds, and says it; None without a cache."""
+    if args.cache is None:
+        return None
+    from streamkd.teachers.kept_pixels import pixels_kept
+
+    kept = pixels_kept(manifest, store, args.cache_directory)
+    if not args.quiet:
+        height, width = kept["image_size"]
+        print(
+            f"decoded pixels of {kept['num_images']:,} of {len(manifest):,} images, at "
+            f"{height}x{width}, are kept in {kept['path']} for `train --cache disk`; they may be "
+            "deleted at any time",
+            file=sys.stderr,
+        )
+    return kept

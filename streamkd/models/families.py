@@ -182,6 +182,12 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
         ) from error
     except NoModelFileError as error:
         kind = kind_of_path(path)
+        if kind is not None and kind.code == "keras" and path.suffix == ".keras":
+            raise refusal(
+                f"{path} is not a `.keras` file (a zip with the model's parts): {error}.\n"
+                "Copy the file again, as a whole, or save the model again with "
+                "`model.save('model.keras')`."
+            ) from error
         words, use = ("", "") if kind is None else (f"; it is {kind.words}", f" {kind.use}")
         raise refusal(
             f"{path} is not a `.keras` file (a zip with the model's parts): {error}{words}.\n"

@@ -200,7 +200,14 @@ def build_teacher(text: str) -> Any:
       TeacherError: there is no such function, it fails, or it returns none of these.
     """
     function, arguments = function_of(text, "--teacher", TeacherError)
-    if _takes_images(function, arguments):
+    lacking = _lacking_arguments(function, arguments)
+    if {"num_classes", "image_shape"} <= set(lacking):
+        raise TeacherError(
+            f"The teacher {text!r} is a function that builds a student: it takes num_classes and "
+            f"image_shape.\nGive it as `--student {text}`, and the teacher's own file or function "
+            "as `--teacher`."
+        )
+    if _takes_images(function, arguments, lacking):
         return functools.partial(function, **arguments)
     teacher = call(function, arguments, f"The teacher {text!r}", TeacherError)
     if not callable(teacher):
@@ -212,19 +219,29 @@ def build_teacher(text: str) -> Any:
     return teacher
 
 
-def _takes_images(function: Callable[..., Any], arguments: dict[str, Any]) -> bool:
-    """Returns whether a function lacks one argument, its first, besides those that are given."""
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a function of C
-        return False
-    lacking = [
+        return []
+
+
+def _lacking_arguments(function: Callable[..., Any], arguments: dict[str, Any]) -> list[str]:
+    """Returns the names of the arguments that a function needs besides those that are given."""
+    return [
         parameter.name
-        for parameter in parameters
+        for parameter in _parameters(function)
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.name not in arguments
     ]
+
+
+def _takes_images(
+    function: Callable[..., Any], arguments: dict[str, Any], lacking: list[str]
+) -> bool:
+    """Returns whether a function lacks one argument, its first, besides those that are given."""
+    parameters = _parameters(function)
     if len(lacking) != 1 or lacking[0] != parameters[0].name:
         return False
     is_by_place = parameters[0].kind != parameters[0].KEYWORD_ONLY

@@ -29,6 +29,7 @@ CHANGED_TEXT = (
     "  content digest taught: {}\n"
     "Put the old file back, or give the `teach` command of the store again: it answers only images "
     "that are new or changed. Imported logits are imported again: `streamkd import … --out NEW.h5`."
+    "\nIf the store is that of another directory with the same names, give that directory."
 )
 # Text before the exact key at the end of a message.
 KEY_LABEL = "\n  key in base64: "

@@ -238,6 +238,8 @@ class Sender:
                 "and images are not sent there unasked.\nGive that address as `--teacher`."
             )
         hint = "Look at the address, the model's name and the size of the images."
+        if status == 404:
+            hint += " An address is http://HOST:8501/v1/models/NAME."
         if status == 413:
             hint = "Send fewer images in a request: a smaller `--batch-size`."
         if status in (401, 403):

@@ -59,7 +59,8 @@ from streamkd.views.views import Views
 ANSWER_TOLERANCE = 0.01
 # What a message offers to images whose classes the teacher does not name.
 _MAPPED_LATER = (
-    "If several of the teacher's classes are one of yours, teach with `--labels none`, and train "
+    "Teach with `--labels none` if the teacher knows only some of your classes. If several of the "
+    "teacher's classes are one of yours, teach with `--labels none`, and train "
     "with `--teacher-class-map FILE.json`."
 )
 

@@ -183,7 +183,8 @@ def _interpreter(path: Path) -> Any:
     except (RuntimeError, ValueError) as error:
         raise TeacherError(
             f"{path} cannot be loaded as a TensorFlow Lite model: {first_line(error)}.\n"
-            "Convert the model again with operations of TensorFlow Lite alone."
+            "Copy the file again, as a whole, or convert the model again with operations of "
+            "TensorFlow Lite alone."
         ) from error
     return interpreter
 
