@@ -262,6 +262,7 @@ def test_in_python_the_command_makes_the_best_again(here):
         label_weight=[0.1, [(0, 0.1), (1, 1)]],
         validation="images",
         image_size=(8, 8),
+        batch_size=8,
         epochs=1,
         optimizer="sgd",
         balance=True,
