@@ -185,7 +185,7 @@ def test_models_that_were_cut_short_are_to_be_copied_again(folder, tmp_path):
     with pytest.raises(TeacherError) as caught:
         load_teacher(tmp_path / "short.keras")
     assert re.search(
-        r"its zip is cut short, or .* behind it\.\nCopy the file again, as a whole, or save the",
+        r"its zip is cut short, or .* behind it\.\nSave the model .* copy it again, as a whole\.$",
         str(caught.value),
     )
     kind = kind_of_path(tmp_path / "short.h5")

@@ -185,8 +185,8 @@ def _refusals(path: Path, refusal: type[StreamkdError]) -> Iterator[None]:
         if kind is not None and kind.code == "keras" and path.suffix == ".keras":
             raise refusal(
                 f"{path} is not a `.keras` file (a zip with the model's parts): {error}.\n"
-                "Copy the file again, as a whole, or save the model again with "
-                "`model.save('model.keras')`."
+                "Save the model with `model.save('model.keras')` and give that file, or copy it "
+                "again, as a whole."
             ) from error
         words, use = ("", "") if kind is None else (f"; it is {kind.words}", f" {kind.use}")
         raise refusal(
