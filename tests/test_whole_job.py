@@ -21,12 +21,14 @@ from run_helpers import (
 )
 
 import streamkd as kd
+from streamkd.cli.distill import answer_text
 from streamkd.cli.main import build_parser, main
 from streamkd.errors import OptionError, OutputError, ResumeError, StudentError
 from streamkd.models.families import load_model
 from streamkd.results import evaluate
 from streamkd.runs.checkpoint import Checkpoints
 from streamkd.store.writer import StoreWriter
+from streamkd.whole_job import distill as distill_module
 from streamkd.whole_job import job
 from streamkd.whole_job.parts import parts_of
 from streamkd.whole_job.student_source import StudentSource, is_trained
@@ -272,3 +274,19 @@ def test_a_new_student_is_told_from_a_trained_one(module):
     assert not is_trained(model)
     model.layers[-1].bias.assign([0.0, 0.5, 0.0])
     assert is_trained(model)
+
+
+@pytest.mark.parametrize(("baseline", "is_said"), [(4, True), (5, False), (None, False)])
+def test_a_student_that_lost_to_labels_alone_is_said_so(baseline, is_said):
+    report = distill_module.DistillReport(
+        teacher_accuracy=0.9,
+        accuracy=0.5,
+        num_errors=5,
+        baseline_accuracy=None if baseline is None else 1 - baseline / 10,
+        baseline_num_errors=baseline,
+        num_images=10,
+        run="run",
+        commands=[],
+    )
+    told = "The student from labels alone made fewer errors: on these images the teacher does not"
+    assert (told in answer_text(report)) is is_said

@@ -88,7 +88,7 @@ def distill(args: argparse.Namespace) -> Answer:
         stopping=StopSignals,
     )
     report = DistillReport(**Job(request).run())
-    return Answer(report, text=_text(report))
+    return Answer(report, text=answer_text(report))
 
 
 def _setting(value: Any) -> Any:
@@ -109,7 +109,7 @@ def _words(args: argparse.Namespace, defaults: dict[str, Any]) -> list[str]:
     return words
 
 
-def _text(report: Any) -> str:
+def answer_text(report: Any) -> str:
     """Returns the answer as a person reads it: one line a model, then the commands."""
     rows = [
         ("teacher", report.teacher_accuracy, None),
@@ -124,6 +124,19 @@ def _text(report: Any) -> str:
         lines.append(f"  {name:<22} {accuracy:.1%} right{wrong}")
     if report.accuracy is None:
         lines[-1:] = ["", "No accuracy is known: these images have no classes."]
+    if _lost_to_labels(report):
+        lines += [
+            "",
+            "The student from labels alone made fewer errors: on these images the teacher does not "
+            "help. Give more",
+            "epochs (`--epochs`, or a larger `--budget`), or a better teacher.",
+        ]
     lines += ["", f"The student is {Path(report.run) / 'student.keras'}."]
     lines += ["", "The same steps by hand:", *(f"  {line}" for line in report.commands)]
     return "\n".join(lines)
+
+
+def _lost_to_labels(report: Any) -> bool:
+    """Returns whether the baseline made fewer errors."""
+    errors, baseline = report.num_errors, report.baseline_num_errors
+    return errors is not None and baseline is not None and baseline < errors
