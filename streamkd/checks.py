@@ -10,9 +10,9 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import math
 import numbers
 import os
-import sys
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sized
@@ -88,13 +88,13 @@ def did_you_mean_file(path: str | os.PathLike[str]) -> str:
 
 def check_positive(name: str, value: float) -> None:
     """Refuses a `value` that is not a positive finite number."""
-    if not (_is_number(value) and 0 < value <= sys.float_info.max):
+    if not (_is_number(value) and 0 < value and _fits_a_float(value)):
         raise OptionError(f"{name} is {_shown(value)}; it must be a positive number.")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Refuses a `value` that is neither zero nor a positive finite number."""
-    if not (_is_number(value) and 0 <= value <= sys.float_info.max):
+    if not (_is_number(value) and 0 <= value and _fits_a_float(value)):
         raise OptionError(f"{name} is {_shown(value)}; it must be zero or a positive number.")
 
 
@@ -173,6 +173,14 @@ def _is_several(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _fits_a_float(value: float) -> bool:
+    """Returns whether a number is finite, and no whole number beyond the largest float."""
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def _is_number(value: Any) -> bool:
