@@ -88,13 +88,13 @@ def did_you_mean_file(path: str | os.PathLike[str]) -> str:
 
 def check_positive(name: str, value: float) -> None:
     """Refuses a `value` that is not a positive finite number."""
-    if not (_is_number(value) and 0 < value and _fits_a_float(value)):
+    if not (_is_number(value) and value > 0 and _fits_a_float(value)):
         raise OptionError(f"{name} is {_shown(value)}; it must be a positive number.")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Refuses a `value` that is neither zero nor a positive finite number."""
-    if not (_is_number(value) and 0 <= value and _fits_a_float(value)):
+    if not (_is_number(value) and value >= 0 and _fits_a_float(value)):
         raise OptionError(f"{name} is {_shown(value)}; it must be zero or a positive number.")
 
 
