@@ -49,6 +49,7 @@ def with_nan(shared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in (teacher_pass, writer):
             patch.setattr(module, "check_range", lambda *_: None)
+        patch.setattr(checksums, "impossible_rows", lambda *_: {})  # of what the pass looks at
         options = {"image_size": (8, 8), "codec": "float32", "progress": False}
         store = teach(images, spoilt_teacher(np.nan), path, **options)
     return join(images, store, batch_size=BATCH_SIZE, seed=3)
