@@ -43,7 +43,7 @@ ARGUMENTS = {
     "distill": "images teacher student out * validation validation_split baseline budget "
     "image_size class_names student_preprocess seed trust progress views crop flip color erase "
     "mixup cutmix canonical_size codec epochs batch_size learning_rate temperature label_weight "
-    "cache",
+    "cache loss optimizer",
     "distillation_loss": "teacher_logits student_logits * temperature",
     "evaluate": f"model images * store {PIXELS} decode exif background class_names "
     "teacher_class_map model_output batch_size max_pixels trust progress",
@@ -75,7 +75,7 @@ ARGUMENTS = {
     "label_smoothing standardize student_preprocess jit on_nonfinite at_once resume trust "
     "progress",
     "teach": f"images teacher out * {PIXELS} decode exif background batch_size codec class_names "
-    "views shard on_bad max_pixels progress",
+    "views shard on_bad max_pixels cache cache_directory cache_bytes progress",
     "verify": "path * images sample seed progress",
     "write_store": f"images out answer * teacher {PIXELS} decode exif background class_names "
     "batch_size codec progress",

@@ -253,7 +253,12 @@ def test_the_strength_of_a_teacher_is_that_on_the_labelled_images_of_the_stream(
 
 def test_teach_and_train_list_the_warnings(directory, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Loop, "train", lambda loop, resume: History([], "run"))
+
+    def turns(loop, resume):
+        yield
+        return History([], "run")
+
+    monkeypatch.setattr(Loop, "turns", turns)
     teacher = dense_student("keras", activation=None)
     teacher.save("t.keras")
     student_of(tf_keras, tf_keras.layers.RandomFlip("horizontal", name="flip")).save("s.keras")
