@@ -44,6 +44,9 @@ def test_what_keras_takes_is_taken(home, text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ('{"backend": "TensorFlow"}', "sets backend to 'TensorFlow'; Keras takes tensorflow, jax"),
+        ('{"backend": null}', "sets backend to None; Keras takes tensorflow, jax"),
+        ('{"backend": 5}', "sets backend to 5; Keras takes tensorflow, jax"),
         (
             '{"floatx": "bfloat16"}',
             "sets floatx to 'bfloat16'; Keras takes float16, float32",
@@ -72,6 +75,19 @@ def test_what_ends_the_import_of_keras_is_refused(home, monkeypatch, text, words
         assert words in str(caught.value)
         assert f"Keras' configuration, {home / 'keras.json'}" in str(caught.value)
         assert "Correct the file, or move it away" in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["TensorFlow", "tf", "cntk"])
+def test_a_backend_that_keras_does_not_know(home, monkeypatch, given):
+    (home / "keras.json").write_text('{"backend": "jax"}')
+    monkeypatch.setenv("KERAS_BACKEND", given)
+    with pytest.raises(OptionError) as caught:
+        keras_configuration.check_configuration()
+    assert f"KERAS_BACKEND is '{given}', and Keras takes tensorflow, jax" in str(caught.value)
+    assert "Set KERAS_BACKEND=tensorflow and run again." in str(caught.value)
+    for taken in ("", "tensorflow", "torch"):
+        monkeypatch.setenv("KERAS_BACKEND", taken)
+        keras_configuration.check_configuration()
 
 
 def test_a_file_that_cannot_be_read(home):

@@ -19,6 +19,8 @@ _ALLOWED = {
     "floatx": ("float16", "float32", "float64"),
     "image_data_format": ("channels_last", "channels_first"),
 }
+# Others than these end the import of Keras 3, and with it that of TensorFlow.
+_BACKENDS = ("tensorflow", "jax", "torch", "numpy", "openvino")
 _REMEDY = "Correct the file, or move it away: Keras writes a new one."
 _LIMITS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 
@@ -47,6 +49,7 @@ def check_configuration() -> None:
             f"Keras' configuration, {path}, sets epsilon to {epsilon!r:.80}; Keras takes a number "
             f"with a decimal point, such as 1e-07.\n{_REMEDY}"
         )
+    _check_backend(found.get("backend", BACKEND), path)
     for name in _LIMITS:
         _check_whole_number(name, os.environ.get(name))
 
@@ -81,6 +84,21 @@ def _read() -> Any:
         raise OptionError(
             f"Keras' configuration, {path}, cannot be read: {reason}.\n{_REMEDY}"
         ) from error
+
+
+def _check_backend(configured: Any, path: str) -> None:
+    """Refuses a backend that Keras 3 does not know; the variable counts before the file."""
+    variable = os.environ.get("KERAS_BACKEND")
+    if variable and variable not in _BACKENDS:
+        raise OptionError(
+            f"KERAS_BACKEND is {variable!r:.80}, and Keras takes {', '.join(_BACKENDS)}.\n"
+            "Set KERAS_BACKEND=tensorflow and run again."
+        )
+    if not variable and configured not in _BACKENDS:
+        raise OptionError(
+            f"Keras' configuration, {path}, sets backend to {configured!r:.80}; Keras takes "
+            f"{', '.join(_BACKENDS)}.\n{_REMEDY}"
+        )
 
 
 def _check_whole_number(name: str, text: str | None) -> None:
