@@ -194,3 +194,9 @@ class TestWordsOfTheCommandLine:
     )
     def test_words_that_do_not_fit(self, words, message, capsys):
         assert message in refused(capsys, *words, "--out", "both.h5")
+
+
+def test_a_path_that_is_none_is_refused_by_name(tmp_path):
+    both = kd.combine_stores([write_small(tmp_path / f"{n}.h5", seed=n) for n in range(2)])
+    with pytest.raises(OptionError, match=r"^out is 5; it must be"):
+        both.write(5)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from streamkd.checks import check_choice
+from streamkd.checks import check_choice, check_types
 from streamkd.ensemble import checks, rules
 from streamkd.ensemble.class_weights import class_weights
 from streamkd.ensemble.combined_header import combined_header
@@ -309,6 +309,7 @@ class EnsembleStore(RowStore):
           StoreError: `out` is there, and is not the beginning of this store.
           DiskFullError, OutputError: `out` cannot be written.
         """
+        check_types(EnsembleStore.write, {"out": out, "codec": codec, "progress": progress})
         return write_combination(self, out, images=images, codec=codec, progress=progress)
 
     def gather_members(self, rows: np.ndarray) -> list[np.ndarray]:
