@@ -266,7 +266,6 @@ def events_of(folder):
     return events
 
 
-@SAME_LINES_FOR_BOTH
 def test_tensorboard_shows_what_it_shows_under_fit(stream, directory, family, tmp_path):
     events = {}
     for which in ("ours", "fit"):

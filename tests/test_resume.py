@@ -185,11 +185,11 @@ def test_with_a_loss_scale(stream, family, tmp_path):
 
 
 def plateau(family):
-    """A stop that is near, and a learning rate that is halved after every epoch but the first:
-    nothing gets better by so much."""
+    """A stop that keeps the weights of the first epoch, where the loss is largest; and a learning
+    rate that is halved after every epoch but the first: nothing gets better by so much."""
     callbacks = family.callbacks
     return [
-        callbacks.EarlyStopping("loss", patience=30, mode="min", restore_best_weights=True),
+        callbacks.EarlyStopping("loss", patience=30, mode="max", restore_best_weights=True),
         callbacks.ReduceLROnPlateau(
             "loss", factor=0.5, patience=1, min_delta=1e3, min_lr=1e-9, mode="min"
         ),
