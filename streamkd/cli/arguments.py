@@ -163,6 +163,8 @@ class Typed(list):
 class Repeated(argparse.Action):
     """A flag that may be given several times; its value is the list of all that were given.
 
+    With `nargs="+"` each time may give several values.
+
     Values from a file of flags are a default, which the first typed value replaces.
     """
 
@@ -175,7 +177,8 @@ class Repeated(argparse.Action):
     ) -> None:
         given = getattr(namespace, self.dest, None)
         typed = given if isinstance(given, Typed) else ()
-        setattr(namespace, self.dest, Typed([*typed, value]))
+        more = value if self.nargs in ("+", "*") else [value]
+        setattr(namespace, self.dest, Typed([*typed, *more]))
 
 
 # argparse prints the message of an ArgumentTypeError after the name of the flag.

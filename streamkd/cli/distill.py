@@ -17,7 +17,6 @@ from streamkd.cli.answer import Answer
 from streamkd.cli.collect_warnings import with_warnings
 from streamkd.cli.signals import StopSignals
 from streamkd.codes import warn
-from streamkd.errors import OptionError
 from streamkd.manifest.notes import notes_of
 from streamkd.tf_support.quiet_import import import_tensorflow
 
@@ -44,11 +43,7 @@ _FLAG_OF = {"imports": "--import"}
 def distill(args: argparse.Namespace) -> Answer:
     """Does the whole job, or what is still to be done of it."""
     files.check_out(args.out, kind="run directory")
-    if args.subset:
-        raise OptionError(
-            "distill uses both sides of --validation-split: one to learn from, the other to "
-            "measure on.\nLeave --subset out."
-        )
+    flags.refuse_subset(args, "measure on")
     class_names = files.read_class_names(args.class_names)
     images = flags.scan_side(args, None)
     for note in notes_of(images):

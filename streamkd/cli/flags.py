@@ -282,6 +282,20 @@ def scan_images(
     return scan_side(args, args.subset, labels=labels, class_names=class_names)
 
 
+def refuse_subset(args: argparse.Namespace, purpose: str) -> None:
+    """Refuses --subset for a command that holds a part of the images out by itself.
+
+    Args:
+      args: of the command.
+      purpose: of the images that are held out, after the word 'to'.
+    """
+    if args.subset:
+        raise OptionError(
+            f"{args.command} uses both sides of --validation-split: one to learn from, the other "
+            f"to {purpose}.\nLeave --subset out."
+        )
+
+
 def scan_side(
     args: argparse.Namespace,
     subset: str | None,

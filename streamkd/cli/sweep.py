@@ -39,11 +39,7 @@ _NOT_COMPARED = (
 def sweep(args: argparse.Namespace) -> Answer:
     """Trains one student for each point of the grid, and chooses."""
     files.check_out(args.out, kind="run directory")
-    if args.subset:
-        raise OptionError(
-            "sweep uses both sides of --validation-split: one to learn from, the other to choose "
-            "by.\nLeave --subset out."
-        )
+    flags.refuse_subset(args, "choose by")
     from streamkd.sweeps.grid import AXES, grid
 
     settings = grid({name: list(getattr(args, name)) for name in AXES})

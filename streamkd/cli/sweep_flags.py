@@ -7,7 +7,6 @@ args.temperature, args.student           # [1.0, 2.0], ["a", "b"]
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from streamkd.cli import arguments, train_flags
@@ -24,20 +23,6 @@ HELP = {
     "seed": "seed of the first weights and of the order, as of `train`; each seed has a stream of "
     "its own, and the first one is the seed of the split",
 }
-
-
-class Several(arguments.Repeated):
-    """An argument with several values, which may be given several times."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        value: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for part in value:
-            super().__call__(parser, namespace, part, option_string)
 
 
 class _GridArguments:
@@ -57,7 +42,7 @@ class _GridArguments:
         if name in GRID:
             if "default" in settings:
                 settings["default"] = [settings["default"]]
-            settings |= {"action": Several, "nargs": "+"}
+            settings |= {"action": arguments.Repeated, "nargs": "+"}
             settings["help"] = f"{settings['help']}; several values make a grid"
         return self._to.add_argument(*names, **settings)
 

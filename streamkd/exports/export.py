@@ -135,12 +135,12 @@ def export(
         trained = config_of_model(model)
         model = open_model(model, trust=trust)
     interface, options = _settled(model, model_output, image_size, trained.get("image_options", {}))
-    names = _checked_names(class_names or trained.get("class_names"), interface, options)
     comparison = Comparison(
         images, options, batch_size=batch_size, max_images=max_images, progress=progress
     )
     original = compiled_answer(interface.answers, refusal=StudentError)
     before = comparison.answers(original)
+    names = _checked_names(class_names or trained.get("class_names"), before.shape[1])
     calibration = None
     if precision == "int8":
         assert images is not None  # it is checked above
@@ -149,7 +149,8 @@ def export(
     with new.writing(names) as path:
         exported = _written(chosen, interface, traced, path, calibration, names, trust)
         after = comparison.answers(exported)
-        original_bytes = new.size_of_original(interface.model)
+        is_keras = chosen.name == "keras"
+        original_bytes = path.stat().st_size if is_keras else new.size_of_original(interface.model)
     difference = float(np.abs(before - after).max())
     agreeing = agreement(before, after)
     tolerance = chosen.tolerance.difference * max(1.0, float(np.abs(before).max()))
@@ -208,14 +209,10 @@ def _settled(
     return model_interface(interface.model, None, options.shape), options
 
 
-def _checked_names(
-    names: Sequence[str] | None, interface: Interface, options: ImageOptions
-) -> list[str] | None:
+def _checked_names(names: Sequence[str] | None, num_outputs: int) -> list[str] | None:
     """Returns the class names, and refuses others than the model has outputs."""
     if names is None:
         return None
-    image = np.zeros((1, *options.shape), np.float32)
-    num_outputs = int(np.asarray(interface.answers(image, training=False)).shape[-1])
     if not fits_names(num_outputs, list(names)):
         raise OptionError(
             f"The model has {num_outputs} outputs, and there are {len(names)} class names.\n"

@@ -13,12 +13,12 @@ import numpy as np
 from streamkd.errors import MissingExtraError, StudentError
 from streamkd.exports.traced_model import INPUT_NAME, TracedModel
 from streamkd.teachers.foreign_errors import first_line
+from streamkd.teachers.onnx_teacher import new_session
 
 # The operators that every runtime of the last years knows.
 _OPSET = 17
 # Key of the class names in the file's metadata: a list in JSON, in the order of the outputs.
 CLASS_NAMES_KEY = "class_names"
-_ERRORS_ONLY = 3  # severity of onnxruntime's lines on standard error
 
 
 def check_extra() -> None:
@@ -66,14 +66,8 @@ def open_onnx(traced: TracedModel, path: Path) -> Callable[[Any], np.ndarray]:
     Raises:
       StudentError: ONNX Runtime lacks an operation of the file.
     """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _ERRORS_ONLY
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), settings, providers=["CPUExecutionProvider"]
-        )
+        session = new_session(str(path))
     except Exception as error:  # onnxruntime has classes of its own for each reason
         raise StudentError(
             f"The model {traced.name!r} was converted to ONNX, and ONNX Runtime cannot run it: "

@@ -260,7 +260,5 @@ def _asked(request: Request) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value of a setting as the grid keeps it: a path as text, a number as a float."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
+    """Returns a value of a setting as the grid keeps it: a path as text."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -104,23 +104,32 @@ def onnx_teacher(
 def _session(path: Path, *, from_path: bool) -> Any:
     """Returns the model, ready to be asked; `from_path` if it reads files beside it."""
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise TeacherError(
             f"{path} is an ONNX model, and the package onnxruntime is not installed.\n"
             "Install it: `pip install 'streamkd[onnx]'`."
         ) from error
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _FATAL_ONLY
-    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
-    model = str(path) if from_path else path.read_bytes()
     try:
-        return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        return new_session(str(path) if from_path else path.read_bytes())
     except Exception as error:  # onnxruntime has classes of its own for each reason
         raise TeacherError(
             f"{path} cannot be loaded as an ONNX model: {first_line(error)}.\n"
             "Export the model again, with operations of ONNX alone."
         ) from error
+
+
+def new_session(model: str | bytes) -> Any:
+    """Returns ONNX Runtime's session of a model, given by its path or its bytes.
+
+    ONNX Runtime raises errors of its own classes, and writes nothing beside them.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _FATAL_ONLY
+    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
 def _sizes(part: Any) -> list[int | None]:
